@@ -1,0 +1,101 @@
+"""What every command shares: one-line errors, progress, plain words on the terminal.
+
+In: exceptions and counts. Out: lines on stdout and stderr, exit codes. Knows nothing of tiles or models.
+"""
+
+import argparse
+import errno
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import NoReturn
+
+from tqdm import tqdm
+
+LOG_EVERY_S = 10.0  # a line of progress in a log file, where there is no terminal to redraw
+
+
+class UserError(Exception):
+    """Something the user can put right. Its text is one line: what, expected, found, what to do."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are one line and exit code 2, as all of ours are."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}. See `{self.prog} --help`.")
+
+
+def say(text: str) -> None:
+    """Print one line at once, above a progress bar if one is being drawn."""
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """Run a command; turn what the user can mend into one line and exit code 2, never a traceback."""
+    try:
+        code = main()
+    except UserError as error:
+        code = 2
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
+    except KeyboardInterrupt:
+        code = 130
+        print("stopped by Ctrl-C", file=sys.stderr)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        code = 2
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"error: no space left on the disk{where}. Free some and run the same command again.", file=sys.stderr)
+    sys.exit(code)
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and other characters that a terminal would act on."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split("\n")))
+
+
+class Progress:
+    """A bar with rate and ETA on a terminal; a plain line every 10 s elsewhere.
+
+    `unit` is what is counted, in the plural ("chips"). Use as a context manager.
+    """
+
+    def __init__(self, label: str, *, total: int, unit: str, done: int = 0) -> None:
+        self._label, self._total, self._unit = label, total, unit
+        self._done, self._done_before = done, done
+        self._started_s = self._last_line_s = time.monotonic()
+        self._bar = (
+            tqdm(total=total, initial=done, desc=label, unit=f" {unit}", dynamic_ncols=True, leave=False)
+            if sys.stderr.isatty()
+            else None
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, count: int, note: str = "") -> None:
+        """Count `count` more as done; `note` is shown behind the bar."""
+        self._done += count
+        if self._bar is not None:
+            if note:
+                self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(count)
+        elif time.monotonic() - self._last_line_s >= LOG_EVERY_S:
+            self._last_line_s = time.monotonic()
+            print(self._line(note), flush=True)
+
+    def _line(self, note: str) -> str:
+        rate = (self._done - self._done_before) / max(time.monotonic() - self._started_s, 1e-9)
+        left_s = (self._total - self._done) / rate if rate else float("inf")
+        share = 100 * self._done // max(self._total, 1)
+        text = f"{self._label}: {self._done}/{self._total} {self._unit} ({share} %), {rate:.0f} {self._unit}/s"
+        return f"{text}, {left_s:.0f} s left{'; ' + note if note else ''}"

@@ -1,0 +1,382 @@
+"""TIFFs + CSV -> a whole store, shard by shard, in parallel, resumable at any moment.
+
+Everything that can be checked without reading pixels is checked first (`make_plan`). Each shard is one task:
+read its chips, encode them, write the shard, then `progress/N.npz` with its sums and checksums. A shard
+counts as done when that file exists, so a kill at any moment loses at most the shards in work. When all are
+done the small arrays are written, the disk is synced and `NAME.partial/store` becomes `NAME`.
+
+Memory: one shard's encoded bytes and one chip a process. Nothing here depends on the order in which tasks
+end, so any engine that runs `convert_shard` over `Plan.tasks()` makes the same bytes.
+"""
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from preprocess import presets, schema, shard, tiff
+from preprocess.console import Progress, UserError, say
+from preprocess.labels import LabelTable, read_labels, stem
+from preprocess.schema import Layout
+from preprocess.workers import run_tasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for; None means "derive it"."""
+
+    data: Path
+    store: Path
+    labels: Path | None = None
+    preset: str | None = None
+    bands: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = None
+    codec: str = "lz4"
+    jobs: int = 1
+    allow_missing: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All that decides a store's bytes. Arrays are one row a tile."""
+
+    store: Path
+    layout: Layout
+    classes: tuple[str, ...]
+    num_csv_rows: int
+    preset: str | None
+    names: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    csv_row: np.ndarray
+    size: np.ndarray
+    mtime_ns: np.ndarray
+
+    def tasks(self) -> list["ShardTask"]:
+        """One task a shard."""
+        step = self.layout.shard_tiles
+        return [
+            ShardTask(
+                shard=first // step,
+                root=schema.partial_path(self.store),
+                layout=self.layout,
+                preset=self.preset,
+                paths=self.paths[first : first + step],
+                size=self.size[first : first + step],
+                mtime_ns=self.mtime_ns[first : first + step],
+                example=self.paths[0],
+            )
+            for first in range(0, len(self.names), step)
+        ]
+
+    def settings(self) -> dict[str, str]:
+        """What must be the same for a half-done conversion to go on, each as a comparable text."""
+        chips = hashlib.sha256(json.dumps(self.names).encode())
+        chips.update(self.labels.tobytes() + self.csv_row.tobytes())
+        shape = (len(self.layout.bands), self.layout.height, self.layout.width)
+        return {
+            "CODEC": self.layout.codec,
+            "BANDS": ",".join(self.layout.bands),
+            "chip shape and dtype": f"{shape} {self.layout.dtype}",
+            "classes": " ".join(self.classes),
+            "number of chips": str(len(self.names)),
+            "rows of the CSV": str(self.num_csv_rows),
+            "chips and tags": chips.hexdigest()[:12],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """One shard's chips, as planned. `root` is NAME.partial: `store/` grows in it, beside `progress/`."""
+
+    shard: int
+    root: Path
+    layout: Layout
+    preset: str | None
+    paths: tuple[str, ...]
+    size: np.ndarray
+    mtime_ns: np.ndarray
+    example: str
+
+
+def convert(request: Request) -> None:
+    """Make the store, or go on making it, or say that it is whole.
+
+    Raises:
+        UserError: anything wrong with the input, one line each; the final name is then untouched.
+    """
+    plan = make_plan(request)
+    if request.store.exists():
+        _compare_with_whole(plan)
+        shutil.rmtree(schema.partial_path(request.store), ignore_errors=True)  # of a run killed in its last line
+        say(f"{request.store}: whole already ({len(plan.names)} chips from unchanged files); nothing to do.")
+        return
+    root = schema.partial_path(request.store)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"STORE={request.store}: the folder cannot be made ({error.strerror}).") from error
+    with _locked(root):
+        tasks = _tasks_left(plan, root)
+        total, left = len(plan.names), sum(len(task.paths) for task in tasks)
+        if left < total:
+            say(f"{request.store}: going on, {total - left} of {total} chips are done.")
+        with Progress("convert", total=total, unit="chips", done=total - left) as progress:
+            for count in run_tasks(convert_shard, tasks, jobs=request.jobs):
+                progress.update(count)
+        _finish(plan, root)
+    encoded = schema.encoded_bytes(request.store, plan.layout, total)
+    raw = plan.layout.tile_bytes * total
+    say(
+        f"{request.store}: {total} chips, {len(plan.classes)} classes, bands {', '.join(plan.layout.bands)}; "
+        f"{encoded / schema.MIB:.1f} MiB (raw {raw / schema.MIB:.1f} MiB, ratio {raw / encoded:.2f})."
+    )
+
+
+def make_plan(request: Request) -> Plan:
+    """Check all that can be checked without reading every chip, and lay out the store."""
+    if request.codec not in schema.CODECS:
+        raise UserError(f"CODEC={request.codec}: expected {' or '.join(schema.CODECS)}.")
+    if request.jobs < 1:
+        raise UserError(f"JOBS={request.jobs}: expected 1 or more.")
+    if not request.data.is_dir():
+        raise UserError(f"DATA={request.data}: expected a folder of TIFFs, found {_kind(request.data)}.")
+    preset = presets.get(request.preset) if request.preset else None
+    folder, csv_path = presets.find(request.data, preset) if preset else (request.data, None)
+    csv_path = request.labels or csv_path
+    if csv_path is None:
+        raise UserError(f"LABELS is not set, and DATA={request.data} has no CSV that a preset knows. LABELS=file.csv")
+    table = read_labels(csv_path, request.classes or (preset.classes if preset else None))
+    found = [_find(folder, name) for name in table.names]
+    present = _present(table, found, folder, allow_missing=request.allow_missing)
+    paths = tuple(path for path, _ in (found[row] for row in present))
+    stats = [stat for _, stat in (found[row] for row in present)]
+    first = tiff.read(paths[0], preset.check_page if preset else None)
+    return Plan(
+        store=request.store,
+        layout=_layout(request, preset, first, paths[0]),
+        classes=table.classes,
+        num_csv_rows=len(table.names),
+        preset=request.preset,
+        names=tuple(table.names[row] for row in present),
+        paths=paths,
+        labels=table.labels[present],
+        csv_row=np.array(present, np.int64),
+        size=np.array([stat.st_size for stat in stats], np.int64),
+        mtime_ns=np.array([stat.st_mtime_ns for stat in stats], np.int64),
+    )
+
+
+def _kind(path: Path) -> str:
+    return "a file" if path.exists() else "nothing"
+
+
+def _find(folder: Path, name: str) -> tuple[str, os.stat_result] | tuple[str, None]:
+    base = os.path.join(folder, stem(name))
+    for suffix in tiff.SUFFIXES:
+        try:
+            return base + suffix, os.stat(base + suffix)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:  # a name too long for the file system, no permission, a link loop
+            raise UserError(f"{base + suffix}: cannot be looked at ({error.strerror}).") from error
+    return base + tiff.SUFFIXES[0], None
+
+
+def _present(
+    table: LabelTable, found: list[tuple[str, os.stat_result] | tuple[str, None]], folder: Path, *, allow_missing: bool
+) -> list[int]:
+    missing = [row for row, (_, stat) in enumerate(found) if stat is None]
+    if missing:
+        names = ", ".join(table.names[row] for row in missing[:3])
+        count = f"{len(missing)} of {len(found)} chips of the CSV are missing in {folder} (first: {names})"
+        if not allow_missing:
+            raise UserError(f"{count}. Pass ALLOW_MISSING=1 to leave them out.")
+        if len(missing) == len(found):
+            raise UserError(f"{count}: none is left. Is DATA the folder of the TIFFs?")
+        say(f"{count}; they are left out.")
+    return [row for row, (_, stat) in enumerate(found) if stat is not None]
+
+
+def _layout(request: Request, preset: presets.Preset | None, first: np.ndarray, path: str) -> Layout:
+    count, height, width = first.shape
+    bands = request.bands or (preset.bands if preset else None)
+    if bands is None:
+        # Three samples are R, G, B by TIFF's own definition of RGB. Four are not: Planet's own are B, G, R, NIR
+        # under the same tag, so a guess would be wrong without a sign of it.
+        bands = ("red", "green", "blue") if count == 3 else tuple(f"band{index + 1}" for index in range(count))
+    if len(bands) != count:
+        raise UserError(
+            f"{path}: expected {len(bands)} bands ({', '.join(bands)}), found {count}. Name them: BANDS=blue,green,..."
+        )
+    if len(set(bands)) != len(bands) or not all(bands):
+        raise UserError(f"BANDS={','.join(bands)}: expected a different name for each band.")
+    return schema.plan_layout(bands=bands, height=height, width=width, dtype=first.dtype.name, codec=request.codec)
+
+
+def _tasks_left(plan: Plan, root: Path) -> list[ShardTask]:
+    """The tasks that are not done; starts a partial store, or checks that the one there may go on."""
+    record = root / "plan.json"
+    if record.exists():
+        before: dict[str, str] = json.loads(record.read_text())
+        if differences := _differences(before, plan.settings()):
+            raise UserError(
+                f"{root}: begun with other settings ({differences}). Use those again, or remove {root} to start anew."
+            )
+    else:
+        (root / "progress").mkdir(exist_ok=True)
+        schema.create_tiles(root / "store", plan.layout, len(plan.names))
+        schema.write_atomic(record, json.dumps(plan.settings(), indent=1).encode())
+    left = []
+    for task in plan.tasks():
+        state = _shard_state(task)
+        if state != "done":
+            left.append(task)
+        if state.startswith("changed"):
+            say(f"{plan.store}: {state} since its shard was written; shard {task.shard} is converted again.")
+    return left
+
+
+def _differences(before: dict[str, str], now: dict[str, str]) -> str:
+    return "; ".join(f"{key}: {before.get(key)}, now {value}" for key, value in now.items() if before.get(key) != value)
+
+
+def _progress_path(task: ShardTask) -> Path:
+    return task.root / "progress" / f"{task.shard}.npz"
+
+
+def _shard_state(task: ShardTask) -> str:
+    """ "done", "missing", or "changed: ..." with the first chip whose file is another than then."""
+    try:
+        with np.load(_progress_path(task)) as progress:
+            size, mtime_ns, shard_bytes = progress["source_size"], progress["source_mtime_ns"], progress["shard_bytes"]
+        if schema.shard_path(task.root / "store", task.shard).stat().st_size != int(shard_bytes):
+            return "missing"
+    except FileNotFoundError:
+        return "missing"
+    changed = np.flatnonzero((size != task.size) | (mtime_ns != task.mtime_ns))
+    if not len(changed):
+        return "done"
+    return f"changed: {len(changed)} source files (first {task.paths[changed[0]]})"
+
+
+def convert_shard(task: ShardTask) -> int:
+    """Write one shard and its progress file. Returns the number of chips.
+
+    Raises:
+        TileError: a chip that is damaged, of another shape or dtype, or changed since it was listed.
+    """
+    layout, count = task.layout, len(task.paths)
+    num_bands = len(layout.bands)
+    sizes = np.empty((count, num_bands, layout.chunks_per_band), np.int64)
+    band_sum, band_sumsq = (np.empty((count, num_bands), np.uint64) for _ in range(2))
+    checksum = np.empty(count, np.uint64)
+    encoded = io.BytesIO()
+    for index in range(count):
+        tile = _read_planned(task, index)
+        chunks = list(shard.encode_tile(tile, layout))
+        sizes[index] = np.reshape([len(chunk) for chunk in chunks], sizes.shape[1:])
+        encoded.writelines(chunks)
+        band_sum[index], band_sumsq[index] = band_sums(tile, layout)
+        checksum[index] = pixel_checksum(tile)
+    encoded.write(shard.encode_index(sizes, layout))
+    path_out = schema.shard_path(task.root / "store", task.shard)
+    path_out.parent.mkdir(parents=True, exist_ok=True)
+    schema.write_atomic(path_out, encoded.getbuffer())
+    progress = io.BytesIO()
+    np.savez(
+        progress, band_sum=band_sum, band_sumsq=band_sumsq, checksum=checksum, source_size=task.size,
+        source_mtime_ns=task.mtime_ns, shard_bytes=np.int64(encoded.getbuffer().nbytes),
+    )  # fmt: skip
+    schema.write_atomic(_progress_path(task), progress.getbuffer())
+    return count
+
+
+def _read_planned(task: ShardTask, index: int) -> np.ndarray:
+    path, layout = task.paths[index], task.layout
+    try:
+        stat = os.stat(path)
+        if (stat.st_size, stat.st_mtime_ns) != (task.size[index], task.mtime_ns[index]):
+            raise tiff.TileError(path, "the file that was listed", "one that has changed since", "Run it again.")
+        tile = tiff.read(path, presets.get(task.preset).check_page if task.preset else None)
+    except OSError as error:
+        raise tiff.TileError(path, "a readable file", error.strerror or type(error).__name__) from error
+    expected = (len(layout.bands), layout.height, layout.width)
+    if tile.shape != expected or tile.dtype.name != layout.dtype:
+        raise tiff.TileError(
+            path, f"{expected} {layout.dtype} (bands, height, width) as in {task.example}",
+            f"{tile.shape} {tile.dtype.name}", "All chips of a store are alike: mend it or leave it out of the CSV.",
+        )  # fmt: skip
+    return tile
+
+
+def band_sums(tile: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """Exact uint64 (sum, sum of squares) a band of a (bands, height, width) tile.
+
+    Squares are added in float64 a chunk at a time: 65535**2 times a chunk's values stays below 2**53, so
+    every partial sum is an exact integer, and BLAS adds them 20 times faster than uint64 arithmetic.
+    """
+    chunks = tile.reshape(len(layout.bands), layout.chunks_per_band, -1)
+    assert 65535**2 * chunks.shape[-1] < 2**53
+    values = chunks.astype(np.float64)
+    squares = np.einsum("bcv,bcv->bc", values, values)
+    return chunks.sum(axis=(1, 2), dtype=np.uint64), squares.astype(np.uint64).sum(axis=1)
+
+
+def pixel_checksum(tile: np.ndarray) -> int:
+    """xxh3-64 of the (bands, height, width) values, C order, little-endian."""
+    little = np.ascontiguousarray(tile, dtype=tile.dtype.newbyteorder("<"))
+    return xxhash.xxh3_64_intdigest(little.view(np.uint8).reshape(-1))
+
+
+def _finish(plan: Plan, root: Path) -> None:
+    parts: dict[str, list[np.ndarray]] = {}
+    for task in plan.tasks():
+        with np.load(_progress_path(task)) as progress:
+            for name in ("band_sum", "band_sumsq", "checksum", "source_size", "source_mtime_ns"):
+                parts.setdefault(name, []).append(progress[name])
+    arrays = {name: np.concatenate(values) for name, values in parts.items()}
+    arrays |= {"names": np.array(plan.names, object), "labels": plan.labels, "csv_row": plan.csv_row}
+    schema.finish(root / "store", plan.layout, plan.classes, plan.num_csv_rows, arrays)
+    os.sync()  # once, instead of an fsync a shard: nothing may be in the cache only when the name appears
+    os.rename(root / "store", plan.store)
+    shutil.rmtree(root)
+
+
+def _compare_with_whole(plan: Plan) -> None:
+    """UserError naming what differs between a whole store and what is asked for now."""
+    store = schema.open_store(plan.store)
+    layout = replace(plan.layout, chunk_rows=store.layout.chunk_rows, shard_tiles=store.layout.shard_tiles)
+    before = replace(
+        plan, layout=store.layout, classes=store.classes, num_csv_rows=store.num_csv_rows,
+        names=tuple(str(name) for name in store.names), labels=store.labels, csv_row=store.csv_row,
+    )  # fmt: skip
+    differences = _differences(before.settings(), replace(plan, layout=layout).settings())
+    if not differences:
+        changed = np.flatnonzero((store.source_size != plan.size) | (store.source_mtime_ns != plan.mtime_ns))
+        if len(changed):
+            differences = f"{len(changed)} source files changed, first {plan.paths[changed[0]]}"
+    if differences:
+        raise UserError(
+            f"{plan.store}: made from something else ({differences}). Choose another STORE, or remove it to convert anew."
+        )
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """One conversion at a time a store; the lock goes with the process, however that ends."""
+    with open(root / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"{root}: another conversion is writing it. Wait for it, or stop it.") from error
+        yield

@@ -1,0 +1,65 @@
+"""What is known of published data sets: bands, classes in their order, where the files lie.
+
+A preset only fills in what the user did not say. Nothing outside this file knows any data set by name.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import tifffile
+
+from preprocess.console import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Facts of one data set. `folders` and `csv_names` are looked for in DATA, in this order."""
+
+    bands: tuple[str, ...]
+    classes: tuple[str, ...]
+    folders: tuple[str, ...]
+    csv_names: tuple[str, ...]
+    check_page: Callable[[tifffile.TiffPage], str | None] | None = None
+
+
+def planet_v1_page(page: tifffile.TiffPage) -> str | None:
+    """Why a page is one of Planet's withdrawn v1 chips (some are corrupt), or None.
+
+    v1 files carry the v2 files' names but are stored in strips of 4 rows with ExtraSamples 2.
+    """
+    extra = tuple(int(value) for value in page.extrasamples)
+    if page.rowsperstrip == 4 and extra == (2,):
+        return "one of Planet's withdrawn v1 files (4 rows a strip, ExtraSamples 2); use train-tif-v2"
+    return None
+
+
+PRESETS = {
+    "planet": Preset(
+        bands=("blue", "green", "red", "nir"),
+        # The data set's own order and spelling; every published table of results uses it.
+        classes=(
+            "clear", "cloudy", "haze", "partly_cloudy", "agriculture", "artisinal_mine", "bare_ground", "blooming",
+            "blow_down", "conventional_mine", "cultivation", "habitation", "primary", "road", "selective_logging",
+            "slash_burn", "water",
+        ),
+        folders=("train-tif-v2/train-tif-v2", "train-tif-v2", "."),
+        csv_names=("train_v2.csv", "train_v2.csv/train_v2.csv"),
+        check_page=planet_v1_page,
+    ),
+}  # fmt: skip
+
+
+def get(name: str) -> Preset:
+    """The preset of that name; UserError lists the names there are."""
+    if name not in PRESETS:
+        raise UserError(f"PRESET={name} is not known. There is: {', '.join(sorted(PRESETS))}.")
+    return PRESETS[name]
+
+
+def find(data: Path, preset: Preset) -> tuple[Path, Path | None]:
+    """(folder of the TIFFs, CSV or None) as the preset's download lays them out below `data`."""
+    folder = next((data / name for name in preset.folders if (data / name).is_dir()), data)
+    around = (data, data.parent)
+    csvs = [base / name for base in around for name in preset.csv_names if (base / name).is_file()]
+    return folder, csvs[0] if csvs else None

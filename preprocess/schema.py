@@ -1,0 +1,299 @@
+"""The store's contract: array names, shapes, codecs, attributes, and what makes a store whole.
+
+A Zarr v3 group that plain zarr-python and xarray read:
+
+    tiles        (tile, band, y, x)  the TIFFs' own dtype and values; sharded, see `shard`
+    labels       (tile, class)       uint8, 0 or 1
+    names        (tile)              as in the CSV
+    csv_row      (tile)              row in the CSV, so that a split over all rows survives missing chips
+    band_sum     (tile, band)        exact uint64 sums: mean and std of any part, without reading a pixel
+    band_sumsq   (tile, band)        the same of the squares
+    checksum     (tile)              xxh3-64 of the raw pixels, C order, little-endian
+    source_size, source_mtime_ns (tile)  of each TIFF, to notice that it changed
+
+A store is written in `NAME.partial` and renamed when it is whole, so nothing half-written ever stands
+under the final name; the attribute `complete` is the second lock. Leaves reading pixels to `shard` and
+`pipeline.chunks`.
+"""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BytesCodec, Crc32cCodec
+from zarr.codecs.numcodecs import LZ4, Shuffle
+
+from preprocess.console import UserError
+
+FORMAT, VERSION = "canopy-tiles", 1
+CODECS = ("lz4", "none")
+# 64 KiB a chunk: enough pieces for a GPU to decode in parallel, and few enough that the table stays small.
+CHUNK_BYTES = 64 * 1024
+# A file count in the hundreds instead of one file a chip, and a task that fits any worker's memory.
+SHARD_BYTES, MAX_SHARD_TILES = 64 * 1024 * 1024, 256
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How pixels lie in a store. Bands by name in stored order; `codec` is "lz4" or "none"."""
+
+    bands: tuple[str, ...]
+    height: int
+    width: int
+    dtype: str
+    codec: str
+    chunk_rows: int
+    shard_tiles: int
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes a value."""
+        return np.dtype(self.dtype).itemsize
+
+    @property
+    def chunks_per_band(self) -> int:
+        """Inner chunks of one band of one tile; `chunk_rows` always divides the height."""
+        return self.height // self.chunk_rows
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of one inner chunk, decoded."""
+        return self.chunk_rows * self.width * self.itemsize
+
+    @property
+    def tile_bytes(self) -> int:
+        """Bytes of one tile, all bands, decoded."""
+        return len(self.bands) * self.height * self.width * self.itemsize
+
+    def num_shards(self, num_tiles: int) -> int:
+        """Shard files of a store of `num_tiles`."""
+        return -(-num_tiles // self.shard_tiles)
+
+
+def plan_layout(*, bands: tuple[str, ...], height: int, width: int, dtype: str, codec: str) -> Layout:
+    """Choose chunk and shard sizes: about 64 KiB a chunk, at most 64 MiB (decoded) and 256 tiles a shard.
+
+    A chunk holds as many rows as divide the height and come nearest to 64 KiB, so no chunk is padded.
+    """
+    itemsize = np.dtype(dtype).itemsize
+    wanted_rows = CHUNK_BYTES / (width * itemsize)
+    divisors = [rows for rows in range(1, height + 1) if height % rows == 0]
+    chunk_rows = min(divisors, key=lambda rows: (abs(np.log(rows / wanted_rows)), -rows))
+    tile_bytes = len(bands) * height * width * itemsize
+    shard_tiles = int(np.clip(SHARD_BYTES // tile_bytes, 1, MAX_SHARD_TILES))
+    return Layout(
+        bands=bands, height=height, width=width, dtype=dtype, codec=codec,
+        chunk_rows=chunk_rows, shard_tiles=shard_tiles,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """A whole store, opened: everything but the pixels, in memory (about 300 bytes a tile)."""
+
+    path: Path
+    layout: Layout
+    classes: tuple[str, ...]
+    num_csv_rows: int
+    fingerprint: str
+    names: np.ndarray
+    labels: np.ndarray
+    csv_row: np.ndarray
+    band_sum: np.ndarray
+    band_sumsq: np.ndarray
+    checksum: np.ndarray
+    source_size: np.ndarray
+    source_mtime_ns: np.ndarray
+
+    @property
+    def num_tiles(self) -> int:
+        """Tiles in the store."""
+        return len(self.names)
+
+    def band_statistics(self, tiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(mean, std) float64 a band over all pixels of `tiles`, from exact integer sums (population std)."""
+        pixels = len(tiles) * self.layout.height * self.layout.width
+        means, stds = [], []
+        for band in range(len(self.layout.bands)):
+            # Python's integers: the sum of squares of a large set does not fit 64 bits.
+            total = sum(self.band_sum[tiles, band].tolist())
+            squares = sum(self.band_sumsq[tiles, band].tolist())
+            means.append(total / pixels)
+            stds.append((pixels * squares - total * total) ** 0.5 / pixels)
+        return np.array(means), np.array(stds)
+
+    def band_indices(self, bands: tuple[str, ...]) -> tuple[int, ...]:
+        """Positions of `bands` in the store; UserError names one that is not there."""
+        for band in bands:
+            if band not in self.layout.bands:
+                raise UserError(
+                    f"{self.path}: band {band!r} is wanted, but the store has {', '.join(self.layout.bands)}. "
+                    "Name the bands at conversion (BANDS=blue,green,red,nir), or choose others."
+                )
+        return tuple(self.layout.bands.index(band) for band in bands)
+
+
+def shard_path(path: Path, shard: int) -> Path:
+    """File of one shard (Zarr v3's default chunk keys)."""
+    return path / "tiles" / "c" / str(shard) / "0" / "0" / "0"
+
+
+def encoded_bytes(path: Path, layout: Layout, num_tiles: int) -> int:
+    """Bytes of all shards on disk; UserError names the first that is missing."""
+    total = 0
+    for shard in range(layout.num_shards(num_tiles)):
+        file = shard_path(path, shard)
+        if not file.is_file():
+            raise UserError(f"{file}: the shard is missing. `make verify STORE={path}` lists all damage.")
+        total += file.stat().st_size
+    return total
+
+
+def partial_path(path: Path) -> Path:
+    """The folder where a store is put together (in `store/`) before it is renamed to `path`."""
+    return path.with_name(path.name + ".partial")
+
+
+@contextmanager
+def _numcodecs_in_zarr3() -> Iterator[None]:
+    """Silence one warning: `numcodecs.*` codecs are no part of the v3 specification. We chose them knowingly:
+    zarr-python and xarray read them, and LZ4 is the one codec that DALI inflates on the GPU."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3 specification")
+        yield
+
+
+def create_tiles(root: Path, layout: Layout, num_tiles: int) -> None:
+    """Make the group and the empty `tiles` array; shards are then written as files by `shard`."""
+    with _numcodecs_in_zarr3():
+        lz4: list[Any] = [LZ4(acceleration=1), Crc32cCodec()]
+        shuffle: list[Any] = [Shuffle(elementsize=layout.itemsize)] if layout.itemsize > 1 else []
+        group = zarr.open_group(root, mode="a", zarr_format=3)
+        group.create_array(
+            "tiles",
+            shape=(num_tiles, len(layout.bands), layout.height, layout.width),
+            chunks=(1, 1, layout.chunk_rows, layout.width),
+            shards=(layout.shard_tiles, len(layout.bands), layout.height, layout.width),
+            dtype=layout.dtype,
+            serializer=BytesCodec(endian="little") if layout.itemsize > 1 else BytesCodec(endian=None),
+            filters=None,
+            compressors=[*shuffle, *lz4] if layout.codec == "lz4" else [Crc32cCodec()],
+            fill_value=0,
+            dimension_names=("tile", "band", "y", "x"),
+            overwrite=True,
+        )
+
+
+def finish(root: Path, layout: Layout, classes: tuple[str, ...], num_csv_rows: int, arrays: dict[str, Any]) -> None:
+    """Write the small arrays and, last, the attributes with the completion mark."""
+    group = zarr.open_group(root, mode="a", zarr_format=3)
+    for name, dimensions in _ARRAYS.items():
+        values = arrays[name]
+        array = group.create_array(
+            name,
+            shape=values.shape,
+            chunks=values.shape,
+            dtype="string" if name == "names" else values.dtype,
+            dimension_names=dimensions,
+            overwrite=True,
+        )
+        array[...] = values
+    group.attrs.put(
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "layout": {**vars(layout), "bands": list(layout.bands)},
+            "classes": list(classes),
+            "num_tiles": len(arrays["names"]),
+            "num_csv_rows": num_csv_rows,
+            "fingerprint": fingerprint(layout, classes, arrays),
+            "complete": True,
+        }
+    )
+
+
+_ARRAYS = {
+    "names": ("tile",),
+    "labels": ("tile", "class"),
+    "csv_row": ("tile",),
+    "band_sum": ("tile", "band"),
+    "band_sumsq": ("tile", "band"),
+    "checksum": ("tile",),
+    "source_size": ("tile",),
+    "source_mtime_ns": ("tile",),
+}
+
+
+def fingerprint(layout: Layout, classes: tuple[str, ...], arrays: dict[str, Any]) -> str:
+    """SHA-256 of what a store says: pixels (by checksum), names, labels, bands, classes. Not of how it is coded."""
+    digest = hashlib.sha256()
+    head = [layout.bands, layout.height, layout.width, layout.dtype, classes, [str(name) for name in arrays["names"]]]
+    digest.update(json.dumps(head).encode())
+    for name in ("labels", "csv_row", "checksum"):
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
+
+
+def open_store(path: str | Path) -> Store:
+    """Open a whole store.
+
+    Raises:
+        UserError: there is none, it is half written (the line says how to go on), or it is something else.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        if partial_path(path).is_dir():
+            raise UserError(half_written(path))
+        raise UserError(f"{path}: expected a store, found {'a file' if path.exists() else 'nothing'}. Make it: make zarr")
+    try:
+        attrs = json.loads((path / "zarr.json").read_text())["attributes"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: expected a Zarr v3 group, found none ({type(error).__name__}).") from error
+    if attrs.get("format") != FORMAT:
+        raise UserError(f"{path}: expected a store made by `make zarr` (format {FORMAT}), found another Zarr group.")
+    if attrs.get("version") != VERSION:
+        raise UserError(f"{path}: store version {attrs.get('version')}, this code reads {VERSION}. Convert again.")
+    if attrs.get("complete") is not True:
+        raise UserError(f"{path}: the store is not whole. Remove it and run the same `make zarr` again.")
+    layout = Layout(**{**attrs["layout"], "bands": tuple(attrs["layout"]["bands"])})
+    group = zarr.open_group(path, mode="r", zarr_format=3)
+    arrays: dict[str, Any] = {}
+    for name in _ARRAYS:
+        try:
+            arrays[name] = np.asarray(group[name][...])  # type: ignore[index]  # a group's member may be a group
+        except (KeyError, OSError, ValueError) as error:
+            raise UserError(f"{path}: array {name!r} cannot be read ({error}). Convert again.") from error
+    arrays["names"] = np.array([str(name) for name in arrays["names"]])
+    return Store(
+        path=path, layout=layout, classes=tuple(attrs["classes"]), num_csv_rows=attrs["num_csv_rows"],
+        fingerprint=attrs["fingerprint"], **arrays,
+    )  # fmt: skip
+
+
+def half_written(path: Path) -> str:
+    """The line about a conversion that has not ended."""
+    done = len(list((partial_path(path) / "progress").glob("*.npz")))
+    return (
+        f"{path}: the conversion has not ended ({done} shards are written in {partial_path(path).name}). "
+        "Run the same `make zarr` command again: it goes on where it stopped."
+    )
+
+
+def write_atomic(path: Path, data: bytes | memoryview) -> None:
+    """Write beside `path` and rename into it: a reader sees the old file or the new one, never a part."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(data)
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error  # write() itself names no file

@@ -1,0 +1,161 @@
+"""The bytes of one shard: Zarr v3's `sharding_indexed` layout, encoded and decoded without zarr-python.
+
+A shard is the encoded inner chunks one after another, in C order of (tile, band, row block), then an index
+of little-endian uint64 (offset, nbytes) pairs, then the index's crc32c. An inner chunk is
+
+    lz4:   byte shuffle -> 4-byte little-endian length + LZ4 block -> 4-byte crc32c   (uint8: no shuffle)
+    none:  the values, little-endian                              -> 4-byte crc32c
+
+zarr-python reads and writes the same bytes; its generic path does 210 random chips/s where plain offsets
+do thousands, hence this file. Tests hold it to zarr-python.
+
+Leaves which tiles to read, and in what order, to `pipeline.chunks`.
+"""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import google_crc32c
+import numcodecs.lz4
+import numpy as np
+from numcodecs import Shuffle
+
+from preprocess.console import UserError
+from preprocess.schema import Layout
+
+CRC_BYTES = 4
+LZ4_HEADER_BYTES = 4  # numcodecs' LZ4 puts the decoded length before the block
+MISSING = np.uint64(2**64 - 1)
+
+
+class DamagedChunkError(UserError):
+    """Bytes of a store that are not what was written."""
+
+
+def encode_tile(tile: np.ndarray, layout: Layout) -> Iterator[bytes]:
+    """Encode one (bands, height, width) tile; yields its chunks in the shard's order."""
+    shuffle = Shuffle(layout.itemsize)
+    for band in np.ascontiguousarray(tile, dtype=np.dtype(layout.dtype).newbyteorder("<")):
+        for first_row in range(0, layout.height, layout.chunk_rows):
+            chunk = band[first_row : first_row + layout.chunk_rows]
+            if layout.codec == "lz4":
+                data = bytes(numcodecs.lz4.compress(shuffle.encode(chunk) if layout.itemsize > 1 else chunk, 1))
+            else:
+                data = chunk.tobytes()
+            yield data + struct.pack("<I", google_crc32c.value(data))
+
+
+def encode_index(sizes: np.ndarray, layout: Layout) -> bytes:
+    """The index of a shard that holds `sizes` (tiles, bands, chunks) encoded bytes, back to back."""
+    index = np.full((layout.shard_tiles * len(layout.bands) * layout.chunks_per_band, 2), MISSING, "<u8")
+    flat = sizes.reshape(-1).astype("<u8")
+    index[: len(flat), 0] = np.cumsum(flat) - flat
+    index[: len(flat), 1] = flat
+    data = index.tobytes()
+    return data + struct.pack("<I", google_crc32c.value(data))
+
+
+def read_index(path: Path, layout: Layout, num_tiles: int) -> tuple[np.ndarray, np.ndarray]:
+    """Read a shard's index.
+
+    Returns:
+        offsets, sizes: (num_tiles, bands, chunks) int64, in bytes, crc32c included in the size.
+
+    Raises:
+        DamagedChunkError: missing file, wrong crc32c, a chunk missing or outside the file.
+    """
+    shape = (layout.shard_tiles, len(layout.bands), layout.chunks_per_band)
+    index_bytes = int(np.prod(shape)) * 16
+    try:
+        with open(path, "rb") as file:
+            end = file.seek(0, 2)
+            if end < index_bytes + CRC_BYTES:
+                raise DamagedChunkError(f"{path}: expected a shard with its index, found {end} bytes. {_ADVICE}")
+            file.seek(end - index_bytes - CRC_BYTES)
+            data = file.read()
+    except OSError as error:
+        raise DamagedChunkError(f"{path}: the shard cannot be read ({error.strerror}). {_ADVICE}") from error
+    if struct.unpack("<I", data[-CRC_BYTES:])[0] != google_crc32c.value(data[:-CRC_BYTES]):
+        raise DamagedChunkError(f"{path}: the shard's index is damaged (crc32c). {_ADVICE}")
+    index = np.frombuffer(data[:-CRC_BYTES], "<u8").reshape(*shape, 2)[:num_tiles]
+    if (index == MISSING).any():
+        raise DamagedChunkError(f"{path}: the shard lacks chunks. {_ADVICE}")
+    offsets, sizes = index[..., 0].astype(np.int64), index[..., 1].astype(np.int64)
+    if (offsets + sizes > end - index_bytes - CRC_BYTES).any() or (offsets < 0).any() or (sizes < CRC_BYTES).any():
+        raise DamagedChunkError(f"{path}: the shard's index points outside the file. {_ADVICE}")
+    return offsets, sizes
+
+
+_ADVICE = "`make verify STORE=...` lists all damage; remove the store and convert again."
+
+
+def checked_payload(chunk: np.ndarray, layout: Layout) -> np.ndarray:
+    """The (nbytes,) uint8 chunk without its crc32c, which must match; for lz4 the stated length must match too.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    payload = chunk[:-CRC_BYTES]
+    if google_crc32c.value(payload) != _uint32(chunk[-CRC_BYTES:]):
+        raise ValueError("crc32c does not match")
+    found = _uint32(payload[:LZ4_HEADER_BYTES]) if layout.codec == "lz4" else len(payload)
+    if found != layout.chunk_bytes:
+        raise ValueError(f"expected {layout.chunk_bytes} decoded bytes, found {found}")
+    return payload
+
+
+def _uint32(data: np.ndarray) -> int:
+    return int.from_bytes(data.tobytes(), "little")
+
+
+def decode_chunk(chunk: np.ndarray, layout: Layout, out: np.ndarray, scratch: np.ndarray) -> None:
+    """Decode one inner chunk into `out`.
+
+    Args:
+        chunk: (nbytes,) uint8, encoded, with its crc32c.
+        out: (chunk_rows, width) of the layout's dtype, C-contiguous.
+        scratch: (chunk_bytes,) uint8, reused from call to call.
+
+    Raises:
+        ValueError: damaged bytes, with the reason.
+    """
+    payload = checked_payload(chunk, layout)
+    flat = out.reshape(-1).view(np.uint8)
+    if layout.codec == "none":
+        flat[:] = payload
+        return
+    try:
+        numcodecs.lz4.decompress(payload, scratch if layout.itemsize > 1 else flat)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    if layout.itemsize > 1:
+        # Bytes of equal weight lie together: byte b of every value, for b = 0, 1.
+        values, planes = flat.reshape(-1, layout.itemsize), scratch.reshape(layout.itemsize, -1)
+        for byte in range(layout.itemsize):
+            values[:, byte] = planes[byte]
+
+
+def decode_tile(
+    data: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, layout: Layout, out: np.ndarray, scratch: np.ndarray
+) -> None:
+    """Decode chunks of one tile, in the order in which they are listed.
+
+    Args:
+        data: (nbytes,) uint8, the shard's file.
+        offsets, sizes: (bands, chunks) of the bands wanted, in the order wanted.
+        out: (bands, height, width) of the layout's dtype, C-contiguous.
+        scratch: (chunk_bytes,) uint8.
+
+    Raises:
+        ValueError: damaged bytes; names the position among the listed bands, the chunk, and the reason.
+    """
+    rows = layout.chunk_rows
+    for band in range(len(offsets)):
+        for chunk in range(layout.chunks_per_band):
+            first, size = int(offsets[band, chunk]), int(sizes[band, chunk])
+            try:
+                target = out[band, chunk * rows : (chunk + 1) * rows]
+                decode_chunk(data[first : first + size], layout, target, scratch)
+            except ValueError as error:
+                raise ValueError(f"band {band}, chunk {chunk}: {error}") from error

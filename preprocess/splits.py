@@ -1,0 +1,126 @@
+"""Rows of the CSV -> train, val and test tiles.
+
+In: how to split, and the store's names. Out: a `Split` of tile indices. Neighbouring chips of one
+scene look alike, so a random split leaks from train to test; a file split by scene does not.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from preprocess.console import UserError
+from preprocess.labels import read_rows, stem
+
+PARTS = ("train", "val", "test")
+COURSE_TEST_SIZE, COURSE_SEED = 0.33, 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Tile indices of each part, ascending; `val` may be empty. `rule` is how they were chosen."""
+
+    rule: str
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+
+    def part(self, name: str) -> np.ndarray:
+        """The tiles of "train", "val" or "test"."""
+        return {"train": self.train, "val": self.val, "test": self.test}[name]
+
+    def sha256(self) -> str:
+        """Fingerprint of who is where."""
+        digest = hashlib.sha256()
+        for name in PARTS:
+            digest.update(name.encode())
+            digest.update(self.part(name).astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+def course_rows(num_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """(train, test) row numbers of the reference project's split, in scikit-learn's order."""
+    train, test = train_test_split(np.arange(num_rows), test_size=COURSE_TEST_SIZE, random_state=COURSE_SEED)
+    return train, test
+
+
+def make_split(rule: str, *, names: np.ndarray, csv_row: np.ndarray, num_csv_rows: int, val: float = 0.0) -> Split:
+    """Divide the tiles of a store.
+
+    Args:
+        rule: "course"; fractions "train,test" or "train,val,test" with an optional "@seed"
+            ("0.7,0.1,0.2@5"); or a CSV file with the columns image_name, part.
+        names: (tiles,) names in the store.
+        csv_row: (tiles,) row of each tile in the CSV that the store was made from. Random splits are
+            drawn over all `num_csv_rows` rows, so that leaving out a missing chip moves no other.
+        val: fraction of the train part to carve out as `val`, if the rule itself makes none.
+
+    Raises:
+        UserError: a rule that makes no sense, or an empty train or test part.
+    """
+    if rule == "course":
+        train_rows, test_rows = course_rows(num_csv_rows) if num_csv_rows > 1 else (np.arange(num_csv_rows),) * 2
+        parts = {"train": train_rows, "val": np.empty(0, int), "test": test_rows}
+    elif rule.endswith(".csv"):
+        parts = _from_file(Path(rule), names, csv_row)
+    else:
+        parts = _from_fractions(rule, num_csv_rows)
+    if val:
+        if not 0 < val < 1:
+            raise UserError(f"VAL={val}: expected a fraction between 0 and 1 of the train part.")
+        if len(parts["val"]):
+            raise UserError(f"VAL={val}: SPLIT={rule} already has a val part.")
+        if len(parts["train"]) < 2:
+            raise UserError(f"VAL={val}: the train part has too few rows to divide.")
+        parts["train"], parts["val"] = train_test_split(parts["train"], test_size=val, random_state=COURSE_SEED)
+    part_of_row = np.full(num_csv_rows, -1)
+    for index, name in enumerate(PARTS):
+        part_of_row[parts[name]] = index
+    tile_part = part_of_row[csv_row]
+    train, val_tiles, test = (np.flatnonzero(tile_part == index) for index in range(3))
+    for name, tiles in (("train", train), ("test", test)):
+        if not len(tiles):
+            raise UserError(f"SPLIT={rule}: the {name} part is empty ({len(names)} tiles in the store).")
+    shown = f"{rule} + val {val:g}" if val else rule
+    return Split(rule=shown, train=train, val=val_tiles, test=test)
+
+
+def _from_fractions(rule: str, num_rows: int) -> dict[str, np.ndarray]:
+    text, _, seed_text = rule.partition("@")
+    try:
+        fractions = [float(field) for field in text.split(",")]
+        seed = int(seed_text or 0)
+    except ValueError:
+        fractions, seed = [], -1
+    if len(fractions) not in (2, 3) or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9 or seed < 0:
+        raise UserError(
+            f"SPLIT={rule}: expected course, fractions that add up to 1 (0.8,0.2 or 0.7,0.1,0.2@seed), or a .csv file."
+        )
+    if num_rows < len(fractions):
+        raise UserError(f"SPLIT={rule}: {num_rows} rows cannot be divided into {len(fractions)} parts.")
+    order = np.random.Generator(np.random.Philox(key=seed)).permutation(num_rows)
+    ends = np.round(np.cumsum(fractions)[:-1] * num_rows).astype(int)
+    pieces = np.split(order, ends)
+    return {"train": pieces[0], "val": pieces[1] if len(pieces) == 3 else np.empty(0, int), "test": pieces[-1]}
+
+
+def _from_file(path: Path, names: np.ndarray, csv_row: np.ndarray) -> dict[str, np.ndarray]:
+    parts: dict[str, list[int]] = {name: [] for name in PARTS}
+    row_of = {stem(str(name)): int(row) for name, row in zip(names, csv_row, strict=True)}
+    seen: set[str] = set()
+    for line, row in read_rows(path, ("image_name", "part")):
+        name, part = stem(row["image_name"]), row["part"]
+        if part not in parts:
+            raise UserError(f"{path} line {line}: part {part!r}; expected {', '.join(PARTS)}.")
+        if name in seen:
+            raise UserError(f"{path} line {line}: image_name {name!r} is there twice.")
+        if name not in row_of:
+            raise UserError(f"{path} line {line}: image_name {name!r} is not in the store.")
+        seen.add(name)
+        parts[part].append(row_of[name])
+    absent = [name for name in row_of if name not in seen]
+    if absent:
+        raise UserError(f"{path}: {len(absent)} tiles of the store have no part, e.g. {', '.join(absent[:3])}.")
+    return {name: np.array(rows, int) for name, rows in parts.items()}

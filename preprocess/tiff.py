@@ -1,0 +1,90 @@
+"""One path -> one (bands, height, width) array of exactly the file's values.
+
+In: a TIFF, uint8 or uint16, chunky or planar, strips or tiles, any compression tifffile and
+imagecodecs know. Out: a C-contiguous array in native byte order. Leaves naming the bands, and
+comparing a chip with its neighbours, to `convert`.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+from preprocess.console import UserError
+
+SUFFIXES = (".tif", ".tiff", ".TIF", ".TIFF")
+DTYPES = ("uint8", "uint16")
+
+PageCheck = Callable[[tifffile.TiffPage], str | None]
+
+
+class TileError(UserError):
+    """A chip that cannot be used: names the file, what was expected and what was found."""
+
+    def __init__(self, path: str | Path, expected: str, found: str, advice: str = "") -> None:
+        super().__init__(f"{path}: expected {expected}, found {found}.{' ' + advice if advice else ''}")
+        self._parts = (path, expected, found, advice)
+
+    def __reduce__(self) -> tuple[type, tuple[str | Path, str, str, str]]:
+        # Exceptions cross the process boundary by pickling their arguments.
+        return type(self), self._parts
+
+
+def read(path: str | Path, check_page: PageCheck | None = None) -> np.ndarray:
+    """Read one chip.
+
+    Args:
+        path: the file.
+        check_page: returns why a page must not be used (a preset's rule), or None.
+
+    Returns:
+        (bands, height, width), uint8 or uint16, native byte order, C-contiguous.
+
+    Raises:
+        TileError: not a TIFF, corrupt, truncated, another dtype, or a layout that is no single image.
+        FileNotFoundError, PermissionError: as the operating system says.
+    """
+    with open(path, "rb") as file:
+        try:
+            with tifffile.TiffFile(file, name=os.fspath(path)) as tif:
+                if check_page is not None and (reason := check_page(_first_page(tif))):
+                    raise TileError(path, "a chip that the preset allows", reason)
+                series = tif.series[0]
+                axes, values = series.axes, series.asarray()
+        except TileError:
+            raise
+        except Exception as error:
+            # tifffile and the codecs raise a dozen kinds on damaged input (struct.error, KeyError,
+            # ValueError, ImcdError, ...): whatever it is, this one file is at fault.
+            kind = "not a TIFF" if isinstance(error, tifffile.TiffFileError) and _not_tiff(path) else "damaged"
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise TileError(path, "a whole TIFF", f"a file that is {kind} ({reason})", _ADVICE) from error
+    if values.dtype.name not in DTYPES:
+        raise TileError(path, "uint8 or uint16 values", values.dtype.name)
+    return np.ascontiguousarray(_bands_first(path, axes, values), dtype=values.dtype.newbyteorder("="))
+
+
+_ADVICE = "Fetch it again, or leave it out of the CSV."
+
+
+def _first_page(tif: tifffile.TiffFile) -> tifffile.TiffPage:
+    page = tif.pages[0]
+    assert isinstance(page, tifffile.TiffPage)  # the first page is never a TiffFrame
+    return page
+
+
+def _not_tiff(path: str | Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) not in (b"II", b"MM")
+
+
+def _bands_first(path: str | Path, axes: str, values: np.ndarray) -> np.ndarray:
+    if axes == "YX":
+        return values[None]
+    if axes == "YXS":
+        return np.moveaxis(values, -1, 0)
+    if len(axes) == 3 and axes.endswith("YX"):  # planar samples (S), or one page a band (Q, I, C, Z, T)
+        return values
+    raise TileError(path, "one image of one or more bands", f"axes {axes} of shape {values.shape}")
