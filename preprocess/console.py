@@ -5,6 +5,7 @@ In: exceptions and counts. Out: lines on stdout and stderr, exit codes. Knows no
 
 import argparse
 import errno
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -43,6 +44,10 @@ def run(main: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         code = 130
         print("stopped by Ctrl-C", file=sys.stderr)
+    except BrokenPipeError:
+        # `... | head` closed the pipe: nothing is wrong, and nothing more can be said there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

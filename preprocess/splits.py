@@ -13,6 +13,7 @@ from sklearn.model_selection import train_test_split
 
 from preprocess.console import UserError
 from preprocess.labels import read_rows, stem
+from preprocess.schema import Store
 
 PARTS = ("train", "val", "test")
 COURSE_TEST_SIZE, COURSE_SEED = 0.33, 0
@@ -46,20 +47,20 @@ def course_rows(num_rows: int) -> tuple[np.ndarray, np.ndarray]:
     return train, test
 
 
-def make_split(rule: str, *, names: np.ndarray, csv_row: np.ndarray, num_csv_rows: int, val: float = 0.0) -> Split:
+def make_split(rule: str, store: Store, *, val: float = 0.0) -> Split:
     """Divide the tiles of a store.
 
     Args:
         rule: "course"; fractions "train,test" or "train,val,test" with an optional "@seed"
             ("0.7,0.1,0.2@5"); or a CSV file with the columns image_name, part.
-        names: (tiles,) names in the store.
-        csv_row: (tiles,) row of each tile in the CSV that the store was made from. Random splits are
-            drawn over all `num_csv_rows` rows, so that leaving out a missing chip moves no other.
+        store: whose tiles. Random splits are drawn over all rows of the CSV that it was made from, so that
+            leaving out a missing chip moves no other.
         val: fraction of the train part to carve out as `val`, if the rule itself makes none.
 
     Raises:
         UserError: a rule that makes no sense, or an empty train or test part.
     """
+    names, csv_row, num_csv_rows = store.names, store.csv_row, store.num_csv_rows
     if rule == "course":
         train_rows, test_rows = course_rows(num_csv_rows) if num_csv_rows > 1 else (np.arange(num_csv_rows),) * 2
         parts = {"train": train_rows, "val": np.empty(0, int), "test": test_rows}

@@ -113,9 +113,7 @@ def info(path: Path, split_rule: str) -> None:
     print(f"size         {encoded / schema.MIB:.1f} MiB on disk, {raw / schema.MIB:.1f} MiB raw, {ratio}")
     print(f"fingerprint  {store.fingerprint}")
     try:
-        split = make_split(
-            split_rule, names=store.names, csv_row=store.csv_row, num_csv_rows=store.num_csv_rows
-        )  # fmt: skip
+        split = make_split(split_rule, store)
     except UserError as error:
         print(f"split        none: {error}")
         split = None

@@ -1,0 +1,163 @@
+"""The DALI graphs: decode, augment, choose and scale bands, lay out. DALI only; never sees torch or Zarr.
+
+`train_graph` and `eval_graph` share `decode` and `finish` and nothing random: crops and flips come in as
+arguments, and the test graph takes none. CPU and GPU run the same nodes; only `inflate_tiles` is GPU-only.
+
+Tiles enter as (band, y, x). Batches leave as (y, x, channel): viewed as NCHW that is channels-last memory.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nvidia.dali import fn, math, pipeline_def, types
+from nvidia.dali.pipeline import Pipeline
+
+from pipeline.inputs import Inputs
+from pipeline.source import PREFETCH_QUEUE_DEPTH
+from preprocess.schema import Layout
+
+Node = Any  # DALI's DataNode; its arithmetic is not typed
+_DALI_TYPE = {"uint8": types.UINT8, "uint16": types.UINT16, "float16": types.FLOAT16, "float32": types.FLOAT}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphSpec:
+    """What a graph is made of.
+
+    crop: (height, width) of what leaves. test: "center" or "resize". decode: "host" (tiles come decoded)
+    or "device" (LZ4 chunks come, GPU only). dtype: "float32" or "float16" of what leaves.
+    """
+
+    layout: Layout
+    inputs: Inputs
+    crop: tuple[int, int]
+    flips: str
+    test: str
+    decode: str
+    dtype: str
+    batch_size: int
+    threads: int
+    device_id: int | None
+
+
+def train_graph(spec: GraphSpec, source: Callable[[], list[Any]] | None) -> Pipeline:
+    """Decode, transpose and flip as told, crop, mirror, scale. `source` None: for serialising only."""
+
+    @pipeline_def(enable_conditionals=True)
+    def graph() -> Node:
+        *encoded, crop_y, crop_x, mirror, flip_rows, transpose = _external(spec, source, train=True)
+        tiles = decode(spec, encoded)
+        if spec.flips == "dihedral":
+            if transpose:
+                tiles = fn.transpose(tiles, perm=[0, 2, 1], transpose_layout=False)
+        if spec.flips in ("both", "dihedral"):
+            if flip_rows:
+                tiles = fn.flip(tiles, horizontal=0, vertical=1)
+        return finish(spec, tiles, crop_pos_y=crop_y, crop_pos_x=crop_x, mirror=mirror)
+
+    return graph(**_pipeline_arguments(spec))
+
+
+def eval_graph(spec: GraphSpec, source: Callable[[], list[Any]] | None) -> Pipeline:
+    """Decode, take the centre or resize with antialiasing, scale. No random input exists."""
+
+    @pipeline_def
+    def graph() -> Node:
+        tiles = decode(spec, _external(spec, source, train=False))
+        if spec.test == "resize":
+            # In float: rounding back to integers would lose what averaging gains.
+            tiles = fn.resize(
+                tiles, size=list(spec.crop), interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.FLOAT
+            )
+            return finish(spec, tiles)
+        top, left = (
+            _center(full, part) / max(full - part, 1)
+            for full, part in zip((spec.layout.height, spec.layout.width), spec.crop, strict=True)
+        )
+        return finish(spec, tiles, crop_pos_y=top, crop_pos_x=left)
+
+    return graph(**_pipeline_arguments(spec))
+
+
+def decode(spec: GraphSpec, encoded: list[Node]) -> Node:
+    """Source outputs -> (band, y, x) tiles of the input's values, on the graph's device."""
+    if spec.decode == "device":
+        tiles = inflate_tiles(spec, *encoded)
+    else:
+        tiles = encoded[0].gpu() if spec.device_id is not None else encoded[0]
+    return course_values(tiles)[: len(spec.inputs.bands)] if spec.inputs.kind == "course" else tiles
+
+
+def inflate_tiles(spec: GraphSpec, data: Node, offsets: Node, sizes: Node) -> Node:
+    """LZ4 chunks -> (band, y, x) tiles, on the GPU.
+
+    `data` is one tile's bytes, `offsets` and `sizes` (int32, CPU) say where its LZ4 blocks lie. Each chunk holds
+    all low bytes, then all high bytes (numcodecs' shuffle): inflate as bytes, swap the two axes, read as uint16.
+    """
+    layout = spec.layout
+    shape = [len(spec.inputs.stored_bands), layout.height, layout.width]
+    values = layout.chunk_rows * layout.width
+    planes = fn.decoders.inflate(
+        data.gpu(), chunk_offsets=offsets, chunk_sizes=sizes, shape=[layout.itemsize, values], dtype=types.UINT8
+    )
+    if layout.itemsize == 1:
+        return fn.reshape(planes, shape=shape, layout="CHW")
+    return fn.reinterpret(
+        fn.transpose(planes, perm=[0, 2, 1]), shape=shape, dtype=_DALI_TYPE[layout.dtype], layout="CHW"
+    )
+
+
+def course_values(tiles: Node) -> Node:
+    """What PIL shows of a 16-bit B, G, R, NIR file opened as RGBA: (4, y, x) uint16 -> (4, y, x) uint8.
+
+    PIL keeps the high bytes, takes NIR for alpha A, and divides: C = 0 if A = 0, else min(255, C * 255 // A).
+    (For A = 255 that is C itself.) Bit-exact on real chips, Pillow 9.3 to 13.
+    """
+    high = fn.cast(tiles, dtype=types.INT32) // 256
+    colours, alpha = high[0:3], high[3:4]
+    visible = fn.cast(alpha > 0, dtype=types.INT32)
+    divided = math.min(colours * 255 // math.max(alpha, 1), 255) * visible
+    both = fn.cat(fn.cast(divided, dtype=types.UINT8), fn.cast(alpha, dtype=types.UINT8), axis=0)
+    return fn.reshape(both, layout="CHW")
+
+
+def finish(spec: GraphSpec, tiles: Node, **crop_and_mirror: Any) -> Node:
+    """Crop, mirror columns, scale each band, and turn (band, y, x) into (y, x, channel), in one pass."""
+    return fn.crop_mirror_normalize(
+        tiles, crop=spec.crop, mean=list(spec.inputs.mean), std=list(spec.inputs.std),
+        dtype=_DALI_TYPE[spec.dtype], output_layout="HWC", rounding="round", **crop_and_mirror,
+    )  # fmt: skip
+
+
+def _center(full: int, part: int) -> int:
+    return round((full - part) / 2)  # torchvision's CenterCrop
+
+
+def _pipeline_arguments(spec: GraphSpec) -> dict[str, Any]:
+    return {
+        "batch_size": spec.batch_size,
+        "num_threads": spec.threads,
+        "device_id": spec.device_id,
+        "prefetch_queue_depth": PREFETCH_QUEUE_DEPTH,
+    }
+
+
+def _external(spec: GraphSpec, source: Callable[[], list[Any]] | None, *, train: bool) -> list[Node]:
+    """One external source for everything that comes from the host, in `Source.__call__`'s order."""
+    uint8, int32, float32, boolean = types.UINT8, types.INT32, types.FLOAT, types.BOOL
+    outputs = (
+        [(_DALI_TYPE[spec.layout.dtype], 3, "CHW")]
+        if spec.decode == "host"
+        else [(uint8, 1, ""), (int32, 1, ""), (int32, 1, "")]
+    )
+    if train:
+        outputs += [(float32, 0, ""), (float32, 0, ""), (int32, 0, ""), (boolean, 0, ""), (boolean, 0, "")]
+    nodes = fn.external_source(
+        source if source is not None else list,
+        num_outputs=len(outputs), batch=True, no_copy=True,
+        dtype=[dtype for dtype, _, _ in outputs],
+        ndim=[ndim for _, ndim, _ in outputs],
+        layout=[layout for _, _, layout in outputs],
+    )  # fmt: skip
+    return list(nodes)

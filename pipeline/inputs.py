@@ -1,0 +1,61 @@
+"""What a model is fed: which bands, in which order, and how their values are scaled.
+
+`raw`: the stored values, standardised a band with the exact mean and std of the train part. The default.
+`course`: what PIL makes of Planet's 16-bit files (it takes NIR for an alpha channel and divides by it), with
+the reference project's constants, bands B, G, R, NIR; for comparison with it. See `graph.course_values`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from preprocess.console import UserError
+from preprocess.schema import Store
+
+COURSE_BANDS = ("blue", "green", "red", "nir")
+# Published with the reference project, for values of 0..255 divided by 255, in COURSE_BANDS order.
+COURSE_MEAN = (0.7476, 0.6534, 0.4757, 0.0960)
+COURSE_STD = (0.1677, 0.1828, 0.2137, 0.0284)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """`bands` are the channels of a batch, in order; `mean` and `std` a channel, in the values' own units.
+
+    For "course" the values are 0..255 after PIL's formula.
+    """
+
+    kind: str
+    bands: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def stored_bands(self) -> tuple[str, ...]:
+        """The bands that must be read: PIL's formula needs all four, whatever is kept of them."""
+        return COURSE_BANDS if self.kind == "course" else self.bands
+
+
+def raw_inputs(store: Store, bands: tuple[str, ...], train_tiles: np.ndarray) -> Inputs:
+    """Stored values, standardised by the statistics of `train_tiles`. A constant band is only centred."""
+    indices = list(store.band_indices(bands))
+    mean, std = store.band_statistics(train_tiles)
+    std[std == 0] = 1.0
+    return Inputs(kind="raw", bands=bands, mean=tuple(mean[indices].tolist()), std=tuple(std[indices].tolist()))
+
+
+def course_inputs(store: Store, num_bands: int) -> Inputs:
+    """The reference project's input: the first 3 or all 4 of B, G, R, NIR, decoded as PIL does.
+
+    Raises:
+        UserError: the store is not uint16 with these bands.
+    """
+    store.band_indices(COURSE_BANDS)
+    if store.layout.dtype != "uint16":
+        raise UserError(f"{store.path}: INPUT=course is about 16-bit files, and this store is {store.layout.dtype}.")
+    return Inputs(
+        kind="course",
+        bands=COURSE_BANDS[:num_bands],
+        mean=tuple(255 * value for value in COURSE_MEAN[:num_bands]),
+        std=tuple(255 * value for value in COURSE_STD[:num_bands]),
+    )

@@ -1,0 +1,72 @@
+"""(seed, epoch) -> tile order; (seed, epoch, tile) -> crop and flips. Pure functions, numpy only.
+
+Philox is counter-based: block t of the stream keyed (seed, epoch) is a function of (seed, epoch, t) alone.
+So batch size, threads, ranks, restarts and earlier epochs change nothing. Four 64-bit words a tile: 0 orders
+the epoch, 1 and 2 place the crop, 3 holds the flips. Leaves applying them to `graph`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+FLIPS = ("none", "horizontal", "both", "dihedral")
+
+
+def words(seed: int, epoch: int, num_tiles: int) -> np.ndarray:
+    """(num_tiles, 4) uint64; row t depends on (seed, epoch, t) only."""
+    return np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(4 * num_tiles).reshape(-1, 4)
+
+
+def epoch_order(seed: int, epoch: int, tiles: np.ndarray) -> np.ndarray:
+    """`tiles` (indices in the store) in the epoch's order."""
+    keys = words(seed, epoch, int(tiles.max()) + 1)[tiles, 0]
+    return tiles[np.argsort(keys, kind="stable")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What happens to each of N tiles, in this order: transpose, flip rows, crop, mirror columns.
+
+    `crop_y`, `crop_x` are int64 pixels; the other three are bool. All (N,).
+    """
+
+    transpose: np.ndarray
+    flip_rows: np.ndarray
+    crop_y: np.ndarray
+    crop_x: np.ndarray
+    mirror: np.ndarray
+
+    def take(self, rows: np.ndarray | slice) -> "Augmentation":
+        """The same of some of the tiles."""
+        return Augmentation(**{name: values[rows] for name, values in vars(self).items()})
+
+
+def augmentation(
+    seed: int, epoch: int, tiles: np.ndarray, *, height: int, width: int, crop: tuple[int, int], flips: str
+) -> Augmentation:
+    """Draw crop positions and flips.
+
+    Args:
+        seed, epoch, tiles: what they are a function of; tiles are indices in the store.
+        height, width: of a tile, in pixels.
+        crop: (height, width) of the crop, in pixels.
+        flips: "none", "horizontal", "both" (rows and columns), or "dihedral" (all 8 symmetries of a
+            square; on chips or crops that are not square the 4 that keep the shape).
+    """
+    draws = words(seed, epoch, int(tiles.max()) + 1)[tiles]
+    square = height == width and crop[0] == crop[1]
+    bits = draws[:, 3]
+
+    def bit(index: int, *, wanted: bool) -> np.ndarray:
+        return ((bits >> np.uint64(index)) & np.uint64(1)).astype(bool) & wanted
+
+    def position(word: int, room: int) -> np.ndarray:
+        return (draws[:, word] % np.uint64(room + 1)).astype(np.int64)
+
+    return Augmentation(
+        transpose=bit(2, wanted=flips == "dihedral" and square),
+        flip_rows=bit(1, wanted=flips in ("both", "dihedral")),
+        crop_y=position(1, height - crop[0]),
+        crop_x=position(2, width - crop[1]),
+        mirror=bit(0, wanted=flips != "none"),
+    )
