@@ -1,0 +1,30 @@
+"""`python -m analysis curves|reproduce`: the commands behind `make curves` and `make reproduce`."""
+
+from pathlib import Path
+
+from preprocess.console import Parser, run, say
+
+
+def main() -> int:
+    """Parse the arguments and run one command."""
+    parser = Parser(prog="python -m analysis", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    curves = commands.add_parser("curves", help="draw a run's losses and mAP")
+    curves.add_argument("--run", type=Path, required=True)
+    reproduce = commands.add_parser("reproduce", help="predict the test part again and compare")
+    reproduce.add_argument("--run", type=Path, required=True)
+    reproduce.add_argument("--store", type=Path, help="if the store has moved")
+    reproduce.add_argument("--gpu", help="another device than the run's: 0, cpu")
+    args = parser.parse_args()
+    if args.command == "curves":
+        from analysis.curves import draw_curves
+
+        say(f"{draw_curves(args.run)}: learning curve")
+        return 0
+    from analysis.reproduce import reproduce as run_again
+
+    return 0 if run_again(args.run, store=args.store, gpu=args.gpu) else 1
+
+
+if __name__ == "__main__":
+    run(main)

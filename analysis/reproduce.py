@@ -1,0 +1,127 @@
+"""Load a run's model in this process, predict its test part again, compare with what was saved, say why not.
+
+Three verdicts. Bit-identical: every logit is the same. Within rounding: everything that decides the scores is
+the same, but the device or the software differs, and so do the last digits. Different: with the likely cause.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from preprocess.console import UserError, say
+from train import runfolder
+from train.assemble import Data, make_eval_loader, make_model, open_data
+from train.config import config_from
+from train.device import Device, choose_device, prepare_torch
+from train.metrics import class_ap, mean_ap, probabilities
+from train.predict import predict
+
+# Largest difference of a probability that another device may make: a few units in the last place of the
+# format in which the network multiplies, through some twenty layers.
+ROUNDING = {"off": 1e-4, "float16": 4e-3, "bfloat16": 3e-2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Something that is not as it was. `decides`: it changes what is computed, not only how it is rounded."""
+
+    what: str
+    decides: bool
+
+
+def reproduce(run: Path, *, store: Path | None, gpu: str | None) -> bool:
+    """Predict again and print the comparison. True for bit-identical or within rounding.
+
+    Raises:
+        UserError: the run or its store cannot be read.
+    """
+    record = runfolder.read_run(run)
+    saved = runfolder.read_results(run)
+    before = json.loads(str(saved["depends_on"]))
+    config = config_from(record["config"])
+    config = replace(config, store=str(store.resolve()) if store else config.store, gpu=gpu or config.gpu)
+    data = open_data(config)
+    torch.set_num_threads(before["machine"]["threads"])  # sums are split by threads; another number, other roundings
+    device = choose_device(config)
+    prepare_torch(config)
+    if len(data.store.classes) != saved["logits"].shape[1]:
+        raise UserError(f"{config.store}: {len(data.store.classes)} classes; the run has {saved['logits'].shape[1]}.")
+    model = make_model(config, data, pretrained=False)
+    model_sha256 = runfolder.load_model(run, model)
+    model = model.to(device.torch, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    tiles = data.split.test
+    logits = predict(
+        model, make_eval_loader(config, data, device, "test"), device, label="reproduce", num_tiles=len(tiles)
+    )
+    differences = _differences(before, record, data, device, saved, model_sha256)
+    same_chips = np.array_equal(saved["fnames"], data.store.names[tiles])
+    if same_chips:
+        _print_table(data, saved, logits)
+    return _verdict(run, saved, logits, differences, before["amp"], same_chips=same_chips)
+
+
+def _differences(
+    before: dict[str, Any], record: dict[str, Any], data: Data, device: Device, saved: dict[str, np.ndarray],
+    model_sha256: str,
+) -> list[Difference]:  # fmt: skip
+    found = []
+
+    def compare(what: str, old: object, new: object, *, decides: bool = True) -> None:
+        if old != new:
+            found.append(Difference(what=f"{what}: was {old}, is {new}", decides=decides))
+
+    compare("store (fingerprint)", before["store"]["fingerprint"][:12], data.store.fingerprint[:12])
+    compare("split (sha256)", before["split"]["sha256"][:12], data.split.sha256()[:12])
+    compare("weights (sha256 of model.safetensors)", before["model_sha256"][:12], model_sha256[:12])
+    for key, value in before["config"].items():
+        kind = "transform" if key in ("test", "crop", "input") else "configuration"
+        if key not in ("gpu", "store", "workers"):
+            compare(f"{kind} {key.upper()}", value, record["config"].get(key))
+    amp = str(device.amp).removeprefix("torch.") if device.amp is not None else "off"
+    compare("AMP", before["amp"], amp, decides=False)
+    compare("device", before["machine"]["device"], device.name, decides=False)
+    compare("threads", before["machine"]["threads"], torch.get_num_threads(), decides=False)
+    now = runfolder.versions()
+    for package, version in before["versions"].items():
+        compare(f"software {package}", version, now.get(package), decides=False)
+    compare("commit of the code", before["commit"], runfolder.commit(), decides=False)
+    del saved
+    return found
+
+
+def _print_table(data: Data, saved: dict[str, np.ndarray], logits: np.ndarray) -> None:
+    ap = class_ap(data.store.labels[data.split.test], logits)
+    print(f"{'class':<20}{'AP saved':>12}{'AP again':>12}{'difference':>12}")
+    for name, old, new in zip(data.store.classes, saved["AP"], ap, strict=True):
+        if np.isnan(old) and np.isnan(new):
+            print(f"{name:<20}{'no positives in the test part':>36}")
+        else:
+            print(f"{name:<20}{old:>12.8f}{new:>12.8f}{new - old:>12.2e}")
+    old_mean, new_mean = float(saved["mAP"]), mean_ap(ap)
+    print(f"{'mean':<20}{old_mean:>12.8f}{new_mean:>12.8f}{new_mean - old_mean:>12.2e}")
+
+
+def _verdict(
+    run: Path, saved: dict[str, np.ndarray], logits: np.ndarray, differences: list[Difference], amp: str, *,
+    same_chips: bool,
+) -> bool:  # fmt: skip
+    causes = "; ".join(difference.what for difference in differences)
+    if not same_chips:
+        say(f"{run}: DIFFERENT: the test part holds other chips than were saved. Likely cause: {causes or 'the split'}.")
+        return False
+    gap = np.abs(probabilities(logits) - saved["preds"])
+    say(f"difference of the {gap.size} probabilities: mean {gap.mean():.3g}, max {gap.max():.3g}")
+    if np.array_equal(logits, saved["logits"]) and not gap.any():
+        say(f"{run}: BIT-IDENTICAL.{f' (Although changed since: {causes}.)' if causes else ''}")
+        return True
+    decided = any(difference.decides for difference in differences)
+    if differences and not decided and gap.max() <= ROUNDING[amp]:
+        say(f"{run}: WITHIN ROUNDING of another device or software ({causes}).")
+        return True
+    likely = causes or "none found: same store, split, transform, weights, software and device; kernels that do not repeat?"
+    say(f"{run}: DIFFERENT. Likely cause: {likely}.")
+    return False

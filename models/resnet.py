@@ -1,0 +1,115 @@
+"""torchvision's ResNets for any number of bands, and how conv1 is adapted to them.
+
+Names of parameters stay torchvision's, so a state dict of either fits the other but for conv1 and fc.
+
+conv1 of a pretrained network has filters for red, green and blue, (64, 3, 7, 7). For a trunk's bands:
+
+- a band that stands for a colour gets that colour's filter;
+- a new band beside colours (NIR beside R, G, B) gets a Kaiming-He filter (normal, fan-out, ReLU: what
+  torchvision draws for every convolution);
+- a trunk without any colour (NIR alone) gets the sum of the three filters, shared between its bands: with
+  one band that is exactly the pretrained network fed with the band three times.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torchvision
+from torch import nn
+
+ARCHS = (
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2",
+)  # fmt: skip
+RGB = ("red", "green", "blue")  # the order of ImageNet's filters
+
+
+class WeightsError(Exception):
+    """Weights that do not fit or cannot be had; the text is one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branch:
+    """One trunk's input. `bands` are its channels; `colours` says, channel by channel, which of RGB's
+    pretrained filters it gets (None: a new one). They differ only when another order is wanted on purpose."""
+
+    bands: tuple[str, ...]
+    colours: tuple[str | None, ...]
+
+
+def branch(*bands: str) -> Branch:
+    """A branch whose colours are the bands of those names."""
+    return Branch(bands=bands, colours=tuple(band if band in RGB else None for band in bands))
+
+
+def make_resnet(arch: str, num_bands: int, num_classes: int | None) -> nn.Module:
+    """A randomly initialised torchvision ResNet.
+
+    Args:
+        arch: one of `ARCHS`.
+        num_bands: channels of conv1.
+        num_classes: outputs of `fc`; None replaces it by the identity, for features (B, 512 or 2048).
+    """
+    net = torchvision.models.get_model(arch, weights=None)
+    old = net.conv1
+    if num_bands != old.in_channels:
+        net.conv1 = nn.Conv2d(
+            num_bands, old.out_channels, old.kernel_size, stride=old.stride, padding=old.padding, bias=False
+        )
+        nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    net.fc = nn.Identity() if num_classes is None else nn.Linear(net.fc.in_features, num_classes)
+    return net
+
+
+def num_features(arch: str) -> int:
+    """Width of the features before `fc`."""
+    return 512 if arch in ("resnet18", "resnet34") else 2048
+
+
+def adapt_conv1(pretrained: torch.Tensor, spec: Branch, fresh: torch.Tensor) -> torch.Tensor:
+    """Weights of conv1 for a branch.
+
+    Args:
+        pretrained: (64, 3, 7, 7), input channels red, green, blue.
+        spec: bands and the colours that they stand for.
+        fresh: (64, bands, 7, 7) newly initialised; its filters are kept for new bands.
+
+    Returns:
+        (64, bands, 7, 7).
+    """
+    if not any(spec.colours):
+        shared = pretrained.sum(dim=1, keepdim=True) / len(spec.bands)
+        return shared.expand_as(fresh).clone()
+    weight = fresh.clone()
+    for channel, colour in enumerate(spec.colours):
+        if colour is not None:
+            weight[:, channel] = pretrained[:, RGB.index(colour)]
+    return weight
+
+
+def load_trunk(net: nn.Module, state: dict[str, torch.Tensor], spec: Branch, source: str) -> None:
+    """Put pretrained weights into a trunk; `fc` keeps its own.
+
+    Args:
+        net: from `make_resnet`.
+        state: torchvision's names. conv1 has 3 channels (red, green, blue), or exactly the branch's.
+        spec: the trunk's bands.
+        source: where the weights come from, for the error's line.
+
+    Raises:
+        WeightsError: names the first parameter that is missing or of another shape.
+    """
+    own = net.state_dict()
+    given = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    first = given.get("conv1.weight")
+    if first is not None and first.ndim == 4 and first.shape[1] == 3:
+        if first.shape[0] == own["conv1.weight"].shape[0] and first.shape[2:] == own["conv1.weight"].shape[2:]:
+            given["conv1.weight"] = adapt_conv1(first, spec, own["conv1.weight"])
+    for name, value in own.items():
+        if name.startswith("fc."):
+            continue
+        if name not in given:
+            raise WeightsError(f"{source}: expected weights of this ARCH, found no {name}.")
+        if given[name].shape != value.shape:
+            found, expected = tuple(given[name].shape), tuple(value.shape)
+            raise WeightsError(f"{source}: expected {name} of shape {expected}, found {found}. Is ARCH the right one?")
+    net.load_state_dict({**own, **{name: given[name] for name in own if not name.startswith("fc.")}})

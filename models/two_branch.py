@@ -1,0 +1,27 @@
+"""Late fusion: one trunk a group of bands, features joined, one linear layer. Task 3's model."""
+
+from typing import cast
+
+import torch
+from torch import nn
+
+from models.resnet import Branch, make_resnet, num_features
+
+
+class TwoBranch(nn.Module):
+    """Trunks of one architecture side by side.
+
+    Input (B, bands of all branches in order, height, width); output (B, classes) logits.
+    """
+
+    def __init__(self, arch: str, branches: tuple[Branch, ...], num_classes: int) -> None:
+        super().__init__()
+        self._widths = [len(spec.bands) for spec in branches]
+        self.trunks = nn.ModuleList(make_resnet(arch, width, None) for width in self._widths)
+        self.fc = nn.Linear(num_features(arch) * len(branches), num_classes)
+
+    def forward(self, images_nchw: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        parts = torch.split(images_nchw, self._widths, dim=1)
+        features = [trunk(part) for trunk, part in zip(self.trunks, parts, strict=True)]
+        return cast(torch.Tensor, self.fc(torch.cat(features, dim=1)))

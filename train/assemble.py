@@ -1,0 +1,115 @@
+"""Configuration -> store, split, inputs, loaders, model: the same for training and for reproducing a run."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from models.build import build, file_state, head_parameters, imagenet_state
+from models.resnet import RGB, Branch, WeightsError, branch
+from pipeline.inputs import Inputs, course_inputs, raw_inputs
+from pipeline.loader import TileLoader, eval_loader, train_loader
+from preprocess.console import UserError, say
+from preprocess.schema import Store, open_store
+from preprocess.splits import Split, make_split
+from train.config import Config
+from train.device import Device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """A store, divided, and what the model is fed from it."""
+
+    store: Store
+    split: Split
+    inputs: Inputs
+    branches: tuple[Branch, ...]
+
+
+def open_data(config: Config) -> Data:
+    """Open and check everything that needs no model.
+
+    Raises:
+        UserError: store, split or bands that do not fit the configuration.
+    """
+    store = open_store(config.store)
+    split = make_split(config.split, store, val=config.val)
+    groups = config.band_groups
+    if config.input == "course":
+        # The reference project fed B, G, R into filters made for R, G, B. Kept, since that is what is compared.
+        inputs = course_inputs(store, sum(len(group) for group in groups))
+        colour_of = dict(zip(inputs.bands, (*RGB, None), strict=False))
+        bands = iter(inputs.bands)
+        named = [tuple(next(bands) for _ in group) for group in groups]
+        branches = tuple(
+            Branch(bands=group, colours=tuple(colour_of[band] for band in group)) for group in named
+        )  # fmt: skip
+    else:
+        branches = tuple(branch(*group) for group in groups)
+        inputs = raw_inputs(store, tuple(band for group in groups for band in group), split.train)
+    if config.shuffle_labels:
+        store = _shuffled(store, split, config.seed)
+    return Data(store=store, split=split, inputs=inputs, branches=branches)
+
+
+def _shuffled(store: Store, split: Split, seed: int) -> Store:
+    """The control experiment: the train part's label rows in random order, the other parts' as they are."""
+    labels = store.labels.copy()
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    labels[split.train] = labels[rng.permutation(split.train)]
+    return replace(store, labels=labels)
+
+
+def make_train_loader(config: Config, data: Data, device: Device) -> TileLoader:
+    """The train part, as the configuration says."""
+    return train_loader(
+        data.store, data.split.train, data.inputs, batch_size=config.batch, seed=config.seed, flips=config.flips,
+        crop=_crop(config), device=device.torch, workers=config.workers or None, dtype=device.images,
+    )  # fmt: skip
+
+
+def make_eval_loader(config: Config, data: Data, device: Device, part: str) -> TileLoader:
+    """One part ("train", "val", "test") in store order, without chance."""
+    return eval_loader(
+        data.store, data.split.part(part), data.inputs, batch_size=config.test_batch, test=config.test,
+        crop=_crop(config), device=device.torch, workers=config.workers or None, dtype=device.images,
+    )  # fmt: skip
+
+
+def _crop(config: Config) -> tuple[int, int] | None:
+    return (config.crop, config.crop) if config.crop else None
+
+
+def make_model(config: Config, data: Data, *, pretrained: bool) -> nn.Module:
+    """The task's model on the CPU; `pretrained=False` where weights of a run follow.
+
+    Raises:
+        UserError: WEIGHTS that were asked for cannot be had or do not fit.
+    """
+    try:
+        state, source = _state(config) if pretrained else (None, "")
+        net = build(config.arch, data.branches, len(data.store.classes), state, source)
+    except WeightsError as error:
+        raise UserError(str(error)) from error
+    if config.finetune == "head":
+        # As in the reference project: the trunk's weights rest, its BatchNorm statistics still drift.
+        net.requires_grad_(False)
+        for parameter in head_parameters(net):
+            parameter.requires_grad_(True)
+    return net
+
+
+def _state(config: Config) -> tuple[dict, str] | tuple[None, str]:  # type: ignore[type-arg]  # torch's state dict
+    if config.weights == "none":
+        return None, ""
+    if config.weights.endswith(".safetensors"):
+        return file_state(Path(config.weights)), config.weights
+    try:
+        return imagenet_state(config.arch), "ImageNet weights"
+    except WeightsError as error:
+        # Asked for by name, or needed: no training without them. By default: say so and train from scratch.
+        if config.weights == "imagenet" or config.finetune == "head":
+            raise
+        say(f"{error} Training from scratch.")
+        return None, ""

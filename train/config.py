@@ -1,0 +1,152 @@
+"""A run's whole configuration, checked where it is made. Imports nothing heavy.
+
+A recipe is a function that returns the training settings; whatever the user sets goes over it. The run
+folder keeps the result, and `Config(**json)` brings it back.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from preprocess.console import UserError
+
+TASKS = {
+    1: (("red", "green", "blue"),),
+    3: (("red", "green", "blue"), ("nir",)),
+    4: (("red", "green", "blue", "nir"),),
+}
+TASK_2 = (
+    "TASK=2 trains nothing: it is the analysis (tail accuracy, best and worst chips) of a Task 1 run. "
+    "`make train TASK=1` makes that run; its scores are then in results.npz of the run's folder."
+)
+ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2")
+_CHOICES = {
+    "task": tuple(TASKS),
+    "arch": ARCHS,
+    "finetune": ("full", "head"),
+    "input": ("raw", "course"),
+    "test": ("center", "resize"),
+    "flips": ("none", "horizontal", "both", "dihedral"),
+    "optimizer": ("sgd", "adamw"),
+    "schedule": ("step", "onecycle"),
+    "loss": ("bce", "soft_margin"),
+    "amp": ("auto", "off", "bf16", "fp16"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that decides a run. Lengths in epochs, `lr` the highest, `crop` in pixels a side (0: 7/8)."""
+
+    task: int
+    store: str
+    gpu: str = "0"
+    arch: str = "resnet18"
+    weights: str = "auto"
+    finetune: str = "full"
+    input: str = "raw"
+    split: str = "course"
+    val: float = 0.0
+    seed: int = 0
+    test: str = "center"
+    crop: int = 0
+    amp: str = "auto"
+    deterministic: bool = False
+    workers: int = 0
+    shuffle_labels: bool = False
+    recipe: str
+    epochs: int
+    batch: int
+    test_batch: int
+    flips: str
+    optimizer: str
+    lr: float
+    momentum: float
+    weight_decay: float
+    schedule: str
+    step_epochs: int
+    step_gamma: float
+    loss: str
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            # JSON has one kind of number, so a float field takes 1; a bool is no number.
+            kinds = (int, float) if field.type is float else (field.type,)
+            if type(value) not in kinds:
+                raise _bad(field.name, value, f"a value of type {getattr(field.type, '__name__', field.type)}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise _bad(name, getattr(self, name), f"one of {', '.join(map(str, choices))}")
+        for name in ("epochs", "batch", "test_batch", "step_epochs"):
+            if getattr(self, name) < 1:
+                raise _bad(name, getattr(self, name), "1 or more")
+        for name in ("crop", "workers", "seed", "momentum", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise _bad(name, getattr(self, name), "0 or more")
+        if self.seed >= 2**63:
+            raise _bad("seed", self.seed, "less than 2**63")
+        if not 0 < self.lr < float("inf"):
+            raise _bad("lr", self.lr, "a positive number")
+        if not 0 <= self.val < 1:
+            raise _bad("val", self.val, "a fraction of the train part, 0 to 1")
+        if not 0 < self.step_gamma <= 1:
+            raise _bad("step_gamma", self.step_gamma, "a factor above 0, at most 1")
+        if self.gpu != "cpu" and not all(part.isdecimal() for part in self.gpu.split(",")):
+            raise _bad("gpu", self.gpu, "a number (0), numbers (0,1), or cpu")
+        if self.weights not in ("auto", "imagenet", "none") and not self.weights.endswith(".safetensors"):
+            raise _bad("weights", self.weights, "imagenet, none or a .safetensors file")
+        if self.finetune == "head" and self.weights == "none":
+            raise _bad("finetune", self.finetune, "full with WEIGHTS=none: a random trunk must be trained")
+
+    @property
+    def band_groups(self) -> tuple[tuple[str, ...], ...]:
+        """Bands of each trunk."""
+        return TASKS[self.task]
+
+
+def _bad(name: str, value: object, expected: str) -> UserError:
+    return UserError(f"{name.upper()}={value}: expected {expected}.")
+
+
+def course() -> dict[str, Any]:
+    """The reference project's recipe, every layer trained (FINETUNE=head gives its optimiser)."""
+    return {
+        "epochs": 12, "batch": 16, "test_batch": 64, "flips": "horizontal", "optimizer": "sgd", "lr": 0.005,
+        "momentum": 0.9, "weight_decay": 0.0, "schedule": "step", "step_epochs": 5, "step_gamma": 0.3,
+        "loss": "bce",
+    }  # fmt: skip
+
+
+def default() -> dict[str, Any]:
+    """One-cycle AdamW, all 8 symmetries: sound from scratch and from ImageNet weights alike (docs/log.md)."""
+    return {
+        "epochs": 12, "batch": 64, "test_batch": 64, "flips": "dihedral", "optimizer": "adamw", "lr": 0.002,
+        "momentum": 0.9, "weight_decay": 0.05, "schedule": "onecycle", "step_epochs": 1, "step_gamma": 1.0,
+        "loss": "bce",
+    }  # fmt: skip
+
+
+RECIPES = {"default": default, "course": course}
+
+
+def make_config(recipe: str, **settings: Any) -> Config:
+    """A recipe with `settings` over it.
+
+    Raises:
+        UserError: an unknown recipe or key, or a bad value; names it.
+    """
+    if recipe not in RECIPES:
+        raise UserError(f"RECIPE={recipe}: expected one of {', '.join(RECIPES)}.")
+    merged = {**RECIPES[recipe](), **settings, "recipe": recipe}
+    return config_from(merged)
+
+
+def config_from(values: dict[str, Any]) -> Config:
+    """A configuration from a dictionary, as a run folder keeps it; unknown or missing keys are named."""
+    known = {field.name for field in fields(Config)}
+    if unknown := sorted(set(values) - known):
+        raise UserError(f"configuration: {', '.join(unknown)} is not known. There is: {', '.join(sorted(known))}.")
+    try:
+        return Config(**values)
+    except TypeError as error:
+        raise UserError(f"configuration: {error}.") from error

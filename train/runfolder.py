@@ -1,0 +1,159 @@
+"""runs/<name>/: the files of a run, each written beside its place and renamed into it. Never a pickle.
+
+    run.json           configuration, versions, commit, machine, store fingerprint, split, state
+    metrics.jsonl      a line an epoch
+    model.safetensors  the best epoch's weights
+    results.npz        epoch, AP, mAP, labels, preds, fnames, trainlosses, testlosses, testperfs; and logits,
+                       classes, and what the scores depend on, for `make reproduce`
+"""
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch import nn
+
+from preprocess.console import UserError
+from preprocess.schema import write_atomic
+
+RUNS = Path("runs")
+PACKAGES = ("torch", "torchvision", "nvidia-dali", "zarr", "numcodecs", "numpy", "scikit-learn")
+
+
+def new_run_folder(wanted: str | None, task: int) -> Path:
+    """Make the folder of a new run. A name that is given must be free; the default one counts on.
+
+    Raises:
+        UserError: the folder exists.
+    """
+    if wanted is not None:
+        path = Path(wanted)
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            raise UserError(f"RUN={wanted}: exists already. Choose another name, or remove it.") from None
+        except OSError as error:
+            raise UserError(f"RUN={wanted}: the folder cannot be made ({error.strerror}).") from error
+        return path
+    for number in range(1, 10_000):
+        path = RUNS / (f"task{task}" if number == 1 else f"task{task}-{number}")
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            continue
+    raise UserError(f"{RUNS}: 9999 runs of task {task}; name this one: RUN=runs/name.")
+
+
+def check_free(wanted: str | None) -> None:
+    """UserError if RUN names a folder that exists; asked before anything heavy is loaded."""
+    if wanted is not None and Path(wanted).exists():
+        raise UserError(f"RUN={wanted}: exists already. Choose another name, or remove it.")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        names = [package] if package != "nvidia-dali" else ["nvidia-dali-cuda130", "nvidia-dali-cuda120"]
+        for name in names:
+            try:
+                found[package] = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+    return found
+
+
+def commit() -> str:
+    """The project's commit, with "+changes" if the code differs from it; "unknown" outside git."""
+    here = Path(__file__).resolve().parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Indented JSON, atomically."""
+    write_atomic(path, (json.dumps(values, indent=1) + "\n").encode())
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """run.json.
+
+    Raises:
+        UserError: no such run.
+    """
+    try:
+        record: dict[str, Any] = json.loads((run / "run.json").read_text())
+        return record
+    except FileNotFoundError:
+        raise UserError(f"RUN={run}: expected a run's folder, found no run.json. `ls {RUNS}` shows the runs.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"RUN={run}: run.json cannot be read ({error}).") from error
+
+
+def save_model(run: Path, model: nn.Module) -> str:
+    """Write model.safetensors; returns its SHA-256."""
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    data = save(state)
+    write_atomic(run / "model.safetensors", data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def load_model(run: Path, model: nn.Module) -> str:
+    """Load model.safetensors into `model`; returns its SHA-256.
+
+    Raises:
+        UserError: it is missing or does not fit.
+    """
+    path = run / "model.safetensors"
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        model.load_state_dict(load_file(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing. The run ended before its first epoch did.") from None
+    except Exception as error:
+        # safetensors and torch each raise their own kinds for a damaged or foreign file.
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: expected this run's weights ({reason}).") from error
+    return digest
+
+
+def write_results(run: Path, arrays: dict[str, np.ndarray]) -> None:
+    """results.npz, atomically."""
+    data = io.BytesIO()
+    np.savez(data, allow_pickle=False, **arrays)
+    write_atomic(run / "results.npz", data.getbuffer())
+
+
+def read_results(run: Path) -> dict[str, np.ndarray]:
+    """results.npz as arrays.
+
+    Raises:
+        UserError: it is missing or cannot be read.
+    """
+    path = run / "results.npz"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing. The run ended before its first epoch did.") from None
+    except Exception as error:
+        # zipfile, numpy and zlib each raise their own kinds for a damaged file.
+        raise UserError(f"{path}: cannot be read ({error}).") from error
+
+
+def machine(device_name: str) -> dict[str, Any]:
+    """What the numbers were computed on."""
+    return {"device": device_name, "threads": torch.get_num_threads(), "system": platform.platform()}
