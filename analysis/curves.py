@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's colours, told apart by colour-blind eyes; the dashes tell them apart in grey.
-_STYLE = {
+_STYLE: dict[str, Any] = {
     "train": {"color": "#0072B2", "linestyle": "-", "marker": "o"},
     "val": {"color": "#009E73", "linestyle": ":", "marker": "s"},
     "test": {"color": "#D55E00", "linestyle": "--", "marker": "^"},
@@ -32,8 +32,9 @@ def draw_curves(run: Path) -> Path:
     record = json.loads((run / "run.json").read_text())
     config = record["config"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
-    _draw(left, lines, "loss", "Loss (binary cross-entropy, mean over classes)")
-    _draw(right, lines, "map", "mAP (mean AP over classes)")
+    loss = {"bce": "binary cross-entropy", "soft_margin": "multi-label soft margin"}[config["loss"]]
+    _draw(left, lines, "loss", f"Loss ({loss}, mean over classes)")
+    _draw(right, lines, "map", "mAP (train: scored while learning, on augmented chips)")
     chosen_on = record["split"]["epoch_chosen_on"]
     values = [line[f"{chosen_on}_map"] for line in lines]
     best = max(range(len(values)), key=lambda index: -1.0 if values[index] is None else values[index])
@@ -78,7 +79,7 @@ def _draw(axes: Axes, lines: list[dict[str, Any]], what: str, title: str) -> Non
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss" if what == "loss" else "mAP")
-    axes.set_ylim(bottom=0, top=1 if what == "map" else None)
+    axes.set_ylim(bottom=0, top=1.03 if what == "map" else None)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)

@@ -16,7 +16,7 @@ from preprocess.console import UserError, say
 from train import runfolder
 from train.assemble import Data, make_eval_loader, make_model, open_data
 from train.config import config_from
-from train.device import Device, choose_device, prepare_torch
+from train.device import Device, amp_name, choose_device, prepare_torch
 from train.metrics import class_ap, mean_ap, probabilities
 from train.predict import predict
 
@@ -52,7 +52,7 @@ def reproduce(run: Path, *, store: Path | None, gpu: str | None) -> bool:
         raise UserError(f"{config.store}: {len(data.store.classes)} classes; the run has {saved['logits'].shape[1]}.")
     model = make_model(config, data, pretrained=False)
     model_sha256 = runfolder.load_model(run, model)
-    model = model.to(device.torch, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     tiles = data.split.test
     logits = predict(
         model, make_eval_loader(config, data, device, "test"), device, label="reproduce", num_tiles=len(tiles)
@@ -81,7 +81,7 @@ def _differences(
         kind = "transform" if key in ("test", "crop", "input") else "configuration"
         if key not in ("gpu", "store", "workers"):
             compare(f"{kind} {key.upper()}", value, record["config"].get(key))
-    amp = str(device.amp).removeprefix("torch.") if device.amp is not None else "off"
+    amp = amp_name(device.amp)
     compare("AMP", before["amp"], amp, decides=False)
     compare("device", before["machine"]["device"], device.name, decides=False)
     compare("threads", before["machine"]["threads"], torch.get_num_threads(), decides=False)
@@ -111,7 +111,9 @@ def _verdict(
 ) -> bool:  # fmt: skip
     causes = "; ".join(difference.what for difference in differences)
     if not same_chips:
-        say(f"{run}: DIFFERENT: the test part holds other chips than were saved. Likely cause: {causes or 'the split'}.")
+        say(
+            f"{run}: DIFFERENT: the test part holds other chips than were saved. Likely cause: {causes or 'the split'}."
+        )
         return False
     gap = np.abs(probabilities(logits) - saved["preds"])
     say(f"difference of the {gap.size} probabilities: mean {gap.mean():.3g}, max {gap.max():.3g}")
@@ -122,6 +124,8 @@ def _verdict(
     if differences and not decided and gap.max() <= ROUNDING[amp]:
         say(f"{run}: WITHIN ROUNDING of another device or software ({causes}).")
         return True
-    likely = causes or "none found: same store, split, transform, weights, software and device; kernels that do not repeat?"
+    likely = (
+        causes or "none found: same store, split, transform, weights, software and device; kernels that do not repeat?"
+    )
     say(f"{run}: DIFFERENT. Likely cause: {likely}.")
     return False

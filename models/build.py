@@ -50,7 +50,7 @@ def head_parameters(net: nn.Module) -> list[nn.Parameter]:
 
 def imagenet_file(arch: str) -> Path:
     """Where torchvision keeps, or looks for, the architecture's ImageNet weights."""
-    url: str = torchvision.models.get_model_weights(arch).DEFAULT.url  # type: ignore[attr-defined]  # enum members
+    url: str = torchvision.models.get_model_weights(arch).DEFAULT.url
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
 
 
@@ -60,7 +60,7 @@ def imagenet_state(arch: str) -> dict[str, torch.Tensor]:
     Raises:
         WeightsError: they cannot be had; the line says what to do.
     """
-    weights = torchvision.models.get_model_weights(arch).DEFAULT  # type: ignore[attr-defined]  # enum members
+    weights = torchvision.models.get_model_weights(arch).DEFAULT
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
     try:

@@ -12,6 +12,7 @@ conv1 of a pretrained network has filters for red, green and blue, (64, 3, 7, 7)
 """
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torchvision
@@ -49,7 +50,7 @@ def make_resnet(arch: str, num_bands: int, num_classes: int | None) -> nn.Module
         num_bands: channels of conv1.
         num_classes: outputs of `fc`; None replaces it by the identity, for features (B, 512 or 2048).
     """
-    net = torchvision.models.get_model(arch, weights=None)
+    net: Any = torchvision.models.get_model(arch, weights=None)
     old = net.conv1
     if num_bands != old.in_channels:
         net.conv1 = nn.Conv2d(
@@ -57,7 +58,7 @@ def make_resnet(arch: str, num_bands: int, num_classes: int | None) -> nn.Module
         )
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
     net.fc = nn.Identity() if num_classes is None else nn.Linear(net.fc.in_features, num_classes)
-    return net
+    return cast(nn.Module, net)
 
 
 def num_features(arch: str) -> int:

@@ -1,10 +1,10 @@
 """From a store to batches on the device. Leaves models and losses to others.
 
-    store = open_store("tiles.zarr")
-    split = make_split("course", store)
-    loader = train_loader(store, split.train, raw_inputs(store, ("red", "green", "blue"), split.train), batch_size=64)
-    for batch in loader.epoch(0):
-        ...  # batch.images_nchw, batch.labels
+store = open_store("tiles.zarr")
+split = make_split("course", store)
+loader = train_loader(store, split.train, raw_inputs(store, ("red", "green", "blue"), split.train), batch_size=64)
+for batch in loader.epoch(0):
+    ...  # batch.images_nchw, batch.labels
 """
 
 import os

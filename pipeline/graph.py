@@ -44,7 +44,7 @@ class GraphSpec:
 def train_graph(spec: GraphSpec, source: Callable[[], list[Any]] | None) -> Pipeline:
     """Decode, transpose and flip as told, crop, mirror, scale. `source` None: for serialising only."""
 
-    @pipeline_def(enable_conditionals=True)
+    @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
     def graph() -> Node:
         *encoded, crop_y, crop_x, mirror, flip_rows, transpose = _external(spec, source, train=True)
         tiles = decode(spec, encoded)
@@ -62,7 +62,7 @@ def train_graph(spec: GraphSpec, source: Callable[[], list[Any]] | None) -> Pipe
 def eval_graph(spec: GraphSpec, source: Callable[[], list[Any]] | None) -> Pipeline:
     """Decode, take the centre or resize with antialiasing, scale. No random input exists."""
 
-    @pipeline_def
+    @pipeline_def  # type: ignore[untyped-decorator]
     def graph() -> Node:
         tiles = decode(spec, _external(spec, source, train=False))
         if spec.test == "resize":

@@ -7,9 +7,11 @@ device, without a copy in torch. Leaves the split to `preprocess.splits`, the mo
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.dlpack import from_dlpack
 
 from pipeline.chunks import ChunkReader
 from pipeline.graph import GraphSpec, eval_graph, train_graph
@@ -126,7 +128,7 @@ class TileLoader:
             allocate=_pinned if on_gpu else _touched,
         )  # fmt: skip
         make_graph = train_graph if self._train else eval_graph
-        self._pipeline = make_graph(self.spec, self._source)
+        self._pipeline: Any = make_graph(self.spec, self._source)  # DALI ships no types
         self._pipeline.build()
 
     def __len__(self) -> int:
@@ -179,21 +181,21 @@ class TileLoader:
         """End the reading threads. A loader that is not closed ends with the process."""
         self._source.close()
 
-    def _batch(self, plan: BatchPlan, images: object) -> Batch:
+    def _batch(self, plan: BatchPlan, images: Any) -> Batch:
         # DALI's tensor owns the memory and torch holds it alive: no copy (see DALI's own PyTorch iterator).
-        images_nhwc = torch.from_dlpack(images.as_tensor())  # type: ignore[attr-defined]  # DALI ships no types
+        images_nhwc = from_dlpack(images.as_tensor())
         labels = self._labels[torch.from_numpy(plan.tiles)]
         if self._device.type == "cuda":
             labels = labels.pin_memory().to(self._device, non_blocking=True)
         return Batch(images_nhwc.permute(0, 3, 1, 2), labels, plan.tiles, plan.num_valid)
 
 
-def _drain(pipeline: object) -> None:
+def _drain(pipeline: Any) -> None:
     try:
         while True:
-            pipeline.run()  # type: ignore[attr-defined]
+            pipeline.run()
     except StopIteration:
-        pipeline.reset()  # type: ignore[attr-defined]
+        pipeline.reset()
 
 
 def _check(store: Store, crop: tuple[int, int], flips: str, test: str | None, batch_size: int) -> None:

@@ -58,10 +58,10 @@ def augmentation(
     bits = draws[:, 3]
 
     def bit(index: int, *, wanted: bool) -> np.ndarray:
-        return ((bits >> np.uint64(index)) & np.uint64(1)).astype(bool) & wanted
+        return np.asarray((bits >> np.uint64(index)) & np.uint64(1), bool) & wanted
 
     def position(word: int, room: int) -> np.ndarray:
-        return (draws[:, word] % np.uint64(room + 1)).astype(np.int64)
+        return np.asarray(draws[:, word] % np.uint64(room + 1), np.int64)
 
     return Augmentation(
         transpose=bit(2, wanted=flips == "dihedral" and square),

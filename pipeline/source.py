@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,15 +30,40 @@ class BatchPlan:
     augmentation: Augmentation | None  # None: a test batch
 
 
-@dataclass(kw_only=True)
-class _Slot:
-    """One buffer of the ring. `tiles` for host decode; the other three for device decode."""
+class _HostSlot:
+    """One buffer of the ring for host decode: decoded tiles."""
 
-    tiles: np.ndarray | None = None
-    compressed: np.ndarray | None = None
-    offsets: np.ndarray | None = None
-    sizes: np.ndarray | None = None
-    num_bytes: np.ndarray | None = None
+    def __init__(self, reader: ChunkReader, batch_size: int, allocate: Allocate) -> None:
+        layout = reader.layout
+        self._reader = reader
+        shape = (batch_size, len(reader.bands), layout.height, layout.width)
+        self._tiles = allocate(shape, np.dtype(layout.dtype))
+
+    def fill(self, row: int, tile: int) -> None:
+        self._reader.read_tile(tile, self._tiles[row])
+
+    def outputs(self) -> list[Any]:
+        return [self._tiles]
+
+
+class _DeviceSlot:
+    """One buffer of the ring for device decode: encoded tiles, and where their LZ4 blocks lie."""
+
+    def __init__(self, reader: ChunkReader, batch_size: int, allocate: Allocate) -> None:
+        self._reader = reader
+        self._encoded = allocate((batch_size, reader.max_span_bytes), np.dtype(np.uint8))
+        self._offsets = np.zeros((batch_size, reader.chunks_per_tile), np.int32)
+        self._sizes = np.zeros_like(self._offsets)
+        self._num_bytes = np.zeros(batch_size, np.int64)
+
+    def fill(self, row: int, tile: int) -> None:
+        self._num_bytes[row] = self._reader.read_compressed(
+            tile, self._encoded[row], self._offsets[row], self._sizes[row]
+        )
+
+    def outputs(self) -> list[Any]:
+        encoded = [row[:count] for row, count in zip(self._encoded, self._num_bytes, strict=True)]
+        return [encoded, self._offsets, self._sizes]
 
 
 class Source:
@@ -56,28 +82,16 @@ class Source:
             room: (height - crop height, width - crop width), to express crops as DALI does; None: a test graph.
             allocate: makes the buffers (pinned where there is a GPU).
         """
-        self._reader, self._decode, self._workers, self._room = reader, decode, workers, room
+        self._workers, self._room = workers, room
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="canopy-read")
         # One buffer more than can be in use at once: DALI holds `depth`, and asks for the next before it
         # lets go of the oldest.
         num_slots = PREFETCH_QUEUE_DEPTH + READ_AHEAD + 1
-        self._slots = [self._new_slot(batch_size, allocate) for _ in range(num_slots)]
+        make_slot = _HostSlot if decode == "host" else _DeviceSlot
+        self._slots = [make_slot(reader, batch_size, allocate) for _ in range(num_slots)]
         self._plans: Iterator[BatchPlan] = iter(())
-        self._filling: deque[tuple[BatchPlan, _Slot, list[Future[None]]]] = deque()
+        self._filling: deque[tuple[BatchPlan, _HostSlot | _DeviceSlot, list[Future[None]]]] = deque()
         self._next_slot = 0
-
-    def _new_slot(self, batch_size: int, allocate: Allocate) -> _Slot:
-        reader, layout = self._reader, self._reader.layout
-        if self._decode == "host":
-            shape = (batch_size, len(reader.bands), layout.height, layout.width)
-            return _Slot(tiles=allocate(shape, np.dtype(layout.dtype)))
-        table = (batch_size, reader.chunks_per_tile)
-        return _Slot(
-            compressed=allocate((batch_size, reader.max_span_bytes), np.dtype(np.uint8)),
-            offsets=np.zeros(table, np.int32),
-            sizes=np.zeros(table, np.int32),
-            num_bytes=np.zeros(batch_size, np.int64),
-        )
 
     def begin(self, plans: Iterable[BatchPlan]) -> None:
         """Start an epoch; what is left of an earlier one is dropped."""
@@ -96,7 +110,7 @@ class Source:
         self.stop()
         self._pool.shutdown()
 
-    def __call__(self) -> list[np.ndarray | list[np.ndarray]]:
+    def __call__(self) -> list[Any]:
         """The next batch's arrays, in the order of `graph.source_outputs`."""
         if not self._filling:
             raise StopIteration
@@ -119,30 +133,11 @@ class Source:
         slot = self._slots[self._next_slot]
         self._next_slot = (self._next_slot + 1) % len(self._slots)
         rows = np.array_split(np.arange(len(plan.tiles)), self._workers)
-        futures = [self._pool.submit(self._fill, plan, slot, part) for part in rows if len(part)]
+        futures = [self._pool.submit(_fill, plan, slot, part) for part in rows if len(part)]
         self._filling.append((plan, slot, futures))
 
-    def _fill(self, plan: BatchPlan, slot: _Slot, rows: np.ndarray) -> None:
-        if slot.tiles is not None:
-            for row in rows:
-                self._reader.read_tile(int(plan.tiles[row]), slot.tiles[row])
-            return
-        assert slot.compressed is not None and slot.offsets is not None
-        assert slot.sizes is not None and slot.num_bytes is not None
-        for row in rows:
-            slot.num_bytes[row] = self._reader.read_compressed(
-                int(plan.tiles[row]), slot.compressed[row], slot.offsets[row], slot.sizes[row]
-            )
-
-    def _outputs(self, plan: BatchPlan, slot: _Slot) -> list[np.ndarray | list[np.ndarray]]:
-        outputs: list[np.ndarray | list[np.ndarray]] = []
-        if slot.tiles is not None:
-            outputs.append(slot.tiles)
-        else:
-            assert slot.compressed is not None and slot.num_bytes is not None
-            assert slot.offsets is not None and slot.sizes is not None
-            outputs.append([row[:count] for row, count in zip(slot.compressed, slot.num_bytes, strict=True)])
-            outputs += [slot.offsets, slot.sizes]
+    def _outputs(self, plan: BatchPlan, slot: _HostSlot | _DeviceSlot) -> list[Any]:
+        outputs = slot.outputs()
         if plan.augmentation is not None:
             assert self._room is not None
             aug = plan.augmentation
@@ -154,6 +149,11 @@ class Source:
                 aug.transpose,
             ]
         return outputs
+
+
+def _fill(plan: BatchPlan, slot: _HostSlot | _DeviceSlot, rows: np.ndarray) -> None:
+    for row in rows.tolist():
+        slot.fill(row, int(plan.tiles[row]))
 
 
 def crop_position(pixels: np.ndarray, room: int) -> np.ndarray:

@@ -25,6 +25,7 @@ class Parser(argparse.ArgumentParser):
     """argparse whose complaints are one line and exit code 2, as all of ours are."""
 
     def error(self, message: str) -> NoReturn:
+        """Called by argparse for arguments that it cannot read."""
         raise UserError(f"{message}. See `{self.prog} --help`.")
 
 

@@ -156,10 +156,9 @@ def make_plan(request: Request) -> Plan:
     if csv_path is None:
         raise UserError(f"LABELS is not set, and DATA={request.data} has no CSV that a preset knows. LABELS=file.csv")
     table = read_labels(csv_path, request.classes or (preset.classes if preset else None))
-    found = [_find(folder, name) for name in table.names]
-    present = _present(table, found, folder, allow_missing=request.allow_missing)
-    paths = tuple(path for path, _ in (found[row] for row in present))
-    stats = [stat for _, stat in (found[row] for row in present)]
+    found = _find_all(table, folder, allow_missing=request.allow_missing)
+    present, stats = list(found), [stat for _, stat in found.values()]
+    paths = tuple(path for path, _ in found.values())
     first = tiff.read(paths[0], preset.check_page if preset else None)
     return Plan(
         store=request.store,
@@ -180,7 +179,7 @@ def _kind(path: Path) -> str:
     return "a file" if path.exists() else "nothing"
 
 
-def _find(folder: Path, name: str) -> tuple[str, os.stat_result] | tuple[str, None]:
+def _find(folder: Path, name: str) -> tuple[str, os.stat_result] | None:
     base = os.path.join(folder, stem(name))
     for suffix in tiff.SUFFIXES:
         try:
@@ -189,22 +188,22 @@ def _find(folder: Path, name: str) -> tuple[str, os.stat_result] | tuple[str, No
             continue
         except OSError as error:  # a name too long for the file system, no permission, a link loop
             raise UserError(f"{base + suffix}: cannot be looked at ({error.strerror}).") from error
-    return base + tiff.SUFFIXES[0], None
+    return None
 
 
-def _present(
-    table: LabelTable, found: list[tuple[str, os.stat_result] | tuple[str, None]], folder: Path, *, allow_missing: bool
-) -> list[int]:
-    missing = [row for row, (_, stat) in enumerate(found) if stat is None]
+def _find_all(table: LabelTable, folder: Path, *, allow_missing: bool) -> dict[int, tuple[str, os.stat_result]]:
+    """Row of the CSV -> (path, stat) of its chip; rows without a file are refused, or left out and counted."""
+    found = {row: chip for row, name in enumerate(table.names) if (chip := _find(folder, name)) is not None}
+    missing = [name for row, name in enumerate(table.names) if row not in found]
     if missing:
-        names = ", ".join(table.names[row] for row in missing[:3])
-        count = f"{len(missing)} of {len(found)} chips of the CSV are missing in {folder} (first: {names})"
+        first = ", ".join(missing[:3])
+        count = f"{len(missing)} of {len(table.names)} chips of the CSV are missing in {folder} (first: {first})"
         if not allow_missing:
             raise UserError(f"{count}. Pass ALLOW_MISSING=1 to leave them out.")
-        if len(missing) == len(found):
+        if not found:
             raise UserError(f"{count}: none is left. Is DATA the folder of the TIFFs?")
         say(f"{count}; they are left out.")
-    return [row for row, (_, stat) in enumerate(found) if stat is not None]
+    return found
 
 
 def _layout(request: Request, preset: presets.Preset | None, first: np.ndarray, path: str) -> Layout:
@@ -335,7 +334,7 @@ def band_sums(tile: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]
 def pixel_checksum(tile: np.ndarray) -> int:
     """xxh3-64 of the (bands, height, width) values, C order, little-endian."""
     little = np.ascontiguousarray(tile, dtype=tile.dtype.newbyteorder("<"))
-    return xxhash.xxh3_64_intdigest(little.view(np.uint8).reshape(-1))
+    return xxhash.xxh3_64_intdigest(little.view(np.uint8).reshape(-1).data)
 
 
 def _finish(plan: Plan, root: Path) -> None:
@@ -367,7 +366,8 @@ def _compare_with_whole(plan: Plan) -> None:
             differences = f"{len(changed)} source files changed, first {plan.paths[changed[0]]}"
     if differences:
         raise UserError(
-            f"{plan.store}: made from something else ({differences}). Choose another STORE, or remove it to convert anew."
+            f"{plan.store}: made from something else ({differences}). "
+            "Choose another STORE, or remove it to convert anew."
         )
 
 

@@ -99,7 +99,7 @@ def draw_chip(rng: np.random.Generator, present: dict[str, bool]) -> np.ndarray:
         along = y if rng.random() < 0.5 else x
         low = np.where((along // period) % 2 == 0, 16, 240)
     noise = rng.integers(-15, 16, (SIDE, SIDE, len(BANDS)))
-    return (np.clip(np.rint(high), 0, 254) * 256 + low[..., None] + noise).astype(np.uint16)
+    return np.asarray(np.clip(np.rint(high), 0, 254) * 256 + low[..., None] + noise, np.uint16)
 
 
 def _box(rng: np.random.Generator, smallest: int, largest: int) -> tuple[int, int, int, int]:
@@ -110,4 +110,4 @@ def _box(rng: np.random.Generator, smallest: int, largest: int) -> tuple[int, in
 def _disc(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, smallest: int, largest: int) -> np.ndarray:
     radius = int(rng.integers(smallest, largest + 1))
     row, column = rng.integers(radius + 2, SIDE - radius - 2, 2)
-    return (y - row) ** 2 + (x - column) ** 2 <= radius**2
+    return np.asarray((y - row) ** 2 + (x - column) ** 2 <= radius**2)

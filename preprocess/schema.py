@@ -253,7 +253,9 @@ def open_store(path: str | Path) -> Store:
     if not path.is_dir():
         if partial_path(path).is_dir():
             raise UserError(half_written(path))
-        raise UserError(f"{path}: expected a store, found {'a file' if path.exists() else 'nothing'}. Make it: make zarr")
+        raise UserError(
+            f"{path}: expected a store, found {'a file' if path.exists() else 'nothing'}. Make it: make zarr"
+        )
     try:
         attrs = json.loads((path / "zarr.json").read_text())["attributes"]
     except (OSError, ValueError, KeyError) as error:

@@ -95,7 +95,7 @@ def _from_fractions(rule: str, num_rows: int) -> dict[str, np.ndarray]:
         seed = int(seed_text or 0)
     except ValueError:
         fractions, seed = [], -1
-    if len(fractions) not in (2, 3) or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9 or seed < 0:
+    if len(fractions) not in (2, 3) or not (min(fractions) > 0 and abs(sum(fractions) - 1) < 1e-9 and seed >= 0):
         raise UserError(
             f"SPLIT={rule}: expected course, fractions that add up to 1 (0.8,0.2 or 0.7,0.1,0.2@seed), or a .csv file."
         )

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 
 from models.build import build, file_state, head_parameters, imagenet_state
@@ -65,7 +66,7 @@ def make_train_loader(config: Config, data: Data, device: Device) -> TileLoader:
     """The train part, as the configuration says."""
     return train_loader(
         data.store, data.split.train, data.inputs, batch_size=config.batch, seed=config.seed, flips=config.flips,
-        crop=_crop(config), device=device.torch, workers=config.workers or None, dtype=device.images,
+        crop=_crop(config), device=device.device, workers=config.workers or None, dtype=device.image_dtype,
     )  # fmt: skip
 
 
@@ -73,7 +74,7 @@ def make_eval_loader(config: Config, data: Data, device: Device, part: str) -> T
     """One part ("train", "val", "test") in store order, without chance."""
     return eval_loader(
         data.store, data.split.part(part), data.inputs, batch_size=config.test_batch, test=config.test,
-        crop=_crop(config), device=device.torch, workers=config.workers or None, dtype=device.images,
+        crop=_crop(config), device=device.device, workers=config.workers or None, dtype=device.image_dtype,
     )  # fmt: skip
 
 
@@ -100,7 +101,7 @@ def make_model(config: Config, data: Data, *, pretrained: bool) -> nn.Module:
     return net
 
 
-def _state(config: Config) -> tuple[dict, str] | tuple[None, str]:  # type: ignore[type-arg]  # torch's state dict
+def _state(config: Config) -> tuple[dict[str, torch.Tensor] | None, str]:
     if config.weights == "none":
         return None, ""
     if config.weights.endswith(".safetensors"):

@@ -13,14 +13,19 @@ from train.config import Config
 class Device:
     """`amp` is autocast's dtype, None without AMP. `name` is the hardware's own."""
 
-    torch: torch.device
+    device: torch.device
     amp: torch.dtype | None
     name: str
 
     @property
-    def images(self) -> torch.dtype:
+    def kind(self) -> str:
+        """ "cuda" or "cpu"."""
+        return self.device.type
+
+    @property
+    def image_dtype(self) -> torch.dtype:
         """What the loader should deliver: half the bytes where autocast would convert anyway."""
-        return torch.float16 if self.torch.type == "cuda" and self.amp is not None else torch.float32
+        return torch.float16 if self.kind == "cuda" and self.amp is not None else torch.float32
 
 
 def choose_device(config: Config) -> Device:
@@ -36,7 +41,7 @@ def choose_device(config: Config) -> Device:
     if wanted == "cpu":
         if config.amp == "fp16":
             raise UserError("AMP=fp16: the CPU has bf16 or off.")
-        return Device(torch=torch.device("cpu"), amp=torch.bfloat16 if config.amp == "bf16" else None, name=_cpu())
+        return Device(device=torch.device("cpu"), amp=torch.bfloat16 if config.amp == "bf16" else None, name=_cpu())
     index, count = int(wanted), torch.cuda.device_count()
     if index >= count:
         raise UserError(f"GPU={config.gpu}: this machine has {count} GPUs, numbered from 0.")
@@ -48,7 +53,12 @@ def choose_device(config: Config) -> Device:
     choice = {"auto": "bf16" if has_bf16 else "fp16"}.get(config.amp, config.amp)
     amp = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[choice]
     torch.cuda.set_device(index)
-    return Device(torch=torch.device("cuda", index), amp=amp, name=torch.cuda.get_device_name(index))
+    return Device(device=torch.device("cuda", index), amp=amp, name=torch.cuda.get_device_name(index))
+
+
+def amp_name(amp: torch.dtype | None) -> str:
+    """ "bfloat16", "float16" or "off"."""
+    return str(amp).removeprefix("torch.") if amp is not None else "off"
 
 
 def prepare_torch(config: Config) -> None:

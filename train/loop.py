@@ -19,7 +19,7 @@ from preprocess.splits import PARTS
 from train import runfolder
 from train.assemble import Data, make_eval_loader, make_model, make_train_loader
 from train.config import Config
-from train.device import Device, prepare_torch
+from train.device import Device, amp_name, prepare_torch
 from train.metrics import class_ap, loss_function, mean_ap, probabilities
 from train.predict import predict
 from train.step import Trainer, make_trainer, train_step
@@ -63,7 +63,7 @@ def fit(config: Config, data: Data, device: Device, wanted_run: str | None) -> P
         UserError: what the user can put right; a folder that holds nothing yet is not left behind.
     """
     prepare_torch(config)
-    model = make_model(config, data, pretrained=True).to(device.torch, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = make_model(config, data, pretrained=True).to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     train = make_train_loader(config, data, device)
     parts = ["test"] if not len(data.split.val) else ["val", "test"]
     loaders = {part: make_eval_loader(config, data, device, part) for part in parts}
@@ -99,7 +99,7 @@ def describe(config: Config, data: Data, device: Device) -> dict[str, Any]:
         "commit": runfolder.commit(),
         "versions": runfolder.versions(),
         "machine": runfolder.machine(device.name),
-        "amp": str(device.amp).removeprefix("torch.") if device.amp is not None else "off",
+        "amp": amp_name(device.amp),
         "store": {"path": config.store, "fingerprint": data.store.fingerprint, "chips": data.store.num_tiles},
         "split": {
             "rule": data.split.rule,
@@ -117,8 +117,8 @@ def _introduce(config: Config, data: Data, device: Device, model: nn.Module, run
     split = data.split
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     groups = " | ".join(",".join(spec.bands) for spec in data.branches)
-    amp = str(device.amp).removeprefix("torch.") if device.amp is not None else "off"
-    say(f"{run}: task {config.task}, {config.arch} on {groups}, {learning:,} parameters learn, on {device.name}, AMP {amp}")
+    what = f"task {config.task}, {config.arch} on {groups}, {learning:,} parameters learn"
+    say(f"{run}: {what}, on {device.name}, AMP {amp_name(device.amp)}")
     counts = ", ".join(f"{len(split.part(part))} {part}" for part in PARTS if len(split.part(part)))
     chosen = "val" if len(split.val) else "test (which flatters; VAL=0.1 carves a part out of train for it)"
     say(f"{run}: split {split.rule}: {counts} chips; the best epoch is chosen on {chosen}")

@@ -23,7 +23,7 @@ def predict(model: nn.Module, loader: TileLoader, device: Device, *, label: str,
     fixed = torch.backends.cudnn.flags(
         enabled=True, benchmark=False, deterministic=True, allow_tf32=torch.backends.cudnn.allow_tf32
     )
-    with fixed, Progress(label, total=num_tiles, unit="chips") as progress:  # type: ignore[no-untyped-call]  # torch
+    with fixed, Progress(label, total=num_tiles, unit="chips") as progress:
         for batch in loader.epoch(0):
             logits.append(eval_step(model, device, batch.images_nchw)[: batch.num_valid])
             progress.update(batch.num_valid)

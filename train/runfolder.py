@@ -1,10 +1,10 @@
 """runs/<name>/: the files of a run, each written beside its place and renamed into it. Never a pickle.
 
-    run.json           configuration, versions, commit, machine, store fingerprint, split, state
-    metrics.jsonl      a line an epoch
-    model.safetensors  the best epoch's weights
-    results.npz        epoch, AP, mAP, labels, preds, fnames, trainlosses, testlosses, testperfs; and logits,
-                       classes, and what the scores depend on, for `make reproduce`
+run.json           configuration, versions, commit, machine, store fingerprint, split, state
+metrics.jsonl      a line an epoch
+model.safetensors  the best epoch's weights
+results.npz        epoch, AP, mAP, labels, preds, fnames, trainlosses, testlosses, testperfs; and logits,
+                   classes, and what the scores depend on, for `make reproduce`
 """
 
 import hashlib

@@ -37,7 +37,7 @@ def make_trainer(model: nn.Module, config: Config, device: Device, steps_per_epo
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, config.step_epochs, config.step_gamma)
     return Trainer(
         model=model, optimizer=optimizer, schedule=schedule,
-        scaler=torch.amp.GradScaler(device.torch.type, enabled=device.amp is torch.float16),
+        scaler=torch.amp.GradScaler(device.kind, enabled=device.amp is torch.float16),
         device=device, loss=config.loss, step_every_batch=config.schedule == "onecycle",
     )  # fmt: skip
 
@@ -49,7 +49,7 @@ def _optimizer(model: nn.Module, config: Config, device: Device) -> torch.optim.
         {"params": [p for p in learning if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    fused = device.torch.type == "cuda"
+    fused = device.kind == "cuda"
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
@@ -67,10 +67,10 @@ def train_step(trainer: Trainer, images: torch.Tensor, labels: torch.Tensor) -> 
     """
     device = trainer.device
     trainer.optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(device.torch.type, device.amp, enabled=device.amp is not None):
+    with torch.autocast(device.kind, device.amp, enabled=device.amp is not None):
         logits = trainer.model(images)
     loss = loss_function(trainer.loss, logits, labels)
-    trainer.scaler.scale(loss).backward()
+    trainer.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch
     trainer.scaler.step(trainer.optimizer)
     trainer.scaler.update()
     if trainer.step_every_batch:
@@ -81,6 +81,6 @@ def train_step(trainer: Trainer, images: torch.Tensor, labels: torch.Tensor) -> 
 @torch.inference_mode()
 def eval_step(model: nn.Module, device: Device, images: torch.Tensor) -> torch.Tensor:
     """(B, classes) float32 logits on the device. The model is in eval mode."""
-    with torch.autocast(device.torch.type, device.amp, enabled=device.amp is not None):
+    with torch.autocast(device.kind, device.amp, enabled=device.amp is not None):
         logits: torch.Tensor = model(images)
     return logits.float()

@@ -1,0 +1,118 @@
+# Everything is a variable on the command line: make train TASK=1 GPU=0. `make help` lists them.
+
+PYTHON ?= python3
+VENV ?= .venv
+CUDA ?= 13
+OTHER_CUDA = $(if $(filter 12,$(CUDA)),13,12)
+READY = $(VENV)/.canopy-cuda$(CUDA)
+RUNS = $(VENV)/bin/python -m
+
+ZARR_VARIABLES = DATA LABELS STORE PRESET BANDS CLASSES CODEC JOBS ALLOW_MISSING
+TRAIN_VARIABLES = TASK GPU RUN RECIPE ARCH WEIGHTS FINETUNE INPUT SPLIT VAL SEED TEST CROP FLIPS AMP EPOCHS BATCH LR \
+	LOSS WORKERS DETERMINISTIC SHUFFLE_LABELS
+KNOWN = PYTHON VENV CUDA ARGS $(ZARR_VARIABLES) $(TRAIN_VARIABLES)
+
+# A misspelt variable would be ignored without a word: make train EPOCH=3.
+GIVEN = $(foreach name,$(.VARIABLES),$(if $(filter command line,$(origin $(name))),$(name)))
+UNKNOWN = $(filter-out $(KNOWN) MAKEFLAGS MAKEOVERRIDES -*-command-variables-*- line,$(GIVEN))
+ifneq ($(strip $(UNKNOWN)),)
+$(error $(strip $(UNKNOWN)) is not a variable here. `make help` lists them)
+endif
+ifeq ($(filter 12 13,$(CUDA)),)
+$(error CUDA=$(CUDA): expected 12 or 13)
+endif
+
+# $(call option,NAME): --name 'value' if the variable is set. $(call switch,NAME): --name if it is 1.
+lower = $(subst _,-,$(shell echo '$(1)' | tr A-Z a-z))
+option = $(if $($(1)),--$(call lower,$(1)) '$(subst ','\'',$($(1)))')
+switch = $(if $(filter-out 0,$($(1))),--$(call lower,$(1)))
+options = $(foreach name,$(1),$(call option,$(name)))
+
+ZARR_OPTIONS = $(call options,DATA LABELS STORE PRESET BANDS CLASSES CODEC JOBS) $(call switch,ALLOW_MISSING)
+TRAIN_OPTIONS = $(call options,TASK STORE GPU RUN RECIPE ARCH WEIGHTS FINETUNE INPUT SPLIT VAL SEED TEST CROP FLIPS \
+	AMP EPOCHS BATCH LR LOSS WORKERS) $(call switch,DETERMINISTIC) $(call switch,SHUFFLE_LABELS)
+
+.PHONY: help setup demo zarr verify info train reproduce curves test lint format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'canopy: multi-label classification of multispectral satellite chips'
+	@echo
+	@echo 'make train TASK=1                 demo chips -> store -> a trained model (installs what it needs first)'
+	@echo 'make train TASK=1 STORE=x.zarr    train on a store; with DATA=... it is converted first'
+	@echo 'make zarr DATA=dir LABELS=x.csv STORE=x.zarr    convert a folder of TIFFs and a CSV of tags'
+	@echo 'make reproduce RUN=runs/task1     predict the test part again in a new process and compare'
+	@echo 'make curves RUN=runs/task1        draw the learning curve again'
+	@echo 'make verify STORE=x.zarr          re-read a store and prove it whole'
+	@echo 'make info STORE=x.zarr            bands, classes, sizes, split'
+	@echo 'make test | lint | setup          the tests; format, types, imports; only the installation'
+	@echo
+	@echo 'zarr:   DATA LABELS STORE  PRESET=planet  BANDS=blue,green,red,nir  CLASSES=a,b,c  CODEC=lz4|none'
+	@echo '        JOBS=cores  ALLOW_MISSING=1'
+	@echo 'train:  TASK=1 (RGB) | 3 (RGB and NIR, two nets joined) | 4 (RGB + NIR in one net)  GPU=0|cpu'
+	@echo '        RECIPE=default|course  EPOCHS BATCH LR SEED  RUN=runs/name  FINETUNE=full|head'
+	@echo '        ARCH=resnet18|34|50|101|152, resnext50_32x4d, wide_resnet50_2'
+	@echo '        WEIGHTS=imagenet|none|file.safetensors  INPUT=raw|course  TEST=center|resize  CROP=pixels'
+	@echo '        SPLIT=course | 0.7,0.1,0.2@seed | file.csv (image_name,part)  VAL=0.1 (choose the epoch on it)'
+	@echo '        FLIPS=none|horizontal|both|dihedral  AMP=auto|off|bf16|fp16  LOSS=bce|soft_margin'
+	@echo '        WORKERS=threads  DETERMINISTIC=1  SHUFFLE_LABELS=1 (a control)'
+	@echo 'all:    VENV=.venv  PYTHON=python3  CUDA=13|12 (of the GPU driver)'
+
+# One stamp a CUDA major; a changed pyproject.toml or constraints.txt installs again, nothing else does.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"error: python >= 3.11 is needed, $(PYTHON) is {v[0]}.{v[1]}. PYTHON=python3.11 chooses another.")'
+	@test -x '$(VENV)/bin/python' || $(PYTHON) -m venv '$(VENV)' || { \
+		echo 'error: no virtual environment could be made (on Debian and Ubuntu: apt install python3-venv)' >&2; exit 2; }
+	@echo 'installing into $(VENV): about 7 GB the first time'
+	@rm -f '$(VENV)'/.canopy-cuda*
+	@if '$(VENV)/bin/python' -m pip show --quiet nvidia-dali-cuda$(OTHER_CUDA)0 2>/dev/null; then \
+		'$(VENV)/bin/python' -m pip uninstall --yes nvidia-dali-cuda$(OTHER_CUDA)0; fi
+	@'$(VENV)/bin/python' -m pip install --disable-pip-version-check -c constraints.txt -e '.[cuda$(CUDA),dev]'
+	@touch '$@'
+
+setup: $(READY)
+
+zarr: $(READY)
+	@$(if $(DATA),,echo 'error: DATA is not set: make zarr DATA=folder LABELS=file.csv STORE=tiles.zarr' >&2; exit 2;) \
+	$(RUNS) preprocess convert $(call options,DATA LABELS PRESET BANDS CLASSES CODEC JOBS) $(call switch,ALLOW_MISSING) \
+		--store '$(or $(STORE),tiles.zarr)'
+
+demo: $(READY)
+	@$(RUNS) preprocess demo --out demo
+	@$(RUNS) preprocess convert --data demo/tif --labels demo/labels.csv --bands blue,green,red,nir --store demo/tiles.zarr
+
+# Without STORE and DATA: the demo chips, from scratch, so that the numbers are the same with and without a network.
+ifeq ($(STORE)$(DATA),)
+train: override STORE := demo/tiles.zarr
+train: EPOCHS ?= 8
+train: WEIGHTS ?= none
+train: $(if $(filter 2,$(TASK)),,demo)
+else ifneq ($(DATA),)
+train: override STORE := $(or $(STORE),tiles.zarr)
+train: zarr
+endif
+train: $(READY)
+	@$(if $(TASK),,echo 'error: TASK is not set: make train TASK=1 (or 3, 4)' >&2; exit 2;) \
+	file=$$(mktemp) && trap 'rm -f "$$file"' EXIT && \
+	$(RUNS) train $(TRAIN_OPTIONS) --run-file "$$file" && \
+	if test -s "$$file"; then $(RUNS) analysis curves --run "$$(cat "$$file")"; fi
+
+verify info: $(READY)
+	@$(if $(STORE),,echo 'error: STORE is not set: make $@ STORE=tiles.zarr' >&2; exit 2;) \
+	$(RUNS) preprocess $@ --store '$(STORE)' $(if $(filter info,$@),$(call option,SPLIT),$(call option,JOBS))
+
+reproduce curves: $(READY)
+	@$(if $(RUN),,echo 'error: RUN is not set: make $@ RUN=runs/task1' >&2; exit 2;) \
+	$(RUNS) analysis $@ --run '$(RUN)' $(if $(filter reproduce,$@),$(call options,STORE GPU))
+
+test: $(READY)
+	@$(RUNS) pytest $(ARGS)
+
+lint: $(READY)
+	@$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports
+
+format: $(READY)
+	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
+
+clean:
+	rm -rf demo .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

@@ -1,0 +1,359 @@
+"""Stores equal what was written, are read by plain zarr, and nothing bad goes in or is left behind."""
+
+import errno
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from conftest import BANDS, Chips, to_store, write_chips, write_csv
+
+from preprocess import schema, shard
+from preprocess.convert import Request, band_sums, convert
+from preprocess.schema import Store, open_store, plan_layout
+
+
+def test_plain_zarr_reads_exactly_what_the_tiffs_hold(session_chips: Chips, session_store: Store) -> None:
+    group = zarr.open_group(session_store.path, mode="r")
+    tiles = np.asarray(group["tiles"][...])
+    assert tiles.dtype == np.uint16
+    assert np.array_equal(tiles, session_chips.values)
+    for index in (0, 299):
+        path = session_chips.folder / f"t_{index}.tif"
+        assert np.array_equal(tiles[index], np.moveaxis(tifffile.imread(path), -1, 0))
+    assert [str(name) for name in group["names"][...]] == [f"t_{index}" for index in range(300)]
+    assert group["tiles"].metadata.dimension_names == ("tile", "band", "y", "x")
+
+
+def test_codec_none_and_uint8_hold_the_same_values(plain_store: Store, session_chips: Chips, uint8_store: Store,
+                                                   uint8_chips: Chips) -> None:  # fmt: skip
+    assert np.array_equal(zarr.open_group(plain_store.path)["tiles"][...], session_chips.values)
+    assert np.array_equal(zarr.open_group(uint8_store.path)["tiles"][...], uint8_chips.values)
+    assert uint8_store.layout.bands == ("red", "green", "blue")
+
+
+def test_every_chunk_has_the_bytes_that_zarr_python_writes(
+    session_store: Store, session_chips: Chips, tmp_path: Path
+) -> None:
+    """The chunks' order inside a shard is free, and zarr-python's is another; their bytes are not."""
+    layout = session_store.layout
+    schema.create_tiles(tmp_path / "z", layout, 300)
+    zarr.open_group(tmp_path / "z")["tiles"][...] = session_chips.values
+    for index, count in ((0, 256), (1, 44)):
+        chunks = []
+        for root in (session_store.path, tmp_path / "z"):
+            path = schema.shard_path(root, index)
+            data = path.read_bytes()
+            offsets, sizes = shard.read_index(path, layout, count)
+            chunks.append([data[at : at + size] for at, size in zip(offsets.flat, sizes.flat, strict=True)])
+        assert chunks[0] == chunks[1]
+
+
+def test_labels_and_sums_are_exact(session_chips: Chips, session_store: Store) -> None:
+    expected = [[int(c in tags.split()) for c in ("a", "b", "c")] for tags in session_chips.tags]
+    assert np.array_equal(session_store.labels, expected)
+    values = session_chips.values.astype(object)
+    assert np.array_equal(session_store.band_sum, values.sum(axis=(2, 3)).astype(np.uint64))
+    assert np.array_equal(session_store.band_sumsq, (values**2).sum(axis=(2, 3)).astype(np.uint64))
+    some = np.array([0, 3, 7, 299])
+    mean, std = session_store.band_statistics(some)
+    floats = session_chips.values[some].astype(np.float64)
+    assert np.allclose(mean, floats.mean(axis=(0, 2, 3)), rtol=1e-14)
+    assert np.allclose(std, floats.std(axis=(0, 2, 3)), rtol=1e-12)
+
+
+def test_sums_of_the_largest_values_are_exact() -> None:
+    layout = plan_layout(bands=("a",), height=256, width=256, dtype="uint16", codec="lz4")
+    tile = np.full((1, 256, 256), 65535, np.uint16)
+    total, squares = band_sums(tile, layout)
+    assert int(total[0]) == 65535 * 65536
+    assert int(squares[0]) == 65535**2 * 65536
+
+
+@pytest.mark.parametrize(("height", "width"), [(17, 13), (1, 1), (97, 350), (300, 300), (256, 4)])
+@pytest.mark.parametrize("codec", ["lz4", "none"])
+def test_any_size(tmp_path: Path, height: int, width: int, codec: str) -> None:
+    chips = write_chips(tmp_path / "tif", count=5, bands=2, height=height, width=max(width, 2))
+    store = to_store(chips, tmp_path / "s.zarr", codec=codec)
+    assert np.array_equal(zarr.open_group(store.path)["tiles"][...], chips.values)
+    assert store.layout.bands == ("band1", "band2")
+
+
+def test_layout_of_planet_and_of_odd_sizes() -> None:
+    planet = plan_layout(bands=BANDS, height=256, width=256, dtype="uint16", codec="lz4")
+    assert (planet.chunk_rows, planet.shard_tiles, planet.chunk_bytes) == (128, 128, 65536)
+    for height in (1, 7, 100, 211, 600):
+        layout = plan_layout(bands=("a",), height=height, width=500, dtype="uint16", codec="lz4")
+        assert height % layout.chunk_rows == 0
+
+
+def test_jobs_do_not_change_a_byte(session_chips: Chips, session_store: Store, tmp_path: Path) -> None:
+    other = to_store(session_chips, tmp_path / "two.zarr", jobs=2)
+    assert other.fingerprint == session_store.fingerprint
+    assert tree(other.path) == tree(session_store.path)
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """Every file's bytes."""
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_a_second_run_does_nothing_and_says_so(
+    chips: Chips, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = to_store(chips, tmp_path / "s.zarr")
+    before = {path: path.stat().st_mtime_ns for path in store.path.rglob("*")}
+    to_store(chips, tmp_path / "s.zarr")
+    assert "nothing to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in store.path.rglob("*")} == before
+
+
+def test_changed_sources_are_named_and_not_mixed(chips: Chips, tmp_path: Path, refused: Callable) -> None:
+    store = to_store(chips, tmp_path / "s.zarr")
+    before = tree(store.path)
+    path = chips.folder / "t_3.tif"
+    os.utime(path, ns=(1, 1))
+    assert "1 source files changed, first " + str(path) in refused(lambda: to_store(chips, store.path))
+    assert "CODEC: lz4, now none" in refused(lambda: to_store(chips, store.path, codec="none"))
+    assert "BANDS: blue,green,red,nir, now a,b,c,d" in refused(
+        lambda: to_store(chips, store.path, bands=("a", "b", "c", "d"))
+    )
+    write_csv(chips.csv, [(f"t_{index}", "a") for index in range(12)])
+    assert "classes: a b c, now a" in refused(lambda: to_store(chips, store.path))
+    write_csv(chips.csv, [(f"t_{index}", tags) for index, tags in enumerate(chips.tags[:-1])])
+    assert "number of chips: 12, now 11" in refused(lambda: to_store(chips, store.path))
+    assert tree(store.path) == before
+
+
+def interrupted(chips: Chips, store: Path, monkeypatch: pytest.MonkeyPatch, after: int, **settings: object) -> None:
+    """Convert until `after` shards are written, then fail."""
+    from preprocess import convert as module
+
+    real, count = module.convert_shard, [0]
+
+    def failing(task: object) -> int:
+        if count[0] == after:
+            raise KeyboardInterrupt
+        count[0] += 1
+        return real(task)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "convert_shard", failing)
+        with pytest.raises(KeyboardInterrupt):
+            to_store(chips, store, **settings)
+
+
+def test_a_half_store_is_refused_and_goes_on(
+    session_chips: Chips, session_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    path = tmp_path / "s.zarr"
+    interrupted(session_chips, path, monkeypatch, after=1)
+    assert not path.exists()
+    text = refused(lambda: open_store(path))
+    assert "1 shards are written" in text
+    assert "goes on" in text
+    again = to_store(session_chips, path)
+    assert "256 of 300 chips are done" in capsys.readouterr().out
+    assert tree(again.path) == tree(session_store.path)
+    assert not schema.partial_path(path).exists()
+
+
+def test_a_half_store_with_other_settings_is_refused(
+    session_chips: Chips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable
+) -> None:
+    path = tmp_path / "s.zarr"
+    interrupted(session_chips, path, monkeypatch, after=1)
+    assert "CODEC: lz4, now none" in refused(lambda: to_store(session_chips, path, codec="none"))
+    assert not path.exists()
+
+
+def test_a_source_that_changed_after_its_shard_was_written_is_converted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chips = write_chips(tmp_path / "tif", count=260)
+    path = tmp_path / "s.zarr"
+    interrupted(chips, path, monkeypatch, after=1)
+    new = np.moveaxis(chips.values[5][:, ::-1], 0, -1)
+    tifffile.imwrite(chips.folder / "t_5.tif", new, photometric="minisblack", planarconfig=1)
+    os.utime(chips.folder / "t_5.tif", ns=(5, 5))
+    to_store(chips, path)
+    assert "t_5.tif" in capsys.readouterr().out
+    assert np.array_equal(zarr.open_group(path)["tiles"][5], np.moveaxis(new, -1, 0))
+
+
+def test_a_torn_shard_is_written_again(
+    session_chips: Chips, session_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s.zarr"
+    interrupted(session_chips, path, monkeypatch, after=1)
+    torn = schema.shard_path(schema.partial_path(path) / "store", 0)
+    torn.write_bytes(torn.read_bytes()[:-7])
+    assert tree(to_store(session_chips, path).path) == tree(session_store.path)
+
+
+def test_two_conversions_at_once_are_refused(chips: Chips, tmp_path: Path, refused: Callable) -> None:
+    from preprocess.convert import _locked
+
+    path = tmp_path / "s.zarr"
+    schema.partial_path(path).mkdir()
+    with _locked(schema.partial_path(path)):
+        assert "another conversion" in refused(lambda: to_store(chips, path))
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({"data": Path("/no/such/folder")}, "expected a folder of TIFFs, found nothing"),
+        ({"labels": Path("/no/such.csv")}, "expected a CSV file, found nothing"),
+        ({"labels": None}, "LABELS is not set"),
+        ({"codec": "zip"}, "CODEC=zip: expected lz4 or none"),
+        ({"jobs": 0}, "JOBS=0"),
+        ({"preset": "mars"}, "PRESET=mars is not known. There is: planet"),
+        ({"bands": ("a", "b")}, "expected 2 bands (a, b), found 4"),
+        ({"bands": ("a", "a", "b", "c")}, "a different name for each band"),
+        ({"classes": ("a", "b")}, "tag 'c' is not one of the classes: a, b"),
+        ({"preset": "planet"}, "is not one of the classes: clear"),
+        ({"store": Path("/proc/x/tiles.zarr")}, "the folder cannot be made"),
+    ],
+)
+def test_refusals_of_arguments(chips: Chips, tmp_path: Path, refused: Callable, settings: dict, found: str) -> None:
+    arguments = {"data": chips.folder, "labels": chips.csv, "store": tmp_path / "s.zarr", **settings}
+    assert found in refused(lambda: convert(Request(**arguments)))
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_missing_chips(chips: Chips, tmp_path: Path, refused: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    for index in (2, 5, 7, 11):
+        (chips.folder / f"t_{index}.tif").unlink()
+    text = refused(lambda: to_store(chips, tmp_path / "s.zarr"))
+    assert "4 of 12 chips of the CSV are missing" in text
+    assert "(first: t_2, t_5, t_7)" in text
+    assert "ALLOW_MISSING=1" in text
+    store = to_store(chips, tmp_path / "s.zarr", allow_missing=True)
+    assert "4 of 12" in capsys.readouterr().out
+    kept = [0, 1, 3, 4, 6, 8, 9, 10]
+    assert np.array_equal(store.csv_row, kept)
+    assert np.array_equal(zarr.open_group(store.path)["tiles"][...], chips.values[kept])
+
+
+def test_no_chip_at_all(chips: Chips, tmp_path: Path, refused: Callable) -> None:
+    (tmp_path / "empty").mkdir()
+    request = Request(data=tmp_path / "empty", labels=chips.csv, store=tmp_path / "s.zarr", allow_missing=True)
+    assert "none is left" in refused(lambda: convert(request))
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (np.zeros((16, 17, 4), np.uint16), "found (4, 16, 17) uint16"),
+        (np.zeros((16, 16, 3), np.uint16), "found (3, 16, 16) uint16"),
+        (np.zeros((16, 16, 4), np.uint8), "found (4, 16, 16) uint8"),
+    ],
+)
+def test_a_chip_unlike_the_others(
+    session_chips: Chips, tmp_path: Path, refused: Callable, values: np.ndarray, found: str, jobs: int
+) -> None:
+    chips = write_chips(tmp_path / "tif", count=300)
+    tifffile.imwrite(chips.folder / "t_280.tif", values, photometric="minisblack", planarconfig="contig")
+    text = refused(lambda: to_store(chips, tmp_path / "s.zarr", jobs=jobs))
+    assert "t_280.tif: expected (4, 16, 16) uint16" in text
+    assert found in text
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_a_damaged_chip_is_named_and_the_rest_is_kept(tmp_path: Path, refused: Callable) -> None:
+    chips = write_chips(tmp_path / "tif", count=300)
+    bad, whole = chips.folder / "t_290.tif", (chips.folder / "t_290.tif").read_bytes()
+    bad.write_bytes(whole[:-9])
+    assert "t_290.tif" in refused(lambda: to_store(chips, tmp_path / "s.zarr"))
+    bad.write_bytes(whole)
+    assert np.array_equal(zarr.open_group(to_store(chips, tmp_path / "s.zarr").path)["tiles"][...], chips.values)
+
+
+def test_what_is_no_tiff(chips: Chips, tmp_path: Path, refused: Callable) -> None:
+    (chips.folder / "t_4.tif").write_text("hello")
+    text = refused(lambda: to_store(chips, tmp_path / "s.zarr"))
+    assert "t_4.tif" in text
+    assert "not a TIFF" in text
+
+
+def test_a_full_disk_is_one_line_and_goes_on(
+    chips: Chips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from preprocess import console
+    from preprocess.console import run
+
+    real = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        if "0.npz" in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(SystemExit) as end:
+            run(lambda: to_store(chips, tmp_path / "s.zarr") and 0)
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: no space left on the disk")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "s.zarr").exists()
+    assert console is not None
+    assert np.array_equal(zarr.open_group(to_store(chips, tmp_path / "s.zarr").path)["tiles"][...], chips.values)
+
+
+def test_a_really_full_disk(chips: Chips, tmp_path: Path) -> None:
+    """On a file system of 1 MiB, in a process of its own."""
+    small = tmp_path / "small"
+    small.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "x", small]).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        big = write_chips(tmp_path / "big", count=200, height=64, width=64)
+        command = ["convert", "--data", big.folder, "--labels", big.csv, "--store", small / "s.zarr", "--jobs", "2"]
+        ended = run_preprocess(*map(str, command))
+        assert ended.returncode == 2
+        assert "no space left on the disk" in ended.stderr
+        assert "Traceback" not in ended.stderr
+        assert not (small / "s.zarr").exists()
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+def run_preprocess(*arguments: str) -> subprocess.CompletedProcess[str]:
+    import sys
+
+    root = Path(__file__).resolve().parents[1]
+    return subprocess.run([sys.executable, "-m", "preprocess", *arguments], cwd=root, capture_output=True, text=True)
+
+
+def test_one_line_and_exit_code_2_on_the_command_line(tmp_path: Path) -> None:
+    ended = run_preprocess("convert", "--data", str(tmp_path / "no"), "--store", str(tmp_path / "s.zarr"))
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "expected a folder of TIFFs" in ended.stderr
+    assert run_preprocess("convert").returncode == 2
+    assert run_preprocess("info", "--store", str(tmp_path)).returncode == 2
+
+
+def test_what_is_no_store(tmp_path: Path, refused: Callable, session_store: Store) -> None:
+    assert "found nothing" in refused(lambda: open_store(tmp_path / "no.zarr"))
+    (tmp_path / "file").write_text("x")
+    assert "found a file" in refused(lambda: open_store(tmp_path / "file"))
+    zarr.open_group(tmp_path / "other.zarr", mode="w")
+    assert "another Zarr group" in refused(lambda: open_store(tmp_path / "other.zarr"))
+    meta = json.loads((session_store.path / "zarr.json").read_text())
+    for key, value, found in (("complete", False, "not whole"), ("version", 9, "store version 9")):
+        path = tmp_path / f"{key}.zarr"
+        path.mkdir()
+        changed = {**meta, "attributes": {**meta["attributes"], key: value}}
+        (path / "zarr.json").write_text(json.dumps(changed))
+        assert found in refused(lambda path=path: open_store(path))

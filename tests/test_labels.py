@@ -1,0 +1,73 @@
+"""The CSV of tags: what it means, and every way in which it can be wrong."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_csv
+
+from preprocess.labels import read_labels
+
+
+def test_multi_hot_in_row_order_with_sorted_classes(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", [("b", "water clear"), ("a", "clear clear"), ("c", "")])
+    table = read_labels(tmp_path / "t.csv")
+    assert table.names == ("b", "a", "c")
+    assert table.classes == ("clear", "water")
+    assert np.array_equal(table.labels, [[1, 1], [1, 0], [0, 0]])  # a repeated tag counts once
+
+
+def test_class_order_is_the_users(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", [("a", "x"), ("b", "z")])
+    table = read_labels(tmp_path / "t.csv", ("z", "y", "x"))
+    assert table.classes == ("z", "y", "x")
+    assert np.array_equal(table.labels, [[0, 0, 1], [1, 0, 0]])
+
+
+def test_other_columns_and_a_byte_order_mark_are_no_matter(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("\ufefftags,image_name,scene\nx y,a,1\n", encoding="utf-8")
+    assert read_labels(tmp_path / "t.csv").names == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("image_name,labels\na,x\n", "expected the columns image_name, tags"),
+        ("image_name\na\n", "expected the columns image_name, tags"),
+        ("", "expected the columns"),
+        ("image_name,tags\n", "expected rows below the header"),
+        ("image_name,tags\na,x\nb\n", "line 3: expected 2 fields"),
+        ("image_name,tags\na,x\nb,y\na,z\n", "line 4: image_name 'a' is there already, in line 2"),
+        ("image_name,tags\na,x\na.tif,y\n", "is there already, in line 2"),
+        ("image_name,tags\n../a,x\n", "leaves the folder"),
+        ("image_name,tags\nb/../../a,x\n", "leaves the folder"),
+        ("image_name,tags\n/etc/a,x\n", "is an absolute path"),
+        ("image_name,tags\na\0b,x\n", "holds a NUL character"),
+        ("image_name,tags\n ,x\n", "is empty"),
+        ("image_name,tags\na,\n", "expected tags, found none"),
+    ],
+)
+def test_refusals(tmp_path: Path, refused: Callable, content: str, found: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(content)
+    text = refused(lambda: read_labels(path))
+    assert found in text
+    assert "t.csv" in text
+
+
+def test_no_such_csv(tmp_path: Path, refused: Callable) -> None:
+    assert "found nothing" in refused(lambda: read_labels(tmp_path / "no.csv"))
+    assert "found a folder" in refused(lambda: read_labels(tmp_path))
+
+
+def test_bytes_that_are_no_text(tmp_path: Path, refused: Callable) -> None:
+    (tmp_path / "t.csv").write_bytes(b"image_name,tags\n\xff\xfe\x80,x\n")
+    assert "UTF-8" in refused(lambda: read_labels(tmp_path / "t.csv"))
+
+
+def test_tag_outside_the_list(tmp_path: Path, refused: Callable) -> None:
+    write_csv(tmp_path / "t.csv", [("a", "clear"), ("b", "claer")])
+    text = refused(lambda: read_labels(tmp_path / "t.csv", ("clear", "water")))
+    assert "line 3" in text
+    assert "'claer' is not one of the classes: clear, water" in text

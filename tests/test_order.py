@@ -1,0 +1,59 @@
+"""Order and augmentation are pure functions of (seed, epoch, tile)."""
+
+import numpy as np
+import pytest
+
+from pipeline.order import FLIPS, augmentation, epoch_order, words
+
+TILES = np.array([3, 9, 10, 57, 58, 200])
+SIZE = {"height": 40, "width": 40, "crop": (35, 35)}
+
+
+def test_words_are_philox_at_that_counter() -> None:
+    found = words(7, 3, 50)
+    for tile in (0, 1, 49):
+        # numpy raises the counter before it draws, so tile t is block t + 1.
+        direct = np.random.Philox(key=np.array([7, 3], np.uint64)).advance(tile).random_raw(4)
+        assert np.array_equal(found[tile], direct)
+
+
+def test_a_tile_does_not_depend_on_its_neighbours() -> None:
+    many = augmentation(0, 5, np.arange(300), flips="dihedral", **SIZE)
+    few = augmentation(0, 5, TILES, flips="dihedral", **SIZE)
+    for name, values in vars(few).items():
+        assert np.array_equal(values, getattr(many, name)[TILES])
+
+
+def test_the_order_is_a_permutation_that_keeps_relative_places() -> None:
+    whole = epoch_order(1, 2, np.arange(300))
+    assert np.array_equal(np.sort(whole), np.arange(300))
+    assert not np.array_equal(whole, np.arange(300))
+    part = epoch_order(1, 2, TILES)
+    assert np.array_equal(part, whole[np.isin(whole, TILES)])
+
+
+def test_seeds_and_epochs_differ() -> None:
+    orders = {tuple(epoch_order(seed, epoch, np.arange(50))) for seed in range(3) for epoch in range(3)}
+    assert len(orders) == 9
+
+
+@pytest.mark.parametrize("flips", FLIPS)
+def test_draws_cover_what_they_may_and_nothing_else(flips: str) -> None:
+    draws = augmentation(0, 0, np.arange(4000), flips=flips, **SIZE)
+    assert set(draws.crop_y) == set(range(6)) == set(draws.crop_x)
+    kinds = {tuple(bits) for bits in zip(draws.transpose, draws.flip_rows, draws.mirror, strict=True)}
+    assert len(kinds) == {"none": 1, "horizontal": 2, "both": 4, "dihedral": 8}[flips]
+    counts = np.bincount(draws.crop_y)
+    assert counts.min() > 4000 / 6 * 0.8
+
+
+def test_chips_that_are_not_square_are_never_transposed() -> None:
+    draws = augmentation(0, 0, np.arange(500), height=40, width=30, crop=(35, 26), flips="dihedral")
+    assert not draws.transpose.any()
+    assert draws.flip_rows.any()
+
+
+def test_no_room_means_no_crop() -> None:
+    draws = augmentation(0, 0, np.arange(50), height=16, width=16, crop=(16, 16), flips="none")
+    assert not draws.crop_y.any()
+    assert not draws.crop_x.any()

@@ -1,0 +1,91 @@
+"""verify finds every kind of damage and names it; info prints what is there."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from preprocess import schema, verify
+from preprocess.schema import Store
+
+
+@pytest.fixture
+def copy(session_store: Store, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(session_store.path, tmp_path / "copy.zarr"))
+
+
+def findings(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    count = verify.verify(path, jobs=1)
+    return count, capsys.readouterr().out
+
+
+def test_a_whole_store(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    count, text = findings(copy, capsys)
+    assert count == 0
+    assert "whole and unaltered: 300 chips in 2 shards" in text
+
+
+def test_a_missing_shard(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    schema.shard_path(copy, 1).unlink()
+    count, text = findings(copy, capsys)
+    assert count == 1
+    assert "copy.zarr/tiles/c/1/0/0/0 is missing (44 tiles from t_256)" in text
+
+
+def test_one_flipped_bit_names_its_tile(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = schema.shard_path(copy, 0)
+    data = bytearray(path.read_bytes())
+    data[10] ^= 1
+    path.write_bytes(data)
+    count, text = findings(copy, capsys)
+    assert count == 1
+    assert "tile t_0 (number 0)" in text
+    assert "crc32c" in text
+
+
+def test_a_damaged_index_names_its_shard(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = schema.shard_path(copy, 1)
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 1
+    path.write_bytes(data)
+    count, text = findings(copy, capsys)
+    assert count == 1
+    assert "the shard's index is damaged" in text
+
+
+def test_a_truncated_shard(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = schema.shard_path(copy, 0)
+    path.write_bytes(path.read_bytes()[:50])
+    assert findings(copy, capsys)[0] == 1
+
+
+def test_a_tile_written_over_by_zarr_is_altered(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiles = zarr.open_group(copy, mode="r+")["tiles"]
+    tiles[7, 2, 3, 4] = int(tiles[7, 2, 3, 4]) ^ 1
+    count, text = findings(copy, capsys)
+    assert count == 1
+    assert "tile t_7 (number 7)" in text
+    assert "altered" in text
+
+
+@pytest.mark.parametrize(("name", "found"), [("labels", "labels"), ("band_sum", "band_sum"), ("checksum", "checksum")])
+def test_altered_small_arrays(copy: Path, capsys: pytest.CaptureFixture[str], name: str, found: str) -> None:
+    array = zarr.open_group(copy, mode="r+")[name]
+    values = np.asarray(array[...])
+    values.flat[5] ^= 1
+    array[...] = values
+    count, text = findings(copy, capsys)
+    assert count >= 1
+    assert found in text
+
+
+def test_info(session_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    verify.info(session_store.path, "course")
+    text = capsys.readouterr().out
+    assert "4 bands x 16 x 16 uint16" in text
+    for band, mean in zip(session_store.layout.bands, session_store.band_statistics(np.arange(300))[0], strict=True):
+        assert f"{band:<20}{mean:>12.3f}" in text
+    train, test = 201, 99
+    assert f"{'chips':<20}{300:>10}{train:>10}{test:>10}" in text
