@@ -14,6 +14,7 @@ from nvidia.dali import fn, math, pipeline_def, types
 from nvidia.dali.pipeline import Pipeline
 
 from pipeline.inputs import Inputs
+from pipeline.order import draws_used
 from pipeline.source import PREFETCH_QUEUE_DEPTH
 from preprocess.schema import Layout
 
@@ -46,15 +47,17 @@ def train_graph(spec: GraphSpec, source: Callable[[], list[Any]] | None) -> Pipe
 
     @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
     def graph() -> Node:
-        *encoded, crop_y, crop_x, mirror, flip_rows, transpose = _external(spec, source, train=True)
+        encoded, draws = _external(spec, source, draws=draws_used(spec.flips))
         tiles = decode(spec, encoded)
         if spec.flips == "dihedral":
-            if transpose:
+            if draws["transpose"]:
                 tiles = fn.transpose(tiles, perm=[0, 2, 1], transpose_layout=False)
         if spec.flips in ("both", "dihedral"):
-            if flip_rows:
+            if draws["flip_rows"]:
                 tiles = fn.flip(tiles, horizontal=0, vertical=1)
-        return finish(spec, tiles, crop_pos_y=crop_y, crop_pos_x=crop_x, mirror=mirror)
+        return finish(
+            spec, tiles, crop_pos_y=draws["crop_y"], crop_pos_x=draws["crop_x"], mirror=draws["mirror"]
+        )
 
     return graph(**_pipeline_arguments(spec))
 
@@ -64,7 +67,8 @@ def eval_graph(spec: GraphSpec, source: Callable[[], list[Any]] | None) -> Pipel
 
     @pipeline_def  # type: ignore[untyped-decorator]
     def graph() -> Node:
-        tiles = decode(spec, _external(spec, source, train=False))
+        encoded, _ = _external(spec, source, draws=())
+        tiles = decode(spec, encoded)
         if spec.test == "resize":
             # In float: rounding back to integers would lose what averaging gains.
             tiles = fn.resize(
@@ -143,21 +147,27 @@ def _pipeline_arguments(spec: GraphSpec) -> dict[str, Any]:
     }
 
 
-def _external(spec: GraphSpec, source: Callable[[], list[Any]] | None, *, train: bool) -> list[Node]:
+def _external(
+    spec: GraphSpec, source: Callable[[], list[Any]] | None, *, draws: tuple[str, ...]
+) -> tuple[list[Node], dict[str, Node]]:
     """One external source for everything that comes from the host, in `Source.__call__`'s order."""
     uint8, int32, float32, boolean = types.UINT8, types.INT32, types.FLOAT, types.BOOL
-    outputs = (
+    encoded = (
         [(_DALI_TYPE[spec.layout.dtype], 3, "CHW")]
         if spec.decode == "host"
         else [(uint8, 1, ""), (int32, 1, ""), (int32, 1, "")]
     )
-    if train:
-        outputs += [(float32, 0, ""), (float32, 0, ""), (int32, 0, ""), (boolean, 0, ""), (boolean, 0, "")]
+    type_of = {"crop_y": float32, "crop_x": float32, "mirror": int32, "flip_rows": boolean, "transpose": boolean}
+    outputs = encoded + [(type_of[name], 0, "") for name in draws]
     nodes = fn.external_source(
-        source if source is not None else list,
-        num_outputs=len(outputs), batch=True, no_copy=True,
+        source or _no_source, num_outputs=len(outputs), batch=True, no_copy=True,
         dtype=[dtype for dtype, _, _ in outputs],
         ndim=[ndim for _, ndim, _ in outputs],
         layout=[layout for _, _, layout in outputs],
     )  # fmt: skip
-    return list(nodes)
+    return nodes[: len(encoded)], {name: nodes[len(encoded) + index] for index, name in enumerate(draws)}
+
+
+def _no_source() -> list[Any]:
+    """Stands for a source in a graph that is only serialised."""
+    raise StopIteration

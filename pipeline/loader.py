@@ -124,7 +124,7 @@ class TileLoader:
         self._source = Source(
             ChunkReader(store, inputs.stored_bands),
             batch_size=batch_size, decode=self.spec.decode, workers=workers,
-            room=(layout.height - crop[0], layout.width - crop[1]) if self._train else None,
+            flips=flips, room=(layout.height - crop[0], layout.width - crop[1]),
             allocate=_pinned if on_gpu else _touched,
         )  # fmt: skip
         make_graph = train_graph if self._train else eval_graph

@@ -23,6 +23,12 @@ def epoch_order(seed: int, epoch: int, tiles: np.ndarray) -> np.ndarray:
     return tiles[np.argsort(keys, kind="stable")]
 
 
+def draws_used(flips: str) -> tuple[str, ...]:
+    """Fields of `Augmentation` that a choice of flips makes use of; the others are always False."""
+    rows = ("flip_rows",) if flips in ("both", "dihedral") else ()
+    return ("crop_y", "crop_x", "mirror", *rows, *(("transpose",) if flips == "dihedral" else ()))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """What happens to each of N tiles, in this order: transpose, flip rows, crop, mirror columns.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.chunks import ChunkReader
-from pipeline.order import Augmentation
+from pipeline.order import Augmentation, draws_used
 
 Allocate = Callable[[tuple[int, ...], np.dtype], np.ndarray]
 PREFETCH_QUEUE_DEPTH = 2  # batches inside DALI
@@ -70,7 +70,7 @@ class Source:
     """Give to `fn.external_source`; call `begin` with the plans of an epoch before running the pipeline."""
 
     def __init__(
-        self, reader: ChunkReader, *, batch_size: int, decode: str, workers: int, room: tuple[int, int] | None,
+        self, reader: ChunkReader, *, batch_size: int, decode: str, workers: int, flips: str, room: tuple[int, int],
         allocate: Allocate,
     ) -> None:  # fmt: skip
         """
@@ -79,10 +79,11 @@ class Source:
             batch_size: tiles a batch.
             decode: "host" or "device".
             workers: reading threads.
-            room: (height - crop height, width - crop width), to express crops as DALI does; None: a test graph.
+            flips: which draws a train batch needs; see `order.draws_used`.
+            room: (height - crop height, width - crop width), to express crops as DALI does.
             allocate: makes the buffers (pinned where there is a GPU).
         """
-        self._workers, self._room = workers, room
+        self._workers, self._draws, self._room = workers, draws_used(flips), room
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="canopy-read")
         # One buffer more than can be in use at once: DALI holds `depth`, and asks for the next before it
         # lets go of the oldest.
@@ -111,7 +112,7 @@ class Source:
         self._pool.shutdown()
 
     def __call__(self) -> list[Any]:
-        """The next batch's arrays, in the order of `graph.source_outputs`."""
+        """The next batch's arrays, decode's first, then the draws."""
         if not self._filling:
             raise StopIteration
         plan, slot, futures = self._filling.popleft()
@@ -139,15 +140,15 @@ class Source:
     def _outputs(self, plan: BatchPlan, slot: _HostSlot | _DeviceSlot) -> list[Any]:
         outputs = slot.outputs()
         if plan.augmentation is not None:
-            assert self._room is not None
             aug = plan.augmentation
-            outputs += [
-                crop_position(aug.crop_y, self._room[0]),
-                crop_position(aug.crop_x, self._room[1]),
-                aug.mirror.astype(np.int32),
-                aug.flip_rows,
-                aug.transpose,
-            ]
+            values = {
+                "crop_y": crop_position(aug.crop_y, self._room[0]),
+                "crop_x": crop_position(aug.crop_x, self._room[1]),
+                "mirror": aug.mirror.astype(np.int32),
+                "flip_rows": aug.flip_rows,
+                "transpose": aug.transpose,
+            }
+            outputs += [values[name] for name in self._draws]
         return outputs
 
 

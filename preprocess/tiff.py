@@ -81,6 +81,8 @@ def _not_tiff(path: str | Path) -> bool:
 
 
 def _bands_first(path: str | Path, axes: str, values: np.ndarray) -> np.ndarray:
+    kept = [index for index, axis in enumerate(axes) if axis in "YX" or values.shape[index] > 1]
+    axes, values = "".join(axes[index] for index in kept), values.reshape([values.shape[index] for index in kept])
     if axes == "YX":
         return values[None]
     if axes == "YXS":

@@ -37,6 +37,7 @@ PLANAR = np.ascontiguousarray(np.moveaxis(CHUNKY, -1, 0))
         (PLANAR, {"photometric": "minisblack"}),  # a page a band
         (CHUNKY, {"photometric": "rgb", "extrasamples": ["assocalpha"], "byteorder": ">"}),
         (CHUNKY[..., 0], {"photometric": "minisblack"}),
+        (CHUNKY[..., :1], {"photometric": "minisblack"}),
         (CHUNKY[..., :3].astype(np.uint8), {"photometric": "rgb"}),
         (
             np.concatenate([CHUNKY] * 4, axis=-1),
