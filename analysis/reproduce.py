@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from preprocess.console import UserError, say
+from preprocess.schema import write_atomic
 from train import runfolder
 from train.assemble import Data, make_eval_loader, make_model, open_data
 from train.config import config_from
@@ -57,17 +59,19 @@ def reproduce(run: Path, *, store: Path | None, gpu: str | None) -> bool:
     logits = predict(
         model, make_eval_loader(config, data, device, "test"), device, label="reproduce", num_tiles=len(tiles)
     )
-    differences = _differences(before, record, data, device, saved, model_sha256)
+    differences = _differences(before, record, data, device, model_sha256)
     same_chips = np.array_equal(saved["fnames"], data.store.names[tiles])
     if same_chips:
-        _print_table(data, saved, logits)
+        table = _table(data, saved, logits)
+        print(table.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.8f}"))
+        write_atomic(run / "reproduce.csv", table.to_csv(index=False).encode())
+        say(f"{run / 'reproduce.csv'}: this table")
     return _verdict(run, saved, logits, differences, before["amp"], same_chips=same_chips)
 
 
 def _differences(
-    before: dict[str, Any], record: dict[str, Any], data: Data, device: Device, saved: dict[str, np.ndarray],
-    model_sha256: str,
-) -> list[Difference]:  # fmt: skip
+    before: dict[str, Any], record: dict[str, Any], data: Data, device: Device, model_sha256: str
+) -> list[Difference]:
     found = []
 
     def compare(what: str, old: object, new: object, *, decides: bool = True) -> None:
@@ -89,20 +93,23 @@ def _differences(
     for package, version in before["versions"].items():
         compare(f"software {package}", version, now.get(package), decides=False)
     compare("commit of the code", before["commit"], runfolder.commit(), decides=False)
-    del saved
     return found
 
 
-def _print_table(data: Data, saved: dict[str, np.ndarray], logits: np.ndarray) -> None:
-    ap = class_ap(data.store.labels[data.split.test], logits)
-    print(f"{'class':<20}{'AP saved':>12}{'AP again':>12}{'difference':>12}")
-    for name, old, new in zip(data.store.classes, saved["AP"], ap, strict=True):
-        if np.isnan(old) and np.isnan(new):
-            print(f"{name:<20}{'no positives in the test part':>36}")
-        else:
-            print(f"{name:<20}{old:>12.8f}{new:>12.8f}{new - old:>12.2e}")
-    old_mean, new_mean = float(saved["mAP"]), mean_ap(ap)
-    print(f"{'mean':<20}{old_mean:>12.8f}{new_mean:>12.8f}{new_mean - old_mean:>12.2e}")
+def _table(data: Data, saved: dict[str, np.ndarray], logits: np.ndarray) -> pd.DataFrame:
+    """A row a class and one for the mean; AP is NaN where the test part has no positive."""
+    labels = data.store.labels[data.split.test]
+    again = class_ap(labels, logits)
+    table = pd.DataFrame(
+        {
+            "class": [*data.store.classes, "mean"],
+            "positives": [*labels.sum(axis=0).tolist(), int(labels.sum())],
+            "ap_saved": [*saved["AP"].tolist(), float(saved["mAP"])],
+            "ap_again": [*again.tolist(), mean_ap(again)],
+        }
+    )
+    table["difference"] = table["ap_again"] - table["ap_saved"]
+    return table
 
 
 def _verdict(

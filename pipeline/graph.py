@@ -55,9 +55,7 @@ def train_graph(spec: GraphSpec, source: Callable[[], list[Any]] | None) -> Pipe
         if spec.flips in ("both", "dihedral"):
             if draws["flip_rows"]:
                 tiles = fn.flip(tiles, horizontal=0, vertical=1)
-        return finish(
-            spec, tiles, crop_pos_y=draws["crop_y"], crop_pos_x=draws["crop_x"], mirror=draws["mirror"]
-        )
+        return finish(spec, tiles, crop_pos_y=draws["crop_y"], crop_pos_x=draws["crop_x"], mirror=draws["mirror"])
 
     return graph(**_pipeline_arguments(spec))
 
@@ -165,7 +163,7 @@ def _external(
         ndim=[ndim for _, ndim, _ in outputs],
         layout=[layout for _, _, layout in outputs],
     )  # fmt: skip
-    return nodes[: len(encoded)], {name: nodes[len(encoded) + index] for index, name in enumerate(draws)}
+    return list(nodes[: len(encoded)]), {name: nodes[len(encoded) + index] for index, name in enumerate(draws)}
 
 
 def _no_source() -> list[Any]:

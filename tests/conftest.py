@@ -46,7 +46,12 @@ def write_chips(
     values = np.stack([smooth(rng, (bands, height, width), dtype) for _ in range(count)])
     tags = [" ".join(sorted(rng.choice(["a", "b", "c"], size=rng.integers(1, 4), replace=False))) for _ in range(count)]
     for index, chip in enumerate(values):
-        tifffile.imwrite(folder / f"t_{index}.tif", np.moveaxis(chip, 0, -1), photometric="minisblack", planarconfig=1 if bands > 1 else None)
+        tifffile.imwrite(
+            folder / f"t_{index}.tif",
+            np.moveaxis(chip, 0, -1),
+            photometric="minisblack",
+            planarconfig=1 if bands > 1 else None,
+        )
     write_csv(folder / "tags.csv", [(f"t_{index}", tag) for index, tag in enumerate(tags)])
     return Chips(folder, folder / "tags.csv", values, tags)
 

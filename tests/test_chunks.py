@@ -47,9 +47,7 @@ def inflate_on_cpu(reader: ChunkReader, tile: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("bands", [BANDS, ("red", "green", "blue"), ("nir", "red")])
-def test_device_table_decoded_on_the_cpu(
-    session_store: Store, session_chips: Chips, bands: tuple[str, ...]
-) -> None:
+def test_device_table_decoded_on_the_cpu(session_store: Store, session_chips: Chips, bands: tuple[str, ...]) -> None:
     reader = ChunkReader(session_store, bands)
     for tile in (0, 17, 256, 299):
         expected = session_chips.values[tile][[BANDS.index(band) for band in bands]]

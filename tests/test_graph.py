@@ -32,7 +32,9 @@ def course(count: int) -> Inputs:
     return Inputs(kind="course", bands=BANDS[:count], mean=(1.0,) * count, std=(2.0,) * count)
 
 
-@pytest.mark.parametrize("inputs", [raw("red", "green", "blue"), raw("red", "green", "blue", "nir"), course(3), course(4)])
+@pytest.mark.parametrize(
+    "inputs", [raw("red", "green", "blue"), raw("red", "green", "blue", "nir"), course(3), course(4)]
+)
 @pytest.mark.parametrize("flips", ["none", "horizontal", "both", "dihedral"])
 def test_gpu_train_graph_is_constructed(inputs: Inputs, flips: str) -> None:
     serialised = bytes(train_graph(replace(SPEC, inputs=inputs, flips=flips), None).serialize())
@@ -41,7 +43,9 @@ def test_gpu_train_graph_is_constructed(inputs: Inputs, flips: str) -> None:
     assert (b"Flip" in serialised) == (flips in ("both", "dihedral"))
 
 
-@pytest.mark.parametrize("inputs", [raw("red", "green", "blue"), raw("red", "green", "blue", "nir"), course(3), course(4)])
+@pytest.mark.parametrize(
+    "inputs", [raw("red", "green", "blue"), raw("red", "green", "blue", "nir"), course(3), course(4)]
+)
 @pytest.mark.parametrize("test", ["center", "resize"])
 def test_gpu_eval_graph_is_constructed(inputs: Inputs, test: str) -> None:
     serialised = bytes(eval_graph(replace(SPEC, inputs=inputs, test=test), None).serialize())

@@ -1,0 +1,321 @@
+"""Runs from end to end: folders, files, exact repetition, every task, refusals, and reproduction in a new process."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Chips, to_store, write_chips
+from safetensors.torch import load_file, save_file
+from sklearn.metrics import average_precision_score
+
+from preprocess.schema import Store
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def python(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+
+
+def train(store: Path, run: Path, *arguments: object, task: int = 1) -> subprocess.CompletedProcess[str]:
+    return python(
+        "train", "--task", task, "--store", store, "--run", run, "--gpu", "cpu", "--epochs", 2, "--batch", 32,
+        "--weights", "none", *arguments,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    chips: Chips = write_chips(tmp_path_factory.mktemp("train") / "tif", count=150, height=32, width=32)
+    return to_store(chips, chips.folder.parent / "tiles.zarr").path
+
+
+@pytest.fixture(scope="module")
+def run(store: Path) -> Path:
+    folder = store.parent / "runs" / "first"
+    ended = train(store, folder)
+    assert ended.returncode == 0, ended.stderr
+    return folder
+
+
+def test_the_run_folder(run: Path, store: Path) -> None:
+    from preprocess.schema import open_store
+    from preprocess.splits import make_split
+
+    assert sorted(path.name for path in run.iterdir()) == [
+        "metrics.jsonl", "model.safetensors", "results.npz", "run.json",
+    ]  # fmt: skip
+    record = json.loads((run / "run.json").read_text())
+    opened = open_store(store)
+    split = make_split("course", opened)
+    assert record["state"] == "done"
+    assert record["store"]["fingerprint"] == opened.fingerprint
+    assert record["split"]["sha256"] == split.sha256()
+    assert record["split"]["epoch_chosen_on"] == "test"
+    assert record["config"]["epochs"] == 2
+    assert {"torch", "nvidia-dali", "zarr", "python"} <= set(record["versions"])
+    with np.load(run / "results.npz", allow_pickle=False) as results:
+        keys = {"epoch", "AP", "mAP", "labels", "preds", "fnames", "trainlosses", "testlosses", "testperfs"}
+        assert keys <= set(results.files)
+        count = len(split.test)
+        assert results["labels"].shape == results["preds"].shape == (count, 3)
+        assert results["testperfs"].shape == (2, 3)
+        assert results["fnames"].tolist() == opened.names[split.test].tolist()
+        assert np.array_equal(results["labels"], opened.labels[split.test])
+        assert np.array_equal(results["preds"], 1 / (1 + np.exp(-results["logits"].astype(np.float64)))) or np.allclose(
+            results["preds"], 1 / (1 + np.exp(-results["logits"].astype(np.float64))), rtol=1e-15
+        )
+        direct = [average_precision_score(results["labels"][:, c], results["logits"][:, c]) for c in range(3)]
+        assert results["AP"].tolist() == direct
+        assert results["mAP"] == np.mean(direct)
+        best = int(results["epoch"]) - 1
+        assert np.array_equal(results["testperfs"][best], results["AP"])
+        assert results["testperfs"].mean(axis=1).argmax() == best
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    wanted = {"train_loss", "test_loss", "train_map", "test_map", "test_ap", "chips_per_s", "wait_share", "lr"}
+    assert wanted <= set(lines[0])
+    digest = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+    assert record["model_sha256"] == digest
+
+
+def sha256(run: Path) -> str:
+    return hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_one_seed_gives_the_same_weights_and_scores_to_the_bit(run: Path, store: Path, tmp_path: Path) -> None:
+    assert train(store, tmp_path / "again").returncode == 0
+    assert sha256(tmp_path / "again") == sha256(run)
+    with np.load(run / "results.npz") as one, np.load(tmp_path / "again" / "results.npz") as two:
+        for key in ("logits", "trainlosses", "testlosses"):
+            assert np.array_equal(one[key], two[key])
+    assert train(store, tmp_path / "other", "--seed", 1).returncode == 0
+    assert sha256(tmp_path / "other") != sha256(run)
+
+
+@pytest.mark.parametrize(
+    ("task", "arguments"),
+    [
+        (1, []),
+        (3, []),
+        (4, ["--test", "resize", "--loss", "soft_margin"]),
+        (1, ["--input", "course", "--recipe", "course"]),
+        (3, ["--input", "course", "--val", "0.2", "--amp", "bf16"]),
+        (4, ["--split", "0.5,0.2,0.3@4", "--flips", "both", "--crop", "24", "--deterministic"]),
+    ],
+)
+def test_every_task_reproduces_to_the_bit_in_a_new_process(
+    store: Path, tmp_path: Path, task: int, arguments: list[str]
+) -> None:
+    ended = train(store, tmp_path / "run", *arguments, task=task)
+    assert ended.returncode == 0, ended.stderr
+    again = python("analysis", "reproduce", "--run", tmp_path / "run")
+    assert again.returncode == 0, again.stderr + again.stdout
+    assert "BIT-IDENTICAL" in again.stdout
+    assert "max 0\n" in again.stdout
+    assert (tmp_path / "run" / "reproduce.csv").exists()
+
+
+def test_the_learning_curve_is_drawn(run: Path) -> None:
+    from PIL import Image
+
+    ended = python("analysis", "curves", "--run", run)
+    assert ended.returncode == 0
+    assert "curves.png: learning curve" in ended.stdout
+    with Image.open(run / "curves.png") as picture:
+        assert picture.size[0] > 1000
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 50
+    (run / "curves.png").unlink()
+
+
+def damaged(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "copy"))
+
+
+def reproduce(run: Path, *arguments: object) -> tuple[int, str]:
+    ended = python("analysis", "reproduce", "--run", run, *arguments)
+    assert "Traceback" not in ended.stderr
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+def test_other_weights_are_noticed(run: Path, tmp_path: Path) -> None:
+    copy = damaged(run, tmp_path)
+    state = load_file(copy / "model.safetensors")
+    state["fc.bias"] += 0.5
+    save_file(state, copy / "model.safetensors")
+    code, text = reproduce(copy)
+    assert code == 1
+    assert "DIFFERENT. Likely cause: weights (sha256 of model.safetensors)" in text
+
+
+def test_another_transform_is_noticed(run: Path, tmp_path: Path) -> None:
+    copy = damaged(run, tmp_path)
+    record = json.loads((copy / "run.json").read_text())
+    record["config"]["test"] = "resize"
+    (copy / "run.json").write_text(json.dumps(record))
+    code, text = reproduce(copy)
+    assert code == 1
+    assert "transform TEST: was center, is resize" in text
+
+
+def test_another_split_is_noticed(run: Path, tmp_path: Path) -> None:
+    copy = damaged(run, tmp_path)
+    record = json.loads((copy / "run.json").read_text())
+    record["config"]["split"] = "0.6,0.4"
+    (copy / "run.json").write_text(json.dumps(record))
+    code, text = reproduce(copy)
+    assert code == 1
+    assert "other chips than were saved" in text
+    assert "split (sha256)" in text
+
+
+def test_another_store_is_noticed(run: Path, tmp_path: Path) -> None:
+    chips = write_chips(tmp_path / "tif", count=150, height=32, width=32, seed=9)
+    other: Store = to_store(chips, tmp_path / "other.zarr")
+    code, text = reproduce(run, "--store", other.path)
+    assert code == 1
+    assert "store (fingerprint)" in text
+
+
+def test_a_small_difference_with_the_same_everything_is_no_rounding(run: Path, tmp_path: Path) -> None:
+    copy = damaged(run, tmp_path)
+    with np.load(copy / "results.npz") as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    arrays["logits"] = arrays["logits"] + np.float32(1e-6)
+    arrays["preds"] = arrays["preds"] + 1e-7
+    np.savez(copy / "results.npz", **arrays)
+    code, text = reproduce(copy)
+    assert code == 1
+    assert "none found" in text
+    depends_on = json.loads(str(arrays["depends_on"]))
+    depends_on["machine"]["device"] = "Another CPU"
+    np.savez(copy / "results.npz", **{**arrays, "depends_on": np.array(json.dumps(depends_on))})
+    code, text = reproduce(copy)
+    assert code == 0
+    assert "WITHIN ROUNDING" in text
+    assert "device: was Another CPU" in text
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "results.npz", "run.json"])
+def test_damaged_and_missing_files_of_a_run_are_one_line(run: Path, tmp_path: Path, name: str) -> None:
+    copy = damaged(run, tmp_path)
+    (copy / name).write_bytes(b"damaged")
+    code, text = reproduce(copy)
+    assert code == 2
+    assert name in text
+    assert text.count("error:") == 1
+    (copy / name).unlink()
+    code, text = reproduce(copy)
+    assert code == 2
+    assert name in text
+
+
+def test_a_run_is_never_overwritten(run: Path, store: Path) -> None:
+    before = sha256(run)
+    ended = train(store, run)
+    assert ended.returncode == 2
+    assert "exists already" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert sha256(run) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["--epochs", "many"], "EPOCHS=many: expected a number"),
+        (["--batch", "101"], "BATCH=101: the train part has only 100 chips"),
+        (["--split", "no.csv"], "no.csv: expected a CSV file"),
+        (["--weights", "no.safetensors"], "expected imagenet, none or a .safetensors file, found no such file"),
+        (["--crop", "40"], "CROP=40x40: chips are 32 x 32"),
+        (["--amp", "fp16"], "AMP=fp16: the CPU has bf16 or off"),
+        (["--recipe", "secret"], "RECIPE=secret"),
+        (["--gpu", "one"], "GPU=one"),
+    ],
+)
+def test_refusals_are_one_line_with_exit_code_2_and_leave_nothing(
+    store: Path, tmp_path: Path, arguments: list[str], found: str
+) -> None:
+    ended = train(store, tmp_path / "run", *arguments)
+    assert ended.returncode == 2
+    assert found in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_bands_that_the_store_lacks(uint8_store: Store, tmp_path: Path) -> None:
+    ended = train(uint8_store.path, tmp_path / "run", task=4)
+    assert ended.returncode == 2
+    assert "band 'nir' is wanted, but the store has red, green, blue" in ended.stderr
+
+
+def test_task_2_is_one_line() -> None:
+    ended = python("train", "--task", 2, "--store", "x")
+    assert ended.returncode == 0
+    assert ended.stdout.startswith("TASK=2 trains nothing")
+    assert ended.stdout.count("\n") == 1
+
+
+def test_a_missing_gpu_is_one_line_and_the_cpu_runs(store: Path, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    ended = train(store, tmp_path / "run", "--gpu", "0", "--epochs", "1")
+    assert ended.returncode == 0
+    assert ended.stdout.count("no GPU can be used on this machine: running on the CPU") == 1
+
+
+def test_weights_from_a_file_and_head_only(run: Path, store: Path, tmp_path: Path) -> None:
+    """FINETUNE=head: every trunk weight rests, BatchNorm statistics drift, as in the reference project."""
+    weights = run / "model.safetensors"
+    ended = train(store, tmp_path / "head", "--finetune", "head", "--weights", weights, "--seed", 5)
+    assert ended.returncode == 0, ended.stderr
+    before, after = load_file(weights), load_file(tmp_path / "head" / "model.safetensors")
+    for name, value in before.items():
+        drifts = "running_" in name or "num_batches" in name
+        assert torch.equal(value, after[name]) != (drifts or name.startswith("fc.")), name
+    assert "1,539 parameters learn" in ended.stdout
+
+
+def test_val_chooses_the_epoch(store: Path, tmp_path: Path) -> None:
+    assert train(store, tmp_path / "run", "--val", "0.3", "--epochs", "3").returncode == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["split"]["epoch_chosen_on"] == "val"
+    assert record["best_epoch"] == 1 + int(np.argmax([line["val_map"] for line in lines]))
+    with np.load(tmp_path / "run" / "results.npz") as results:
+        assert results["mAP"] == lines[record["best_epoch"] - 1]["test_map"]
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_line(store: Path, tmp_path: Path) -> None:
+    ended = train(store, tmp_path / "run", "--recipe", "course", "--lr", "1e30")
+    assert ended.returncode == 2
+    assert "the loss is nan" in ended.stderr
+
+
+def test_imagenet_weights_that_cannot_be_had(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default a line, and training from scratch; asked for by name, a refusal."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there: no network
+    ended = train(store, tmp_path / "auto", "--weights", "auto", "--epochs", "1")
+    assert ended.returncode == 0, ended.stderr
+    assert "ImageNet weights of resnet18 cannot be had here" in ended.stdout
+    assert "Training from scratch" in ended.stdout
+    ended = train(store, tmp_path / "asked", "--weights", "imagenet")
+    assert ended.returncode == 2
+    assert "Copy resnet18-f37072fd.pth" in ended.stderr
+    assert not (tmp_path / "asked").exists()
+
+
+def test_the_default_name_counts_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable) -> None:
+    from train.runfolder import new_run_folder
+
+    monkeypatch.chdir(tmp_path)
+    names = [str(new_run_folder(None, 3)) for _ in range(3)]
+    assert names == ["runs/task3", "runs/task3-2", "runs/task3-3"]
+    assert "exists already" in refused(lambda: new_run_folder("runs/task3", 3))
