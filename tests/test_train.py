@@ -1,12 +1,16 @@
 """Runs from end to end: folders, files, exact repetition, every task, refusals, and reproduction in a new process."""
 
 import hashlib
+import io
 import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,19 +19,45 @@ from conftest import Chips, to_store, write_chips
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import average_precision_score
 
+from analysis.__main__ import main as analysis_main
+from preprocess import console
 from preprocess.schema import Store
+from train.__main__ import main as train_main
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def python(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+@dataclass(frozen=True)
+class Ended:
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def train(store: Path, run: Path, *arguments: object, task: int = 1) -> subprocess.CompletedProcess[str]:
-    return python(
-        "train", "--task", task, "--store", store, "--run", run, "--gpu", "cpu", "--epochs", 2, "--batch", 32,
-        "--weights", "none", *arguments,
+def here(main: Callable[[], int], program: str, *arguments: object) -> Ended:
+    """A command in this process: importing torch and DALI takes longer than these runs."""
+    out, err = io.StringIO(), io.StringIO()
+    argv = [program, *map(str, arguments)]
+    with mock.patch.object(sys, "argv", argv), redirect_stdout(out), redirect_stderr(err):
+        try:
+            console.run(main)
+        except SystemExit as end:
+            code = end.code
+    torch.use_deterministic_algorithms(False)
+    assert isinstance(code, int)
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+def python(*arguments: object) -> Ended:
+    """A command in a process of its own."""
+    ended = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+def train(store: Path, run: Path, *arguments: object, task: int = 1) -> Ended:
+    return here(
+        train_main, "train", "--task", task, "--store", store, "--run", run, "--gpu", "cpu", "--epochs", 2,
+        "--batch", 32, "--weights", "none", *arguments,
     )  # fmt: skip
 
 
@@ -100,33 +130,37 @@ def test_one_seed_gives_the_same_weights_and_scores_to_the_bit(run: Path, store:
     assert sha256(tmp_path / "other") != sha256(run)
 
 
-@pytest.mark.parametrize(
-    ("task", "arguments"),
-    [
-        (1, []),
-        (3, []),
-        (4, ["--test", "resize", "--loss", "soft_margin"]),
-        (1, ["--input", "course", "--recipe", "course"]),
-        (3, ["--input", "course", "--val", "0.2", "--amp", "bf16"]),
-        (4, ["--split", "0.5,0.2,0.3@4", "--flips", "both", "--crop", "24", "--deterministic"]),
-    ],
-)
-def test_every_task_reproduces_to_the_bit_in_a_new_process(
-    store: Path, tmp_path: Path, task: int, arguments: list[str]
-) -> None:
-    ended = train(store, tmp_path / "run", *arguments, task=task)
+RUNS = {
+    "task 1": (1, []),
+    "task 3": (3, []),
+    "task 4, resize": (4, ["--test", "resize", "--loss", "soft_margin"]),
+    "course": (1, ["--input", "course", "--recipe", "course"]),
+    "course, two trunks, bf16": (3, ["--input", "course", "--val", "0.2", "--amp", "bf16"]),
+    "deterministic": (4, ["--split", "0.5,0.2,0.3@4", "--flips", "both", "--crop", "24", "--deterministic"]),
+}
+
+
+def test_every_task_reproduces_to_the_bit_in_a_new_process(store: Path, tmp_path: Path) -> None:
+    folders = []
+    for number, (task, arguments) in enumerate(RUNS.values()):
+        ended = train(store, tmp_path / str(number), *arguments, task=task)
+        assert ended.returncode == 0, ended.stderr
+        folders.append(str(tmp_path / str(number)))
+    # One new process for all: it has never seen the models that it loads.
+    code = "import sys; from pathlib import Path; from analysis.reproduce import reproduce\n"
+    code += "for run in sys.argv[1:]: print('verdict', reproduce(Path(run), store=None, gpu=None))"
+    ended = python("-c", code, *folders)
     assert ended.returncode == 0, ended.stderr
-    again = python("analysis", "reproduce", "--run", tmp_path / "run")
-    assert again.returncode == 0, again.stderr + again.stdout
-    assert "BIT-IDENTICAL" in again.stdout
-    assert "max 0\n" in again.stdout
-    assert (tmp_path / "run" / "reproduce.csv").exists()
+    assert ended.stdout.count("verdict True") == len(RUNS)
+    assert ended.stdout.count("BIT-IDENTICAL.\n") == len(RUNS)
+    assert ended.stdout.count("mean 0, max 0\n") == len(RUNS)
+    assert all((Path(folder) / "reproduce.csv").exists() for folder in folders)
 
 
 def test_the_learning_curve_is_drawn(run: Path) -> None:
     from PIL import Image
 
-    ended = python("analysis", "curves", "--run", run)
+    ended = here(analysis_main, "analysis", "curves", "--run", run)
     assert ended.returncode == 0
     assert "curves.png: learning curve" in ended.stdout
     with Image.open(run / "curves.png") as picture:
@@ -140,8 +174,7 @@ def damaged(run: Path, tmp_path: Path) -> Path:
 
 
 def reproduce(run: Path, *arguments: object) -> tuple[int, str]:
-    ended = python("analysis", "reproduce", "--run", run, *arguments)
-    assert "Traceback" not in ended.stderr
+    ended = here(analysis_main, "analysis", "reproduce", "--run", run, *arguments)
     return ended.returncode, ended.stdout + ended.stderr
 
 
@@ -217,6 +250,19 @@ def test_damaged_and_missing_files_of_a_run_are_one_line(run: Path, tmp_path: Pa
     assert name in text
 
 
+def test_the_command_line_in_a_process_of_its_own(store: Path, tmp_path: Path) -> None:
+    ended = python("-m", "train", "--task", 4, "--store", store, "--run", tmp_path / "run", "--gpu", "cpu",
+                   "--epochs", 1, "--weights", "none", "--run-file", tmp_path / "name")  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    assert (tmp_path / "name").read_text().strip() == str(tmp_path / "run")
+    ended = python("-m", "analysis", "reproduce", "--run", tmp_path / "run")
+    assert ended.returncode == 0, ended.stderr
+    assert "BIT-IDENTICAL" in ended.stdout
+    ended = python("-m", "train", "--task", 9, "--store", store)
+    assert (ended.returncode, ended.stderr) == (2, "error: TASK=9: expected one of 1, 3, 4.\n")
+
+
 def test_a_run_is_never_overwritten(run: Path, store: Path) -> None:
     before = sha256(run)
     ended = train(store, run)
@@ -256,7 +302,7 @@ def test_bands_that_the_store_lacks(uint8_store: Store, tmp_path: Path) -> None:
 
 
 def test_task_2_is_one_line() -> None:
-    ended = python("train", "--task", 2, "--store", "x")
+    ended = here(train_main, "train", "--task", 2, "--store", "x")
     assert ended.returncode == 0
     assert ended.stdout.startswith("TASK=2 trains nothing")
     assert ended.stdout.count("\n") == 1

@@ -1,0 +1,109 @@
+"""What only a GPU can run: `pytest -m gpu`. Its batches are compared with the CPU's, whose values oracles prove."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import BANDS, to_store, write_chips
+from test_train import python, train
+
+from pipeline.inputs import Inputs, course_inputs, raw_inputs
+from pipeline.loader import eval_loader, train_loader
+from preprocess.schema import Store
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU can be used on this machine"),
+]
+ALL = np.arange(60)
+
+
+@pytest.fixture(scope="module", params=["lz4", "none"])
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Chips of Planet's size, so that a band has two chunks. lz4 decodes on the device, none on the host."""
+    chips = write_chips(tmp_path_factory.mktemp("gpu") / "tif", count=60, height=256, width=256)
+    return to_store(chips, chips.folder.parent / "tiles.zarr", codec=request.param)
+
+
+def inputs_of(store: Store, kind: str) -> Inputs:
+    if kind == "unscaled":
+        return Inputs(kind="raw", bands=("red", "green", "blue"), mean=(0.0,) * 3, std=(1.0,) * 3)
+    return course_inputs(store, 4) if kind == "course" else raw_inputs(store, BANDS[::-1], ALL)
+
+
+@pytest.mark.parametrize("flips", ["none", "horizontal", "both", "dihedral"])
+@pytest.mark.parametrize("kind", ["unscaled", "raw", "course"])
+def test_train_batches_equal_the_cpus(store: Store, flips: str, kind: str) -> None:
+    inputs = inputs_of(store, kind)
+    loaders = [
+        train_loader(store, ALL, inputs, batch_size=16, flips=flips, device=device, dtype=torch.float32)
+        for device in ("cpu", "cuda:0")
+    ]
+    assert loaders[1].spec.decode == ("device" if store.layout.codec == "lz4" else "host")
+    for one, two in zip(*(loader.epoch(1) for loader in loaders), strict=True):
+        assert np.array_equal(one.tiles, two.tiles)
+        assert torch.equal(one.labels, two.labels.cpu())
+        if kind == "unscaled":  # whole numbers: decode, crop and flips are the same to the bit
+            assert torch.equal(one.images_nchw, two.images_nchw.cpu())
+        else:
+            torch.testing.assert_close(two.images_nchw.cpu(), one.images_nchw, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("test", ["center", "resize"])
+def test_test_batches_equal_the_cpus(store: Store, test: str) -> None:
+    inputs = inputs_of(store, "raw")
+    loaders = [
+        eval_loader(store, ALL, inputs, batch_size=16, test=test, device=device, dtype=torch.float32)
+        for device in ("cpu", "cuda:0")
+    ]
+    for one, two in zip(*(loader.epoch(0) for loader in loaders), strict=True):
+        assert one.num_valid == two.num_valid
+        torch.testing.assert_close(two.images_nchw.cpu(), one.images_nchw, rtol=1e-3, atol=1e-3)
+
+
+def test_batches_are_float16_channels_last_on_the_device(store: Store) -> None:
+    loader = train_loader(store, ALL, inputs_of(store, "raw"), batch_size=16, device="cuda:0")
+    for batch in loader.epoch(0):
+        assert batch.images_nchw.dtype == torch.float16
+        assert batch.images_nchw.device == torch.device("cuda:0")
+        assert batch.images_nchw.is_contiguous(memory_format=torch.channels_last)
+        assert batch.labels.device == torch.device("cuda:0")
+
+
+def test_kept_batches_are_not_overwritten(store: Store) -> None:
+    loader = train_loader(store, ALL, inputs_of(store, "raw"), batch_size=4, device="cuda:0")
+    kept = [batch.images_nchw for batch in loader.epoch(0)]
+    again = [batch.images_nchw.clone() for batch in loader.epoch(0)]
+    assert all(torch.equal(one, two) for one, two in zip(kept, again, strict=True))
+
+
+@pytest.mark.parametrize("task", [1, 3, 4])
+@pytest.mark.parametrize("amp", ["auto", "fp16", "off"])
+def test_a_run_on_the_gpu_reproduces_there_and_on_the_cpu(store: Store, tmp_path: Path, task: int, amp: str) -> None:
+    run = tmp_path / "run"
+    ended = train(store.path, run, "--gpu", "0", "--amp", amp, "--batch", "16", task=task)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads((run / "run.json").read_text())["machine"]["device"] == torch.cuda.get_device_name(0)
+    again = python("-m", "analysis", "reproduce", "--run", run)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "BIT-IDENTICAL" in again.stdout
+    if amp == "off":
+        on_cpu = python("-m", "analysis", "reproduce", "--run", run, "--gpu", "cpu")
+        assert "WITHIN ROUNDING" in on_cpu.stdout
+
+
+def test_one_seed_gives_the_same_weights_on_the_gpu(store: Store, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        arguments = ("-m", "train", "--task", 4, "--store", store.path, "--run", tmp_path / name, "--epochs", 1)
+        ended = python(*arguments, "--batch", 16, "--weights", "none", "--deterministic")
+        assert ended.returncode == 0, ended.stderr
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+def test_a_gpu_that_is_not_there_is_named(store: Store, tmp_path: Path) -> None:
+    ended = train(store.path, tmp_path / "run", "--gpu", "99")
+    assert ended.returncode == 2
+    assert "GPU=99: this machine has" in ended.stderr

@@ -1,0 +1,87 @@
+"""Real files, where they lie beside the project: Planet's five chips and its CSV, Landsat chips."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from sklearn.model_selection import train_test_split
+from test_train import train
+
+from preprocess.convert import Request, convert
+from preprocess.schema import Store, open_store
+from preprocess.splits import make_split
+
+
+@pytest.fixture(scope="module")
+def planet(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    path = tmp_path_factory.mktemp("planet") / "tiles.zarr"
+    folder = shared / "data/planet"
+    request = Request(
+        data=folder / "tif", labels=folder / "train_v2.csv", preset="planet", store=path, allow_missing=True
+    )
+    convert(request)
+    return open_store(path)
+
+
+def test_the_five_chips_are_exact_in_names_order_and_by_band(planet: Store, shared: Path) -> None:
+    group = zarr.open(planet.path, mode="r")
+    assert [str(name) for name in group["names"][...]] == [f"train_{index}" for index in range(5)]
+    assert planet.layout.bands == ("blue", "green", "red", "nir")
+    for index in range(5):
+        direct = tifffile.imread(shared / f"data/planet/tif/train_{index}.tif")
+        for band, name in enumerate(planet.layout.bands):
+            stored = group["tiles"][index, group.attrs["layout"]["bands"].index(name)]
+            assert np.array_equal(stored, direct[..., band])
+
+
+def test_40474_chips_are_missing(shared: Path, tmp_path: Path, refused: Callable,
+                                 capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    folder = shared / "data/planet"
+    arguments = {"data": folder / "tif", "labels": folder / "train_v2.csv", "preset": "planet"}
+    text = refused(lambda: convert(Request(**arguments, store=tmp_path / "s.zarr")))
+    assert "40474 of 40479 chips of the CSV are missing" in text
+    assert not (tmp_path / "s.zarr").exists()
+    convert(Request(**arguments, store=tmp_path / "s.zarr", allow_missing=True))
+    assert "40474 of 40479 chips" in capsys.readouterr().out
+
+
+def test_the_split_of_five_chips_is_that_of_the_whole_csv(planet: Store) -> None:
+    split = make_split("course", planet)
+    assert planet.num_csv_rows == 40479
+    train, test = train_test_split(np.arange(40479), test_size=0.33, random_state=0)
+    assert split.train.tolist() == [row for row in range(5) if row in set(train)]
+    assert split.test.tolist() == [row for row in range(5) if row in set(test)]
+
+
+@pytest.fixture(scope="module")
+def landsat(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("landsat")
+    data = shared / "data/landsat_masks"
+    convert(
+        Request(
+            data=data / "tiles", labels=data / "train.csv", store=folder / "tiles.zarr",
+            bands=("blue", "green", "red", "nir"),
+        )
+    )  # fmt: skip
+    with open(data / "tiles_index.csv", newline="") as file:
+        rows = [[row["image_name"], "test" if row["scene"] == "landsat7" else "train"] for row in csv.DictReader(file)]
+    with open(folder / "scenes.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["image_name", "part"], *rows])
+    return folder
+
+
+@pytest.mark.parametrize("task", [1, 3, 4])
+def test_landsat_trains_and_reproduces_with_a_difference_of_0(landsat: Path, task: int) -> None:
+    from test_train import python
+
+    run = landsat / f"task{task}"
+    ended = train(landsat / "tiles.zarr", run, "--split", landsat / "scenes.csv", "--epochs", 1, "--crop", 32, task=task)
+    assert ended.returncode == 0, ended.stderr
+    again = python("-m", "analysis", "reproduce", "--run", run)
+    assert again.returncode == 0, again.stderr
+    assert "BIT-IDENTICAL" in again.stdout
+    assert "mean 0, max 0\n" in again.stdout
