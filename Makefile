@@ -5,7 +5,7 @@ VENV ?= .venv
 CUDA ?= 13
 OTHER_CUDA = $(if $(filter 12,$(CUDA)),13,12)
 READY = $(VENV)/.canopy-cuda$(CUDA)
-RUNS = $(VENV)/bin/python -m
+MODULE = $(VENV)/bin/python -m
 
 ZARR_VARIABLES = DATA LABELS STORE PRESET BANDS CLASSES CODEC JOBS ALLOW_MISSING
 TRAIN_VARIABLES = TASK GPU RUN RECIPE ARCH WEIGHTS FINETUNE INPUT SPLIT VAL SEED TEST CROP FLIPS AMP EPOCHS BATCH LR \
@@ -21,6 +21,13 @@ endif
 ifeq ($(filter 12 13,$(CUDA)),)
 $(error CUDA=$(CUDA): expected 12 or 13)
 endif
+
+# What a target cannot do without is asked for before anything is installed.
+needs = $(if $(filter $(1),$(MAKECMDGOALS)),$(if $($(2)),,$(error $(2) is not set: make $(firstword $(filter $(1),$(MAKECMDGOALS))) $(3))))
+$(call needs,train,TASK,TASK=1 (or 3, 4))
+$(call needs,zarr,DATA,DATA=folder LABELS=file.csv STORE=tiles.zarr)
+$(call needs,verify info,STORE,STORE=tiles.zarr)
+$(call needs,reproduce curves,RUN,RUN=runs/task1)
 
 # $(call option,NAME): --name 'value' if the variable is set. $(call switch,NAME): --name if it is 1.
 lower = $(subst _,-,$(shell echo '$(1)' | tr A-Z a-z))
@@ -73,13 +80,12 @@ $(READY): pyproject.toml constraints.txt
 setup: $(READY)
 
 zarr: $(READY)
-	@$(if $(DATA),,echo 'error: DATA is not set: make zarr DATA=folder LABELS=file.csv STORE=tiles.zarr' >&2; exit 2;) \
-	$(RUNS) preprocess convert $(call options,DATA LABELS PRESET BANDS CLASSES CODEC JOBS) $(call switch,ALLOW_MISSING) \
+	@$(MODULE) preprocess convert $(call options,DATA LABELS PRESET BANDS CLASSES CODEC JOBS) $(call switch,ALLOW_MISSING) \
 		--store '$(or $(STORE),tiles.zarr)'
 
 demo: $(READY)
-	@$(RUNS) preprocess demo --out demo
-	@$(RUNS) preprocess convert --data demo/tif --labels demo/labels.csv --bands blue,green,red,nir --store demo/tiles.zarr
+	@$(MODULE) preprocess demo --out demo
+	@$(MODULE) preprocess convert --data demo/tif --labels demo/labels.csv --bands blue,green,red,nir --store demo/tiles.zarr
 
 # Without STORE and DATA: the demo chips, from scratch, so that the numbers are the same with and without a network.
 ifeq ($(STORE)$(DATA),)
@@ -92,21 +98,18 @@ train: override STORE := $(or $(STORE),tiles.zarr)
 train: zarr
 endif
 train: $(READY)
-	@$(if $(TASK),,echo 'error: TASK is not set: make train TASK=1 (or 3, 4)' >&2; exit 2;) \
-	file=$$(mktemp) && trap 'rm -f "$$file"' EXIT && \
-	$(RUNS) train $(TRAIN_OPTIONS) --run-file "$$file" && \
-	if test -s "$$file"; then $(RUNS) analysis curves --run "$$(cat "$$file")"; fi
+	@file=$$(mktemp) && trap 'rm -f "$$file"' EXIT && \
+	$(MODULE) train $(TRAIN_OPTIONS) --run-file "$$file" && \
+	if test -s "$$file"; then $(MODULE) analysis curves --run "$$(cat "$$file")"; fi
 
 verify info: $(READY)
-	@$(if $(STORE),,echo 'error: STORE is not set: make $@ STORE=tiles.zarr' >&2; exit 2;) \
-	$(RUNS) preprocess $@ --store '$(STORE)' $(if $(filter info,$@),$(call option,SPLIT),$(call option,JOBS))
+	@$(MODULE) preprocess $@ --store '$(STORE)' $(if $(filter info,$@),$(call option,SPLIT),$(call option,JOBS))
 
 reproduce curves: $(READY)
-	@$(if $(RUN),,echo 'error: RUN is not set: make $@ RUN=runs/task1' >&2; exit 2;) \
-	$(RUNS) analysis $@ --run '$(RUN)' $(if $(filter reproduce,$@),$(call options,STORE GPU))
+	@$(MODULE) analysis $@ --run '$(RUN)' $(if $(filter reproduce,$@),$(call options,STORE GPU))
 
 test: $(READY)
-	@$(RUNS) pytest $(ARGS)
+	@$(MODULE) pytest $(ARGS)
 
 lint: $(READY)
 	@$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports
