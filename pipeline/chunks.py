@@ -57,7 +57,7 @@ class ChunkReader:
         """
         scratch = getattr(self._local, "scratch", None)
         if scratch is None:
-            scratch = self._local.scratch = np.empty(self.layout.chunk_bytes, np.uint8)
+            scratch = self._local.scratch = shard.decode_scratch(self.layout, len(self.bands))
         try:
             shard.decode_tile(self._data(tile), self._offsets[tile], self._sizes[tile], self.layout, out, scratch)
         except ValueError as error:

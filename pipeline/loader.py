@@ -108,7 +108,9 @@ class TileLoader:
         self._tiles, self._batch_size, self._seed = np.asarray(tiles, np.int64), batch_size, seed
         self._device = torch.device(device)
         on_gpu = self._device.type == "cuda"
-        device_id = (self._device.index or 0) if on_gpu else None
+        if on_gpu and self._device.index is None:  # "cuda" is torch's current GPU; DALI wants its number
+            self._device = torch.device("cuda", torch.cuda.current_device())
+        device_id = self._device.index if on_gpu else None
         layout = store.layout
         crop = crop or default_crop(store)
         _check(store, crop, flips, test, batch_size)

@@ -15,6 +15,7 @@ import io
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -115,17 +116,14 @@ def convert(request: Request) -> None:
         UserError: anything wrong with the input, one line each; the final name is then untouched.
     """
     plan = make_plan(request)
-    if request.store.exists():
-        _compare_with_whole(plan)
-        shutil.rmtree(schema.partial_path(request.store), ignore_errors=True)  # of a run killed in its last line
-        say(f"{request.store}: whole already ({len(plan.names)} chips from unchanged files); nothing to do.")
-        return
     root = schema.partial_path(request.store)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"STORE={request.store}: the folder cannot be made ({error.strerror}).") from error
+    if request.store.exists():
+        _is_whole_already(plan)
+        return
     with _locked(root):
+        if request.store.exists():  # another conversion ended between the question and the lock
+            _is_whole_already(plan)
+            return
         tasks = _tasks_left(plan, root)
         total, left = len(plan.names), sum(len(task.paths) for task in tasks)
         if left < total:
@@ -140,6 +138,12 @@ def convert(request: Request) -> None:
         f"{request.store}: {total} chips, {len(plan.classes)} classes, bands {', '.join(plan.layout.bands)}; "
         f"{encoded / schema.MIB:.1f} MiB (raw {raw / schema.MIB:.1f} MiB, ratio {raw / encoded:.2f})."
     )
+
+
+def _is_whole_already(plan: Plan) -> None:
+    _compare_with_whole(plan)
+    shutil.rmtree(schema.partial_path(plan.store), ignore_errors=True)  # of a run that was killed in its last line
+    say(f"{plan.store}: whole already ({len(plan.names)} chips from unchanged files); nothing to do.")
 
 
 def make_plan(request: Request) -> Plan:
@@ -225,8 +229,11 @@ def _layout(request: Request, preset: presets.Preset | None, first: np.ndarray, 
 def _tasks_left(plan: Plan, root: Path) -> list[ShardTask]:
     """The tasks that are not done; starts a partial store, or checks that the one there may go on."""
     record = root / "plan.json"
-    if record.exists():
-        before: dict[str, str] = json.loads(record.read_text())
+    if record.exists() and (root / "store" / "tiles" / "zarr.json").exists():
+        try:
+            before: dict[str, str] = json.loads(record.read_text())
+        except ValueError as error:
+            raise UserError(f"{record}: damaged. Remove {root} to start anew.") from error
         if differences := _differences(before, plan.settings()):
             raise UserError(
                 f"{root}: begun with other settings ({differences}). Use those again, or remove {root} to start anew."
@@ -256,12 +263,13 @@ def _progress_path(task: ShardTask) -> Path:
 def _shard_state(task: ShardTask) -> str:
     """ "done", "missing", or "changed: ..." with the first chip whose file is another than then."""
     try:
-        with np.load(_progress_path(task)) as progress:
+        # From memory: given a path, numpy leaves a torn file open.
+        with np.load(io.BytesIO(_progress_path(task).read_bytes())) as progress:
             size, mtime_ns, shard_bytes = progress["source_size"], progress["source_mtime_ns"], progress["shard_bytes"]
         if schema.shard_path(task.root / "store", task.shard).stat().st_size != int(shard_bytes):
             return "missing"
-    except FileNotFoundError:
-        return "missing"
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        return "missing"  # or torn by a power cut: either way it is written again
     changed = np.flatnonzero((size != task.size) | (mtime_ns != task.mtime_ns))
     if not len(changed):
         return "done"
@@ -348,7 +356,7 @@ def _finish(plan: Plan, root: Path) -> None:
     schema.finish(root / "store", plan.layout, plan.classes, plan.num_csv_rows, arrays)
     os.sync()  # once, instead of an fsync a shard: nothing may be in the cache only when the name appears
     os.rename(root / "store", plan.store)
-    shutil.rmtree(root)
+    shutil.rmtree(root, ignore_errors=True)
 
 
 def _compare_with_whole(plan: Plan) -> None:
@@ -373,10 +381,27 @@ def _compare_with_whole(plan: Plan) -> None:
 
 @contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    """One conversion at a time a store; the lock goes with the process, however that ends."""
-    with open(root / "lock", "w") as lock:
+    """Make `root` and hold it: one conversion at a time a store. The lock goes with the process, however it ends."""
+    while True:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{root}: the folder cannot be made ({error.strerror}).") from error
+        try:
+            lock = open(root / "lock", "w")  # noqa: SIM115  # held until the end of the conversion
+        except FileNotFoundError:
+            continue  # another conversion has just ended and removed the folder
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            lock.close()
             raise UserError(f"{root}: another conversion is writing it. Wait for it, or stop it.") from error
+        try:
+            same = os.stat(root / "lock").st_ino == os.fstat(lock.fileno()).st_ino
+        except FileNotFoundError:
+            same = False
+        if same:
+            break
+        lock.close()
+    with lock:
         yield

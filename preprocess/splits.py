@@ -5,6 +5,7 @@ scene look alike, so a random split leaks from train to test; a file split by sc
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,8 +74,8 @@ def make_split(rule: str, store: Store, *, val: float = 0.0) -> Split:
             raise UserError(f"VAL={val}: expected a fraction between 0 and 1 of the train part.")
         if len(parts["val"]):
             raise UserError(f"VAL={val}: SPLIT={rule} already has a val part.")
-        if len(parts["train"]) < 2:
-            raise UserError(f"VAL={val}: the train part has too few rows to divide.")
+        if math.ceil(val * len(parts["train"])) >= len(parts["train"]):  # scikit-learn rounds up
+            raise UserError(f"VAL={val}: nothing is left of the train part's {len(parts['train'])} rows.")
         parts["train"], parts["val"] = train_test_split(parts["train"], test_size=val, random_state=COURSE_SEED)
     part_of_row = np.full(num_csv_rows, -1)
     for index, name in enumerate(PARTS):

@@ -79,7 +79,7 @@ def _check_shard(task: _Task) -> tuple[int, list[str]]:
         return count, [str(error)]
     data = np.memmap(task.path, np.uint8, mode="r")
     tile = np.empty((len(layout.bands), layout.height, layout.width), layout.dtype)
-    scratch = np.empty(layout.chunk_bytes, np.uint8)
+    scratch = shard.decode_scratch(layout, len(layout.bands))
     findings = []
     for index in range(count):
         where = f"tile {task.names[index]} (number {task.first + index}) in {task.path}"

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -204,6 +205,60 @@ def test_two_conversions_at_once_are_refused(chips: Chips, tmp_path: Path, refus
     schema.partial_path(path).mkdir()
     with _locked(schema.partial_path(path)):
         assert "another conversion" in refused(lambda: to_store(chips, path))
+
+
+def test_another_conversion_that_ends_first_is_seen(
+    chips: Chips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ends between the question whether the store is there and the lock."""
+    from preprocess import convert as module
+
+    path, real = tmp_path / "s.zarr", module._locked
+
+    def late(root: Path) -> object:
+        monkeypatch.setattr(module, "_locked", real)
+        to_store(chips, path)
+        return real(root)
+
+    monkeypatch.setattr(module, "_locked", late)
+    to_store(chips, path)
+    assert "nothing to do" in capsys.readouterr().out
+    assert not schema.partial_path(path).exists()
+
+
+def test_a_kill_after_the_last_rename_leaves_nothing_that_harms(
+    chips: Chips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from preprocess import convert as module
+
+    path = tmp_path / "s.zarr"
+    with monkeypatch.context() as patch:
+        patch.setattr(module.shutil, "rmtree", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            to_store(chips, path)
+    shutil.rmtree(path)  # and the user starts anew
+    to_store(chips, path)
+    assert np.array_equal(zarr.open_group(path)["tiles"][...], chips.values)
+    assert not schema.partial_path(path).exists()
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04 torn"])
+def test_a_torn_progress_file_is_written_again(
+    session_chips: Chips, session_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    path = tmp_path / "s.zarr"
+    interrupted(session_chips, path, monkeypatch, after=1)
+    (schema.partial_path(path) / "progress" / "0.npz").write_bytes(data)
+    assert tree(to_store(session_chips, path).path) == tree(session_store.path)
+
+
+def test_a_torn_plan_is_a_line(
+    session_chips: Chips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable
+) -> None:
+    path = tmp_path / "s.zarr"
+    interrupted(session_chips, path, monkeypatch, after=1)
+    (schema.partial_path(path) / "plan.json").write_bytes(b"")
+    assert "plan.json: damaged" in refused(lambda: to_store(session_chips, path))
 
 
 @pytest.mark.parametrize(

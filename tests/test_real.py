@@ -79,7 +79,9 @@ def test_landsat_trains_and_reproduces_with_a_difference_of_0(landsat: Path, tas
     from test_train import python
 
     run = landsat / f"task{task}"
-    ended = train(landsat / "tiles.zarr", run, "--split", landsat / "scenes.csv", "--epochs", 1, "--crop", 32, task=task)
+    ended = train(
+        landsat / "tiles.zarr", run, "--split", landsat / "scenes.csv", "--epochs", 1, "--crop", 32, task=task
+    )
     assert ended.returncode == 0, ended.stderr
     again = python("-m", "analysis", "reproduce", "--run", run)
     assert again.returncode == 0, again.stderr

@@ -95,3 +95,8 @@ def test_rules_that_make_no_sense(session_store: Store, refused: Callable, rule:
 
 def test_val_twice_is_refused(session_store: Store, refused: Callable) -> None:
     assert "already has a val part" in refused(lambda: make_split("0.7,0.1,0.2", session_store, val=0.1))
+
+
+@pytest.mark.parametrize("val", [0.999, 1.0, -0.1])
+def test_val_that_leaves_no_train_part(session_store: Store, refused: Callable, val: float) -> None:
+    assert f"VAL={val}" in refused(lambda: make_split("course", session_store, val=val))

@@ -236,6 +236,20 @@ def test_a_small_difference_with_the_same_everything_is_no_rounding(run: Path, t
     assert "device: was Another CPU" in text
 
 
+def test_a_run_in_fp16_is_compared_where_there_is_no_fp16(run: Path, tmp_path: Path) -> None:
+    copy = damaged(run, tmp_path)
+    with np.load(copy / "results.npz") as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    depends_on = json.loads(str(arrays["depends_on"]))
+    depends_on["amp"] = "float16"
+    arrays["preds"] = arrays["preds"] + 1e-3
+    np.savez(copy / "results.npz", **{**arrays, "depends_on": np.array(json.dumps(depends_on))})
+    code, text = reproduce(copy, "--gpu", "cpu")
+    assert code == 0
+    assert "WITHIN ROUNDING" in text
+    assert "AMP: was float16, is off" in text
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "results.npz", "run.json"])
 def test_damaged_and_missing_files_of_a_run_are_one_line(run: Path, tmp_path: Path, name: str) -> None:
     copy = damaged(run, tmp_path)
@@ -280,7 +294,7 @@ def test_a_run_is_never_overwritten(run: Path, store: Path) -> None:
         (["--split", "no.csv"], "no.csv: expected a CSV file"),
         (["--weights", "no.safetensors"], "expected imagenet, none or a .safetensors file, found no such file"),
         (["--crop", "40"], "CROP=40x40: chips are 32 x 32"),
-        (["--amp", "fp16"], "AMP=fp16: the CPU has bf16 or off"),
+        (["--amp", "fp16"], "AMP=fp16: the CPU has off, bf16"),
         (["--recipe", "secret"], "RECIPE=secret"),
         (["--gpu", "one"], "GPU=one"),
     ],

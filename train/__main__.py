@@ -39,7 +39,9 @@ def main() -> int:
     for flag, _, _, text in _FLAGS:
         parser.add_argument(flag, help=text)
     parser.add_argument("--deterministic", action="store_true", help="GPU kernels that repeat to the bit, slower")
-    parser.add_argument("--shuffle-labels", action="store_true", help="control: train on labels in random order")
+    parser.add_argument(
+        "--shuffle-labels", action="store_true", help="control: labels in random order within each part"
+    )
     parser.add_argument("--run-file", type=Path, help="write the run's folder there (for scripts)")
     args = parser.parse_args()
     if args.task == "2":

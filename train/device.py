@@ -28,8 +28,10 @@ class Device:
         return torch.float16 if self.kind == "cuda" and self.amp is not None else torch.float32
 
 
-def choose_device(config: Config) -> Device:
+def choose_device(config: Config, *, amp_may_differ: bool = False) -> Device:
     """The device that GPU=... names; without any GPU on the machine, the CPU, and a line that says so.
+
+    `amp_may_differ`: where the device has not the number format asked for, take its own choice instead of refusing.
 
     Raises:
         UserError: the machine has GPUs, but not that one, or AMP asks for what the device has not.
@@ -39,21 +41,26 @@ def choose_device(config: Config) -> Device:
         say(f"GPU={config.gpu} was asked for, but no GPU can be used on this machine: running on the CPU.")
         wanted = "cpu"
     if wanted == "cpu":
-        if config.amp == "fp16":
-            raise UserError("AMP=fp16: the CPU has bf16 or off.")
-        return Device(device=torch.device("cpu"), amp=torch.bfloat16 if config.amp == "bf16" else None, name=_cpu())
+        amp = _amp(config.amp, ("off", "bf16"), "the CPU", amp_may_differ)
+        return Device(device=torch.device("cpu"), amp=amp, name=_cpu())
     index, count = int(wanted), torch.cuda.device_count()
     if index >= count:
         raise UserError(f"GPU={config.gpu}: this machine has {count} GPUs, numbered from 0.")
     if "," in config.gpu:
         say(f"GPU={config.gpu}: one GPU is used, {index}.")
-    has_bf16 = torch.cuda.get_device_capability(index) >= (8, 0)  # Ampere; is_bf16_supported() counts emulation
-    if config.amp == "bf16" and not has_bf16:
-        raise UserError(f"AMP=bf16: {torch.cuda.get_device_name(index)} has no bf16. Use AMP=fp16.")
-    choice = {"auto": "bf16" if has_bf16 else "fp16"}.get(config.amp, config.amp)
-    amp = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[choice]
+    name = torch.cuda.get_device_name(index)
+    # Ampere and later; is_bf16_supported() counts emulation too.
+    has_bf16 = torch.cuda.get_device_capability(index) >= (8, 0)
+    amp = _amp(config.amp, ("bf16", "fp16", "off") if has_bf16 else ("fp16", "off"), name, amp_may_differ)
     torch.cuda.set_device(index)
-    return Device(device=torch.device("cuda", index), amp=amp, name=torch.cuda.get_device_name(index))
+    return Device(device=torch.device("cuda", index), amp=amp, name=name)
+
+
+def _amp(wanted: str, has: tuple[str, ...], name: str, may_differ: bool) -> torch.dtype | None:
+    """autocast's dtype; "auto" is the first of what the device has."""
+    if wanted not in (*has, "auto") and not may_differ:
+        raise UserError(f"AMP={wanted}: {name} has {', '.join(has)}.")
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[wanted if wanted in has else has[0]]
 
 
 def amp_name(amp: torch.dtype | None) -> str:
@@ -61,11 +68,14 @@ def amp_name(amp: torch.dtype | None) -> str:
     return str(amp).removeprefix("torch.") if amp is not None else "off"
 
 
-def prepare_torch(config: Config) -> None:
-    """Seed, and let the hardware choose its fastest kernels unless DETERMINISTIC=1."""
+def prepare_torch(config: Config, device: Device) -> None:
+    """Seed, and let the hardware choose its fastest kernels unless DETERMINISTIC=1.
+
+    AMP=off means float32: TF32 would multiply with the 10 bits of fp16.
+    """
     torch.manual_seed(config.seed)
     torch.backends.cudnn.benchmark = not config.deterministic
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not config.deterministic
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = device.amp is not None
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it to be deterministic
         torch.use_deterministic_algorithms(True)

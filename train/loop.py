@@ -62,7 +62,7 @@ def fit(config: Config, data: Data, device: Device, wanted_run: str | None) -> P
     Raises:
         UserError: what the user can put right; a folder that holds nothing yet is not left behind.
     """
-    prepare_torch(config)
+    prepare_torch(config, device)
     model = make_model(config, data, pretrained=True).to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     train = make_train_loader(config, data, device)
     parts = ["test"] if not len(data.split.val) else ["val", "test"]

@@ -145,7 +145,7 @@ def read_results(run: Path) -> dict[str, np.ndarray]:
     """
     path = run / "results.npz"
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise UserError(f"{path}: missing. The run ended before its first epoch did.") from None
