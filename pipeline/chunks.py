@@ -49,8 +49,9 @@ class ChunkReader:
         ends = (self._offsets + self._sizes).max(axis=(1, 2))
         return int((ends - self._offsets.min(axis=(1, 2))).max())
 
-    def read_tile(self, tile: int, out: np.ndarray) -> None:
-        """Decode one tile into `out`, (bands, height, width) of the store's dtype, C-contiguous.
+    def read_tile(self, tile: int, out: np.ndarray, *, flip_rows: bool = False) -> None:
+        """Decode one tile into `out`, (bands, height, width) of the store's dtype, C-contiguous; last row first if
+        `flip_rows`.
 
         Raises:
             DamagedChunkError: names the tile, the band and the shard.
@@ -59,7 +60,9 @@ class ChunkReader:
         if scratch is None:
             scratch = self._local.scratch = shard.decode_scratch(self.layout, len(self.bands))
         try:
-            shard.decode_tile(self._data(tile), self._offsets[tile], self._sizes[tile], self.layout, out, scratch)
+            shard.decode_tile(
+                self._data(tile), self._offsets[tile], self._sizes[tile], self.layout, out, scratch, flip_rows=flip_rows
+            )
         except ValueError as error:
             raise self._damaged(tile, error) from error
 

@@ -23,21 +23,22 @@ def epoch_order(seed: int, epoch: int, tiles: np.ndarray) -> np.ndarray:
     return tiles[np.argsort(keys, kind="stable")]
 
 
-def draws_used(flips: str) -> tuple[str, ...]:
-    """Fields of `Augmentation` that a choice of flips makes use of; the others are always False."""
-    rows = ("flip_rows",) if flips in ("both", "dihedral") else ()
+def draws_used(flips: str, decode: str) -> tuple[str, ...]:
+    """Fields of `Augmentation` that the graph is given: those that a choice of flips makes use of (the others are
+    always False), less `flip_rows` where host decode writes the rows in their new order already."""
+    rows = ("flip_rows",) if flips in ("both", "dihedral") and decode == "device" else ()
     return ("crop_y", "crop_x", "mirror", *rows, *(("transpose",) if flips == "dihedral" else ()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What happens to each of N tiles, in this order: transpose, flip rows, crop, mirror columns.
+    """What happens to each of N tiles, in this order: flip rows, transpose, crop, mirror columns.
 
     `crop_y`, `crop_x` are int64 pixels; the other three are bool. All (N,).
     """
 
-    transpose: np.ndarray
     flip_rows: np.ndarray
+    transpose: np.ndarray
     crop_y: np.ndarray
     crop_x: np.ndarray
     mirror: np.ndarray

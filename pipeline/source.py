@@ -39,8 +39,8 @@ class _HostSlot:
         shape = (batch_size, len(reader.bands), layout.height, layout.width)
         self._tiles = allocate(shape, np.dtype(layout.dtype))
 
-    def fill(self, row: int, tile: int) -> None:
-        self._reader.read_tile(tile, self._tiles[row])
+    def fill(self, row: int, tile: int, *, flip_rows: bool) -> None:
+        self._reader.read_tile(tile, self._tiles[row], flip_rows=flip_rows)
 
     def outputs(self) -> list[Any]:
         return [self._tiles]
@@ -56,7 +56,8 @@ class _DeviceSlot:
         self._sizes = np.zeros_like(self._offsets)
         self._num_bytes = np.zeros(batch_size, np.int64)
 
-    def fill(self, row: int, tile: int) -> None:
+    def fill(self, row: int, tile: int, *, flip_rows: bool) -> None:
+        del flip_rows  # the graph does it, on the device
         self._num_bytes[row] = self._reader.read_compressed(
             tile, self._encoded[row], self._offsets[row], self._sizes[row]
         )
@@ -83,7 +84,7 @@ class Source:
             room: (height - crop height, width - crop width), to express crops as DALI does.
             allocate: makes the buffers (pinned where there is a GPU).
         """
-        self._workers, self._draws, self._room = workers, draws_used(flips), room
+        self._workers, self._draws, self._room = workers, draws_used(flips, decode), room
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="canopy-read")
         # One buffer more than can be in use at once: DALI holds `depth`, and asks for the next before it
         # lets go of the oldest.
@@ -154,7 +155,8 @@ class Source:
 
 def _fill(plan: BatchPlan, slot: _HostSlot | _DeviceSlot, rows: np.ndarray) -> None:
     for row in rows.tolist():
-        slot.fill(row, int(plan.tiles[row]))
+        flip_rows = plan.augmentation is not None and bool(plan.augmentation.flip_rows[row])
+        slot.fill(row, int(plan.tiles[row]), flip_rows=flip_rows)
 
 
 def crop_position(pixels: np.ndarray, room: int) -> np.ndarray:

@@ -7,10 +7,10 @@ from pipeline.order import Augmentation
 
 def augment(tile: np.ndarray, draws: Augmentation, row: int, crop: tuple[int, int]) -> np.ndarray:
     """(bands, height, width) -> (bands, crop height, crop width), by the four documented steps."""
-    if draws.transpose[row]:
-        tile = tile.transpose(0, 2, 1)
     if draws.flip_rows[row]:
         tile = tile[:, ::-1]
+    if draws.transpose[row]:
+        tile = tile.transpose(0, 2, 1)
     top, left = int(draws.crop_y[row]), int(draws.crop_x[row])
     tile = tile[:, top : top + crop[0], left : left + crop[1]]
     return tile[:, :, ::-1] if draws.mirror[row] else tile

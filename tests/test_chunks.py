@@ -6,7 +6,7 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import pytest
-from conftest import BANDS, Chips
+from conftest import BANDS, Chips, to_store, write_chips
 
 from pipeline.chunks import ChunkReader
 from preprocess import schema
@@ -23,8 +23,23 @@ def test_tiles_are_exact(
     reader = ChunkReader(store, bands)
     out = np.zeros((len(bands), 16, 16), np.uint16)
     for tile in (0, 255, 256, 299, 3, 3):
+        expected = session_chips.values[tile][[BANDS.index(band) for band in bands]]
         reader.read_tile(tile, out)
-        assert np.array_equal(out, session_chips.values[tile][[BANDS.index(band) for band in bands]])
+        assert np.array_equal(out, expected)
+        reader.read_tile(tile, out, flip_rows=True)
+        assert np.array_equal(out, expected[:, ::-1])
+
+
+@pytest.mark.parametrize("codec", ["lz4", "none"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_rows_are_flipped_across_chunks(tmp_path: Path, codec: str, dtype: str) -> None:
+    chips = write_chips(tmp_path / "tif", count=3, bands=3, height=300, width=200, dtype=dtype)
+    reader = ChunkReader(to_store(chips, tmp_path / "s.zarr", codec=codec), ("green", "red"))
+    assert (reader.layout.chunks_per_band > 1) == (dtype == "uint16")
+    out = np.zeros((2, 300, 200), dtype)
+    for flip in (False, True):
+        reader.read_tile(2, out, flip_rows=flip)
+        assert np.array_equal(out, chips.values[2][[1, 0]][:, :: -1 if flip else 1])
 
 
 def inflate_on_cpu(reader: ChunkReader, tile: int) -> np.ndarray:
@@ -62,8 +77,6 @@ def test_device_table_of_uint8(uint8_store: Store, uint8_chips: Chips) -> None:
 
 def test_device_table_of_many_chunks_a_band(tmp_path: Path) -> None:
     """Chips of Planet's size: two chunks a band."""
-    from conftest import to_store, write_chips
-
     chips = write_chips(tmp_path / "tif", count=3, height=256, width=256)
     reader = ChunkReader(to_store(chips, tmp_path / "s.zarr"), ("red", "green", "blue"))
     assert reader.chunks_per_tile == 6
