@@ -10,7 +10,7 @@ MODULE = $(VENV)/bin/python -m
 ZARR_VARIABLES = DATA LABELS STORE PRESET BANDS CLASSES CODEC JOBS ALLOW_MISSING
 TRAIN_VARIABLES = TASK GPU RUN RECIPE ARCH WEIGHTS FINETUNE INPUT SPLIT VAL SEED TEST CROP FLIPS AMP EPOCHS BATCH LR \
 	LOSS WORKERS DETERMINISTIC SHUFFLE_LABELS
-KNOWN = PYTHON VENV CUDA ARGS $(ZARR_VARIABLES) $(TRAIN_VARIABLES)
+KNOWN = PYTHON VENV CUDA ARGS MODE ROUNDS $(ZARR_VARIABLES) $(TRAIN_VARIABLES)
 
 # A misspelt variable would be ignored without a word: make train EPOCH=3.
 GIVEN = $(foreach name,$(.VARIABLES),$(if $(filter command line,$(origin $(name))),$(name)))
@@ -22,6 +22,14 @@ ifeq ($(filter 12 13,$(CUDA)),)
 $(error CUDA=$(CUDA): expected 12 or 13)
 endif
 
+# A switch is 1, 0 or empty: SWITCH=no would otherwise be taken for yes.
+$(foreach name,ALLOW_MISSING DETERMINISTIC SHUFFLE_LABELS,$(if $(filter-out 0 1,$($(name))),$(error $(name)=$($(name)): expected 0 or 1)))
+
+# Settings of the conversion mean nothing to a training that converts nothing.
+UNUSED = $(if $(filter train,$(MAKECMDGOALS)),$(if $(DATA),,$(filter LABELS PRESET BANDS CLASSES CODEC ALLOW_MISSING,$(GIVEN))))
+$(if $(strip $(UNUSED)),$(error $(strip $(UNUSED)): only with DATA=folder, which is converted first))
+$(if $(filter STORE,$(GIVEN)),$(if $(STORE),,$(error STORE is given, but empty)))
+
 # What a target cannot do without is asked for before anything is installed.
 needs = $(if $(filter $(1),$(MAKECMDGOALS)),$(if $($(2)),,$(error $(2) is not set: make $(firstword $(filter $(1),$(MAKECMDGOALS))) $(3))))
 $(call needs,train,TASK,TASK=1 (or 3, 4))
@@ -32,14 +40,14 @@ $(call needs,reproduce curves,RUN,RUN=runs/task1)
 # $(call option,NAME): --name 'value' if the variable is set. $(call switch,NAME): --name if it is 1.
 lower = $(subst _,-,$(shell echo '$(1)' | tr A-Z a-z))
 option = $(if $($(1)),--$(call lower,$(1)) '$(subst ','\'',$($(1)))')
-switch = $(if $(filter-out 0,$($(1))),--$(call lower,$(1)))
+switch = $(if $(filter 1,$($(1))),--$(call lower,$(1)))
 options = $(foreach name,$(1),$(call option,$(name)))
 
 ZARR_OPTIONS = $(call options,DATA LABELS STORE PRESET BANDS CLASSES CODEC JOBS) $(call switch,ALLOW_MISSING)
 TRAIN_OPTIONS = $(call options,TASK STORE GPU RUN RECIPE ARCH WEIGHTS FINETUNE INPUT SPLIT VAL SEED TEST CROP FLIPS \
 	AMP EPOCHS BATCH LR LOSS WORKERS) $(call switch,DETERMINISTIC) $(call switch,SHUFFLE_LABELS)
 
-.PHONY: help setup demo zarr verify info train reproduce curves test lint format clean
+.PHONY: help setup demo zarr verify info train reproduce curves bench test lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -51,16 +59,17 @@ help:
 	@echo 'make reproduce RUN=runs/task1     predict the test part again in a new process and compare'
 	@echo 'make curves RUN=runs/task1        draw the learning curve again'
 	@echo 'make verify STORE=x.zarr          re-read a store and prove it whole'
-	@echo 'make info STORE=x.zarr            bands, classes, sizes, split'
+	@echo 'make info STORE=x.zarr            bands, classes, sizes; SPLIT=... for another split'
+	@echo 'make bench MODE=loader|io|convert  against others and the limits of this machine (ROUNDS=5)'
 	@echo 'make test | lint | setup          the tests; format, types, imports; only the installation'
 	@echo
 	@echo 'zarr:   DATA LABELS STORE  PRESET=planet  BANDS=blue,green,red,nir  CLASSES=a,b,c  CODEC=lz4|none'
 	@echo '        JOBS=cores  ALLOW_MISSING=1'
 	@echo 'train:  TASK=1 (RGB) | 3 (RGB and NIR, two nets joined) | 4 (RGB + NIR in one net)  GPU=0|cpu'
 	@echo '        RECIPE=default|course  EPOCHS BATCH LR SEED  RUN=runs/name  FINETUNE=full|head'
-	@echo '        ARCH=resnet18|34|50|101|152, resnext50_32x4d, wide_resnet50_2'
+	@echo '        ARCH=resnet18|resnet34|resnet50|resnet101|resnet152|resnext50_32x4d|wide_resnet50_2'
 	@echo '        WEIGHTS=imagenet|none|file.safetensors  INPUT=raw|course  TEST=center|resize  CROP=pixels'
-	@echo '        SPLIT=course | 0.7,0.1,0.2@seed | file.csv (image_name,part)  VAL=0.1 (choose the epoch on it)'
+	@echo '        SPLIT=course | 0.8,0.2 | 0.7,0.1,0.2@seed | file.csv (image_name,part)  VAL=0.1 (chooses the epoch)'
 	@echo '        FLIPS=none|horizontal|both|dihedral  AMP=auto|off|bf16|fp16  LOSS=bce|soft_margin'
 	@echo '        WORKERS=threads  DETERMINISTIC=1  SHUFFLE_LABELS=1 (a control)'
 	@echo 'all:    VENV=.venv  PYTHON=python3  CUDA=13|12 (of the GPU driver)'
@@ -84,6 +93,7 @@ zarr: $(READY)
 		--store '$(or $(STORE),tiles.zarr)'
 
 demo: $(READY)
+	@echo 'no STORE and no DATA are given: the demo chips are used'
 	@$(MODULE) preprocess demo --out demo
 	@$(MODULE) preprocess convert --data demo/tif --labels demo/labels.csv --bands blue,green,red,nir --store demo/tiles.zarr
 
@@ -107,6 +117,9 @@ verify info: $(READY)
 
 reproduce curves: $(READY)
 	@$(MODULE) analysis $@ --run '$(RUN)' $(if $(filter reproduce,$@),$(call options,STORE GPU))
+
+bench: $(READY)
+	@$(MODULE) bench $(call options,MODE ROUNDS)
 
 test: $(READY)
 	@$(MODULE) pytest $(ARGS)

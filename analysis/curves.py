@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib
 
 from preprocess.console import UserError
+from train.runfolder import read_run
 
 matplotlib.use("Agg")  # no screen is needed, and none is looked for
 
@@ -29,7 +30,7 @@ def draw_curves(run: Path) -> Path:
         UserError: the run has no finished epoch.
     """
     lines = read_metrics(run)
-    record = json.loads((run / "run.json").read_text())
+    record = read_run(run)
     config = record["config"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     loss = {"bce": "binary cross-entropy", "soft_margin": "multi-label soft margin"}[config["loss"]]
@@ -64,6 +65,8 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     """
     try:
         return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    except ValueError as error:
+        raise UserError(f"{run / 'metrics.jsonl'}: expected a JSON object a line ({error}).") from None
     except FileNotFoundError:
         raise UserError(f"RUN={run}: expected a run with a finished epoch, found no metrics.jsonl.") from None
 

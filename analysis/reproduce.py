@@ -54,7 +54,12 @@ def reproduce(run: Path, *, store: Path | None, gpu: str | None) -> bool:
     if len(data.store.classes) != saved["logits"].shape[1]:
         raise UserError(f"{config.store}: {len(data.store.classes)} classes; the run has {saved['logits'].shape[1]}.")
     model = make_model(config, data, pretrained=False)
-    model_sha256 = runfolder.load_model(run, model)
+    changed = _configuration(before, record)
+    try:
+        model_sha256 = runfolder.load_model(run, model)
+    except UserError as error:
+        causes = "; ".join(difference.what for difference in changed)
+        raise UserError(f"{error}{f' Changed since: {causes}.' if causes else ''}") from error
     model = model.to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     tiles = data.split.test
     logits = predict(
@@ -84,10 +89,7 @@ def _differences(
     compare("split (sha256)", before["split"]["sha256"][:12], data.split.sha256()[:12])
     # Also when a run was killed between saving the weights of a new best epoch and its scores.
     compare("weights (sha256 of model.safetensors)", before["model_sha256"][:12], model_sha256[:12])
-    for key, value in before["config"].items():
-        kind = "transform" if key in ("test", "crop", "input") else "configuration"
-        if key not in ("gpu", "store", "workers"):
-            compare(f"{kind} {key.upper()}", value, record["config"].get(key))
+    found += _configuration(before, record)
     amp = amp_name(device.amp)
     compare("AMP", before["amp"], amp, decides=False)
     compare("device", before["machine"]["device"], device.name, decides=False)
@@ -96,6 +98,17 @@ def _differences(
     for package, version in before["versions"].items():
         compare(f"software {package}", version, now.get(package), decides=False)
     compare("commit of the code", before["commit"], runfolder.commit(), decides=False)
+    return found
+
+
+def _configuration(before: dict[str, Any], record: dict[str, Any]) -> list[Difference]:
+    """Settings in run.json that are not those with which the scores were made."""
+    found = []
+    for key, old in before["config"].items():
+        new = record["config"].get(key)
+        if old != new and key not in ("gpu", "store", "workers"):
+            kind = "transform" if key in ("test", "crop", "input") else "configuration"
+            found.append(Difference(what=f"{kind} {key.upper()}: was {old}, is {new}", decides=True))
     return found
 
 

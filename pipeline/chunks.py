@@ -13,6 +13,8 @@ from preprocess import schema, shard
 from preprocess.schema import Store
 from preprocess.shard import CRC_BYTES, LZ4_HEADER_BYTES, DamagedChunkError
 
+_ADVICE = "`make verify STORE=...` lists all damage; remove the store and convert again."
+
 
 class ChunkReader:
     """Reads `bands` of a store's tiles, in that order. Safe to use from many threads.
@@ -32,7 +34,10 @@ class ChunkReader:
         for index, path in enumerate(self._paths):
             first = index * self.layout.shard_tiles
             count = min(self.layout.shard_tiles, store.num_tiles - first)
-            offsets, sizes = shard.read_index(path, self.layout, count)
+            try:
+                offsets, sizes = shard.read_index(path, self.layout, count)
+            except DamagedChunkError as error:
+                raise DamagedChunkError(f"{error} {_ADVICE}") from error
             self._offsets[first : first + count] = offsets[:, band_indices]
             self._sizes[first : first + count] = sizes[:, band_indices]
         self._maps: list[np.ndarray | None] = [None] * num_shards
@@ -105,6 +110,5 @@ class ChunkReader:
         path = self._paths[tile // self.layout.shard_tiles]
         bands = ", ".join(self.bands)
         return DamagedChunkError(
-            f"{path}: tile {self._names[tile]} is damaged (of the bands {bands}: {error}). "
-            "`make verify STORE=...` lists all damage; remove the store and convert again."
+            f"{path}: tile {self._names[tile]} is damaged (of the bands {bands}: {error}). {_ADVICE}"
         )

@@ -108,6 +108,8 @@ class TileLoader:
         self._tiles, self._batch_size, self._seed = np.asarray(tiles, np.int64), batch_size, seed
         self._device = torch.device(device)
         on_gpu = self._device.type == "cuda"
+        if on_gpu and not torch.cuda.is_available():
+            raise UserError(f"device={device}: no GPU can be used on this machine; device='cpu' works.")
         if on_gpu and self._device.index is None:  # "cuda" is torch's current GPU; DALI wants its number
             self._device = torch.device("cuda", torch.cuda.current_device())
         device_id = self._device.index if on_gpu else None

@@ -117,9 +117,13 @@ def convert(request: Request) -> None:
     """
     plan = make_plan(request)
     root = schema.partial_path(request.store)
+    if request.store.exists() and not request.store.is_dir():
+        raise UserError(f"STORE={request.store}: is a file. Choose another name.")
     if request.store.exists():
         _is_whole_already(plan)
         return
+    if plan.layout.bands[0] == "band1":
+        say(f"{request.store}: the bands are unnamed; training needs names, such as BANDS=blue,green,red,nir.")
     with _locked(root):
         if request.store.exists():  # another conversion ended between the question and the lock
             _is_whole_already(plan)
@@ -134,6 +138,9 @@ def convert(request: Request) -> None:
         _finish(plan, root)
     encoded = schema.encoded_bytes(request.store, plan.layout, total)
     raw = plan.layout.tile_bytes * total
+    untagged = int((plan.labels.sum(axis=1) == 0).sum())
+    if untagged:
+        say(f"{request.store}: {untagged} chips have no tag.")
     say(
         f"{request.store}: {total} chips, {len(plan.classes)} classes, bands {', '.join(plan.layout.bands)}; "
         f"{encoded / schema.MIB:.1f} MiB (raw {raw / schema.MIB:.1f} MiB, ratio {raw / encoded:.2f})."
@@ -142,6 +149,7 @@ def convert(request: Request) -> None:
 
 def _is_whole_already(plan: Plan) -> None:
     _compare_with_whole(plan)
+    schema.encoded_bytes(plan.store, plan.layout, len(plan.names))  # names a shard that is missing
     shutil.rmtree(schema.partial_path(plan.store), ignore_errors=True)  # of a run that was killed in its last line
     say(f"{plan.store}: whole already ({len(plan.names)} chips from unchanged files); nothing to do.")
 
@@ -202,10 +210,10 @@ def _find_all(table: LabelTable, folder: Path, *, allow_missing: bool) -> dict[i
     if missing:
         first = ", ".join(missing[:3])
         count = f"{len(missing)} of {len(table.names)} chips of the CSV are missing in {folder} (first: {first})"
-        if not allow_missing:
-            raise UserError(f"{count}. Pass ALLOW_MISSING=1 to leave them out.")
         if not found:
             raise UserError(f"{count}: none is left. Is DATA the folder of the TIFFs?")
+        if not allow_missing:
+            raise UserError(f"{count}. Pass ALLOW_MISSING=1 to leave them out.")
         say(f"{count}; they are left out.")
     return found
 
@@ -219,7 +227,8 @@ def _layout(request: Request, preset: presets.Preset | None, first: np.ndarray, 
         bands = ("red", "green", "blue") if count == 3 else tuple(f"band{index + 1}" for index in range(count))
     if len(bands) != count:
         raise UserError(
-            f"{path}: expected {len(bands)} bands ({', '.join(bands)}), found {count}. Name them: BANDS=blue,green,..."
+            f"{path}: expected {len(bands)} bands ({', '.join(bands)}), found {count}. "
+            "BANDS names each of them, in the file's order."
         )
     if len(set(bands)) != len(bands) or not all(bands):
         raise UserError(f"BANDS={','.join(bands)}: expected a different name for each band.")
@@ -273,7 +282,7 @@ def _shard_state(task: ShardTask) -> str:
     changed = np.flatnonzero((size != task.size) | (mtime_ns != task.mtime_ns))
     if not len(changed):
         return "done"
-    return f"changed: {len(changed)} source files (first {task.paths[changed[0]]})"
+    return f"changed: {len(changed)} source files in size or time (first {task.paths[changed[0]]})"
 
 
 def convert_shard(task: ShardTask) -> int:
@@ -371,7 +380,7 @@ def _compare_with_whole(plan: Plan) -> None:
     if not differences:
         changed = np.flatnonzero((store.source_size != plan.size) | (store.source_mtime_ns != plan.mtime_ns))
         if len(changed):
-            differences = f"{len(changed)} source files changed, first {plan.paths[changed[0]]}"
+            differences = f"{len(changed)} source files changed in size or time, first {plan.paths[changed[0]]}"
     if differences:
         raise UserError(
             f"{plan.store}: made from something else ({differences}). "

@@ -33,9 +33,12 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str,
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             header = reader.fieldnames or []
+            if not header:
+                raise UserError(f"{path}: expected the columns {', '.join(columns)}; found an empty file.")
             missing = [name for name in columns if name not in header]
             if missing:
-                raise UserError(f"{path}: expected the columns {', '.join(columns)}; found {', '.join(header)}.")
+                hint = " (separated by commas)" if len(header) == 1 else ""
+                raise UserError(f"{path}: expected the columns {', '.join(columns)}{hint}; found {', '.join(header)}.")
             rows = [(reader.line_num, row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: expected a CSV in UTF-8, found something else ({error}).") from error

@@ -71,23 +71,20 @@ def read_index(path: Path, layout: Layout, num_tiles: int) -> tuple[np.ndarray, 
         with open(path, "rb") as file:
             end = file.seek(0, 2)
             if end < index_bytes + CRC_BYTES:
-                raise DamagedChunkError(f"{path}: expected a shard with its index, found {end} bytes. {_ADVICE}")
+                raise DamagedChunkError(f"{path}: expected a shard with its index, found {end} bytes.")
             file.seek(end - index_bytes - CRC_BYTES)
             data = file.read()
     except OSError as error:
-        raise DamagedChunkError(f"{path}: the shard cannot be read ({error.strerror}). {_ADVICE}") from error
+        raise DamagedChunkError(f"{path}: the shard cannot be read ({error.strerror}).") from error
     if struct.unpack("<I", data[-CRC_BYTES:])[0] != google_crc32c.value(data[:-CRC_BYTES]):
-        raise DamagedChunkError(f"{path}: the shard's index is damaged (crc32c). {_ADVICE}")
+        raise DamagedChunkError(f"{path}: the shard's index is damaged (crc32c).")
     index = np.frombuffer(data[:-CRC_BYTES], "<u8").reshape(*shape, 2)[:num_tiles]
     if (index == MISSING).any():
-        raise DamagedChunkError(f"{path}: the shard lacks chunks. {_ADVICE}")
+        raise DamagedChunkError(f"{path}: the shard lacks chunks.")
     offsets, sizes = index[..., 0].astype(np.int64), index[..., 1].astype(np.int64)
     if (offsets + sizes > end - index_bytes - CRC_BYTES).any() or (offsets < 0).any() or (sizes < CRC_BYTES).any():
-        raise DamagedChunkError(f"{path}: the shard's index points outside the file. {_ADVICE}")
+        raise DamagedChunkError(f"{path}: the shard's index points outside the file.")
     return offsets, sizes
-
-
-_ADVICE = "`make verify STORE=...` lists all damage; remove the store and convert again."
 
 
 def checked_payload(chunk: np.ndarray, layout: Layout) -> np.ndarray:

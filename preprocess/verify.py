@@ -59,7 +59,7 @@ def verify(path: Path, *, jobs: int) -> int:
     if not findings:
         say(f"{path}: whole and unaltered: {store.num_tiles} chips in {len(tasks)} shards.")
     else:
-        say(f"{path}: {len(findings)} findings. Remove the store and convert again.")
+        say(f"{path}: {len(findings)} finding{'s' if len(findings) > 1 else ''}. Remove the store and convert again.")
     return len(findings)
 
 
@@ -103,6 +103,9 @@ def info(path: Path, split_rule: str) -> None:
     layout = store.layout
     num_shards = layout.num_shards(store.num_tiles)
     encoded = schema.encoded_bytes(path, layout, store.num_tiles)
+    for index in range(num_shards):
+        count = min(layout.shard_tiles, store.num_tiles - index * layout.shard_tiles)
+        shard.read_index(schema.shard_path(path, index), layout, count)
     raw = layout.tile_bytes * store.num_tiles
     missing = store.num_csv_rows - store.num_tiles
     print(f"store        {path}")

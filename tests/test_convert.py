@@ -114,12 +114,18 @@ def test_a_second_run_does_nothing_and_says_so(
     assert {path: path.stat().st_mtime_ns for path in store.path.rglob("*")} == before
 
 
+def test_a_store_with_a_missing_shard_is_not_called_whole(chips: Chips, tmp_path: Path, refused: Callable) -> None:
+    store = to_store(chips, tmp_path / "s.zarr")
+    schema.shard_path(store.path, 0).unlink()
+    assert "the shard is missing" in refused(lambda: to_store(chips, store.path))
+
+
 def test_changed_sources_are_named_and_not_mixed(chips: Chips, tmp_path: Path, refused: Callable) -> None:
     store = to_store(chips, tmp_path / "s.zarr")
     before = tree(store.path)
     path = chips.folder / "t_3.tif"
     os.utime(path, ns=(1, 1))
-    assert "1 source files changed, first " + str(path) in refused(lambda: to_store(chips, store.path))
+    assert "1 source files changed in size or time, first " + str(path) in refused(lambda: to_store(chips, store.path))
     assert "CODEC: lz4, now none" in refused(lambda: to_store(chips, store.path, codec="none"))
     assert "BANDS: blue,green,red,nir, now a,b,c,d" in refused(
         lambda: to_store(chips, store.path, bands=("a", "b", "c", "d"))
@@ -269,6 +275,7 @@ def test_a_torn_plan_is_a_line(
         ({"labels": None}, "LABELS is not set"),
         ({"codec": "zip"}, "CODEC=zip: expected lz4 or none"),
         ({"jobs": 0}, "JOBS=0"),
+        ({"store": Path(__file__)}, "test_convert.py: is a file"),
         ({"preset": "mars"}, "PRESET=mars is not known. There is: planet"),
         ({"bands": ("a", "b")}, "expected 2 bands (a, b), found 4"),
         ({"bands": ("a", "a", "b", "c")}, "a different name for each band"),

@@ -236,6 +236,49 @@ def test_a_small_difference_with_the_same_everything_is_no_rounding(run: Path, t
     assert "device: was Another CPU" in text
 
 
+@pytest.mark.parametrize(("name", "text"), [("run.json", "{}"), ("run.json", "[]"), ("metrics.jsonl", '{"epoch": 2')])
+def test_torn_and_emptied_files_are_one_line(run: Path, tmp_path: Path, name: str, text: str) -> None:
+    copy = damaged(run, tmp_path)
+    (copy / name).write_text(text)
+    ended = here(analysis_main, "analysis", "curves", "--run", copy)
+    assert ended.returncode == 2
+    assert name in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_another_arch_in_run_json_is_the_cause_that_is_named(run: Path, tmp_path: Path) -> None:
+    copy = damaged(run, tmp_path)
+    record = json.loads((copy / "run.json").read_text())
+    record["config"]["arch"] = "resnet34"
+    (copy / "run.json").write_text(json.dumps(record))
+    code, text = reproduce(copy)
+    assert code == 2
+    assert "Changed since: configuration ARCH: was resnet18, is resnet34" in text
+
+
+@pytest.mark.parametrize("finished", [0, 1])
+def test_ctrl_c_keeps_a_finished_epoch_and_no_empty_folder(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: int
+) -> None:
+    from train import loop
+
+    real = loop._train_epoch
+
+    def interrupted(*arguments: object) -> object:
+        if arguments[-1] == finished:
+            raise KeyboardInterrupt
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "_train_epoch", interrupted)
+    ended = train(store, tmp_path / "run")
+    assert (ended.returncode, ended.stderr) == (130, "stopped by Ctrl-C\n")
+    assert (tmp_path / "run").exists() == bool(finished)
+    if finished:
+        assert "it keeps epoch 1" in ended.stdout
+        assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "stopped"
+        assert reproduce(tmp_path / "run")[0] == 0
+
+
 def test_a_run_in_fp16_is_compared_where_there_is_no_fp16(run: Path, tmp_path: Path) -> None:
     copy = damaged(run, tmp_path)
     with np.load(copy / "results.npz") as archive:

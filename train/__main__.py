@@ -1,6 +1,7 @@
 """`python -m train`: train one task on a store. `make train TASK=1 GPU=0` is the same with less to type."""
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def main() -> int:
     folder = fit(config, data, choose_device(config), args.run)
     if args.run_file:
         args.run_file.write_text(f"{folder}\n")
-    say(f"{folder}: model.safetensors, results.npz, metrics.jsonl, run.json. Check it: make reproduce RUN={folder}")
+    check = f"make reproduce RUN={shlex.quote(str(folder))}"
+    say(f"{folder}: model.safetensors, results.npz, metrics.jsonl, run.json. Check it: {check}")
     return 0
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,14 +73,20 @@ def fit(config: Config, data: Data, device: Device, wanted_run: str | None) -> P
     record = describe(config, data, device)
     runfolder.write_json(run / "run.json", record)
     _introduce(config, data, device, model, run)
+    if config.shuffle_labels:
+        say(f"{run}: SHUFFLE_LABELS=1: the labels are shuffled, the scores mean nothing but chance.")
     history = History()
-    for epoch in range(config.epochs):
-        line = _train_epoch(trainer, train, data, config, epoch)
-        scores = {part: _evaluate(model, loaders[part], data, device, config, part) for part in parts}
-        _keep(history, line, scores, run, model, data, record)
-        say(_epoch_line(config, history, line))
-        if not trainer.step_every_batch:
-            trainer.schedule.step()
+    try:
+        for epoch in range(config.epochs):
+            line = _train_epoch(trainer, train, data, config, epoch)
+            scores = {part: _evaluate(model, loaders[part], data, device, config, part) for part in parts}
+            _keep(history, line, scores, run, model, data, record)
+            say(_epoch_line(config, history, line))
+            if not trainer.step_every_batch:
+                trainer.schedule.step()
+    except BaseException:
+        _leave(run, record, history)
+        raise
     record["state"] = "done"
     record["best_epoch"] = history.best + 1
     record["model_sha256"] = history.model_sha256
@@ -87,6 +94,15 @@ def fit(config: Config, data: Data, device: Device, wanted_run: str | None) -> P
     for loader in (train, *loaders.values()):
         loader.close()
     return run
+
+
+def _leave(run: Path, record: dict[str, Any], history: History) -> None:
+    """Tidy up after an interruption: a run with a finished epoch is kept, an empty folder is not."""
+    if history.best < 0:
+        shutil.rmtree(run)
+        return
+    runfolder.write_json(run / "run.json", {**record, "state": "stopped", "best_epoch": history.best + 1})
+    say(f"{run}: stopped; it keeps epoch {history.best + 1}, the best of {len(history.lines)}. Training cannot go on.")
 
 
 def describe(config: Config, data: Data, device: Device) -> dict[str, Any]:

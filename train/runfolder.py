@@ -96,6 +96,8 @@ def read_run(run: Path) -> dict[str, Any]:
     """
     try:
         record: dict[str, Any] = json.loads((run / "run.json").read_text())
+        if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+            raise ValueError("it holds no configuration")
         return record
     except FileNotFoundError:
         raise UserError(f"RUN={run}: expected a run's folder, found no run.json. `ls {RUNS}` shows the runs.") from None
@@ -125,7 +127,7 @@ def load_model(run: Path, model: nn.Module) -> str:
         raise UserError(f"{path}: missing. The run ended before its first epoch did.") from None
     except Exception as error:
         # safetensors and torch each raise their own kinds for a damaged or foreign file.
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())[:160]
         raise UserError(f"{path}: expected this run's weights ({reason}).") from error
     return digest
 

@@ -1,0 +1,72 @@
+"""What one core of this machine can do: the three rates that speed of light is made of. Probed in every round."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numcodecs.lz4
+import numpy as np
+
+from preprocess import schema, shard
+from preprocess.schema import open_store
+
+_TILES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bytes a second on one core: page cache to a warm buffer, LZ4 (decoded bytes), copy between warm buffers."""
+
+    read: float
+    lz4: float
+    memcpy: float
+
+
+def probe(lz4_store: Path) -> Limits:
+    """Measure all three, each over a few hundred megabytes; the best of three passes."""
+    store = open_store(lz4_store)
+    layout = store.layout
+    path = schema.shard_path(lz4_store, 0)
+    offsets, sizes = shard.read_index(path, layout, _TILES)
+    buffer = bytearray(int((offsets + sizes).max()))
+    view = memoryview(buffer)
+
+    def read() -> int:
+        with open(path, "rb", buffering=0) as file:
+            return file.readinto(view) or 0
+
+    read()
+    blocks = [
+        np.frombuffer(view[first : first + size - shard.CRC_BYTES], np.uint8)
+        for first, size in zip(offsets.reshape(-1).tolist(), sizes.reshape(-1).tolist(), strict=True)
+    ]
+    decoded = np.ones(layout.chunk_bytes, np.uint8)
+
+    def inflate() -> int:
+        for block in blocks:
+            numcodecs.lz4.decompress(block, decoded)
+        return len(blocks) * layout.chunk_bytes
+
+    # A tile's size: larger than the inner caches, as in a batch; source and target both warm.
+    source, target = (np.ones(_TILES * layout.tile_bytes, np.uint8) for _ in range(2))
+
+    def copy() -> int:
+        np.copyto(target, source)
+        return len(source)
+
+    return Limits(read=_best(read), lz4=_best(inflate), memcpy=_best(copy))
+
+
+def _best(work: Callable[[], int]) -> float:
+    rates = []
+    for _ in range(3):
+        started = time.perf_counter()
+        rates.append(work() / (time.perf_counter() - started))
+    return max(rates)
+
+
+def speed_of_light(limits: Limits, *, stored: float, raw: float, crop_in: float, out: float, inflate: bool) -> float:
+    """Chips a second on one core, from bytes a chip: read, inflate, and copy the crop into the batch."""
+    seconds = stored / limits.read + (raw / limits.lz4 if inflate else 0.0) + (crop_in + out) / limits.memcpy
+    return 1 / seconds

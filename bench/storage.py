@@ -1,0 +1,100 @@
+"""Modes `io` (stored bytes to decoded chips) and `convert` (TIFFs to a store), each against zarr-python's own way."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numcodecs.lz4
+import numpy as np
+import zarr
+from numcodecs import Shuffle
+
+from bench.chips import BANDS
+from pipeline.chunks import ChunkReader
+from preprocess import schema, tiff
+from preprocess.convert import Request, convert
+from preprocess.schema import Store, open_store
+
+_ZARR_CHIPS = 128  # zarr-python reads a few hundred a second: more would only take longer
+_CONVERT_CHIPS = 512
+
+
+def _rate(count: int, work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return count / (time.perf_counter() - started)
+
+
+def io_round(folder: Path, number: int) -> dict[str, float]:
+    """Chips a second, random order, all bands, into warm buffers, on all cores."""
+    rates = {}
+    for codec in ("lz4", "none"):
+        store = open_store(folder / f"{codec}.zarr")
+        order = np.random.default_rng(number).permutation(store.num_tiles)
+        rates[f"canopy-{codec}"] = _ours(store, order)
+        rates[f"zarr-python-{codec}"] = _zarr_python(store, order[:_ZARR_CHIPS])
+    return rates
+
+
+def _ours(store: Store, order: np.ndarray) -> float:
+    reader, cores = ChunkReader(store, BANDS), len(os.sched_getaffinity(0))
+    shape = (len(BANDS), store.layout.height, store.layout.width)
+    buffers = [np.ones(shape, store.layout.dtype) for _ in range(cores)]
+
+    def read(core: int) -> None:
+        for tile in order[core::cores].tolist():
+            reader.read_tile(tile, buffers[core])
+
+    with ThreadPoolExecutor(cores) as pool:
+        return _rate(len(order), lambda: list(pool.map(read, range(cores))))
+
+
+def _zarr_python(store: Store, tiles: np.ndarray) -> float:
+    """The better of chip by chip and many at once."""
+    array: Any = zarr.open_group(store.path, mode="r")["tiles"]
+    few = np.sort(tiles[: len(tiles) // 4])
+    one_by_one = _rate(len(tiles), lambda: [np.asarray(array[tile]) for tile in tiles.tolist()])
+    return max(one_by_one, _rate(len(few), lambda: array.oindex[few]))
+
+
+def convert_round(folder: Path, number: int) -> dict[str, float]:
+    """Chips a second of our conversion, of zarr-python's assignment, and the limit: cores x read + shuffle + LZ4."""
+    del number
+    cores = len(os.sched_getaffinity(0))
+    scratch = folder / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    (scratch / "labels.csv").write_text(
+        "".join((folder / "labels.csv").read_text().splitlines(True)[: _CONVERT_CHIPS + 1])
+    )
+    request = Request(
+        data=folder / "tif", labels=scratch / "labels.csv", store=scratch / "a.zarr", bands=BANDS, jobs=cores
+    )
+    rates = {"canopy": _rate(_CONVERT_CHIPS, lambda: convert(request))}
+    paths = [folder / "tif" / f"chip_{index}.tif" for index in range(_CONVERT_CHIPS)]
+    layout = open_store(scratch / "a.zarr").layout
+
+    def limit() -> None:
+        shuffle = Shuffle(layout.itemsize)
+        for path in paths[:128]:
+            chunks = tiff.read(path).reshape(-1, layout.chunk_bytes // layout.itemsize)
+            for chunk in chunks:
+                numcodecs.lz4.compress(shuffle.encode(chunk), 1)
+
+    rates["limit"] = cores * _rate(128, limit)
+    schema.create_tiles(scratch / "b.zarr", layout, _CONVERT_CHIPS)
+    tiles: Any = zarr.open_group(scratch / "b.zarr")["tiles"]
+
+    def assign() -> None:
+        for first in range(0, 2 * layout.shard_tiles, layout.shard_tiles):
+            tiles[first : first + layout.shard_tiles] = np.stack(
+                [tiff.read(path) for path in paths[first : first + layout.shard_tiles]]
+            )
+
+    rates["zarr-python"] = _rate(2 * layout.shard_tiles, assign)
+    shutil.rmtree(scratch)
+    return rates
