@@ -9,6 +9,7 @@ import threading
 
 import numpy as np
 
+from pipeline import kernels
 from preprocess import schema, shard
 from preprocess.schema import Store
 from preprocess.shard import CRC_BYTES, LZ4_HEADER_BYTES, DamagedChunkError
@@ -61,15 +62,15 @@ class ChunkReader:
         Raises:
             DamagedChunkError: names the tile, the band and the shard.
         """
+        layout, data = self.layout, self._data(tile)
+        offsets, sizes = self._offsets[tile], self._sizes[tile]
         scratch = getattr(self._local, "scratch", None)
         if scratch is None:
-            scratch = self._local.scratch = shard.decode_scratch(self.layout, len(self.bands))
-        try:
-            shard.decode_tile(
-                self._data(tile), self._offsets[tile], self._sizes[tile], self.layout, out, scratch, flip_rows=flip_rows
-            )
-        except ValueError as error:
-            raise self._damaged(tile, error) from error
+            scratch = self._local.scratch = np.empty(layout.chunk_bytes, np.uint8)
+        split = out.reshape(len(self.bands), layout.chunks_per_band, layout.chunk_rows, layout.width)
+        decode = kernels.decode_uint16 if layout.itemsize == 2 else kernels.decode_uint8
+        if not decode(data, offsets, sizes, split, scratch, layout.codec == "lz4", flip_rows):
+            raise self._damaged(tile)
 
     def read_compressed(self, tile: int, out: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> int:
         """Copy one tile's encoded chunks, in one piece, and say where each LZ4 block lies in it.
@@ -85,18 +86,13 @@ class ChunkReader:
         Raises:
             DamagedChunkError: names the tile and the shard.
         """
-        data = self._data(tile)
         first, size = self._offsets[tile].reshape(-1), self._sizes[tile].reshape(-1)
-        start, end = int(first.min()), int((first + size).max())
-        try:
-            for chunk in range(len(first)):
-                shard.checked_payload(data[first[chunk] : first[chunk] + size[chunk]], self.layout)
-        except ValueError as error:
-            raise self._damaged(tile, error) from error
-        out[: end - start] = data[start:end]
-        offsets[:] = first - start + LZ4_HEADER_BYTES
+        count = kernels.copy_encoded(self._data(tile), first, size, out, self.layout.chunk_bytes)
+        if not count:
+            raise self._damaged(tile)
+        offsets[:] = first - first.min() + LZ4_HEADER_BYTES
         sizes[:] = size - LZ4_HEADER_BYTES - CRC_BYTES
-        return end - start
+        return int(count)
 
     def _data(self, tile: int) -> np.ndarray:
         index = tile // self.layout.shard_tiles
@@ -106,9 +102,16 @@ class ChunkReader:
             data = self._maps[index] = np.memmap(self._paths[index], np.uint8, mode="r").view(np.ndarray)
         return data
 
-    def _damaged(self, tile: int, error: ValueError) -> DamagedChunkError:
-        path = self._paths[tile // self.layout.shard_tiles]
-        bands = ", ".join(self.bands)
+    def _damaged(self, tile: int) -> DamagedChunkError:
+        """The error for a tile that a kernel refused; the reference decoder says what is wrong with it."""
+        layout, reason = self.layout, "it cannot be decoded"
+        out = np.empty((len(self.bands), layout.height, layout.width), layout.dtype)
+        scratch = shard.decode_scratch(layout, len(self.bands))
+        try:
+            shard.decode_tile(self._data(tile), self._offsets[tile], self._sizes[tile], layout, out, scratch)
+        except ValueError as error:
+            reason = str(error)
+        path = self._paths[tile // layout.shard_tiles]
         return DamagedChunkError(
-            f"{path}: tile {self._names[tile]} is damaged (of the bands {bands}: {error}). {_ADVICE}"
+            f"{path}: tile {self._names[tile]} is damaged (of the bands {', '.join(self.bands)}: {reason}). {_ADVICE}"
         )

@@ -1,0 +1,49 @@
+"""The compiled decoder against the readable one, which is held to zarr-python."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import to_store, write_chips
+
+from pipeline import kernels
+from pipeline.chunks import ChunkReader
+from preprocess import schema, shard
+
+
+@pytest.mark.parametrize("codec", ["lz4", "none"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("size", [(5, 3), (64, 64), (300, 200)])
+def test_equals_the_reference(tmp_path: Path, codec: str, dtype: str, size: tuple[int, int]) -> None:
+    chips = write_chips(tmp_path / "tif", count=4, bands=3, height=size[0], width=size[1], dtype=dtype)
+    store = to_store(chips, tmp_path / "s.zarr", codec=codec)
+    layout = store.layout
+    path = schema.shard_path(store.path, 0)
+    offsets, sizes = shard.read_index(path, layout, 4)
+    data = np.memmap(path, np.uint8, mode="r")
+    one, two = (np.zeros((3, *size), dtype) for _ in range(2))
+    reader = ChunkReader(store, ("blue", "red", "green"))
+    for tile in range(4):
+        chosen = offsets[tile][[2, 0, 1]], sizes[tile][[2, 0, 1]]
+        shard.decode_tile(data, *chosen, layout, one, shard.decode_scratch(layout, 3))
+        assert np.array_equal(one, chips.values[tile][[2, 0, 1]])
+        reader.read_tile(tile, two)
+        assert np.array_equal(one, two)
+
+
+@pytest.mark.parametrize("codec", ["lz4", "none"])
+def test_every_flipped_bit_is_refused(tmp_path: Path, codec: str) -> None:
+    """In the payload, the stated length, the LZ4 block and the crc itself: all bits of one small chunk."""
+    chips = write_chips(tmp_path / "tif", count=1, bands=1, height=4, width=4)
+    store = to_store(chips, tmp_path / "s.zarr", codec=codec)
+    layout = store.layout
+    path = schema.shard_path(store.path, 0)
+    offsets, sizes = shard.read_index(path, layout, 1)
+    data = np.fromfile(path, np.uint8)
+    out, scratch = np.zeros((1, 1, 4, 4), np.uint16), np.zeros(32, np.uint8)
+    assert kernels.decode_uint16(data, offsets[0], sizes[0], out, scratch, codec == "lz4", False)
+    for byte in range(int(sizes[0, 0, 0])):
+        for bit in range(8):
+            data[byte] ^= 1 << bit
+            assert not kernels.decode_uint16(data, offsets[0], sizes[0], out, scratch, codec == "lz4", False)
+            data[byte] ^= 1 << bit
