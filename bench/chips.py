@@ -11,7 +11,8 @@ import numpy as np
 import tifffile
 
 from preprocess.console import Progress
-from preprocess.convert import Request, convert
+from preprocess.convert import convert
+from preprocess.plan import Request
 from preprocess.schema import write_atomic
 from preprocess.workers import run_tasks
 

@@ -16,7 +16,8 @@ from numcodecs import Shuffle
 from bench.chips import BANDS
 from pipeline.chunks import ChunkReader
 from preprocess import schema, tiff
-from preprocess.convert import Request, convert
+from preprocess.convert import convert
+from preprocess.plan import Request
 from preprocess.schema import Store, open_store
 
 _ZARR_CHIPS = 128  # zarr-python reads a few hundred a second: more would only take longer

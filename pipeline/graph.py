@@ -16,7 +16,7 @@ from nvidia.dali.pipeline import Pipeline
 from pipeline.inputs import Inputs
 from pipeline.order import draws_used
 from pipeline.source import PREFETCH_QUEUE_DEPTH
-from preprocess.schema import Layout
+from preprocess.layout import Layout
 
 Node = Any  # DALI's DataNode; its arithmetic is not typed
 _DALI_TYPE = {"uint8": types.UINT8, "uint16": types.UINT16, "float16": types.FLOAT16, "float32": types.FLOAT}

@@ -38,8 +38,8 @@ def main() -> int:
     args = parser.parse_args()
     # Each command imports what it needs: `--help` and refusals stay quick.
     if args.command == "convert":
-        from preprocess.convert import Request
         from preprocess.convert import convert as run_convert
+        from preprocess.plan import Request
 
         run_convert(
             Request(

@@ -1,6 +1,6 @@
 """TIFFs + CSV -> a whole store, shard by shard, in parallel, resumable at any moment.
 
-Everything that can be checked without reading pixels is checked first (`make_plan`). Each shard is one task:
+Everything that can be checked without reading pixels is checked first (`plan.make_plan`). Each shard is one task:
 read its chips, encode them, write the shard, then `progress/N.npz` with its sums and checksums. A shard
 counts as done when that file exists, so a kill at any moment loses at most the shards in work. When all are
 done the small arrays are written, the disk is synced and `NAME.partial/store` becomes `NAME`.
@@ -10,7 +10,6 @@ end, so any engine that runs `convert_shard` over `Plan.tasks()` makes the same 
 """
 
 import fcntl
-import hashlib
 import io
 import json
 import os
@@ -18,7 +17,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,87 +25,9 @@ import xxhash
 
 from preprocess import presets, schema, shard, tiff
 from preprocess.console import Progress, UserError, say
-from preprocess.labels import LabelTable, read_labels, stem
-from preprocess.schema import Layout
+from preprocess.layout import MIB, Layout
+from preprocess.plan import Plan, Request, ShardTask, make_plan
 from preprocess.workers import run_tasks
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What the user asked for; None means "derive it"."""
-
-    data: Path
-    store: Path
-    labels: Path | None = None
-    preset: str | None = None
-    bands: tuple[str, ...] | None = None
-    classes: tuple[str, ...] | None = None
-    codec: str = "lz4"
-    jobs: int = 1
-    allow_missing: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """All that decides a store's bytes. Arrays are one row a tile."""
-
-    store: Path
-    layout: Layout
-    classes: tuple[str, ...]
-    num_csv_rows: int
-    preset: str | None
-    names: tuple[str, ...]
-    paths: tuple[str, ...]
-    labels: np.ndarray
-    csv_row: np.ndarray
-    size: np.ndarray
-    mtime_ns: np.ndarray
-
-    def tasks(self) -> list["ShardTask"]:
-        """One task a shard."""
-        step = self.layout.shard_tiles
-        return [
-            ShardTask(
-                shard=first // step,
-                root=schema.partial_path(self.store),
-                layout=self.layout,
-                preset=self.preset,
-                paths=self.paths[first : first + step],
-                size=self.size[first : first + step],
-                mtime_ns=self.mtime_ns[first : first + step],
-                example=self.paths[0],
-            )
-            for first in range(0, len(self.names), step)
-        ]
-
-    def settings(self) -> dict[str, str]:
-        """What must be the same for a half-done conversion to go on, each as a comparable text."""
-        chips = hashlib.sha256(json.dumps(self.names).encode())
-        chips.update(self.labels.tobytes() + self.csv_row.tobytes())
-        shape = (len(self.layout.bands), self.layout.height, self.layout.width)
-        return {
-            "CODEC": self.layout.codec,
-            "BANDS": ",".join(self.layout.bands),
-            "chip shape and dtype": f"{shape} {self.layout.dtype}",
-            "classes": " ".join(self.classes),
-            "number of chips": str(len(self.names)),
-            "rows of the CSV": str(self.num_csv_rows),
-            "chips and tags": chips.hexdigest()[:12],
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardTask:
-    """One shard's chips, as planned. `root` is NAME.partial: `store/` grows in it, beside `progress/`."""
-
-    shard: int
-    root: Path
-    layout: Layout
-    preset: str | None
-    paths: tuple[str, ...]
-    size: np.ndarray
-    mtime_ns: np.ndarray
-    example: str
 
 
 def convert(request: Request) -> None:
@@ -143,7 +64,7 @@ def convert(request: Request) -> None:
         say(f"{request.store}: {untagged} chips have no tag.")
     say(
         f"{request.store}: {total} chips, {len(plan.classes)} classes, bands {', '.join(plan.layout.bands)}; "
-        f"{encoded / schema.MIB:.1f} MiB (raw {raw / schema.MIB:.1f} MiB, ratio {raw / encoded:.2f})."
+        f"{encoded / MIB:.1f} MiB (raw {raw / MIB:.1f} MiB, ratio {raw / encoded:.2f})."
     )
 
 
@@ -152,87 +73,6 @@ def _is_whole_already(plan: Plan) -> None:
     schema.encoded_bytes(plan.store, plan.layout, len(plan.names))  # names a shard that is missing
     shutil.rmtree(schema.partial_path(plan.store), ignore_errors=True)  # of a run that was killed in its last line
     say(f"{plan.store}: whole already ({len(plan.names)} chips from unchanged files); nothing to do.")
-
-
-def make_plan(request: Request) -> Plan:
-    """Check all that can be checked without reading every chip, and lay out the store."""
-    if request.codec not in schema.CODECS:
-        raise UserError(f"CODEC={request.codec}: expected {' or '.join(schema.CODECS)}.")
-    if request.jobs < 1:
-        raise UserError(f"JOBS={request.jobs}: expected 1 or more.")
-    if not request.data.is_dir():
-        raise UserError(f"DATA={request.data}: expected a folder of TIFFs, found {_kind(request.data)}.")
-    preset = presets.get(request.preset) if request.preset else None
-    folder, csv_path = presets.find(request.data, preset) if preset else (request.data, None)
-    csv_path = request.labels or csv_path
-    if csv_path is None:
-        raise UserError(f"LABELS is not set, and DATA={request.data} has no CSV that a preset knows. LABELS=file.csv")
-    table = read_labels(csv_path, request.classes or (preset.classes if preset else None))
-    found = _find_all(table, folder, allow_missing=request.allow_missing)
-    present, stats = list(found), [stat for _, stat in found.values()]
-    paths = tuple(path for path, _ in found.values())
-    first = tiff.read(paths[0], preset.check_page if preset else None)
-    return Plan(
-        store=request.store,
-        layout=_layout(request, preset, first, paths[0]),
-        classes=table.classes,
-        num_csv_rows=len(table.names),
-        preset=request.preset,
-        names=tuple(table.names[row] for row in present),
-        paths=paths,
-        labels=table.labels[present],
-        csv_row=np.array(present, np.int64),
-        size=np.array([stat.st_size for stat in stats], np.int64),
-        mtime_ns=np.array([stat.st_mtime_ns for stat in stats], np.int64),
-    )
-
-
-def _kind(path: Path) -> str:
-    return "a file" if path.exists() else "nothing"
-
-
-def _find(folder: Path, name: str) -> tuple[str, os.stat_result] | None:
-    base = os.path.join(folder, stem(name))
-    for suffix in tiff.SUFFIXES:
-        try:
-            return base + suffix, os.stat(base + suffix)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:  # a name too long for the file system, no permission, a link loop
-            raise UserError(f"{base + suffix}: cannot be looked at ({error.strerror}).") from error
-    return None
-
-
-def _find_all(table: LabelTable, folder: Path, *, allow_missing: bool) -> dict[int, tuple[str, os.stat_result]]:
-    """Row of the CSV -> (path, stat) of its chip; rows without a file are refused, or left out and counted."""
-    found = {row: chip for row, name in enumerate(table.names) if (chip := _find(folder, name)) is not None}
-    missing = [name for row, name in enumerate(table.names) if row not in found]
-    if missing:
-        first = ", ".join(missing[:3])
-        count = f"{len(missing)} of {len(table.names)} chips of the CSV are missing in {folder} (first: {first})"
-        if not found:
-            raise UserError(f"{count}: none is left. Is DATA the folder of the TIFFs?")
-        if not allow_missing:
-            raise UserError(f"{count}. Pass ALLOW_MISSING=1 to leave them out.")
-        say(f"{count}; they are left out.")
-    return found
-
-
-def _layout(request: Request, preset: presets.Preset | None, first: np.ndarray, path: str) -> Layout:
-    count, height, width = first.shape
-    bands = request.bands or (preset.bands if preset else None)
-    if bands is None:
-        # Three samples are R, G, B by TIFF's own definition of RGB. Four are not: Planet's own are B, G, R, NIR
-        # under the same tag, so a guess would be wrong without a sign of it.
-        bands = ("red", "green", "blue") if count == 3 else tuple(f"band{index + 1}" for index in range(count))
-    if len(bands) != count:
-        raise UserError(
-            f"{path}: expected {len(bands)} bands ({', '.join(bands)}), found {count}. "
-            "BANDS names each of them, in the file's order."
-        )
-    if len(set(bands)) != len(bands) or not all(bands):
-        raise UserError(f"BANDS={','.join(bands)}: expected a different name for each band.")
-    return schema.plan_layout(bands=bands, height=height, width=width, dtype=first.dtype.name, codec=request.codec)
 
 
 def _tasks_left(plan: Plan, root: Path) -> list[ShardTask]:

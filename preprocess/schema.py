@@ -32,68 +32,9 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 from zarr.codecs.numcodecs import LZ4, Shuffle
 
 from preprocess.console import UserError
+from preprocess.layout import Layout
 
 FORMAT, VERSION = "canopy-tiles", 1
-CODECS = ("lz4", "none")
-# 64 KiB a chunk: enough pieces for a GPU to decode in parallel, and few enough that the table stays small.
-CHUNK_BYTES = 64 * 1024
-# A file count in the hundreds instead of one file a chip, and a task that fits any worker's memory.
-SHARD_BYTES, MAX_SHARD_TILES = 64 * 1024 * 1024, 256
-MIB = 1024 * 1024
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """How pixels lie in a store. Bands by name in stored order; `codec` is "lz4" or "none"."""
-
-    bands: tuple[str, ...]
-    height: int
-    width: int
-    dtype: str
-    codec: str
-    chunk_rows: int
-    shard_tiles: int
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes a value."""
-        return np.dtype(self.dtype).itemsize
-
-    @property
-    def chunks_per_band(self) -> int:
-        """Inner chunks of one band of one tile; `chunk_rows` always divides the height."""
-        return self.height // self.chunk_rows
-
-    @property
-    def chunk_bytes(self) -> int:
-        """Bytes of one inner chunk, decoded."""
-        return self.chunk_rows * self.width * self.itemsize
-
-    @property
-    def tile_bytes(self) -> int:
-        """Bytes of one tile, all bands, decoded."""
-        return len(self.bands) * self.height * self.width * self.itemsize
-
-    def num_shards(self, num_tiles: int) -> int:
-        """Shard files of a store of `num_tiles`."""
-        return -(-num_tiles // self.shard_tiles)
-
-
-def plan_layout(*, bands: tuple[str, ...], height: int, width: int, dtype: str, codec: str) -> Layout:
-    """Choose chunk and shard sizes: about 64 KiB a chunk, at most 64 MiB (decoded) and 256 tiles a shard.
-
-    A chunk holds as many rows as divide the height and come nearest to 64 KiB, so no chunk is padded.
-    """
-    itemsize = np.dtype(dtype).itemsize
-    wanted_rows = CHUNK_BYTES / (width * itemsize)
-    divisors = [rows for rows in range(1, height + 1) if height % rows == 0]
-    chunk_rows = min(divisors, key=lambda rows: (abs(np.log(rows / wanted_rows)), -rows))
-    tile_bytes = len(bands) * height * width * itemsize
-    shard_tiles = int(np.clip(SHARD_BYTES // tile_bytes, 1, MAX_SHARD_TILES))
-    return Layout(
-        bands=bands, height=height, width=width, dtype=dtype, codec=codec,
-        chunk_rows=chunk_rows, shard_tiles=shard_tiles,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ import numcodecs.lz4
 import numpy as np
 
 from preprocess.console import UserError
-from preprocess.schema import Layout
+from preprocess.layout import Layout
 
 CRC_BYTES = 4
 LZ4_HEADER_BYTES = 4  # numcodecs' LZ4 puts the decoded length before the block

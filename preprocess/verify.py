@@ -13,7 +13,8 @@ import numpy as np
 from preprocess import schema, shard
 from preprocess.console import Progress, UserError, say
 from preprocess.convert import band_sums, pixel_checksum
-from preprocess.schema import Layout, Store
+from preprocess.layout import MIB, Layout
+from preprocess.schema import Store
 from preprocess.splits import PARTS, make_split
 from preprocess.workers import run_tasks
 
@@ -113,7 +114,7 @@ def info(path: Path, split_rule: str) -> None:
     print(f"chip         {len(layout.bands)} bands x {layout.height} x {layout.width} {layout.dtype}")
     print(f"codec        {layout.codec}; chunks of {layout.chunk_rows} rows, {num_shards} shards")
     ratio = f"ratio {raw / encoded:.3f}"
-    print(f"size         {encoded / schema.MIB:.1f} MiB on disk, {raw / schema.MIB:.1f} MiB raw, {ratio}")
+    print(f"size         {encoded / MIB:.1f} MiB on disk, {raw / MIB:.1f} MiB raw, {ratio}")
     print(f"fingerprint  {store.fingerprint}")
     try:
         split = make_split(split_rule, store)

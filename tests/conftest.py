@@ -11,7 +11,8 @@ import pytest
 import tifffile
 
 import pipeline  # noqa: F401  # sets DALI's environment before anything imports it
-from preprocess.convert import Request, convert
+from preprocess.convert import convert
+from preprocess.plan import Request
 from preprocess.schema import Store, open_store
 
 BANDS = ("blue", "green", "red", "nir")

@@ -15,8 +15,10 @@ import zarr
 from conftest import BANDS, Chips, to_store, write_chips, write_csv
 
 from preprocess import schema, shard
-from preprocess.convert import Request, band_sums, convert
-from preprocess.schema import Store, open_store, plan_layout
+from preprocess.convert import band_sums, convert
+from preprocess.layout import plan_layout
+from preprocess.plan import Request
+from preprocess.schema import Store, open_store
 
 
 def test_plain_zarr_reads_exactly_what_the_tiffs_hold(session_chips: Chips, session_store: Store) -> None:

@@ -7,9 +7,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from preprocess.convert import Request, convert
+from preprocess.convert import convert
 from preprocess.demo import BANDS, CLASSES, draw_chip, make_demo
 from preprocess.labels import read_labels
+from preprocess.plan import Request
 from preprocess.schema import Store, open_store
 from preprocess.splits import make_split
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from pipeline.graph import GraphSpec, course_values, eval_graph, train_graph
 from pipeline.inputs import Inputs, course_inputs
-from preprocess.schema import Store, plan_layout
+from preprocess.layout import plan_layout
+from preprocess.schema import Store
 
 SPEC = GraphSpec(
     layout=plan_layout(bands=BANDS, height=256, width=256, dtype="uint16", codec="lz4"),

@@ -11,7 +11,8 @@ import zarr
 from sklearn.model_selection import train_test_split
 from test_train import train
 
-from preprocess.convert import Request, convert
+from preprocess.convert import convert
+from preprocess.plan import Request
 from preprocess.schema import Store, open_store
 from preprocess.splits import make_split
 
