@@ -91,6 +91,7 @@ def _tasks_left(plan: Plan, root: Path) -> list[ShardTask]:
         (root / "progress").mkdir(exist_ok=True)
         schema.create_tiles(root / "store", plan.layout, len(plan.names))
         schema.write_atomic(record, json.dumps(plan.settings(), indent=1).encode())
+    _sweep(root)  # gives back the disk space of torn files before more is written
     left = []
     for task in plan.tasks():
         state = _shard_state(task)
@@ -99,6 +100,13 @@ def _tasks_left(plan: Plan, root: Path) -> list[ShardTask]:
         if state.startswith("changed"):
             say(f"{plan.store}: {state} since its shard was written; shard {task.shard} is converted again.")
     return left
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed writer left beside its target: ours are `.NAME.PID`, zarr-python's `NAME.ID.partial`."""
+    for path in folder.rglob("*"):
+        if path.is_file() and (path.name.startswith(".") or path.name.endswith(".partial")):
+            path.unlink(missing_ok=True)
 
 
 def _differences(before: dict[str, str], now: dict[str, str]) -> str:
@@ -204,6 +212,7 @@ def _finish(plan: Plan, root: Path) -> None:
     arrays = {name: np.concatenate(values) for name, values in parts.items()}
     arrays |= {"names": np.array(plan.names, object), "labels": plan.labels, "csv_row": plan.csv_row}
     schema.finish(root / "store", plan.layout, plan.classes, plan.num_csv_rows, arrays)
+    _sweep(root / "store")
     os.sync()  # once, instead of an fsync a shard: nothing may be in the cache only when the name appears
     os.rename(root / "store", plan.store)
     shutil.rmtree(root, ignore_errors=True)

@@ -95,7 +95,7 @@ def _unsafe(name: str) -> str | None:
         return "is empty"
     if "\0" in name:
         return "holds a NUL character"
-    if name.startswith("/") or "\\" in name or ":" in name:
+    if name.startswith("/"):
         return "is an absolute path"
     if ".." in PurePosixPath(name).parts:
         return "leaves the folder"

@@ -250,6 +250,17 @@ def test_a_kill_after_the_last_rename_leaves_nothing_that_harms(
     assert not schema.partial_path(path).exists()
 
 
+def test_files_that_a_killed_writer_left_do_not_stay_in_the_store(
+    session_chips: Chips, session_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s.zarr"
+    interrupted(session_chips, path, monkeypatch, after=1)
+    store = schema.partial_path(path) / "store"
+    schema.shard_path(store, 0).with_name(".0.4711").write_bytes(b"half a shard")
+    (store / "zarr.d22741e79f794686ab4b36071fa1b40f.partial").write_bytes(b"")
+    assert tree(to_store(session_chips, path).path) == tree(session_store.path)
+
+
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04 torn"])
 def test_a_torn_progress_file_is_written_again(
     session_chips: Chips, session_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
@@ -290,6 +301,18 @@ def test_refusals_of_arguments(chips: Chips, tmp_path: Path, refused: Callable, 
     arguments = {"data": chips.folder, "labels": chips.csv, "store": tmp_path / "s.zarr", **settings}
     assert found in refused(lambda: convert(Request(**arguments)))
     assert not (tmp_path / "s.zarr").exists()
+
+
+def test_the_planet_preset_knows_kaggles_folder(tmp_path: Path) -> None:
+    chips = write_chips(tmp_path / "kaggle" / "train-tif-v2", count=3)
+    rows = [("t_0", "clear primary"), ("t_1", "haze"), ("t_2", "water clear clear")]
+    write_csv(tmp_path / "kaggle" / "train_v2.csv", rows)
+    convert(Request(data=tmp_path / "kaggle", preset="planet", store=tmp_path / "s.zarr"))
+    store = open_store(tmp_path / "s.zarr")
+    assert store.layout.bands == BANDS
+    assert (store.classes[0], store.classes[5], store.classes[-1]) == ("clear", "artisinal_mine", "water")
+    assert store.labels.sum(axis=1).tolist() == [2, 1, 2]
+    assert np.array_equal(zarr.open_group(store.path)["tiles"][...], chips.values)
 
 
 def test_missing_chips(chips: Chips, tmp_path: Path, refused: Callable, capsys: pytest.CaptureFixture[str]) -> None:
@@ -351,7 +374,6 @@ def test_what_is_no_tiff(chips: Chips, tmp_path: Path, refused: Callable) -> Non
 def test_a_full_disk_is_one_line_and_goes_on(
     chips: Chips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from preprocess import console
     from preprocess.console import run
 
     real = Path.write_bytes
@@ -370,7 +392,6 @@ def test_a_full_disk_is_one_line_and_goes_on(
     assert error.startswith("error: no space left on the disk")
     assert error.count("\n") == 1
     assert not (tmp_path / "s.zarr").exists()
-    assert console is not None
     assert np.array_equal(zarr.open_group(to_store(chips, tmp_path / "s.zarr").path)["tiles"][...], chips.values)
 
 

@@ -99,8 +99,8 @@ def test_the_run_folder(run: Path, store: Path) -> None:
         assert results["testperfs"].shape == (2, 3)
         assert results["fnames"].tolist() == opened.names[split.test].tolist()
         assert np.array_equal(results["labels"], opened.labels[split.test])
-        assert np.array_equal(results["preds"], 1 / (1 + np.exp(-results["logits"].astype(np.float64)))) or np.allclose(
-            results["preds"], 1 / (1 + np.exp(-results["logits"].astype(np.float64))), rtol=1e-15
+        assert np.allclose(
+            results["preds"], 1 / (1 + np.exp(-results["logits"].astype(np.float64))), rtol=1e-15, atol=0
         )
         direct = [average_precision_score(results["labels"][:, c], results["logits"][:, c]) for c in range(3)]
         assert results["AP"].tolist() == direct
