@@ -79,7 +79,7 @@ def loader(folder: Path, rounds: int) -> dict[str, Any]:
         if row.codec is not None:
             store = open_store(folder / f"{row.codec}.zarr")
             share = len(row.bands) / len(BANDS)
-            stored = schema.encoded_bytes(store.path, store.layout, store.num_tiles) / store.num_tiles * share
+            stored = schema.encoded_bytes(store.local_path, store.layout, store.num_tiles) / store.num_tiles * share
             pixels = CROP[0] * CROP[1] * len(row.bands)
             sol = [
                 speed_of_light(

@@ -65,13 +65,13 @@ def device_host(folder: Path, workers: int) -> Epoch:
     reader = ChunkReader(store, BANDS)
     encoded = np.ones((BATCH, reader.max_span_bytes), np.uint8)
     offsets, sizes = (np.ones((BATCH, reader.chunks_per_tile), np.int32) for _ in range(2))
+    used = np.ones(BATCH, np.int64)
     nothing = torch.zeros(BATCH, 0)
 
     def epoch(number: int) -> Batches:
         order = epoch_order(SEED, number, np.arange(store.num_tiles))
         for start in range(0, len(order) - BATCH + 1, BATCH):
-            for row, tile in enumerate(order[start : start + BATCH].tolist()):
-                reader.read_compressed(tile, encoded[row], offsets[row], sizes[row])
+            reader.copy_encoded(order[start : start + BATCH], encoded, offsets, sizes, used)
             yield nothing, nothing
 
     return epoch

@@ -43,12 +43,14 @@ def io_round(folder: Path, number: int) -> dict[str, float]:
 
 def _ours(store: Store, order: np.ndarray) -> float:
     reader, cores = ChunkReader(store, BANDS), len(os.sched_getaffinity(0))
-    shape = (len(BANDS), store.layout.height, store.layout.width)
+    shape = (16, len(BANDS), store.layout.height, store.layout.width)
     buffers = [np.ones(shape, store.layout.dtype) for _ in range(cores)]
 
     def read(core: int) -> None:
-        for tile in order[core::cores].tolist():
-            reader.read_tile(tile, buffers[core])
+        tiles = order[core::cores]
+        for start in range(0, len(tiles), 16):
+            part = tiles[start : start + 16]
+            reader.decode(part, buffers[core][: len(part)])
 
     with ThreadPoolExecutor(cores) as pool:
         return _rate(len(order), lambda: list(pool.map(read, range(cores))))

@@ -1,8 +1,8 @@
-"""Tile numbers -> their bytes: every shard's index is read once, then a tile is a few offsets in a mapped file.
+"""Tile numbers -> their pixels: every shard's index is read once, then a batch is a few offsets a tile.
 
-Out: decoded tiles (host decode), or compressed chunks with the offsets and sizes that DALI's
-`decoders.inflate` takes (device decode). Every chunk's crc32c is checked either way: inflate itself ignores
-errors and fills with zeros. Leaves buffers and threads to `source`.
+Out: decoded tiles (`decode`), a batch's images (`augment`), or compressed chunks with the offsets and sizes that
+DALI's `decoders.inflate` takes (`copy_encoded`). Every chunk's crc32c is checked each way: inflate itself ignores
+errors and fills with zeros. Leaves where bytes lie to `shards`, the loops to `kernels`, threads to `readahead`.
 """
 
 import threading
@@ -10,38 +10,40 @@ import threading
 import numpy as np
 
 from pipeline import kernels
-from preprocess import schema, shard
+from pipeline.order import Augmentation
+from pipeline.shards import open_shards
+from preprocess import shard
 from preprocess.schema import Store
-from preprocess.shard import CRC_BYTES, LZ4_HEADER_BYTES, DamagedChunkError
+from preprocess.shard import DamagedChunkError
 
 _ADVICE = "`make verify STORE=...` lists all damage; remove the store and convert again."
 
 
 class ChunkReader:
-    """Reads `bands` of a store's tiles, in that order. Safe to use from many threads.
+    """Reads `bands` of a store's tiles, in that order. Safe to use from many threads; the table costs 16 bytes a chunk.
 
-    The table costs 16 bytes a chunk; files are mapped when first used, and the page cache is the only cache.
+    All methods take tile numbers (N,) int64 and raise DamagedChunkError, which names the tile, the band and the shard.
     """
 
     def __init__(self, store: Store, bands: tuple[str, ...]) -> None:
         self.layout = store.layout
         self.bands = bands
         self._names = store.names
+        self._shards = open_shards(store)
         band_indices = list(store.band_indices(bands))
-        num_shards = self.layout.num_shards(store.num_tiles)
-        self._paths = [schema.shard_path(store.path, index) for index in range(num_shards)]
         shape = (store.num_tiles, len(bands), self.layout.chunks_per_band)
         self._offsets, self._sizes = np.empty(shape, np.int64), np.empty(shape, np.int64)
-        for index, path in enumerate(self._paths):
+        for index in range(self.layout.num_shards(store.num_tiles)):
             first = index * self.layout.shard_tiles
             count = min(self.layout.shard_tiles, store.num_tiles - first)
             try:
-                offsets, sizes = shard.read_index(path, self.layout, count)
+                data, end = self._shards.tail(index, shard.index_bytes(self.layout))
+                offsets, sizes = shard.parse_index(data, end, self._shards.name(index), self.layout, count)
             except DamagedChunkError as error:
                 raise DamagedChunkError(f"{error} {_ADVICE}") from error
             self._offsets[first : first + count] = offsets[:, band_indices]
             self._sizes[first : first + count] = sizes[:, band_indices]
-        self._maps: list[np.ndarray | None] = [None] * num_shards
+        self._inflate = self.layout.codec == "lz4"
         self._local = threading.local()
 
     @property
@@ -51,67 +53,99 @@ class ChunkReader:
 
     @property
     def max_span_bytes(self) -> int:
-        """The most bytes that `read_compressed` writes for a tile."""
+        """The most bytes that `copy_encoded` writes for a tile."""
         ends = (self._offsets + self._sizes).max(axis=(1, 2))
         return int((ends - self._offsets.min(axis=(1, 2))).max())
 
-    def read_tile(self, tile: int, out: np.ndarray, *, flip_rows: bool = False) -> None:
-        """Decode one tile into `out`, (bands, height, width) of the store's dtype, C-contiguous; last row first if
-        `flip_rows`.
+    def decode(self, tiles: np.ndarray, out: np.ndarray, flip_rows: np.ndarray | None = None) -> None:
+        """Decode tiles into `out`, (N, bands, height, width) of the store's dtype, C-contiguous; the last row of
+        those with `flip_rows` (N,) comes first."""
+        layout = self.layout
+        addresses, sizes, owner = self._locate(tiles)
+        flip_rows = np.zeros(len(tiles), bool) if flip_rows is None else flip_rows
+        split = out.reshape(len(tiles), len(self.bands), layout.chunks_per_band, layout.chunk_rows, layout.width)
+        scratch = self._scratch(0)[0][0]
+        self._check(tiles, kernels.decode(addresses, sizes, split, scratch, self._inflate, flip_rows))
+        del owner
 
-        Raises:
-            DamagedChunkError: names the tile, the band and the shard.
-        """
-        layout, data = self.layout, self._data(tile)
-        offsets, sizes = self._offsets[tile], self._sizes[tile]
-        scratch = getattr(self._local, "scratch", None)
-        if scratch is None:
-            scratch = self._local.scratch = np.empty(layout.chunk_bytes, np.uint8)
-        split = out.reshape(len(self.bands), layout.chunks_per_band, layout.chunk_rows, layout.width)
-        decode = kernels.decode_uint16 if layout.itemsize == 2 else kernels.decode_uint8
-        if not decode(data, offsets, sizes, split, scratch, layout.codec == "lz4", flip_rows):
-            raise self._damaged(tile)
-
-    def read_compressed(self, tile: int, out: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> int:
-        """Copy one tile's encoded chunks, in one piece, and say where each LZ4 block lies in it.
+    def augment(
+        self, tiles: np.ndarray, draws: Augmentation, out: np.ndarray, mean: np.ndarray, scale: np.ndarray
+    ) -> None:
+        """Decode, flip, transpose, crop, mirror and scale tiles into `out`.
 
         Args:
-            out: (at least `max_span_bytes`,) uint8.
-            offsets, sizes: (chunks_per_tile,) int32, written: LZ4 blocks in the order (band, row block),
-                without numcodecs' length and without the crc32c.
-
-        Returns:
-            The number of bytes written to `out`.
-
-        Raises:
-            DamagedChunkError: names the tile and the shard.
+            tiles: (N,) tile numbers.
+            draws: what happens to each of them.
+            out: (N, crop height, crop width, bands) float32, C-contiguous.
+            mean, scale: (bands,) float32; what leaves is (value - mean) * scale.
         """
-        first, size = self._offsets[tile].reshape(-1), self._sizes[tile].reshape(-1)
-        count = kernels.copy_encoded(self._data(tile), first, size, out, self.layout.chunk_bytes)
-        if not count:
-            raise self._damaged(tile)
-        offsets[:] = first - first.min() + LZ4_HEADER_BYTES
-        sizes[:] = size - LZ4_HEADER_BYTES - CRC_BYTES
-        return int(count)
+        layout = self.layout
+        addresses, sizes, owner = self._locate(tiles)
+        scratch, lines = self._scratch(max(out.shape[1:3]))
+        wide = kernels.PLANES if self._inflate else kernels.VALUES_16
+        damaged = kernels.augment(
+            addresses, sizes, out, scratch, lines, (layout.height, layout.width, layout.chunk_rows),
+            wide if layout.itemsize == 2 else kernels.VALUES_8, self._inflate,
+            draws.flip_rows, draws.transpose, draws.crop_y, draws.crop_x, draws.mirror, mean, scale,
+        )  # fmt: skip
+        self._check(tiles, damaged)
+        del owner
 
-    def _data(self, tile: int) -> np.ndarray:
-        index = tile // self.layout.shard_tiles
-        data = self._maps[index]
-        if data is None:
-            # A plain array over the mapping: slicing np.memmap itself costs microseconds a chunk.
-            data = self._maps[index] = np.memmap(self._paths[index], np.uint8, mode="r").view(np.ndarray)
-        return data
+    def copy_encoded(
+        self, tiles: np.ndarray, out: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, used: np.ndarray
+    ) -> None:
+        """Copy tiles' encoded chunks, a tile in one piece, and say where each LZ4 block lies in it.
 
-    def _damaged(self, tile: int) -> DamagedChunkError:
-        """The error for a tile that a kernel refused; the reference decoder says what is wrong with it."""
-        layout, reason = self.layout, "it cannot be decoded"
+        Args:
+            tiles: (N,) tile numbers.
+            out: (N, at least `max_span_bytes`) uint8.
+            offsets, sizes: (N, chunks_per_tile) int32, written: LZ4 blocks in the order (band, row block),
+                without numcodecs' length and without the crc32c.
+            used: (N,) int64, written: bytes in each row of `out`.
+        """
+        addresses, encoded, owner = self._locate(tiles)
+        flat = (len(tiles), self.chunks_per_tile)
+        damaged = kernels.copy_encoded(
+            addresses.reshape(flat), encoded.reshape(flat), out, offsets, sizes, used, self.layout.chunk_bytes
+        )
+        self._check(tiles, damaged)
+        del owner
+
+    def _locate(self, tiles: np.ndarray) -> tuple[np.ndarray, np.ndarray, object]:
+        """Addresses and sizes (N, bands, chunks) int64 of encoded chunks, and who owns the memory."""
+        offsets, sizes = self._offsets[tiles], self._sizes[tiles]
+        starts, ends = offsets.min(axis=(1, 2)), (offsets + sizes).max(axis=(1, 2))
+        span = self._shards.fetch(tiles // self.layout.shard_tiles, starts, ends)
+        return (span.addresses - starts)[:, None, None] + offsets, sizes, span.owner
+
+    def _scratch(self, side: int) -> tuple[np.ndarray, np.ndarray]:
+        """This thread's working memory: decoded chunks of all bands, and lines of a crop of at most `side` pixels."""
+        found = getattr(self._local, "scratch", None)
+        if found is None or found[1].shape[2] < side:
+            bands = len(self.bands)
+            found = self._local.scratch = (
+                np.empty((bands, self.layout.chunk_bytes), np.uint8),
+                np.empty((kernels.BLOCK, bands, side), np.float32),
+            )
+        return found
+
+    def _check(self, tiles: np.ndarray, damaged: int) -> None:
+        """Raise for a tile that a kernel refused; the reference decoder says what is wrong with it."""
+        if damaged < 0:
+            return
+        layout, tile, reason = self.layout, int(tiles[damaged]), "it cannot be decoded"
+        addresses, sizes, owner = self._locate(tiles[damaged : damaged + 1])
+        start = addresses.min()
+        data = kernels.view(int(start), int((addresses + sizes).max() - start))
         out = np.empty((len(self.bands), layout.height, layout.width), layout.dtype)
-        scratch = shard.decode_scratch(layout, len(self.bands))
         try:
-            shard.decode_tile(self._data(tile), self._offsets[tile], self._sizes[tile], layout, out, scratch)
+            shard.decode_tile(
+                data, addresses[0] - start, sizes[0], layout, out, shard.decode_scratch(layout, len(self.bands))
+            )
         except ValueError as error:
             reason = str(error)
-        path = self._paths[tile // layout.shard_tiles]
-        return DamagedChunkError(
-            f"{path}: tile {self._names[tile]} is damaged (of the bands {', '.join(self.bands)}: {reason}). {_ADVICE}"
+        del owner
+        name = self._shards.name(tile // layout.shard_tiles)
+        raise DamagedChunkError(
+            f"{name}: tile {self._names[tile]} is damaged (of the bands {', '.join(self.bands)}: {reason}). {_ADVICE}"
         )

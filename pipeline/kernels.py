@@ -1,13 +1,16 @@
-"""Chunks -> tiles without the GIL: one compiled loop over a batch's chunks, on numba.
+"""Chunks -> tiles, or straight to a batch's images, without the GIL: compiled loops over many tiles, on numba.
 
 The same steps as `preprocess.shard.decode_tile`, which stays the readable reference and makes the error messages:
-check the crc32c, inflate LZ4, join the bytes, write each value once, rows in either order. In Python these are a
-dozen calls a chunk that take and drop the GIL, and two threads were slower than one (2,590 against 2,760 tiles/s of
-256 x 256 x 4 uint16); compiled, one thread does 3,430 and two do 6,840. Worker processes were the other way; they
-would need shared memory and their own tables for the same rate.
+check the crc32c, inflate LZ4, join the bytes. In Python these are a dozen calls a chunk that take and drop the GIL,
+and two threads were slower than one (2,590 against 2,760 tiles/s of 256 x 256 x 4 uint16). `augment` goes on to the
+crop, the flips and the scaling while a chunk's values are still in the inner caches: docs/log.md has the rates.
 
-LZ4 and crc32c are the C functions inside numcodecs' and google-crc32c's own extension modules, called by address:
-both packages are pinned, and `_function` says in one line if a build hides them.
+Chunks come as addresses, so that one call handles many tiles from many files. LZ4 and crc32c are the C functions
+inside numcodecs' and google-crc32c's own extension modules: both packages are pinned, and `_symbol` says in one line
+if a build hides them. All loops that are to be vectorised index with unsigned integers: numba otherwise handles
+negative indices, and the loop stays scalar, five times slower.
+
+All compiled functions are in this file, because numba's cache notices changes in the function's own file only.
 """
 
 import ctypes
@@ -15,142 +18,306 @@ from types import ModuleType
 from typing import Any
 
 import google_crc32c._crc32c
+import llvmlite.binding
 import numba
 import numcodecs.lz4
 import numpy as np
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from preprocess.shard import CRC_BYTES, LZ4_HEADER_BYTES
 
+BLOCK = 4  # lines that are transposed at once
+PLANES, VALUES_16, VALUES_8 = 0, 1, 2  # how a decoded chunk lies: low bytes then high bytes; uint16; uint8
 
-def _function(module: ModuleType, name: str, result: Any, *arguments: Any) -> Any:
-    library = ctypes.CDLL(str(module.__file__))
+
+def _symbol(library: str | None, name: str) -> str:
+    """Make a C function known to the compiler, under a name of ours: an address would keep code from being cached."""
     try:
-        function = getattr(library, name)
+        address = ctypes.cast(getattr(ctypes.CDLL(library), name), ctypes.c_void_p).value
     except AttributeError as error:
-        raise ImportError(
-            f"{module.__name__}: this build does not export {name}; install the pinned version"
-        ) from error
-    function.restype, function.argtypes = result, arguments
-    return function
+        raise ImportError(f"{library}: this build does not export {name}; install the pinned version") from error
+    llvmlite.binding.add_symbol(f"canopy_{name}", address)
+    return f"canopy_{name}"
 
 
+def _file(module: ModuleType) -> str:
+    return str(module.__file__)
+
+
+_address = types.uintp
 # int LZ4_decompress_safe(const char* src, char* dst, int compressedSize, int dstCapacity)
-_lz4 = _function(
-    numcodecs.lz4, "LZ4_decompress_safe", ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int
+_lz4: Any = types.ExternalFunction(
+    _symbol(_file(numcodecs.lz4), "LZ4_decompress_safe"), types.int32(_address, _address, types.int32, types.int32)
 )
 # uint32_t crc32c_extend(uint32_t crc, const uint8_t* data, size_t count)
-_crc32c = _function(
-    google_crc32c._crc32c, "crc32c_extend", ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p, ctypes.c_size_t
+_crc32c: Any = types.ExternalFunction(
+    _symbol(_file(google_crc32c._crc32c), "crc32c_extend"), types.uint32(types.uint32, _address, _address)
 )
-# void* memcpy(void* dst, const void* src, size_t count); numba's own slice assignment copies at a quarter of its speed.
-_memcpy = ctypes.CDLL(None).memcpy
-_memcpy.restype, _memcpy.argtypes = ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+# void* memcpy(void* dst, const void* src, size_t count)
+_memcpy: Any = types.ExternalFunction(_symbol(None, "memcpy"), _address(_address, _address, _address))
 
 
-@numba.njit(nogil=True)
-def _join(low: np.ndarray, high: np.ndarray, out: np.ndarray) -> None:
-    for index in range(out.size):
-        out[index] = np.uint16(low[index]) | (np.uint16(high[index]) << np.uint16(8))
+def _as_pointer(context: Any, address: Any) -> Any:
+    """An address as the pointer that `numba.carray` takes."""
+    del context
+
+    def code(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(address), code
 
 
-@numba.njit(nogil=True)
-def _uint32(data: np.ndarray) -> int:
+_pointer: Any = intrinsic(_as_pointer)
+_array: Any = numba.carray  # type: ignore[attr-defined]  # (pointer, count, dtype)
+
+
+_compiled = numba.njit(nogil=True, cache=True)
+
+
+@_compiled
+def _uint32(address: int) -> int:
+    data = _array(_pointer(address), 4, np.uint8)
     return int(data[0] | data[1] << 8 | data[2] << 16 | data[3] << 24)
 
 
-@numba.njit(nogil=True)
-def _whole(data: np.ndarray, chunk_bytes: int, inflate: bool) -> bool:
-    """Whether an encoded chunk has its crc32c and says that it decodes to `chunk_bytes`."""
-    payload = data.size - CRC_BYTES
-    if payload < LZ4_HEADER_BYTES or _crc32c(np.uint32(0), data.ctypes.data, payload) != _uint32(data[payload:]):
-        return False
-    return (_uint32(data) if inflate else payload) == chunk_bytes
+@_compiled
+def _payload(address: int, size: int, chunk_bytes: int, inflate: bool, scratch: int) -> int:
+    """Check a chunk and inflate it into `scratch`, if it is LZ4. Returns where its decoded bytes lie, 0 if damaged."""
+    payload = size - CRC_BYTES
+    if payload < LZ4_HEADER_BYTES:
+        return 0
+    if _crc32c(np.uint32(0), np.uintp(address), np.uintp(payload)) != _uint32(address + payload):
+        return 0
+    if not inflate:
+        return address if payload == chunk_bytes else 0
+    if _uint32(address) != chunk_bytes:
+        return 0
+    block, count = address + LZ4_HEADER_BYTES, payload - LZ4_HEADER_BYTES
+    if _lz4(np.uintp(block), np.uintp(scratch), np.int32(count), np.int32(chunk_bytes)) != chunk_bytes:
+        return 0
+    return scratch
 
 
-@numba.njit(nogil=True)
-def decode_uint16(
-    data: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, out: np.ndarray, scratch: np.ndarray, inflate: bool,
-    flip_rows: bool,
-) -> bool:  # fmt: skip
-    """Decode one tile.
+@_compiled
+def decode(
+    addresses: np.ndarray, sizes: np.ndarray, out: np.ndarray, scratch: np.ndarray, inflate: bool, flip_rows: np.ndarray
+) -> int:
+    """Decode tiles.
 
     Args:
-        data: (nbytes,) uint8, the shard's file.
-        offsets, sizes: (bands, chunks) int64.
-        out: (bands, chunks, rows, width) uint16, C-contiguous.
+        addresses, sizes: (N, bands, chunks) int64: encoded chunks in memory.
+        out: (N, bands, chunks, rows, width) uint8 or uint16, C-contiguous.
         scratch: (chunk bytes,) uint8.
-        inflate: LZ4 and byte shuffle, or neither.
-        flip_rows: write the last row of each band first.
+        inflate: LZ4 (and, for uint16, byte shuffle), or neither.
+        flip_rows: (N,) bool: write the last row of each band first.
 
     Returns:
-        False for damaged bytes; `out` is then not to be used.
+        The first tile that is damaged, or -1. Tiles from that one on are not to be used.
     """
-    bands, chunks, rows, width = out.shape
-    values = rows * width
-    for band in range(bands):
-        for chunk in range(chunks):
-            encoded = data[offsets[band, chunk] : offsets[band, chunk] + sizes[band, chunk]]
-            if not _whole(encoded, 2 * values, inflate):
-                return False
-            planes = scratch
-            if inflate:
-                block = encoded[LZ4_HEADER_BYTES : encoded.size - CRC_BYTES]
-                if _lz4(block.ctypes.data, scratch.ctypes.data, block.size, 2 * values) != 2 * values:
-                    return False
-            else:
-                planes = encoded
-            for row in range(rows):
-                target = out[band, chunks - 1 - chunk, rows - 1 - row] if flip_rows else out[band, chunk, row]
-                at = row * width
-                if inflate:
-                    _join(planes[at : at + width], planes[values + at : values + at + width], target)
-                else:
-                    _memcpy(target.ctypes.data, planes[2 * at :].ctypes.data, 2 * width)
-    return True
+    tiles, bands, chunks, rows, width = out.shape
+    values, line = rows * width, np.uintp(width)
+    chunk_bytes = rows * width * out.itemsize
+    buffer = int(np.int64(scratch.ctypes.data))  # ctypes.data is unsigned: numba would make floats of sums with it
+    for tile in range(tiles):
+        for band in range(bands):
+            for chunk in range(chunks):
+                source = _payload(addresses[tile, band, chunk], sizes[tile, band, chunk], chunk_bytes, inflate, buffer)
+                if source == 0:
+                    return tile
+                block = out[tile, band, chunks - 1 - chunk if flip_rows[tile] else chunk]
+                for row in range(rows):
+                    target = block[rows - 1 - row if flip_rows[tile] else row]
+                    if inflate and out.itemsize == 2:
+                        low = _array(_pointer(source + row * width), line, np.uint8)
+                        high = _array(_pointer(source + values + row * width), line, np.uint8)
+                        for index in range(line):
+                            target[index] = np.uint16(low[index]) | (np.uint16(high[index]) << np.uint16(8))
+                    else:
+                        count = np.uintp(width * out.itemsize)
+                        _memcpy(np.uintp(target.ctypes.data), np.uintp(source) + np.uintp(row) * count, count)
+    return -1
 
 
-@numba.njit(nogil=True)
-def decode_uint8(
-    data: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, out: np.ndarray, scratch: np.ndarray, inflate: bool,
-    flip_rows: bool,
-) -> bool:  # fmt: skip
-    """`decode_uint16` for uint8, which is not shuffled."""
-    bands, chunks, rows, width = out.shape
-    values = rows * width
-    for band in range(bands):
-        for chunk in range(chunks):
-            encoded = data[offsets[band, chunk] : offsets[band, chunk] + sizes[band, chunk]]
-            if not _whole(encoded, values, inflate):
-                return False
-            plane = encoded
-            if inflate:
-                block = encoded[LZ4_HEADER_BYTES : encoded.size - CRC_BYTES]
-                if _lz4(block.ctypes.data, scratch.ctypes.data, block.size, values) != values:
-                    return False
-                plane = scratch
-            for row in range(rows):
-                target = out[band, chunks - 1 - chunk, rows - 1 - row] if flip_rows else out[band, chunk, row]
-                _memcpy(target.ctypes.data, plane[row * width :].ctypes.data, width)
-    return True
+@_compiled
+def _scale_line(
+    source: int, values: int, at: int, count: int, kind: int, mean: float, scale: float, mirror: bool, out: np.ndarray
+) -> None:
+    """out[:count] = (value - mean) * scale, in reverse if `mirror`, of the values from `at` on of a decoded chunk."""
+    num, last = np.uintp(count), np.uintp(count - 1)
+    if kind == PLANES:
+        low = _array(_pointer(source + at), num, np.uint8)
+        high = _array(_pointer(source + values + at), num, np.uint8)
+        if mirror:
+            for index in range(num):
+                value = np.uint16(low[index]) | (np.uint16(high[index]) << np.uint16(8))
+                out[last - index] = (np.float32(value) - mean) * scale
+        else:
+            for index in range(num):
+                value = np.uint16(low[index]) | (np.uint16(high[index]) << np.uint16(8))
+                out[index] = (np.float32(value) - mean) * scale
+    elif kind == VALUES_16:
+        wide = _array(_pointer(source + 2 * at), num, np.uint16)
+        if mirror:
+            for index in range(num):
+                out[last - index] = (np.float32(wide[index]) - mean) * scale
+        else:
+            for index in range(num):
+                out[index] = (np.float32(wide[index]) - mean) * scale
+    else:
+        narrow = _array(_pointer(source + at), num, np.uint8)
+        if mirror:
+            for index in range(num):
+                out[last - index] = (np.float32(narrow[index]) - mean) * scale
+        else:
+            for index in range(num):
+                out[index] = (np.float32(narrow[index]) - mean) * scale
 
 
-@numba.njit(nogil=True)
-def copy_encoded(data: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, out: np.ndarray, chunk_bytes: int) -> int:
-    """Check every LZ4 chunk of one tile and copy the span that holds them.
+@_compiled
+def _weave(lines: np.ndarray, count: int, bands: int, out: np.ndarray, start: int) -> None:
+    """Pixel i of all bands, lines[band, i], to out[start + i * bands ...]. 3 and 4 bands are vectorised."""
+    num, at = np.uintp(count), np.uintp(start)
+    if bands == 4:
+        four, red, green, blue, nir = np.uintp(4), lines[0], lines[1], lines[2], lines[3]
+        for index in range(num):
+            pixel = at + four * index
+            out[pixel] = red[index]
+            out[pixel + np.uintp(1)] = green[index]
+            out[pixel + np.uintp(2)] = blue[index]
+            out[pixel + np.uintp(3)] = nir[index]
+    elif bands == 3:
+        three, red, green, blue = np.uintp(3), lines[0], lines[1], lines[2]
+        for index in range(num):
+            pixel = at + three * index
+            out[pixel] = red[index]
+            out[pixel + np.uintp(1)] = green[index]
+            out[pixel + np.uintp(2)] = blue[index]
+    else:
+        for index in range(num):
+            pixel = at + np.uintp(bands) * index
+            for band in range(bands):
+                out[pixel + np.uintp(band)] = lines[band, index]
+
+
+@_compiled
+def _weave_columns(
+    lines: np.ndarray, rows: int, count: int, bands: int, out: np.ndarray, start: int, step: int, reverse: bool
+) -> None:
+    """The same for `rows` lines that become columns: lines[row, band, i] to out[start + i * step + row * bands ...].
+
+    Four rows at once fill a cache line of 4 bands: one at a time took twice as long.
+    """
+    for index in range(np.uintp(count)):
+        pixel = np.uintp(start) + index * np.uintp(step)
+        for row in range(np.uintp(rows)):
+            line = np.uintp(rows) - np.uintp(1) - row if reverse else row
+            for band in range(np.uintp(bands)):
+                out[pixel] = lines[line, band, index]
+                pixel += np.uintp(1)
+
+
+@_compiled
+def augment(
+    addresses: np.ndarray, sizes: np.ndarray, out: np.ndarray, scratch: np.ndarray, lines: np.ndarray,
+    shape: tuple[int, int, int], kind: int, inflate: bool, flip_rows: np.ndarray, transpose: np.ndarray,
+    crop_y: np.ndarray, crop_x: np.ndarray, mirror: np.ndarray, mean: np.ndarray, scale: np.ndarray,
+) -> int:  # fmt: skip
+    """Decode tiles and write what a model is fed: rows flipped, transposed, cropped, mirrored, scaled, bands last.
 
     Args:
-        data: (nbytes,) uint8, the shard's file.
-        offsets, sizes: (chunks,) int64, of all bands.
-        out: (at least the span,) uint8.
+        addresses, sizes: (N, bands, chunks) int64: encoded chunks in memory.
+        out: (N, crop height, crop width, bands) float32, C-contiguous.
+        scratch: (bands, chunk bytes) uint8.
+        lines: (BLOCK, bands, longer side of the crop) float32.
+        shape: (height, width, rows of a chunk) of the tiles.
+        kind: PLANES, VALUES_16 or VALUES_8.
+        inflate: whether chunks are LZ4.
+        flip_rows, transpose, crop_y, crop_x, mirror: (N,), as in `order.Augmentation`.
+        mean, scale: (bands,) float32; what leaves is (value - mean) * scale.
+
+    Returns:
+        The first tile that is damaged, or -1.
+    """
+    tiles, crop_height, crop_width, bands = out.shape
+    height, width, rows = shape
+    flat = out.reshape(out.size)
+    chunk_bytes, buffer = scratch.shape[1], np.int64(scratch.ctypes.data)
+    sources = np.zeros(bands, np.int64)
+    for tile in range(tiles):
+        # The window in the tile before transposing; what was cropped as (y, x) lies at (x, y) there.
+        if transpose[tile]:
+            top, left, down, across = crop_x[tile], crop_y[tile], crop_width, crop_height
+        else:
+            top, left, down, across = crop_y[tile], crop_x[tile], crop_height, crop_width
+        first = height - top - down if flip_rows[tile] else top  # row of the stored tile
+        start = tile * crop_height * crop_width * bands
+        for chunk in range(first // rows, (first + down - 1) // rows + 1):
+            for band in range(bands):
+                sources[band] = _payload(
+                    addresses[tile, band, chunk], sizes[tile, band, chunk], chunk_bytes, inflate,
+                    buffer + band * chunk_bytes,
+                )  # fmt: skip
+                if sources[band] == 0:
+                    return tile
+            row, end = max(first, chunk * rows), min(first + down, (chunk + 1) * rows)
+            while row < end:
+                count = min(BLOCK, end - row) if transpose[tile] else 1
+                for line in range(count):
+                    for band in range(bands):
+                        _scale_line(
+                            sources[band], rows * width, (row + line - chunk * rows) * width + left, across, kind,
+                            mean[band], scale[band], mirror[tile] and not transpose[tile], lines[line, band],
+                        )  # fmt: skip
+                # Where the first of these lines goes, counted along the window as it leaves.
+                to = first + down - row - count if flip_rows[tile] else row - first
+                if transpose[tile]:
+                    reverse = flip_rows[tile] != mirror[tile]
+                    column = crop_width - to - count if mirror[tile] else to
+                    _weave_columns(
+                        lines, count, across, bands, flat, start + column * bands, crop_width * bands, reverse
+                    )
+                else:
+                    _weave(lines[0], across, bands, flat, start + to * crop_width * bands)
+                row += count
+    return -1
+
+
+@_compiled
+def copy_encoded(
+    addresses: np.ndarray, sizes: np.ndarray, out: np.ndarray, offsets: np.ndarray, blocks: np.ndarray,
+    used: np.ndarray, chunk_bytes: int,
+) -> int:  # fmt: skip
+    """Check every LZ4 chunk and copy, a tile, the span that holds them; say where the LZ4 blocks lie in it.
+
+    Args:
+        addresses, sizes: (N, chunks) int64, of all bands. A tile's chunks lie in one span.
+        out: (N, at least the longest span) uint8.
+        offsets, blocks: (N, chunks) int32, written: without numcodecs' length and without the crc32c.
+        used: (N,) int64, written: bytes of each span.
         chunk_bytes: of a decoded chunk.
 
     Returns:
-        Bytes written, 0 for damaged ones.
+        The first tile that is damaged, or -1.
     """
-    start, end = offsets[0], offsets[0] + sizes[0]
-    for index in range(offsets.size):
-        if not _whole(data[offsets[index] : offsets[index] + sizes[index]], chunk_bytes, True):
-            return 0
-        start, end = min(start, offsets[index]), max(end, offsets[index] + sizes[index])
-    _memcpy(out.ctypes.data, data[start:].ctypes.data, end - start)
-    return int(end - start)
+    for tile in range(len(addresses)):
+        start, end = addresses[tile, 0], addresses[tile, 0]
+        for index in range(addresses.shape[1]):
+            address, payload = addresses[tile, index], sizes[tile, index] - CRC_BYTES
+            if payload < LZ4_HEADER_BYTES or _uint32(address) != chunk_bytes:
+                return tile
+            if _crc32c(np.uint32(0), np.uintp(address), np.uintp(payload)) != _uint32(address + payload):
+                return tile
+            start, end = min(start, address), max(end, address + payload)
+        for index in range(addresses.shape[1]):
+            offsets[tile, index] = addresses[tile, index] - start + LZ4_HEADER_BYTES
+            blocks[tile, index] = sizes[tile, index] - LZ4_HEADER_BYTES - CRC_BYTES
+        used[tile] = end - start
+        _memcpy(np.uintp(out[tile].ctypes.data), np.uintp(start), np.uintp(end - start))
+    return -1
+
+
+def view(address: int, count: int) -> np.ndarray:
+    """`count` bytes of memory at `address` as a uint8 array; the caller keeps the owner alive."""
+    return np.ctypeslib.as_array((ctypes.c_uint8 * count).from_address(address))

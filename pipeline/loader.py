@@ -1,27 +1,28 @@
-"""The only border between DALI and torch: plans epochs, runs the graph, yields `Batch`.
+"""Plans epochs and yields `Batch`: what the trainer, and any other user, imports.
 
 In: a store, tile numbers, `Inputs`. Out: batches whose images are NCHW views in channels-last memory, on the
-device, without a copy in torch. Leaves the split to `preprocess.splits`, the model to others.
+device, without a copy in torch. Images are made by `dali` (DALI's graph, on a GPU or the CPU) or by `direct` (one
+compiled pass, on the CPU), to the bit the same. Leaves the split to `preprocess.splits`, the model to others.
 """
 
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch.utils.dlpack import from_dlpack
 
 from pipeline.chunks import ChunkReader
-from pipeline.graph import GraphSpec, eval_graph, train_graph
+from pipeline.direct import DirectBatches
 from pipeline.inputs import Inputs
 from pipeline.order import FLIPS, augmentation, epoch_order
-from pipeline.source import BatchPlan, Source
+from pipeline.readahead import BatchPlan
 from preprocess.console import UserError
 from preprocess.schema import Store
 
 TESTS = ("center", "resize")
+ENGINES = ("auto", "direct", "dali")
 CROP_SHARE = 7 / 8  # of the side: 224 of 256
 
 
@@ -51,10 +52,20 @@ def default_workers() -> int:
     return min(8, len(os.sched_getaffinity(0)))
 
 
+class Images(Protocol):
+    """What makes the images of planned batches."""
+
+    def epoch(self, plans: list[BatchPlan]) -> Iterator[torch.Tensor]:
+        """One (B, channels, height, width) tensor a plan, on the device."""
+
+    def close(self) -> None:
+        """End its threads."""
+
+
 def train_loader(
     store: Store, tiles: np.ndarray, inputs: Inputs, *, batch_size: int, seed: int = 0, flips: str = "dihedral",
     crop: tuple[int, int] | None = None, device: str | torch.device = "cpu", workers: int | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | None = None, engine: str = "auto",
 ) -> "TileLoader":  # fmt: skip
     """Shuffled, augmented batches; the last short batch of an epoch is dropped.
 
@@ -69,6 +80,8 @@ def train_loader(
         device: "cpu" or "cuda:N". On a GPU, LZ4 chunks are decoded there.
         workers: reading threads; default: the cores, at most 8.
         dtype: of the images; default float16 on a GPU, float32 on the CPU.
+        engine: "dali" (the graph), "direct" (one compiled pass; CPU, float32, raw input, no resizing), or "auto":
+            direct where it can be.
 
     Raises:
         UserError: fewer tiles than a batch, or arguments that make no sense.
@@ -77,14 +90,14 @@ def train_loader(
         raise UserError(f"BATCH={batch_size}: the train part has only {len(tiles)} chips. Choose a smaller BATCH.")
     return TileLoader(
         store, tiles, inputs, batch_size=batch_size, seed=seed, flips=flips, test=None,
-        crop=crop, device=device, workers=workers, dtype=dtype,
+        crop=crop, device=device, workers=workers, dtype=dtype, engine=engine,
     )  # fmt: skip
 
 
 def eval_loader(
     store: Store, tiles: np.ndarray, inputs: Inputs, *, batch_size: int, test: str = "center",
     crop: tuple[int, int] | None = None, device: str | torch.device = "cpu", workers: int | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | None = None, engine: str = "auto",
 ) -> "TileLoader":  # fmt: skip
     """The tiles in the order given, each exactly once; the last batch is padded and `num_valid` says so.
 
@@ -93,47 +106,49 @@ def eval_loader(
     """
     return TileLoader(
         store, tiles, inputs, batch_size=batch_size, seed=0, flips="none", test=test,
-        crop=crop, device=device, workers=workers, dtype=dtype,
+        crop=crop, device=device, workers=workers, dtype=dtype, engine=engine,
     )  # fmt: skip
 
 
 class TileLoader:
-    """Made by `train_loader` or `eval_loader`; `epoch(n)` yields its batches, `len()` counts them."""
+    """Made by `train_loader` or `eval_loader`; `epoch(n)` yields its batches, `len()` counts them.
+
+    `engine` ("direct" or "dali") and `decode` ("host" or "device") say what was chosen.
+    """
 
     def __init__(
         self, store: Store, tiles: np.ndarray, inputs: Inputs, *, batch_size: int, seed: int, flips: str,
         test: str | None, crop: tuple[int, int] | None, device: str | torch.device, workers: int | None,
-        dtype: torch.dtype | None,
+        dtype: torch.dtype | None, engine: str,
     ) -> None:  # fmt: skip
         self._tiles, self._batch_size, self._seed = np.asarray(tiles, np.int64), batch_size, seed
-        self._device = torch.device(device)
+        self._device = _device(device)
         on_gpu = self._device.type == "cuda"
-        if on_gpu and not torch.cuda.is_available():
-            raise UserError(f"device={device}: no GPU can be used on this machine; device='cpu' works.")
-        if on_gpu and self._device.index is None:  # "cuda" is torch's current GPU; DALI wants its number
-            self._device = torch.device("cuda", torch.cuda.current_device())
-        device_id = self._device.index if on_gpu else None
-        layout = store.layout
-        crop = crop or default_crop(store)
-        _check(store, crop, flips, test, batch_size)
+        self._layout, self._crop, self._flips, self._train = store.layout, crop or default_crop(store), flips, not test
+        _check(store, self._crop, flips, test, batch_size)
         dtype = dtype or (torch.float16 if on_gpu else torch.float32)
         workers = workers or default_workers()
-        self.spec = GraphSpec(
-            layout=layout, inputs=inputs, crop=crop, flips=flips, test=test or "center",
-            decode="device" if on_gpu and layout.codec == "lz4" else "host",
-            dtype=str(dtype).removeprefix("torch."), batch_size=batch_size, threads=workers, device_id=device_id,
-        )  # fmt: skip
-        self._train = test is None
+        reasons = _not_direct(on_gpu, dtype, inputs, test)
+        if engine not in ENGINES or (engine == "direct" and reasons):
+            raise UserError(f"engine={engine}: expected one of {', '.join(ENGINES)}{reasons and f', and {reasons}'}.")
+        self.engine = "dali" if engine == "dali" or reasons else "direct"
+        self.decode = "device" if on_gpu and self._layout.codec == "lz4" else "host"
         self._labels = torch.from_numpy(store.labels.astype(np.float32))
-        self._source = Source(
-            ChunkReader(store, inputs.stored_bands),
-            batch_size=batch_size, decode=self.spec.decode, workers=workers,
-            flips=flips, room=(layout.height - crop[0], layout.width - crop[1]),
-            allocate=_pinned if on_gpu else _touched,
-        )  # fmt: skip
-        make_graph = train_graph if self._train else eval_graph
-        self._pipeline: Any = make_graph(self.spec, self._source)  # DALI ships no types
-        self._pipeline.build()
+        reader = ChunkReader(store, inputs.stored_bands)
+        self._images: Images
+        if self.engine == "direct":
+            self._images = DirectBatches(reader, inputs, batch_size=batch_size, crop=self._crop, workers=workers)
+        else:
+            # Imported here: it takes a second, which a CPU's first batch need not wait for.
+            from pipeline.dali import DaliBatches
+            from pipeline.graph import GraphSpec
+
+            spec = GraphSpec(
+                layout=self._layout, inputs=inputs, crop=self._crop, flips=flips, test=test or "center",
+                decode=self.decode, dtype=str(dtype).removeprefix("torch."), batch_size=batch_size, threads=workers,
+                device_id=self._device.index if on_gpu else None,
+            )  # fmt: skip
+            self._images = DaliBatches(reader, spec, train=self._train)
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -142,7 +157,7 @@ class TileLoader:
 
     def plans(self, epoch: int, first_step: int = 0) -> list[BatchPlan]:
         """What `epoch(epoch, first_step)` will read: a pure function of its arguments."""
-        spec, size = self.spec, self._batch_size
+        layout, size = self._layout, self._batch_size
         if not self._train:
             padding = -len(self._tiles) % size
             padded = np.concatenate([self._tiles, np.repeat(self._tiles[-1:], padding)])
@@ -156,9 +171,8 @@ class TileLoader:
             ]
         order = epoch_order(self._seed, epoch, self._tiles)
         draws = augmentation(
-            self._seed, epoch, order, height=spec.layout.height, width=spec.layout.width,
-            crop=spec.crop, flips=spec.flips,
-        )  # fmt: skip
+            self._seed, epoch, order, height=layout.height, width=layout.width, crop=self._crop, flips=self._flips
+        )
         return [
             BatchPlan(
                 tiles=order[start : start + size],
@@ -171,35 +185,40 @@ class TileLoader:
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of one epoch from `first_step` on. One epoch at a time a loader."""
         plans = self.plans(epoch, first_step)
-        self._source.begin(plans)
+        images = self._images.epoch(plans)
         try:
             for plan in plans:
-                (images,) = self._pipeline.run()
-                yield self._batch(plan, images)
+                yield Batch(next(images), self._batch_labels(plan), plan.tiles, plan.num_valid)
         finally:
-            # Also when the caller breaks off: take out what is under way, so that the next epoch starts clean.
-            self._source.stop()
-            _drain(self._pipeline)
+            images.close()  # type: ignore[attr-defined]  # a generator; also when the caller breaks off
 
     def close(self) -> None:
         """End the reading threads. A loader that is not closed ends with the process."""
-        self._source.close()
+        self._images.close()
 
-    def _batch(self, plan: BatchPlan, images: Any) -> Batch:
-        # DALI's tensor owns the memory and torch holds it alive: no copy (see DALI's own PyTorch iterator).
-        images_nhwc = from_dlpack(images.as_tensor())
+    def _batch_labels(self, plan: BatchPlan) -> torch.Tensor:
         labels = self._labels[torch.from_numpy(plan.tiles)]
-        if self._device.type == "cuda":
-            labels = labels.pin_memory().to(self._device, non_blocking=True)
-        return Batch(images_nhwc.permute(0, 3, 1, 2), labels, plan.tiles, plan.num_valid)
+        return labels.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else labels
 
 
-def _drain(pipeline: Any) -> None:
-    try:
-        while True:
-            pipeline.run()
-    except StopIteration:
-        pipeline.reset()
+def _device(device: str | torch.device) -> torch.device:
+    found = torch.device(device)
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={device}: no GPU can be used on this machine; device='cpu' works.")
+    if found.type == "cuda" and found.index is None:  # "cuda" is torch's current GPU; DALI wants its number
+        return torch.device("cuda", torch.cuda.current_device())
+    return found
+
+
+def _not_direct(on_gpu: bool, dtype: torch.dtype, inputs: Inputs, test: str | None) -> str:
+    """What the direct engine does not do of this, "" if it can do all."""
+    wanted = {
+        "device='cpu'": not on_gpu,
+        "dtype=float32": dtype is torch.float32,
+        "INPUT=raw": inputs.kind == "raw",
+        "TEST=center": test != "resize",
+    }
+    return ", ".join(name for name, holds in wanted.items() if not holds)
 
 
 def _check(store: Store, crop: tuple[int, int], flips: str, test: str | None, batch_size: int) -> None:
@@ -212,14 +231,3 @@ def _check(store: Store, crop: tuple[int, int], flips: str, test: str | None, ba
         raise UserError(f"CROP={crop[0]}x{crop[1]}: chips are {layout.height} x {layout.width} pixels.")
     if batch_size < 1:
         raise UserError(f"BATCH={batch_size}: expected 1 or more.")
-
-
-def _touched(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Host memory with every page faulted in, so that the first epoch is as fast as the others."""
-    return np.full(shape, 1, dtype)
-
-
-def _pinned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Page-locked host memory: copies to the GPU run at full speed, beside compute."""
-    num_bytes = int(np.prod(shape)) * dtype.itemsize
-    return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True).numpy().view(dtype).reshape(shape)

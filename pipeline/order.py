@@ -77,3 +77,10 @@ def augmentation(
         crop_x=position(2, width - crop[1]),
         mirror=bit(0, wanted=flips != "none"),
     )
+
+
+def center(count: int, *, height: int, width: int, crop: tuple[int, int]) -> Augmentation:
+    """What happens to `count` test tiles: torchvision's CenterCrop, nothing flipped."""
+    no, top, left = np.zeros(count, bool), round((height - crop[0]) / 2), round((width - crop[1]) / 2)
+    position = np.ones(count, np.int64)
+    return Augmentation(flip_rows=no, transpose=no, crop_y=top * position, crop_x=left * position, mirror=no)

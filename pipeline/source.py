@@ -1,33 +1,22 @@
-"""DALI's callback: planned batches -> host buffers, filled ahead of time by threads.
+"""DALI's callback: planned batches -> host buffers that DALI reads in place.
 
 A ring of buffers is allocated once and reused: fresh memory costs page faults, ten times the copy itself.
-DALI reads the buffers in place (`no_copy`), so one is filled again only when the batch that used it has come
+DALI reads the buffers without a copy (`no_copy`), so one is filled again only when the batch that used it has come
 out of the pipeline. Leaves what to read to `loader` and what to do with it to `graph`.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 
 from pipeline.chunks import ChunkReader
-from pipeline.order import Augmentation, draws_used
+from pipeline.order import draws_used
+from pipeline.readahead import DEPTH, BatchPlan, ReadAhead
 
 Allocate = Callable[[tuple[int, ...], np.dtype], np.ndarray]
 PREFETCH_QUEUE_DEPTH = 2  # batches inside DALI
-READ_AHEAD = 2  # batches being filled before DALI asks for them
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchPlan:
-    """One batch before it is read: tile numbers (B,) int64; the first `num_valid` count, the rest is padding."""
-
-    tiles: np.ndarray
-    num_valid: int
-    augmentation: Augmentation | None  # None: a test batch
 
 
 class _HostSlot:
@@ -39,8 +28,9 @@ class _HostSlot:
         shape = (batch_size, len(reader.bands), layout.height, layout.width)
         self._tiles = allocate(shape, np.dtype(layout.dtype))
 
-    def fill(self, row: int, tile: int, *, flip_rows: bool) -> None:
-        self._reader.read_tile(tile, self._tiles[row], flip_rows=flip_rows)
+    def fill(self, plan: BatchPlan, rows: slice) -> None:
+        flip_rows = None if plan.augmentation is None else plan.augmentation.flip_rows[rows]
+        self._reader.decode(plan.tiles[rows], self._tiles[rows], flip_rows)
 
     def outputs(self) -> list[Any]:
         return [self._tiles]
@@ -54,16 +44,15 @@ class _DeviceSlot:
         self._encoded = allocate((batch_size, reader.max_span_bytes), np.dtype(np.uint8))
         self._offsets = np.zeros((batch_size, reader.chunks_per_tile), np.int32)
         self._sizes = np.zeros_like(self._offsets)
-        self._num_bytes = np.zeros(batch_size, np.int64)
+        self._used = np.zeros(batch_size, np.int64)
 
-    def fill(self, row: int, tile: int, *, flip_rows: bool) -> None:
-        del flip_rows  # the graph does it, on the device
-        self._num_bytes[row] = self._reader.read_compressed(
-            tile, self._encoded[row], self._offsets[row], self._sizes[row]
+    def fill(self, plan: BatchPlan, rows: slice) -> None:
+        self._reader.copy_encoded(
+            plan.tiles[rows], self._encoded[rows], self._offsets[rows], self._sizes[rows], self._used[rows]
         )
 
     def outputs(self) -> list[Any]:
-        encoded = [row[:count] for row, count in zip(self._encoded, self._num_bytes, strict=True)]
+        encoded = [row[:count] for row, count in zip(self._encoded, self._used.tolist(), strict=True)]
         return [encoded, self._offsets, self._sizes]
 
 
@@ -84,61 +73,31 @@ class Source:
             room: (height - crop height, width - crop width), to express crops as DALI does.
             allocate: makes the buffers (pinned where there is a GPU).
         """
-        self._workers, self._draws, self._room = workers, draws_used(flips, decode), room
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="canopy-read")
+        self._draws, self._room = draws_used(flips, decode), room
         # One buffer more than can be in use at once: DALI holds `depth`, and asks for the next before it
         # lets go of the oldest.
-        num_slots = PREFETCH_QUEUE_DEPTH + READ_AHEAD + 1
         make_slot = _HostSlot if decode == "host" else _DeviceSlot
-        self._slots = [make_slot(reader, batch_size, allocate) for _ in range(num_slots)]
-        self._plans: Iterator[BatchPlan] = iter(())
-        self._filling: deque[tuple[BatchPlan, _HostSlot | _DeviceSlot, list[Future[None]]]] = deque()
-        self._next_slot = 0
+        ring = cycle([make_slot(reader, batch_size, allocate) for _ in range(PREFETCH_QUEUE_DEPTH + DEPTH + 1)])
+        self._ahead: ReadAhead[_HostSlot | _DeviceSlot] = ReadAhead(workers, lambda: next(ring))
 
     def begin(self, plans: Iterable[BatchPlan]) -> None:
         """Start an epoch; what is left of an earlier one is dropped."""
-        self._drop()
-        self._plans = iter(plans)
-        for _ in range(READ_AHEAD):
-            self._fill_next()
+        self._ahead.begin(plans)
 
     def stop(self) -> None:
         """Give out no further batch: the next call raises StopIteration."""
-        self._drop()
-        self._plans = iter(())
+        self._ahead.stop()
 
     def close(self) -> None:
         """End the threads."""
-        self.stop()
-        self._pool.shutdown()
+        self._ahead.close()
 
     def __call__(self) -> list[Any]:
         """The next batch's arrays, decode's first, then the draws."""
-        if not self._filling:
+        found = self._ahead.next()
+        if found is None:
             raise StopIteration
-        plan, slot, futures = self._filling.popleft()
-        for future in futures:
-            future.result()
-        self._fill_next()
-        return self._outputs(plan, slot)
-
-    def _drop(self) -> None:
-        for _, _, futures in self._filling:
-            for future in futures:
-                future.cancel() or future.exception()
-        self._filling.clear()
-
-    def _fill_next(self) -> None:
-        plan = next(self._plans, None)
-        if plan is None:
-            return
-        slot = self._slots[self._next_slot]
-        self._next_slot = (self._next_slot + 1) % len(self._slots)
-        rows = np.array_split(np.arange(len(plan.tiles)), self._workers)
-        futures = [self._pool.submit(_fill, plan, slot, part) for part in rows if len(part)]
-        self._filling.append((plan, slot, futures))
-
-    def _outputs(self, plan: BatchPlan, slot: _HostSlot | _DeviceSlot) -> list[Any]:
+        plan, slot = found
         outputs = slot.outputs()
         if plan.augmentation is not None:
             aug = plan.augmentation
@@ -151,12 +110,6 @@ class Source:
             }
             outputs += [values[name] for name in self._draws]
         return outputs
-
-
-def _fill(plan: BatchPlan, slot: _HostSlot | _DeviceSlot, rows: np.ndarray) -> None:
-    for row in rows.tolist():
-        flip_rows = plan.augmentation is not None and bool(plan.augmentation.flip_rows[row])
-        slot.fill(row, int(plan.tiles[row]), flip_rows=flip_rows)
 
 
 def crop_position(pixels: np.ndarray, room: int) -> np.ndarray:

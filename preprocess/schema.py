@@ -39,9 +39,12 @@ FORMAT, VERSION = "canopy-tiles", 1
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """A whole store, opened: everything but the pixels, in memory (about 300 bytes a tile)."""
+    """A whole store, opened: everything but the pixels, in memory (about 300 bytes a tile).
 
-    path: Path
+    `path` is a folder, or the address of a store in object storage.
+    """
+
+    path: Path | str
     layout: Layout
     classes: tuple[str, ...]
     num_csv_rows: int
@@ -59,6 +62,18 @@ class Store:
     def num_tiles(self) -> int:
         """Tiles in the store."""
         return len(self.names)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it lies in object storage."""
+        return isinstance(self.path, str)
+
+    @property
+    def local_path(self) -> Path:
+        """The folder; UserError for a store in object storage."""
+        if isinstance(self.path, str):
+            raise UserError(f"{self.path}: this works on stores on disk only. Copy it to disk first.")
+        return self.path
 
     def band_statistics(self, tiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(mean, std) float64 a band over all pixels of `tiles`, from exact integer sums (population std)."""
@@ -83,9 +98,14 @@ class Store:
         return tuple(self.layout.bands.index(band) for band in bands)
 
 
+def shard_key(shard: int) -> str:
+    """Key of one shard within the store (Zarr v3's default chunk keys)."""
+    return f"tiles/c/{shard}/0/0/0"
+
+
 def shard_path(path: Path, shard: int) -> Path:
-    """File of one shard (Zarr v3's default chunk keys)."""
-    return path / "tiles" / "c" / str(shard) / "0" / "0" / "0"
+    """File of one shard."""
+    return path / shard_key(shard)
 
 
 def encoded_bytes(path: Path, layout: Layout, num_tiles: int) -> int:
@@ -190,7 +210,36 @@ def open_store(path: str | Path) -> Store:
     Raises:
         UserError: there is none, it is half written (the line says how to go on), or it is something else.
     """
-    path = Path(path)
+    where = str(path) if is_url(path) else Path(path)
+    group_store, attrs = _remote_group(where) if isinstance(where, str) else _local_group(where)
+    if attrs.get("format") != FORMAT:
+        raise UserError(f"{where}: expected a store made by `make zarr` (format {FORMAT}), found another Zarr group.")
+    if attrs.get("version") != VERSION:
+        raise UserError(f"{where}: store version {attrs.get('version')}, this code reads {VERSION}. Convert again.")
+    if attrs.get("complete") is not True:
+        raise UserError(f"{where}: the store is not whole. Remove it and run the same `make zarr` again.")
+    layout = Layout(**{**attrs["layout"], "bands": tuple(attrs["layout"]["bands"])})
+    group = zarr.open_group(group_store, mode="r", zarr_format=3)
+    arrays: dict[str, Any] = {}
+    for name in _ARRAYS:
+        try:
+            arrays[name] = np.asarray(group[name][...])  # type: ignore[index]  # a group's member may be a group
+        except (KeyError, OSError, ValueError) as error:
+            raise UserError(f"{where}: array {name!r} cannot be read ({error}). Convert again.") from error
+    arrays["names"] = np.array([str(name) for name in arrays["names"]])
+    return Store(
+        path=where, layout=layout, classes=tuple(attrs["classes"]), num_csv_rows=attrs["num_csv_rows"],
+        fingerprint=attrs["fingerprint"], **arrays,
+    )  # fmt: skip
+
+
+def is_url(path: str | Path) -> bool:
+    """Whether a store's place is an address in object storage."""
+    return "://" in str(path)
+
+
+def _local_group(path: Path) -> tuple[Any, dict[str, Any]]:
+    """What zarr opens, and the group's attributes."""
     if not path.is_dir():
         if partial_path(path).is_dir():
             raise UserError(half_written(path))
@@ -198,28 +247,23 @@ def open_store(path: str | Path) -> Store:
             f"{path}: expected a store, found {'a file' if path.exists() else 'nothing'}. Make it: make zarr"
         )
     try:
-        attrs = json.loads((path / "zarr.json").read_text())["attributes"]
+        return path, json.loads((path / "zarr.json").read_text())["attributes"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: expected a Zarr v3 group, found none ({type(error).__name__}).") from error
-    if attrs.get("format") != FORMAT:
-        raise UserError(f"{path}: expected a store made by `make zarr` (format {FORMAT}), found another Zarr group.")
-    if attrs.get("version") != VERSION:
-        raise UserError(f"{path}: store version {attrs.get('version')}, this code reads {VERSION}. Convert again.")
-    if attrs.get("complete") is not True:
-        raise UserError(f"{path}: the store is not whole. Remove it and run the same `make zarr` again.")
-    layout = Layout(**{**attrs["layout"], "bands": tuple(attrs["layout"]["bands"])})
-    group = zarr.open_group(path, mode="r", zarr_format=3)
-    arrays: dict[str, Any] = {}
-    for name in _ARRAYS:
-        try:
-            arrays[name] = np.asarray(group[name][...])  # type: ignore[index]  # a group's member may be a group
-        except (KeyError, OSError, ValueError) as error:
-            raise UserError(f"{path}: array {name!r} cannot be read ({error}). Convert again.") from error
-    arrays["names"] = np.array([str(name) for name in arrays["names"]])
-    return Store(
-        path=path, layout=layout, classes=tuple(attrs["classes"]), num_csv_rows=attrs["num_csv_rows"],
-        fingerprint=attrs["fingerprint"], **arrays,
-    )  # fmt: skip
+
+
+def _remote_group(url: str) -> tuple[Any, dict[str, Any]]:
+    from zarr.storage import ObjectStore
+
+    from preprocess.remote import open_remote, remote_errors
+
+    objects = open_remote(url)
+    with remote_errors(f"{url}/zarr.json"):
+        text = bytes(objects.get("zarr.json").bytes())
+    try:
+        return ObjectStore(objects, read_only=True), json.loads(text)["attributes"]
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{url}: expected a Zarr v3 group, found none ({type(error).__name__}).") from error
 
 
 def half_written(path: Path) -> str:

@@ -57,34 +57,49 @@ def encode_index(sizes: np.ndarray, layout: Layout) -> bytes:
     return data + struct.pack("<I", google_crc32c.value(data))
 
 
+def index_bytes(layout: Layout) -> int:
+    """Bytes of a shard's index with its crc32c: the end of the shard."""
+    return layout.shard_tiles * len(layout.bands) * layout.chunks_per_band * 16 + CRC_BYTES
+
+
 def read_index(path: Path, layout: Layout, num_tiles: int) -> tuple[np.ndarray, np.ndarray]:
+    """Read a shard file's index; see `parse_index`."""
+    try:
+        with open(path, "rb") as file:
+            end = file.seek(0, 2)
+            file.seek(max(0, end - index_bytes(layout)))
+            data = file.read()
+    except OSError as error:
+        raise DamagedChunkError(f"{path}: the shard cannot be read ({error.strerror}).") from error
+    return parse_index(data, end, str(path), layout, num_tiles)
+
+
+def parse_index(data: bytes, end: int, name: str, layout: Layout, num_tiles: int) -> tuple[np.ndarray, np.ndarray]:
     """Read a shard's index.
+
+    Args:
+        data: the last `index_bytes` of the shard, which has `end` bytes.
+        name: of the shard, for errors.
+        layout: of the store.
+        num_tiles: tiles in this shard.
 
     Returns:
         offsets, sizes: (num_tiles, bands, chunks) int64, in bytes, crc32c included in the size.
 
     Raises:
-        DamagedChunkError: missing file, wrong crc32c, a chunk missing or outside the file.
+        DamagedChunkError: wrong crc32c, a chunk missing or outside the shard.
     """
-    shape = (layout.shard_tiles, len(layout.bands), layout.chunks_per_band)
-    index_bytes = int(np.prod(shape)) * 16
-    try:
-        with open(path, "rb") as file:
-            end = file.seek(0, 2)
-            if end < index_bytes + CRC_BYTES:
-                raise DamagedChunkError(f"{path}: expected a shard with its index, found {end} bytes.")
-            file.seek(end - index_bytes - CRC_BYTES)
-            data = file.read()
-    except OSError as error:
-        raise DamagedChunkError(f"{path}: the shard cannot be read ({error.strerror}).") from error
+    if len(data) < index_bytes(layout):
+        raise DamagedChunkError(f"{name}: expected a shard with its index, found {end} bytes.")
     if struct.unpack("<I", data[-CRC_BYTES:])[0] != google_crc32c.value(data[:-CRC_BYTES]):
-        raise DamagedChunkError(f"{path}: the shard's index is damaged (crc32c).")
-    index = np.frombuffer(data[:-CRC_BYTES], "<u8").reshape(*shape, 2)[:num_tiles]
+        raise DamagedChunkError(f"{name}: the shard's index is damaged (crc32c).")
+    shape = (layout.shard_tiles, len(layout.bands), layout.chunks_per_band, 2)
+    index = np.frombuffer(data[:-CRC_BYTES], "<u8").reshape(shape)[:num_tiles]
     if (index == MISSING).any():
-        raise DamagedChunkError(f"{path}: the shard lacks chunks.")
+        raise DamagedChunkError(f"{name}: the shard lacks chunks.")
     offsets, sizes = index[..., 0].astype(np.int64), index[..., 1].astype(np.int64)
-    if (offsets + sizes > end - index_bytes - CRC_BYTES).any() or (offsets < 0).any() or (sizes < CRC_BYTES).any():
-        raise DamagedChunkError(f"{path}: the shard's index points outside the file.")
+    if (offsets + sizes > end - index_bytes(layout)).any() or (offsets < 0).any() or (sizes < CRC_BYTES).any():
+        raise DamagedChunkError(f"{name}: the shard's index points outside the file.")
     return offsets, sizes
 
 

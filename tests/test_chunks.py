@@ -1,7 +1,9 @@
 """The chunk reader: exact tiles in any band order; the device table decoded by another LZ4; damage is caught."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import imagecodecs
 import numpy as np
@@ -24,9 +26,9 @@ def test_tiles_are_exact(
     out = np.zeros((len(bands), 16, 16), np.uint16)
     for tile in (0, 255, 256, 299, 3, 3):
         expected = session_chips.values[tile][[BANDS.index(band) for band in bands]]
-        reader.read_tile(tile, out)
+        reader.decode(np.array([tile]), out[None])
         assert np.array_equal(out, expected)
-        reader.read_tile(tile, out, flip_rows=True)
+        reader.decode(np.array([tile]), out[None], np.array([True]))
         assert np.array_equal(out, expected[:, ::-1])
 
 
@@ -36,18 +38,20 @@ def test_rows_are_flipped_across_chunks(tmp_path: Path, codec: str, dtype: str) 
     chips = write_chips(tmp_path / "tif", count=3, bands=3, height=300, width=200, dtype=dtype)
     reader = ChunkReader(to_store(chips, tmp_path / "s.zarr", codec=codec), ("green", "red"))
     assert (reader.layout.chunks_per_band > 1) == (dtype == "uint16")
-    out = np.zeros((2, 300, 200), dtype)
-    for flip in (False, True):
-        reader.read_tile(2, out, flip_rows=flip)
-        assert np.array_equal(out, chips.values[2][[1, 0]][:, :: -1 if flip else 1])
+    out = np.zeros((3, 2, 300, 200), dtype)
+    reader.decode(np.array([2, 0, 2]), out, np.array([False, True, True]))
+    assert np.array_equal(out[0], chips.values[2][[1, 0]])
+    assert np.array_equal(out[1], chips.values[0][[1, 0]][:, ::-1])
+    assert np.array_equal(out[2], chips.values[2][[1, 0]][:, ::-1])
 
 
 def inflate_on_cpu(reader: ChunkReader, tile: int) -> np.ndarray:
     """What `graph.inflate_tiles` does on a GPU, with imagecodecs' LZ4 and numpy, from the same table."""
     layout = reader.layout
-    data = np.zeros(reader.max_span_bytes, np.uint8)
-    offsets, sizes = (np.zeros(reader.chunks_per_tile, np.int32) for _ in range(2))
-    used = reader.read_compressed(tile, data, offsets, sizes)
+    data = np.zeros((1, reader.max_span_bytes), np.uint8)
+    offsets, sizes = (np.zeros((1, reader.chunks_per_tile), np.int32) for _ in range(2))
+    reader.copy_encoded(np.array([tile]), data, offsets, sizes, used := np.zeros(1, np.int64))
+    data, offsets, sizes = data[0], offsets[0], sizes[0]
     assert (offsets >= 0).all()
     assert (offsets + sizes <= used).all()
     values = layout.chunk_rows * layout.width
@@ -96,13 +100,14 @@ def test_a_flipped_bit_is_caught_and_named(
     data[where] ^= 0x10
     path.write_bytes(data)
     reader = ChunkReader(open_store(copy), BANDS)
-    out = np.zeros((4, 16, 16), np.uint16)
+    out = np.zeros((2, 4, 16, 16), np.uint16)
     with pytest.raises(DamagedChunkError, match=r"tile t_0 is damaged .*band 0, chunk 0: crc32c"):
-        reader.read_tile(0, out)
+        reader.decode(np.array([1, 0]), out)
     if store.layout.codec == "lz4":
+        encoded = np.zeros((2, reader.max_span_bytes), np.uint8)
         with pytest.raises(DamagedChunkError, match="t_0"):
-            reader.read_compressed(0, np.zeros(reader.max_span_bytes, np.uint8), *np.zeros((2, 4), np.int32))
-    reader.read_tile(1, out)
+            reader.copy_encoded(np.array([1, 0]), encoded, *np.zeros((2, 2, 4), np.int32), np.zeros(2, np.int64))
+    reader.decode(np.array([1, 2]), out)
 
 
 def test_a_missing_shard_is_named(tmp_path: Path, session_store: Store) -> None:
@@ -110,3 +115,19 @@ def test_a_missing_shard_is_named(tmp_path: Path, session_store: Store) -> None:
     schema.shard_path(copy, 1).unlink()
     with pytest.raises(DamagedChunkError, match=r"tiles/c/1/0/0/0: the shard cannot be read"):
         ChunkReader(open_store(copy), BANDS)
+
+
+def test_threads_that_touch_a_shard_first_at_once(session_store: Store, session_chips: Chips) -> None:
+    """Each must read from the one mapping: a second one would free the first under the other thread's eyes."""
+    for _ in range(40):
+        reader, barrier = ChunkReader(session_store, BANDS), Barrier(4)
+
+        def read(first: int, reader: ChunkReader = reader, barrier: Barrier = barrier) -> np.ndarray:
+            out = np.zeros((8, 4, 16, 16), np.uint16)
+            barrier.wait()
+            reader.decode(np.arange(first, first + 8), out)
+            return out
+
+        with ThreadPoolExecutor(4) as pool:
+            for first, out in zip((0, 10, 20, 270), pool.map(read, (0, 10, 20, 270)), strict=True):
+                assert np.array_equal(out, session_chips.values[first : first + 8])

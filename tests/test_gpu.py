@@ -41,7 +41,7 @@ def test_train_batches_equal_the_cpus(store: Store, flips: str, kind: str) -> No
         train_loader(store, ALL, inputs, batch_size=16, flips=flips, device=device, dtype=torch.float32)
         for device in ("cpu", "cuda:0")
     ]
-    assert loaders[1].spec.decode == ("device" if store.layout.codec == "lz4" else "host")
+    assert loaders[1].decode == ("device" if store.layout.codec == "lz4" else "host")
     for one, two in zip(*(loader.epoch(1) for loader in loaders), strict=True):
         assert np.array_equal(one.tiles, two.tiles)
         assert torch.equal(one.labels, two.labels.cpu())

@@ -27,7 +27,7 @@ def test_equals_the_reference(tmp_path: Path, codec: str, dtype: str, size: tupl
         chosen = offsets[tile][[2, 0, 1]], sizes[tile][[2, 0, 1]]
         shard.decode_tile(data, *chosen, layout, one, shard.decode_scratch(layout, 3))
         assert np.array_equal(one, chips.values[tile][[2, 0, 1]])
-        reader.read_tile(tile, two)
+        reader.decode(np.array([tile]), two[None])
         assert np.array_equal(one, two)
 
 
@@ -40,10 +40,27 @@ def test_every_flipped_bit_is_refused(tmp_path: Path, codec: str) -> None:
     path = schema.shard_path(store.path, 0)
     offsets, sizes = shard.read_index(path, layout, 1)
     data = np.fromfile(path, np.uint8)
-    out, scratch = np.zeros((1, 1, 4, 4), np.uint16), np.zeros(32, np.uint8)
-    assert kernels.decode_uint16(data, offsets[0], sizes[0], out, scratch, codec == "lz4", False)
+    addresses, no = offsets + data.ctypes.data, np.zeros(1, bool)
+    tile, image = np.zeros((1, 1, 1, 4, 4), np.uint16), np.zeros((1, 4, 4, 1), np.float32)
+    scratch, lines, one = np.zeros((1, 32), np.uint8), np.zeros((4, 1, 4), np.float32), np.ones(1, np.float32)
+    kind = kernels.PLANES if codec == "lz4" else kernels.VALUES_16
+
+    def damaged() -> set[int]:
+        found = {
+            kernels.decode(addresses, sizes, tile, scratch[0], codec == "lz4", no),
+            kernels.augment(
+                addresses, sizes, image, scratch, lines, (4, 4, 4), kind, codec == "lz4",
+                no, no, np.zeros(1, np.int64), np.zeros(1, np.int64), no, one, one,
+            ),
+        }  # fmt: skip
+        if codec == "lz4":
+            encoded, table, used = np.zeros((1, 64), np.uint8), np.zeros((2, 1, 1), np.int32), np.zeros(1, np.int64)
+            found.add(kernels.copy_encoded(addresses[0], sizes[0], encoded, *table, used, 32))
+        return found
+
+    assert damaged() == {-1}
     for byte in range(int(sizes[0, 0, 0])):
         for bit in range(8):
             data[byte] ^= 1 << bit
-            assert not kernels.decode_uint16(data, offsets[0], sizes[0], out, scratch, codec == "lz4", False)
+            assert damaged() == {0}
             data[byte] ^= 1 << bit
