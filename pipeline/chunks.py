@@ -120,12 +120,11 @@ class ChunkReader:
 
     def _scratch(self, side: int) -> tuple[np.ndarray, np.ndarray]:
         """This thread's working memory: decoded chunks of all bands, and lines of a crop of at most `side` pixels."""
-        found = getattr(self._local, "scratch", None)
-        if found is None or found[1].shape[2] < side:
-            bands = len(self.bands)
+        found, bands = getattr(self._local, "scratch", None), len(self.bands)
+        if found is None or len(found[1]) < kernels.BLOCK * bands * side:
             found = self._local.scratch = (
                 np.empty((bands, self.layout.chunk_bytes), np.uint8),
-                np.empty((kernels.BLOCK, bands, side), np.float32),
+                np.empty(kernels.BLOCK * bands * side, np.float32),
             )
         return found
 

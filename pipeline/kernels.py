@@ -142,10 +142,12 @@ def decode(
 
 @_compiled
 def _scale_line(
-    source: int, values: int, at: int, count: int, kind: int, mean: float, scale: float, mirror: bool, out: np.ndarray
-) -> None:
-    """out[:count] = (value - mean) * scale, in reverse if `mirror`, of the values from `at` on of a decoded chunk."""
-    num, last = np.uintp(count), np.uintp(count - 1)
+    source: int, values: int, at: int, count: int, kind: int, mean: float, scale: float, mirror: bool, out: np.ndarray,
+    start: int,
+) -> None:  # fmt: skip
+    """out[start : start + count] = (value - mean) * scale of the values from `at` on of a decoded chunk, in reverse if
+    `mirror`."""
+    num, first, last = np.uintp(count), np.uintp(start), np.uintp(start + count - 1)
     if kind == PLANES:
         low = _array(_pointer(source + at), num, np.uint8)
         high = _array(_pointer(source + values + at), num, np.uint8)
@@ -156,7 +158,7 @@ def _scale_line(
         else:
             for index in range(num):
                 value = np.uint16(low[index]) | (np.uint16(high[index]) << np.uint16(8))
-                out[index] = (np.float32(value) - mean) * scale
+                out[first + index] = (np.float32(value) - mean) * scale
     elif kind == VALUES_16:
         wide = _array(_pointer(source + 2 * at), num, np.uint16)
         if mirror:
@@ -164,7 +166,7 @@ def _scale_line(
                 out[last - index] = (np.float32(wide[index]) - mean) * scale
         else:
             for index in range(num):
-                out[index] = (np.float32(wide[index]) - mean) * scale
+                out[first + index] = (np.float32(wide[index]) - mean) * scale
     else:
         narrow = _array(_pointer(source + at), num, np.uint8)
         if mirror:
@@ -172,49 +174,50 @@ def _scale_line(
                 out[last - index] = (np.float32(narrow[index]) - mean) * scale
         else:
             for index in range(num):
-                out[index] = (np.float32(narrow[index]) - mean) * scale
+                out[first + index] = (np.float32(narrow[index]) - mean) * scale
 
 
 @_compiled
 def _weave(lines: np.ndarray, count: int, bands: int, out: np.ndarray, start: int) -> None:
-    """Pixel i of all bands, lines[band, i], to out[start + i * bands ...]. 3 and 4 bands are vectorised."""
+    """Pixel i of all bands, lines[band * count + i], to out[start + i * bands ...]. 3 and 4 bands are vectorised."""
     num, at = np.uintp(count), np.uintp(start)
+    green, blue, nir = num, num + num, num + num + num
     if bands == 4:
-        four, red, green, blue, nir = np.uintp(4), lines[0], lines[1], lines[2], lines[3]
         for index in range(num):
-            pixel = at + four * index
-            out[pixel] = red[index]
-            out[pixel + np.uintp(1)] = green[index]
-            out[pixel + np.uintp(2)] = blue[index]
-            out[pixel + np.uintp(3)] = nir[index]
+            pixel = at + np.uintp(4) * index
+            out[pixel] = lines[index]
+            out[pixel + np.uintp(1)] = lines[green + index]
+            out[pixel + np.uintp(2)] = lines[blue + index]
+            out[pixel + np.uintp(3)] = lines[nir + index]
     elif bands == 3:
-        three, red, green, blue = np.uintp(3), lines[0], lines[1], lines[2]
         for index in range(num):
-            pixel = at + three * index
-            out[pixel] = red[index]
-            out[pixel + np.uintp(1)] = green[index]
-            out[pixel + np.uintp(2)] = blue[index]
+            pixel = at + np.uintp(3) * index
+            out[pixel] = lines[index]
+            out[pixel + np.uintp(1)] = lines[green + index]
+            out[pixel + np.uintp(2)] = lines[blue + index]
     else:
         for index in range(num):
             pixel = at + np.uintp(bands) * index
-            for band in range(bands):
-                out[pixel + np.uintp(band)] = lines[band, index]
+            for band in range(np.uintp(bands)):
+                out[pixel + band] = lines[band * num + index]
 
 
 @_compiled
 def _weave_columns(
     lines: np.ndarray, rows: int, count: int, bands: int, out: np.ndarray, start: int, step: int, reverse: bool
 ) -> None:
-    """The same for `rows` lines that become columns: lines[row, band, i] to out[start + i * step + row * bands ...].
+    """The same for `rows` lines that become columns: lines[(row * bands + band) * count + i] to
+    out[start + i * step + row * bands ...].
 
     Four rows at once fill a cache line of 4 bands: one at a time took twice as long.
     """
-    for index in range(np.uintp(count)):
+    num = np.uintp(count)
+    for index in range(num):
         pixel = np.uintp(start) + index * np.uintp(step)
         for row in range(np.uintp(rows)):
-            line = np.uintp(rows) - np.uintp(1) - row if reverse else row
+            line = (np.uintp(rows) - np.uintp(1) - row if reverse else row) * np.uintp(bands)
             for band in range(np.uintp(bands)):
-                out[pixel] = lines[line, band, index]
+                out[pixel] = lines[(line + band) * num + index]
                 pixel += np.uintp(1)
 
 
@@ -230,7 +233,7 @@ def augment(
         addresses, sizes: (N, bands, chunks) int64: encoded chunks in memory.
         out: (N, crop height, crop width, bands) float32, C-contiguous.
         scratch: (bands, chunk bytes) uint8.
-        lines: (BLOCK, bands, longer side of the crop) float32.
+        lines: (BLOCK * bands * longer side of the crop,) float32.
         shape: (height, width, rows of a chunk) of the tiles.
         kind: PLANES, VALUES_16 or VALUES_8.
         inflate: whether chunks are LZ4.
@@ -268,7 +271,8 @@ def augment(
                     for band in range(bands):
                         _scale_line(
                             sources[band], rows * width, (row + line - chunk * rows) * width + left, across, kind,
-                            mean[band], scale[band], mirror[tile] and not transpose[tile], lines[line, band],
+                            mean[band], scale[band], mirror[tile] and not transpose[tile], lines,
+                            (line * bands + band) * across,
                         )  # fmt: skip
                 # Where the first of these lines goes, counted along the window as it leaves.
                 to = first + down - row - count if flip_rows[tile] else row - first
@@ -279,7 +283,7 @@ def augment(
                         lines, count, across, bands, flat, start + column * bands, crop_width * bands, reverse
                     )
                 else:
-                    _weave(lines[0], across, bands, flat, start + to * crop_width * bands)
+                    _weave(lines, across, bands, flat, start + to * crop_width * bands)
                 row += count
     return -1
 

@@ -42,7 +42,7 @@ def test_every_flipped_bit_is_refused(tmp_path: Path, codec: str) -> None:
     data = np.fromfile(path, np.uint8)
     addresses, no = offsets + data.ctypes.data, np.zeros(1, bool)
     tile, image = np.zeros((1, 1, 1, 4, 4), np.uint16), np.zeros((1, 4, 4, 1), np.float32)
-    scratch, lines, one = np.zeros((1, 32), np.uint8), np.zeros((4, 1, 4), np.float32), np.ones(1, np.float32)
+    scratch, lines, one = np.zeros((1, 32), np.uint8), np.zeros(16, np.float32), np.ones(1, np.float32)
     kind = kernels.PLANES if codec == "lz4" else kernels.VALUES_16
 
     def damaged() -> set[int]:
