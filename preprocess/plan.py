@@ -16,6 +16,7 @@ from preprocess import presets, schema, tiff
 from preprocess.console import UserError, say
 from preprocess.labels import LabelTable, read_labels, stem
 from preprocess.layout import CODECS, Layout, plan_layout
+from preprocess.write import ShardTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,20 +81,6 @@ class Plan:
             "rows of the CSV": str(self.num_csv_rows),
             "chips and tags": chips.hexdigest()[:12],
         }
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardTask:
-    """One shard's chips, as planned. `root` is NAME.partial: `store/` grows in it, beside `progress/`."""
-
-    shard: int
-    root: Path
-    layout: Layout
-    preset: str | None
-    paths: tuple[str, ...]
-    size: np.ndarray
-    mtime_ns: np.ndarray
-    example: str
 
 
 def make_plan(request: Request) -> Plan:

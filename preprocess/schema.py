@@ -18,7 +18,6 @@ under the final name; the attribute `complete` is the second lock. Leaves readin
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +31,10 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 from zarr.codecs.numcodecs import LZ4, Shuffle
 
 from preprocess.console import UserError
+from preprocess.files import partial_path as partial_path
+from preprocess.files import shard_key as shard_key
+from preprocess.files import shard_path as shard_path
+from preprocess.files import write_atomic as write_atomic
 from preprocess.layout import Layout
 
 FORMAT, VERSION = "canopy-tiles", 1
@@ -98,16 +101,6 @@ class Store:
         return tuple(self.layout.bands.index(band) for band in bands)
 
 
-def shard_key(shard: int) -> str:
-    """Key of one shard within the store (Zarr v3's default chunk keys)."""
-    return f"tiles/c/{shard}/0/0/0"
-
-
-def shard_path(path: Path, shard: int) -> Path:
-    """File of one shard."""
-    return path / shard_key(shard)
-
-
 def encoded_bytes(path: Path, layout: Layout, num_tiles: int) -> int:
     """Bytes of all shards on disk; UserError names the first that is missing."""
     total = 0
@@ -117,11 +110,6 @@ def encoded_bytes(path: Path, layout: Layout, num_tiles: int) -> int:
             raise UserError(f"{file}: the shard is missing. `make verify STORE={path}` lists all damage.")
         total += file.stat().st_size
     return total
-
-
-def partial_path(path: Path) -> Path:
-    """The folder where a store is put together (in `store/`) before it is renamed to `path`."""
-    return path.with_name(path.name + ".partial")
 
 
 @contextmanager
@@ -273,14 +261,3 @@ def half_written(path: Path) -> str:
         f"{path}: the conversion has not ended ({done} shards are written in {partial_path(path).name}). "
         "Run the same `make zarr` command again: it goes on where it stopped."
     )
-
-
-def write_atomic(path: Path, data: bytes | memoryview) -> None:
-    """Write beside `path` and rename into it: a reader sees the old file or the new one, never a part."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(data)
-        os.replace(beside, path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error  # write() itself names no file

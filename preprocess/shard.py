@@ -13,7 +13,6 @@ Leaves which tiles to read, and in what order, to `pipeline.chunks`.
 """
 
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import google_crc32c
@@ -32,19 +31,27 @@ class DamagedChunkError(UserError):
     """Bytes of a store that are not what was written."""
 
 
-def encode_tile(tile: np.ndarray, layout: Layout) -> Iterator[tuple[bytes, bytes]]:
-    """Encode one (bands, height, width) tile; yields (payload, crc32c) of its chunks in the shard's order."""
-    chunks = np.ascontiguousarray(tile, dtype=np.dtype(layout.dtype).newbyteorder("<"))
-    chunks = chunks.reshape(-1, layout.chunk_rows * layout.width)
-    if layout.codec == "lz4" and layout.itemsize == 2:
-        # The byte shuffle, for the whole tile at once: 85 us where numcodecs' Shuffle takes 250 (256 x 256 x 4).
-        planes = np.empty((len(chunks), 2, chunks.shape[1]), np.uint8)
-        np.copyto(planes[:, 0], chunks, casting="unsafe")
-        np.right_shift(chunks, 8, out=planes[:, 1], casting="unsafe")
-        chunks = planes
-    for chunk in chunks:
-        payload = numcodecs.lz4.compress(chunk, 1) if layout.codec == "lz4" else chunk.tobytes()
-        yield payload, struct.pack("<I", google_crc32c.value(payload))
+class Encoder:
+    """Encodes (bands, height, width) tiles; its working memory is reused from tile to tile."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._values = layout.chunk_rows * layout.width
+        self._shuffled = layout.codec == "lz4" and layout.itemsize == 2
+        num_chunks = len(layout.bands) * layout.chunks_per_band
+        self._planes = np.empty((num_chunks, 2, self._values) if self._shuffled else 0, np.uint8)
+
+    def encode(self, tile: np.ndarray) -> list[tuple[bytes, bytes]]:
+        """(payload, crc32c) of the tile's chunks in the shard's order."""
+        layout = self._layout
+        chunks = np.ascontiguousarray(tile, dtype=np.dtype(layout.dtype).newbyteorder("<")).reshape(-1, self._values)
+        if self._shuffled:
+            # The byte shuffle, for the whole tile at once: 21 us where numcodecs' Shuffle takes 250 (256 x 256 x 4).
+            np.copyto(self._planes[:, 0], chunks, casting="unsafe")
+            np.right_shift(chunks, 8, out=self._planes[:, 1], casting="unsafe")
+            chunks = self._planes
+        payloads = [numcodecs.lz4.compress(chunk, 1) if layout.codec == "lz4" else chunk.tobytes() for chunk in chunks]
+        return [(payload, struct.pack("<I", google_crc32c.value(payload))) for payload in payloads]
 
 
 def encode_index(sizes: np.ndarray, layout: Layout) -> bytes:

@@ -33,37 +33,60 @@ class TileError(UserError):
 
 
 def read(path: str | Path, check_page: PageCheck | None = None) -> np.ndarray:
-    """Read one chip.
+    """Read one chip; see `Reader.read`. The array is the caller's own."""
+    return Reader().read(path, check_page)
 
-    Args:
-        path: the file.
-        check_page: returns why a page must not be used (a preset's rule), or None.
 
-    Returns:
-        (bands, height, width), uint8 or uint16, native byte order, C-contiguous.
+class Reader:
+    """Reads chips into memory that is reused: fresh memory costs more than the reading does."""
 
-    Raises:
-        TileError: not a TIFF, corrupt, truncated, another dtype, or a layout that is no single image.
-        FileNotFoundError, PermissionError: as the operating system says.
-    """
-    with open(path, "rb") as file:
-        try:
-            with tifffile.TiffFile(file, name=os.fspath(path)) as tif:
-                if check_page is not None and (reason := check_page(_first_page(tif))):
-                    raise TileError(path, "a chip that the preset allows", reason)
-                series = tif.series[0]
-                axes, values = series.axes, series.asarray()
-        except TileError:
-            raise
-        except Exception as error:
-            # tifffile and the codecs raise a dozen kinds on damaged input (struct.error, KeyError,
-            # ValueError, ImcdError, ...): whatever it is, this one file is at fault.
-            kind = "not a TIFF" if isinstance(error, tifffile.TiffFileError) and _not_tiff(path) else "damaged"
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise TileError(path, "a whole TIFF", f"a file that is {kind} ({reason})", _ADVICE) from error
-    if values.dtype.name not in DTYPES:
-        raise TileError(path, "uint8 or uint16 values", values.dtype.name)
-    return np.ascontiguousarray(_bands_first(path, axes, values), dtype=values.dtype.newbyteorder("="))
+    def __init__(self) -> None:
+        self._file_values = self._tile = np.empty(0, np.uint8)
+
+    def read(self, path: str | Path, check_page: PageCheck | None = None) -> np.ndarray:
+        """Read one chip.
+
+        Args:
+            path: the file.
+            check_page: returns why a page must not be used (a preset's rule), or None.
+
+        Returns:
+            (bands, height, width), uint8 or uint16, native byte order, C-contiguous; valid until the next call.
+
+        Raises:
+            TileError: not a TIFF, corrupt, truncated, another dtype, or a layout that is no single image.
+            FileNotFoundError, PermissionError: as the operating system says.
+        """
+        with open(path, "rb") as file:
+            try:
+                with tifffile.TiffFile(file, name=os.fspath(path)) as tif:
+                    if check_page is not None and (reason := check_page(_first_page(tif))):
+                        raise TileError(path, "a chip that the preset allows", reason)
+                    series = tif.series[0]
+                    if series.dtype is None or series.dtype.name not in DTYPES:
+                        raise TileError(path, "uint8 or uint16 values", getattr(series.dtype, "name", "none"))
+                    axes, values = series.axes, series.asarray(out=self._room(series.shape, series.dtype))
+            except TileError:
+                raise
+            except Exception as error:
+                # tifffile and the codecs raise a dozen kinds on damaged input (struct.error, KeyError,
+                # ValueError, ImcdError, ...): whatever it is, this one file is at fault.
+                kind = "not a TIFF" if isinstance(error, tifffile.TiffFileError) and _not_tiff(path) else "damaged"
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise TileError(path, "a whole TIFF", f"a file that is {kind} ({reason})", _ADVICE) from error
+        bands_first = _bands_first(path, axes, values)
+        if bands_first.flags.c_contiguous:
+            return bands_first
+        if (self._tile.shape, self._tile.dtype) != (bands_first.shape, bands_first.dtype):
+            self._tile = np.empty(bands_first.shape, bands_first.dtype)
+        np.copyto(self._tile, bands_first)
+        return self._tile
+
+    def _room(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        native = dtype.newbyteorder("=")
+        if (self._file_values.shape, self._file_values.dtype) != (shape, native):
+            self._file_values = np.empty(shape, native)
+        return self._file_values
 
 
 _ADVICE = "Fetch it again, or leave it out of the CSV."

@@ -12,11 +12,11 @@ import numpy as np
 
 from preprocess import schema, shard
 from preprocess.console import Progress, UserError, say
-from preprocess.convert import band_sums, pixel_checksum
 from preprocess.layout import MIB, Layout
 from preprocess.schema import Store
 from preprocess.splits import PARTS, make_split
 from preprocess.workers import run_tasks
+from preprocess.write import band_sums, one_blas_thread, pixel_checksum
 
 MAX_LINES = 20  # of findings on the terminal; the count is always whole
 
@@ -82,19 +82,20 @@ def _check_shard(task: _Task) -> tuple[int, list[str]]:
     tile = np.empty((len(layout.bands), layout.height, layout.width), layout.dtype)
     scratch = shard.decode_scratch(layout, len(layout.bands))
     findings = []
-    for index in range(count):
-        where = f"tile {task.names[index]} (number {task.first + index}) in {task.path}"
-        try:
-            shard.decode_tile(data, offsets[index], sizes[index], layout, tile, scratch)
-        except ValueError as error:
-            findings.append(f"{where} is damaged: {error}")
-            continue
-        if pixel_checksum(tile) != task.checksum[index]:
-            findings.append(f"{where} is altered: its pixels are not those that were converted")
-            continue
-        total, squares = band_sums(tile, layout)
-        if (total != task.band_sum[index]).any() or (squares != task.band_sumsq[index]).any():
-            findings.append(f"{where}: band_sum or band_sumsq were altered")
+    with one_blas_thread():
+        for index in range(count):
+            where = f"tile {task.names[index]} (number {task.first + index}) in {task.path}"
+            try:
+                shard.decode_tile(data, offsets[index], sizes[index], layout, tile, scratch)
+            except ValueError as error:
+                findings.append(f"{where} is damaged: {error}")
+                continue
+            if pixel_checksum(tile) != task.checksum[index]:
+                findings.append(f"{where} is altered: its pixels are not those that were converted")
+                continue
+            total, squares = band_sums(tile, layout)
+            if (total != task.band_sum[index]).any() or (squares != task.band_sumsq[index]).any():
+                findings.append(f"{where}: band_sum or band_sumsq were altered")
     return count, findings
 
 

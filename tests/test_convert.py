@@ -15,10 +15,11 @@ import zarr
 from conftest import BANDS, Chips, to_store, write_chips, write_csv
 
 from preprocess import schema, shard
-from preprocess.convert import band_sums, convert
+from preprocess.convert import convert
 from preprocess.layout import plan_layout
 from preprocess.plan import Request
 from preprocess.schema import Store, open_store
+from preprocess.write import band_sums
 
 
 def test_plain_zarr_reads_exactly_what_the_tiffs_hold(session_chips: Chips, session_store: Store) -> None:
@@ -376,15 +377,13 @@ def test_a_full_disk_is_one_line_and_goes_on(
 ) -> None:
     from preprocess.console import run
 
-    real = Path.write_bytes
+    from preprocess import write
 
-    def full(path: Path, data: bytes) -> int:
-        if "0.npz" in path.name:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(path, data)
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
+        patch.setattr(write, "write_atomic", full)  # of the progress file
         with pytest.raises(SystemExit) as end:
             run(lambda: to_store(chips, tmp_path / "s.zarr") and 0)
     assert end.value.code == 2

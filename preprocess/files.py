@@ -1,0 +1,43 @@
+"""Where a store's files lie, and how one is written whole. Knows no Zarr, so that worker processes start quickly."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+def shard_key(shard: int) -> str:
+    """Key of one shard within the store (Zarr v3's default chunk keys)."""
+    return f"tiles/c/{shard}/0/0/0"
+
+
+def shard_path(path: Path, shard: int) -> Path:
+    """File of one shard."""
+    return path / shard_key(shard)
+
+
+def partial_path(path: Path) -> Path:
+    """The folder where a store is put together (in `store/`) before it is renamed to `path`."""
+    return path.with_name(path.name + ".partial")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write beside `path` and rename into it: a reader sees the old file or the new one, never a part."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(beside, "wb") as file:
+            yield file
+        os.replace(beside, path)
+    except BaseException as error:
+        beside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # write() itself names no file
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def write_atomic(path: Path, data: bytes | memoryview) -> None:
+    """Write all of a file at once; see `atomic_file`."""
+    with atomic_file(path) as file:
+        file.write(data)
