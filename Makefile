@@ -10,7 +10,7 @@ MODULE = $(VENV)/bin/python -m
 ZARR_VARIABLES = DATA LABELS STORE PRESET BANDS CLASSES CODEC JOBS ALLOW_MISSING
 TRAIN_VARIABLES = TASK GPU RUN RECIPE ARCH WEIGHTS FINETUNE INPUT SPLIT VAL SEED TEST CROP FLIPS AMP EPOCHS BATCH LR \
 	LOSS WORKERS DETERMINISTIC SHUFFLE_LABELS
-KNOWN = PYTHON VENV CUDA ARGS MODE ROUNDS $(ZARR_VARIABLES) $(TRAIN_VARIABLES)
+KNOWN = PYTHON VENV CUDA ARGS MODE ROUNDS ROWS $(ZARR_VARIABLES) $(TRAIN_VARIABLES)
 
 # A misspelt variable would be ignored without a word: make train EPOCH=3.
 GIVEN = $(foreach name,$(.VARIABLES),$(if $(filter command line,$(origin $(name))),$(name)))
@@ -122,7 +122,7 @@ reproduce curves: $(READY)
 
 bench: $(READY)
 	@$(if $(filter peers,$(MODE)),$(MODULE) bench.environments)
-	@$(MODULE) bench $(call options,MODE ROUNDS STORE)
+	@$(MODULE) bench $(call options,MODE ROUNDS ROWS STORE)
 
 bench-report: $(READY)
 	@$(MODULE) bench.report

@@ -26,6 +26,9 @@ def main() -> int:
     parser.add_argument("--mode", default="loader", help=", ".join(MODES))
     parser.add_argument("--rounds", default="5", help="interleaved rounds; medians are reported")
     parser.add_argument("--store", type=Path, help="your own store, for modes " + " and ".join(_STORE_MODES))
+    parser.add_argument(
+        "--rows", default="", help="only these rows of loader and peers: canopy-lz4,dataloader-tifffile"
+    )
     parser.add_argument("--data", type=Path, default=Path("bench/data"), help="where the chips are made and kept")
     parser.add_argument("--chips", type=int, default=NUM_CHIPS, help="how many; another number wants another --data")
     parser.add_argument("--results", type=Path, default=record.RESULTS, help="where the record goes")
@@ -54,14 +57,14 @@ def _run(mode: str, rounds: int, args: Any) -> dict[str, Any]:
         return scale(args.data / "scale", rounds)
     work = _own_store(args.store) if args.store else make_chips(args.data, args.chips)
     what = {"chips": work.store().num_tiles, "store": str(args.store or "")}
-    return {**what, **_on_chips(mode)(work, rounds)}
+    return {**what, **_on_chips(mode, tuple(filter(None, args.rows.split(","))))(work, rounds)}
 
 
-def _on_chips(mode: str) -> Callable[[Work, int], dict[str, Any]]:
+def _on_chips(mode: str, only: tuple[str, ...]) -> Callable[[Work, int], dict[str, Any]]:
     if mode in ("loader", "peers"):
         from bench.loader import run as loader
 
-        return lambda work, rounds: loader(work, rounds, peers=mode == "peers")
+        return lambda work, rounds: loader(work, rounds, peers=mode == "peers", only=only)
     if mode == "e2e":
         from bench.e2e import run as e2e
 

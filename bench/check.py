@@ -108,7 +108,10 @@ def _check_chunks(row: Row, work: Work, batch: RowBatch) -> None:
         blocks = []
         for first, size in zip(batch.chunks[0][index].tolist(), batch.chunks[1][index].tolist(), strict=True):
             length = layout.chunk_bytes.to_bytes(4, "little")  # numcodecs wants it before the block
-            blocks.append(numcodecs.lz4.decompress(length + data[first : first + size].tobytes()))
+            try:
+                blocks.append(numcodecs.lz4.decompress(length + data[first : first + size].tobytes()))
+            except RuntimeError as error:
+                raise WrongBatchError(f"{row.name}: a chunk of tile {tile} does not decode ({error})") from error
         planes = np.frombuffer(b"".join(blocks), np.uint8).reshape(len(blocks), layout.itemsize, -1)
         values = np.ascontiguousarray(planes.transpose(0, 2, 1)).view(layout.dtype)
         if not np.array_equal(values.reshape(-1), np.asarray(array[tile]).reshape(-1)):

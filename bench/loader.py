@@ -16,14 +16,21 @@ from preprocess import schema
 from preprocess.console import UserError, say
 
 
-def run(work: Work, rounds: int, *, peers: bool) -> dict[str, Any]:
-    """The record's `limits` and `rows`; a row that cannot be had is there with its reason, `skipped`."""
+def run(work: Work, rounds: int, *, peers: bool, only: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The record's `limits` and `rows`; a row that cannot be had is there with its reason, `skipped`.
+
+    Raises:
+        UserError: `only` names a row that is not there, or a row gives a wrong batch.
+    """
     rows: Sequence[Row] = (*PLAIN[:1], *OURS, *PLAIN[1:])
     if peers:
         from bench.peers import PEERS
 
         rows = (*PLAIN[:1], *OURS, *PEERS)
-    return time_rows([row for row in rows if _possible(row, work)], work, rounds)
+    possible = [row for row in rows if _possible(row, work)]
+    if unknown := sorted(set(only) - {row.name for row in possible}):
+        raise UserError(f"ROWS={','.join(unknown)}: expected some of {', '.join(row.name for row in possible)}.")
+    return time_rows([row for row in possible if not only or row.name in only], work, rounds)
 
 
 def _possible(row: Row, work: Work) -> bool:

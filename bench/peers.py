@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from bench import formats
-from bench.rows import PIL, PLAIN, ReadChip, augment, mean_std, tif_path, with_dataloader
-from bench.work import BATCH, SEED, Epoch, Row, RowBatch, Setting, Work
-from pipeline.order import Augmentation
+from bench.rows import PIL, PLAIN, Chips, ReadChip, augment, mean_std, tif_path, with_dataloader
+from bench.work import BATCH, SEED, THREADS, Epoch, Row, RowBatch, Setting, Work
+from pipeline.order import Augmentation, epoch_order
 
 
 class Transform:
@@ -74,14 +74,43 @@ def _rasterio(work: Work) -> ReadChip:
     return read
 
 
-def _tensorstore(work: Work) -> ReadChip:
+def _tensorstore_array(work: Work) -> Any:
     import tensorstore
 
-    array: Any = tensorstore.open(
+    return tensorstore.open(
         {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(formats.kept(work, "tensorstore").path)}},
         read=True, context=tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}}),
     ).result()  # fmt: skip
+
+
+def _tensorstore(work: Work) -> ReadChip:
+    array = _tensorstore_array(work)
     return lambda tile: np.asarray(array[tile].read().result())
+
+
+def tensorstore(work: Work, setting: Setting) -> Epoch:
+    """In a DataLoader's workers; or, without workers, read ahead by its own threads, two batches of futures."""
+    if setting.workers:  # spawned: its threads do not survive a fork
+        return with_dataloader(_tensorstore, context="spawn")(work, setting)
+    array, ahead = _tensorstore_array(work), 2 * BATCH
+    futures: dict[int, Any] = {}
+    chips = Chips(work, lambda _: lambda tile: np.asarray(futures.pop(tile).result()), "raw")
+
+    def epoch(number: int) -> Iterator[RowBatch]:
+        order = epoch_order(SEED, number, np.arange(len(chips))).tolist()
+        count = len(order) // BATCH * BATCH
+        samples: list[tuple[torch.Tensor, torch.Tensor, int]] = []
+        futures.update({tile: array[tile].read() for tile in order[: min(ahead, count)]})
+        for position in range(count):
+            if position + ahead < count:
+                futures[order[position + ahead]] = array[order[position + ahead]].read()
+            samples.append(chips[number, position])
+            if len(samples) == BATCH:
+                images, labels, tiles = zip(*samples, strict=True)
+                yield RowBatch(torch.stack(images), torch.stack(labels), np.array(tiles))
+                samples.clear()
+
+    return epoch
 
 
 class _LitTransform:
@@ -150,24 +179,30 @@ def webdataset(work: Work, setting: Setting) -> Epoch:
 
 
 def ffcv(work: Work, setting: Setting) -> Epoch:
-    """ffcv reads, on threads of its own; it has no crop or flip for 16-bit arrays, so these follow."""
+    """ffcv's compiled pipeline. It has no 16-bit crop, flip or scaling of its own, so one is written in its way."""
     from ffcv.fields.basics import IntDecoder
     from ffcv.fields.ndarray import NDArrayDecoder
     from ffcv.loader import Loader, OrderOption
     from ffcv.transforms import ToTensor
 
-    transform = Transform(work)
+    from bench.peers_ffcv import CropFlipScale, table
+
+    draws = table(work)
+    labels = torch.from_numpy(work.store().labels.astype(np.float32))
     loader = Loader(
         str(formats.kept(work, "ffcv").path / "chips.beton"), batch_size=BATCH, num_workers=setting.workers,
         order=OrderOption.RANDOM, drop_last=True, seed=SEED, os_cache=True,
-        pipelines={"image": [NDArrayDecoder(), ToTensor()], "tile": [IntDecoder(), ToTensor()]},
+        pipelines={
+            "image": [NDArrayDecoder(), CropFlipScale(work, draws), ToTensor()],
+            "tile": [IntDecoder(), ToTensor()],
+        },
     )  # fmt: skip
 
     def epoch(number: int) -> Iterator[RowBatch]:
-        del number
+        del number  # its own order goes on from epoch to epoch
         for images, tiles in loader:
-            samples = [transform(image, int(tile)) for image, tile in zip(images, tiles.flatten(), strict=True)]
-            yield row_batch(*collate(samples))
+            ids = tiles.flatten().long().numpy()
+            yield row_batch(images, labels[ids], ids, draws[ids])
 
     return epoch
 
@@ -180,11 +215,10 @@ PEERS = (
     *PLAIN[1:],
     PIL,
     Row(name="dataloader-rasterio", make=with_dataloader(_rasterio), library="rasterio", modules=("rasterio",)),
-    # Its threads do not survive a fork.
-    Row(name="tensorstore", make=with_dataloader(_tensorstore, context="spawn"), format="tensorstore",
+    Row(name="tensorstore", make=tensorstore, format="tensorstore",
         library="tensorstore", modules=("tensorstore",), note="uncompressed Zarr v3, a chunk a chip"),
     _own("litdata", litdata, "litdata", "litdata"),
     _own("mosaicml-streaming", streaming, "mds", "streaming"),
     _own("webdataset", webdataset, "webdataset", "webdataset", note="shuffles in a buffer of 1,000 chips"),
-    _own("ffcv", ffcv, "ffcv", "ffcv", settings=(Setting(workers=1), Setting(workers=2))),
+    _own("ffcv", ffcv, "ffcv", "ffcv", settings=THREADS, note="each chip's crop and flips stay the same in all epochs"),
 )  # fmt: skip
