@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from bench.measure import timed_pass
-from bench.model import config, cores, rate, resident_batch, synchronize, trainer_on, void
+from bench.model import MIN_STEPS, config, rate, resident_batch, synchronize, trainer_on, void
+from bench.proc import cores
 from bench.remote import Remote
 from bench.rows import canopy
 from bench.tiles import SIDE, tiles_store
@@ -134,13 +135,13 @@ class _Stream:
 
 
 def _real(trainer: Trainer, stream: _Stream, block_s: float) -> dict[str, float]:
-    """At least `block_s` seconds of steps, after one that is not timed: it drains what was loaded meanwhile."""
+    """At least `block_s` seconds and 3 steps, after one that is not timed: it drains what was loaded meanwhile."""
     if trainer.device.kind == "cuda":
         return _real_on_gpu(trainer, stream, block_s)
     batch = stream()
     train_step(trainer, batch.images_nchw, batch.labels)
     started, wait_s, count, elapsed = time.perf_counter(), 0.0, 0, 0.0
-    while elapsed < block_s:
+    while elapsed < block_s or count < MIN_STEPS:
         asked = time.perf_counter()
         batch = stream()
         wait_s += time.perf_counter() - asked
@@ -181,14 +182,14 @@ def serve_fed(work: Work, codec: str) -> Iterator[Any]:
         low, high = 0.0, 1.2 * timed_pass(epoch, 100 * (number + 1)).chips_per_s
         for step in range(6):
             middle = (low + high) / 2 if step else 0.8 * high
-            if _busy(epoch, middle, 100 * (number + 1) + step) >= BUSY:
+            if busy_share(epoch, middle, 100 * (number + 1) + step) >= BUSY:
                 low = middle
             else:
                 high = middle
         number = yield low
 
 
-def _busy(epoch: Any, chips_per_s: float, number: int) -> float:
+def busy_share(epoch: Any, chips_per_s: float, number: int) -> float:
     """Share of an epoch in which an accelerator of this rate, that sleeps instead of computing, has work.
 
     From the first batch on: epochs are short here, and filling the pipeline would count twenty times too much.

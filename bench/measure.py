@@ -66,7 +66,8 @@ def choose(name: str, work: Work) -> Iterator[Setting]:
             rates[setting] = 0.0
             break
         epoch = row.make(work, setting)
-        timed_pass(epoch, 0, min_s=0)
+        if setting.persistent or not rates:  # starting workers, and what is first of all, is no part of the rate
+            timed_pass(epoch, 0, min_s=0)
         rates[setting] = timed_pass(epoch, 1, min_s=0).chips_per_s
         del epoch
         gc.collect()

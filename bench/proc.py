@@ -16,6 +16,11 @@ from types import TracebackType
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def _tree(pid: int) -> Iterator[int]:
     yield pid
     for task in Path(f"/proc/{pid}/task").glob("*"):

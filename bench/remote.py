@@ -34,7 +34,7 @@ class Remote:
 
     def __init__(self, function: str, *arguments: Any, python: Path | None = None, cores: int | None = None) -> None:
         self._pipe, other = Pipe()
-        # What a peer's library prints (bars, warnings) would stand between our lines; its exceptions come through the pipe.
+        # What a peer's library prints would stand between our lines; its exceptions come through the pipe.
         output = subprocess.DEVNULL if python else None
         self._process = subprocess.Popen(
             [python or sys.executable, "-m", "bench.remote", str(other.fileno())],

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from bench import record, report
+from bench import e2e, model, record, report, scale
 from bench.check import WrongBatchError, check, expected_images
 from bench.chips import make_chips
 from bench.peers import PEERS
+from bench.proc import PeakMemory
 from bench.remote import Remote, RemoteError
 from bench.rows import BASELINE, OURS, PLAIN, Order
 from bench.tiles import SIDE, tiles_store, windows
@@ -193,6 +196,49 @@ def test_tiles_of_the_scale_store_are_windows_of_the_chips(tmp_path: Path) -> No
         assert np.array_equal(out, expected[tile])
     mean, _ = store.band_statistics(np.arange(300))
     assert np.allclose(mean, expected.mean(axis=(0, 2, 3)))
+
+
+def test_scale_serves_memory_then_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scale, "CHIPS_A_PASS", 128)
+    monkeypatch.setattr(scale, "_MEMORY_BATCHES", 3)
+    rounds = scale.serve(tiles_store(tmp_path, 150))
+    first = next(rounds)
+    assert first["peak_mib"] > 10
+    assert first["first_batch_s"] > 0
+    assert rounds.send(0) > 0
+
+
+def test_a_simulated_accelerator_is_busy_if_it_is_fed() -> None:
+    def epoch(number: int) -> Iterator[None]:
+        for _ in range(5):
+            time.sleep(number / 1000)
+            yield None
+
+    assert e2e.busy_share(epoch, 64 / 0.02, 0) > 0.8
+    assert e2e.busy_share(epoch, 64 / 0.02, 60) < 0.4
+
+
+def test_model_rows_are_against_the_trainers_own_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "BLOCK_S", 0.0)
+    monkeypatch.setattr(model, "MIN_STEPS", 1)
+    monkeypatch.setattr(model, "SIDES", (16,))
+    rows = model.run(1)["rows"]
+    assert [row["ratio"] for row in rows[:1]] == [1.0]
+    assert all(row["name"].startswith("resnet18-16-") and len(row["samples"]) == 1 for row in rows)
+
+
+def test_memory_counts_what_is_touched_but_no_mapped_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(64 << 20))
+    with PeakMemory() as before:
+        time.sleep(0.1)
+    with PeakMemory() as mapped:
+        assert np.memmap(tmp_path / "file", np.uint8, mode="r").sum() == 0
+    with PeakMemory() as touched:
+        held = np.ones(64 << 20, np.uint8)
+        time.sleep(0.1)
+    assert held[0] == 1
+    assert mapped.mib - before.mib < 32
+    assert 48 < touched.mib - before.mib < 96
 
 
 def test_report_draws_from_records(tmp_path: Path) -> None:
