@@ -64,7 +64,8 @@ def main() -> int:
         if reason:
             (ROOT / library / "failed").write_text(reason)
             say(f"{library}: {reason}")
-        stamp.write_text(key)
+        else:
+            stamp.write_text(key)  # what failed is tried again next time: a missing header may be there by then
     return 0
 
 
@@ -86,8 +87,9 @@ def _install(library: str, wanted: list[str]) -> str | None:
         return f"not installed: pip took more than {_PIP_S} s"
     if result.returncode == 0:
         return None
-    lines = [line.strip() for line in result.stderr.splitlines() if "rror" in line]
-    return f"not installed: {(lines or [f'pip ended with {result.returncode}'])[0][:200]}"
+    lines = [line.strip() for line in result.stderr.splitlines() if "error:" in line.lower()]
+    named = [line for line in lines if "subprocess-exited-with-error" not in line]
+    return f"not installed: {(named or [f'pip ended with {result.returncode}'])[0][:200]}"
 
 
 if __name__ == "__main__":
