@@ -10,7 +10,7 @@ MODULE = $(VENV)/bin/python -m
 ZARR_VARIABLES = DATA LABELS STORE PRESET BANDS CLASSES CODEC JOBS ALLOW_MISSING
 TRAIN_VARIABLES = TASK GPU RUN RECIPE ARCH WEIGHTS FINETUNE INPUT SPLIT VAL SEED TEST CROP FLIPS AMP EPOCHS BATCH LR \
 	LOSS WORKERS DETERMINISTIC SHUFFLE_LABELS
-KNOWN = PYTHON VENV CUDA ARGS MODE ROUNDS $(ZARR_VARIABLES) $(TRAIN_VARIABLES)
+KNOWN = PYTHON VENV CUDA ARGS MODE ROUNDS ROWS $(ZARR_VARIABLES) $(TRAIN_VARIABLES)
 
 # A misspelt variable would be ignored without a word: make train EPOCH=3.
 GIVEN = $(foreach name,$(.VARIABLES),$(if $(filter command line,$(origin $(name))),$(name)))
@@ -47,7 +47,7 @@ ZARR_OPTIONS = $(call options,DATA LABELS STORE PRESET BANDS CLASSES CODEC JOBS)
 TRAIN_OPTIONS = $(call options,TASK STORE GPU RUN RECIPE ARCH WEIGHTS FINETUNE INPUT SPLIT VAL SEED TEST CROP FLIPS \
 	AMP EPOCHS BATCH LR LOSS WORKERS) $(call switch,DETERMINISTIC) $(call switch,SHUFFLE_LABELS)
 
-.PHONY: help setup demo zarr verify info train reproduce curves bench test lint format clean
+.PHONY: help setup demo zarr verify info train reproduce curves bench bench-report test lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -60,7 +60,9 @@ help:
 	@echo 'make curves RUN=runs/task1        draw the learning curve again'
 	@echo 'make verify STORE=x.zarr          re-read a store and prove it whole'
 	@echo 'make info STORE=x.zarr            bands, classes, sizes; SPLIT=... for another split'
-	@echo 'make bench MODE=loader|io|convert  against others and the limits of this machine (ROUNDS=5)'
+	@echo 'make bench MODE=loader            against others and the limits of this machine (ROUNDS=5; STORE=x.zarr: your own)'
+	@echo '           MODE=peers|io|convert|model|e2e|scale; peers installs other loaders into .venv-peers (1.3 GB)'
+	@echo 'make bench-report                 draw the newest records'
 	@echo 'make test | lint | setup          the tests; format, types, imports; only the installation'
 	@echo
 	@echo 'zarr:   DATA LABELS STORE  PRESET=planet  BANDS=blue,green,red,nir  CLASSES=a,b,c  CODEC=lz4|none'
@@ -119,7 +121,11 @@ reproduce curves: $(READY)
 	@$(MODULE) analysis $@ --run '$(RUN)' $(if $(filter reproduce,$@),$(call options,STORE GPU))
 
 bench: $(READY)
-	@$(MODULE) bench $(call options,MODE ROUNDS)
+	@$(if $(filter peers,$(MODE)),$(MODULE) bench.environments)
+	@$(MODULE) bench $(call options,MODE ROUNDS ROWS STORE)
+
+bench-report: $(READY)
+	@$(MODULE) bench.report
 
 test: $(READY)
 	@$(MODULE) pytest $(ARGS)

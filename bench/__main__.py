@@ -1,111 +1,89 @@
-"""`python -m bench --mode loader|io|convert`: interleaved rounds, a table, and a JSON record under bench/results/."""
+"""`python -m bench --mode MODE`: interleaved rounds, a table, and a JSON record under bench/results/.
 
-import statistics
-from dataclasses import asdict
+loader   batches: ours, the baseline, and the peers that need nothing installed
+peers    the same with every peer library (`make bench MODE=peers` installs them)
+io       stored bytes to decoded chips          convert  TIFFs to a store
+model    a train step on one resident batch     e2e      the real loader under the real step; GPUs fed
+scale    1,000, 10,000 and 100,000 chips
+"""
+
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bench import record
-from bench.chips import BANDS, make_chips
+from bench.chips import NUM_CHIPS, make_chips
+from bench.work import Work
 from preprocess.console import Parser, UserError, run, say
 
-MODES = ("loader", "io", "convert")
+MODES = ("loader", "peers", "io", "convert", "model", "e2e", "scale")
+_STORE_MODES = ("loader", "io")
 
 
 def main() -> int:
     """Make the chips, run one mode, print and keep the result."""
-    parser = Parser(prog="python -m bench", description=__doc__)
+    parser = Parser(prog="python -m bench", description="A table and a JSON record of how fast this machine is.")
     parser.add_argument("--mode", default="loader", help=", ".join(MODES))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", default="5", help="interleaved rounds; medians are reported")
+    parser.add_argument("--store", type=Path, help="your own store, for modes " + " and ".join(_STORE_MODES))
+    parser.add_argument(
+        "--rows", default="", help="only these rows of loader and peers: canopy-lz4,dataloader-tifffile"
+    )
     parser.add_argument("--data", type=Path, default=Path("bench/data"), help="where the chips are made and kept")
+    parser.add_argument("--chips", type=int, default=NUM_CHIPS, help="how many; another number wants another --data")
+    parser.add_argument("--results", type=Path, default=record.RESULTS, help="where the record goes")
     args = parser.parse_args()
     if args.mode not in MODES:
         raise UserError(f"MODE={args.mode}: expected one of {', '.join(MODES)}.")
-    make_chips(args.data)
-    result = {**record.conditions(args.mode), "rounds": args.rounds}
-    result |= loader(args.data, args.rounds) if args.mode == "loader" else storage(args.mode, args.data, args.rounds)
+    if not args.rounds.isdecimal() or int(args.rounds) < 1:
+        raise UserError(f"ROUNDS={args.rounds}: expected a number, 1 or more.")
+    if args.store and args.mode not in _STORE_MODES:
+        raise UserError(f"STORE is for MODE={' or '.join(_STORE_MODES)}; MODE={args.mode} makes its own chips.")
+    rounds = int(args.rounds)
+    result = {**record.conditions(args.mode), "rounds": rounds, **_run(args.mode, rounds, args)}
     print(record.table(result))
-    say(f"{record.write(result)}: record")
+    say(f"{record.write(result, args.results)}: record")
     return 0
 
 
-def storage(mode: str, folder: Path, rounds: int) -> dict[str, Any]:
-    """Modes io and convert: a dictionary of rates a round."""
-    from bench.storage import convert_round, io_round
+def _run(mode: str, rounds: int, args: Any) -> dict[str, Any]:
+    if mode in ("model", "scale"):
+        if mode == "model":
+            from bench.model import run as model
 
-    work = io_round if mode == "io" else convert_round
-    work(folder, 0)  # warm-up
-    samples = [work(folder, number) for number in range(1, rounds + 1)]
-    rows: list[dict[str, Any]] = []
-    for name in samples[0]:
-        rates = [sample[name] for sample in samples]
-        rows.append({"name": name, "chips_per_s": statistics.median(rates), "samples": rates})
-    median = {row["name"]: row["chips_per_s"] for row in rows}
-    for row in rows:
-        codec = str(row["name"]).rsplit("-", 1)[-1]
-        own = f"zarr-python-{codec}" if mode == "io" else "zarr-python"
-        row["ratio_to_zarr_python"] = row["chips_per_s"] / median[own]
-        if mode == "convert":
-            row["share_of_limit"] = row["chips_per_s"] / median["limit"]
-    return {"rows": rows}
+            return model(rounds)
+        from bench.scale import run as scale
+
+        return scale(args.data / "scale", rounds)
+    work = _own_store(args.store) if args.store else make_chips(args.data, args.chips)
+    what = {"chips": work.store().num_tiles, "store": str(args.store or "")}
+    return {**what, **_on_chips(mode, tuple(filter(None, args.rows.split(","))))(work, rounds)}
 
 
-def loader(folder: Path, rounds: int) -> dict[str, Any]:
-    """Mode loader: rows in their own processes, interleaved, with the machine's limits probed in every round."""
-    from bench.limits import probe, speed_of_light
-    from bench.measure import ALL, Process
-    from bench.rows import BASELINE, CROP
-    from preprocess import schema
+def _on_chips(mode: str, only: tuple[str, ...]) -> Callable[[Work, int], dict[str, Any]]:
+    if mode in ("loader", "peers"):
+        from bench.loader import run as loader
+
+        return lambda work, rounds: loader(work, rounds, peers=mode == "peers", only=only)
+    if mode == "e2e":
+        from bench.e2e import run as e2e
+
+        return e2e
+    from bench.storage import run as storage
+
+    return lambda work, rounds: storage(mode, work, rounds)
+
+
+def _own_store(path: Path) -> Work:
     from preprocess.schema import open_store
 
-    processes, limits = [], []
-    try:
-        for name in ALL:
-            processes.append(Process(name, folder))
-            say(f"{name}: {processes[-1].timed.workers} workers are its best")
-        for number in range(rounds):
-            limits.append(probe(folder / "lz4.zarr"))
-            for process in processes:
-                process.round(number)
-    finally:
-        for process in processes:
-            process.close()
-    cores = record.conditions("loader")["cores"]
-    baseline = next(process.timed.median for process in processes if process.timed.name == BASELINE)
-    rows = []
-    for process in processes:
-        timed, row = process.timed, ALL[process.timed.name]
-        r_sol = None
-        if row.codec is not None:
-            store = open_store(folder / f"{row.codec}.zarr")
-            share = len(row.bands) / len(BANDS)
-            stored = schema.encoded_bytes(store.local_path, store.layout, store.num_tiles) / store.num_tiles * share
-            pixels = CROP[0] * CROP[1] * len(row.bands)
-            sol = [
-                speed_of_light(
-                    limit, stored=stored, raw=store.layout.tile_bytes * share, crop_in=2 * pixels, out=4 * pixels,
-                    inflate=row.codec == "lz4",
-                )
-                for limit in limits
-            ]  # fmt: skip
-            r_sol = statistics.median(
-                rate / (cores * light) for rate, light in zip(timed.chips_per_s, sol, strict=True)
-            )
-        rows.append(
-            {
-                "name": timed.name,
-                "chips_per_s": timed.median,
-                "ratio": timed.median / baseline,
-                "r_sol": r_sol,
-                "cpu_s_per_1000": statistics.median(timed.cpu_s_per_1000),
-                "peak_mib": timed.peak_mib,
-                "first_batch_s": timed.first_batch_s,
-                "workers": timed.workers,
-                "samples": timed.chips_per_s,
-                "cpu_samples": timed.cpu_s_per_1000,
-            }
-        )
-    return {"limits": [asdict(limit) for limit in limits], "rows": rows}
+    store = open_store(path)
+    layout = store.layout
+    say(f"{path}: {store.num_tiles} chips; without their TIFFs there is no baseline, so no ratio.")
+    return Work(
+        folder=path.parent, stores={layout.codec: path}, tif=None, bands=layout.bands,
+        height=layout.height, width=layout.width,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

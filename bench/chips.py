@@ -5,12 +5,14 @@
 """
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
 import tifffile
 
-from preprocess.console import Progress
+from bench.work import Work
+from preprocess.console import Progress, UserError
 from preprocess.convert import convert
 from preprocess.plan import Request
 from preprocess.schema import write_atomic
@@ -46,24 +48,33 @@ def _write(task: tuple[str, int]) -> int:
     return _STEP
 
 
-def make_chips(folder: Path) -> None:
-    """`folder/tif/`, `folder/labels.csv`, `folder/lz4.zarr`, `folder/none.zarr`; what is there is kept."""
+def make_chips(folder: Path, count: int = NUM_CHIPS) -> Work:
+    """`folder/tif/`, `folder/labels.csv`, `folder/lz4.zarr`, `folder/none.zarr`; what is there is kept.
+
+    Raises:
+        UserError: `count` is not a multiple of 64, or `folder` holds another number of chips.
+    """
+    if count < 2 * _STEP or count % _STEP:
+        raise UserError(f"CHIPS={count}: expected a multiple of {_STEP}, at least {2 * _STEP}.")
     jobs = len(os.sched_getaffinity(0))
-    if not (folder / "labels.csv").exists():
+    labels = folder / "labels.csv"
+    if not labels.exists():
         (folder / "tif").mkdir(parents=True, exist_ok=True)
-        tasks = [(str(folder / "tif"), first) for first in range(0, NUM_CHIPS, _STEP)]
-        with Progress("bench chips", total=NUM_CHIPS, unit="chips") as progress:
-            for count in run_tasks(_write, tasks, jobs=jobs):
-                progress.update(count)
+        tasks = [(str(folder / "tif"), first) for first in range(0, count, _STEP)]
+        with Progress("bench chips", total=count, unit="chips") as progress:
+            for done in run_tasks(_write, tasks, jobs=jobs):
+                progress.update(done)
         rng = np.random.Generator(np.random.Philox(key=7))
-        tags = [" ".join(f"c{number}" for number in np.flatnonzero(rng.random(17) < 0.2)) for _ in range(NUM_CHIPS)]
+        tags = [" ".join(f"c{number}" for number in np.flatnonzero(rng.random(17) < 0.2)) for _ in range(count)]
         lines = ["image_name,tags", *(f"chip_{index},{tag}" for index, tag in enumerate(tags))]
-        write_atomic(folder / "labels.csv", "\n".join(lines).encode())
-    for codec in ("lz4", "none"):
-        if not (folder / f"{codec}.zarr").exists():
-            convert(
-                Request(
-                    data=folder / "tif", labels=folder / "labels.csv", store=folder / f"{codec}.zarr", bands=BANDS,
-                    codec=codec, jobs=jobs,
-                )
-            )  # fmt: skip
+        write_atomic(labels, "\n".join(lines).encode())
+    found = labels.read_text().count("\n")
+    if found != count:
+        raise UserError(f"{folder}: holds {found} chips, and CHIPS={count} are wanted. Choose another DATA.")
+    stores = {codec: folder / f"{codec}.zarr" for codec in ("lz4", "none")}
+    for codec, store in stores.items():
+        if not store.exists():
+            started = time.perf_counter()
+            convert(Request(data=folder / "tif", labels=labels, store=store, bands=BANDS, codec=codec, jobs=jobs))
+            write_atomic(folder / f"{codec}.seconds", f"{time.perf_counter() - started:.3f}".encode())
+    return Work(folder=folder, stores=stores, tif=folder / "tif", bands=BANDS, height=SIDE, width=SIDE)

@@ -3,32 +3,33 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numcodecs.lz4
 import numpy as np
 
+from bench.work import Work
 from preprocess import schema, shard
-from preprocess.schema import open_store
-
-_TILES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bytes a second on one core: page cache to a warm buffer, LZ4 (decoded bytes), copy between warm buffers."""
+    """Bytes a second on one core: page cache to a warm buffer, LZ4 (decoded bytes), copy between warm buffers.
+
+    lz4: None where there is no LZ4 store.
+    """
 
     read: float
-    lz4: float
+    lz4: float | None
     memcpy: float
 
 
-def probe(lz4_store: Path) -> Limits:
-    """Measure all three, each over a few hundred megabytes; the best of three passes."""
-    store = open_store(lz4_store)
+def probe(work: Work) -> Limits:
+    """Measure all three, each over up to a few hundred megabytes; the best of three passes."""
+    store = work.store("lz4" if "lz4" in work.stores else None)
     layout = store.layout
-    path = schema.shard_path(lz4_store, 0)
-    offsets, sizes = shard.read_index(path, layout, _TILES)
+    path = schema.shard_path(store.local_path, 0)
+    tiles = min(layout.shard_tiles, store.num_tiles)
+    offsets, sizes = shard.read_index(path, layout, tiles)
     buffer = bytearray(int((offsets + sizes).max()))
     view = memoryview(buffer)
 
@@ -49,13 +50,13 @@ def probe(lz4_store: Path) -> Limits:
         return len(blocks) * layout.chunk_bytes
 
     # A tile's size: larger than the inner caches, as in a batch; source and target both warm.
-    source, target = (np.ones(_TILES * layout.tile_bytes, np.uint8) for _ in range(2))
+    source, target = (np.ones(tiles * layout.tile_bytes, np.uint8) for _ in range(2))
 
     def copy() -> int:
         np.copyto(target, source)
         return len(source)
 
-    return Limits(read=_best(read), lz4=_best(inflate), memcpy=_best(copy))
+    return Limits(read=_best(read), lz4=_best(inflate) if layout.codec == "lz4" else None, memcpy=_best(copy))
 
 
 def _best(work: Callable[[], int]) -> float:
@@ -68,5 +69,8 @@ def _best(work: Callable[[], int]) -> float:
 
 def speed_of_light(limits: Limits, *, stored: float, raw: float, crop_in: float, out: float, inflate: bool) -> float:
     """Chips a second on one core, from bytes a chip: read, inflate, and copy the crop into the batch."""
-    seconds = stored / limits.read + (raw / limits.lz4 if inflate else 0.0) + (crop_in + out) / limits.memcpy
+    assert limits.lz4 or not inflate
+    seconds = (
+        stored / limits.read + (raw / limits.lz4 if limits.lz4 and inflate else 0.0) + (crop_in + out) / limits.memcpy
+    )
     return 1 / seconds

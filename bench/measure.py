@@ -1,139 +1,128 @@
-"""Rows in processes of their own, timed in interleaved rounds: A, B, C, A, B, C ...
+"""One row in its own process: choose its best setting, check its first batch, then passes as they are asked for.
 
-A process is started and warmed up once a row, which chooses its best number of workers, and then waits while the
-others run. CPU seconds and peak memory are the process's and its children's.
+`choose` and `serve` are generators for `bench.remote`. The process that chooses ends; the one that is timed is new, so
+that its first batch and its memory are its own. Rounds then go A, B, C, A, B, C ...
 """
 
-import multiprocessing
+import gc
+import importlib
 import os
-import resource
-import statistics
 import time
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from bench import formats
+from bench.check import check
+from bench.proc import PeakMemory, cpu_s
+from bench.rows import OURS, PLAIN
+from bench.work import Epoch, Row, Setting, Work
 
-from bench.rows import BATCH, CROP, FLIPS, LOADERS, PEERS, SEED, Row
-from preprocess.schema import open_store
-
-ALL = {row.name: row for row in (*LOADERS, *PEERS)}
+ROWS = {row.name: row for row in (*OURS, *PLAIN)}
+MIN_PASS_S = 1.5  # an epoch of 2,048 chips alone may take less than half a second
 
 
-@dataclass(kw_only=True)
-class Timed:
-    """A row's samples; `chips_per_s` one a round."""
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A row that may be timed."""
 
-    name: str
-    workers: int
     first_batch_s: float
-    chips_per_s: list[float] = field(default_factory=list)
-    cpu_s_per_1000: list[float] = field(default_factory=list)
-    peak_mib: float = 0.0
-
-    @property
-    def median(self) -> float:
-        """Chips a second."""
-        return statistics.median(self.chips_per_s)
+    peak_mib: float
+    stored_bytes: int | None
+    convert_s: float | None
 
 
-class Process:
-    """One row in its own process."""
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """Whole epochs: chips a second, and CPU seconds (of all processes) for 1,000 chips."""
 
-    def __init__(self, name: str, folder: Path) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(name, folder, other))
-        self._process.start()
-        workers, first_batch_s = self._answer()
-        self.timed = Timed(name=name, workers=workers, first_batch_s=first_batch_s)
-
-    def round(self, number: int) -> None:
-        """One pass over all chips."""
-        self._pipe.send(number)
-        chips_per_s, cpu_s_per_1000, peak_mib = self._answer()
-        self.timed.chips_per_s.append(chips_per_s)
-        self.timed.cpu_s_per_1000.append(cpu_s_per_1000)
-        self.timed.peak_mib = peak_mib
-
-    def close(self) -> None:
-        """End the process."""
-        if self._process.is_alive():
-            self._pipe.send(None)
-        self._process.join()
-
-    def _answer(self) -> Any:
-        answer = self._pipe.recv()
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+    chips_per_s: float
+    cpu_s_per_1000: float
 
 
-def _serve(name: str, folder: Path, pipe: Connection) -> None:
-    try:
-        row = ALL[name]
-        started = time.perf_counter()
-        epoch = row.make(folder, row.workers[-1])
-        batches = epoch(0)
-        images, _ = next(batches)
-        first_batch_s = time.perf_counter() - started
-        if row.checked:
-            check(row, folder, images.numpy())
-        batches.close()  # type: ignore[attr-defined]  # a generator
-        del epoch, batches, images  # its buffers must not count in what follows
-        # Its best setting: one warm-up pass each.
-        rates = {}
-        for workers in row.workers:
-            candidate = row.make(folder, workers)
-            _pass(candidate, 1)
-            rates[workers] = _pass(candidate, 2)[0]
-        best = max(rates, key=lambda workers: rates[workers])
-        epoch = row.make(folder, best)
-        _pass(epoch, 3)
-        pipe.send((best, first_batch_s))
-        while (number := pipe.recv()) is not None:
-            pipe.send(_pass(epoch, 4 + number))
-    except BaseException as error:
-        pipe.send(error)
-        raise
+def find(name: str) -> Row:
+    """A row by name, with everything its library needs imported.
+
+    Raises:
+        ImportError: the library is not there.
+    """
+    if name not in ROWS:
+        from bench.peers import PEERS
+
+        ROWS.update({row.name: row for row in PEERS})
+    for module in ROWS[name].modules:
+        importlib.import_module(module)
+    return ROWS[name]
 
 
-def _pass(epoch: Any, number: int) -> tuple[float, float, float]:
-    before, started, count = _cpu_s(), time.perf_counter(), 0
-    for _images, labels in epoch(number):
-        count += len(labels)
-    elapsed = time.perf_counter() - started
-    peak_kib = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return count / elapsed, 1000 * (_cpu_s() - before) / count, peak_kib / 1024
+def choose(name: str, work: Work) -> Iterator[Setting]:
+    """The setting with the highest rate. Writes the row's format if it is not there yet."""
+    row = find(name)
+    _format(row, work)
+    rates: dict[Setting, float] = {}
+    for setting in row.settings:
+        if len(row.settings) == 1:
+            rates[setting] = 0.0
+            break
+        epoch = row.make(work, setting)
+        if setting.persistent or not rates:  # starting workers, and what is first of all, is no part of the rate
+            timed_pass(epoch, 0, min_s=0)
+        rates[setting] = timed_pass(epoch, 1, min_s=0).chips_per_s
+        del epoch
+        gc.collect()
+    yield max(rates, key=lambda setting: rates[setting])
 
 
-def _cpu_s() -> float:
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+def serve(name: str, work: Work, setting: Setting) -> Iterator[Ready | Pass]:
+    """First `Ready`; then a `Pass` for every epoch number sent."""
+    row = find(name)
+    kept = _format(row, work)
+    started = time.perf_counter()
+    epoch = row.make(work, setting)
+    batches = epoch(0)
+    batch = next(batches)
+    first_batch_s = time.perf_counter() - started
+    check(row, work, batch)
+    del batch
+    for _ in batches:  # to the end: a library may keep state of an epoch that is broken off
+        pass
+    with PeakMemory() as peak:
+        timed_pass(epoch, 1, min_s=0)
+    message: Any = yield Ready(
+        first_batch_s=first_batch_s, peak_mib=peak.mib,
+        stored_bytes=kept.num_bytes if kept else None, convert_s=kept.seconds if kept else None,
+    )  # fmt: skip
+    while True:
+        message = yield timed_pass(epoch, 1000 * (message + 1))
 
 
-def check(row: Row, folder: Path, images: np.ndarray) -> None:
-    """The first batch of epoch 0 against plain zarr-python and numpy, in float64."""
-    import zarr
+def _format(row: Row, work: Work) -> formats.Kept | None:
+    """What the row reads; the TIFFs and stores are made before any row starts."""
+    if row.format == "tif":
+        return None if work.tif is None else formats.Kept(path=work.tif, seconds=None, num_bytes=_tif_bytes(work.tif))
+    if row.format in work.stores:
+        path = work.stores[row.format]
+        return formats.Kept(path=path, seconds=_convert_s(work, row.format), num_bytes=formats.num_bytes(path))
+    return formats.kept(work, row.format)
 
-    from bench.rows import scaling
-    from pipeline.order import augmentation, epoch_order
 
-    store = open_store(folder / "lz4.zarr")
-    inputs = scaling(store, row.bands)
-    tiles: Any = zarr.open_group(folder / "lz4.zarr", mode="r")["tiles"]
-    order = epoch_order(SEED, 0, np.arange(store.num_tiles))[:BATCH]
-    draws = augmentation(SEED, 0, order, height=256, width=256, crop=CROP, flips=FLIPS)
-    bands = list(store.band_indices(row.bands))
-    for index, tile in enumerate(order.tolist()):
-        chip = np.asarray(tiles[tile])[bands]
-        chip = chip[:, ::-1] if draws.flip_rows[index] else chip
-        top, left = int(draws.crop_y[index]), int(draws.crop_x[index])
-        chip = chip[:, top : top + CROP[0], left : left + CROP[1]]
-        chip = chip[:, :, ::-1] if draws.mirror[index] else chip
-        shape = (-1, 1, 1)
-        expected = (chip.astype(np.float64) - np.reshape(inputs.mean, shape)) / np.reshape(inputs.std, shape)
-        if not np.allclose(images[index], expected, rtol=1e-5, atol=1e-4):
-            raise ValueError(f"{row.name}: tile {tile} of the first batch is not what it must be")
+def _tif_bytes(folder: Path) -> int:
+    with os.scandir(folder) as entries:
+        return sum(entry.stat().st_size for entry in entries)
+
+
+def _convert_s(work: Work, codec: str) -> float | None:
+    path = work.folder / f"{codec}.seconds"
+    return float(path.read_text()) if path.exists() else None
+
+
+def timed_pass(epoch: Epoch, number: int, *, min_s: float = MIN_PASS_S) -> Pass:
+    """Whole epochs from `number` on, for at least `min_s` seconds."""
+    cpu, started, count, elapsed = cpu_s(), time.perf_counter(), 0, 0.0
+    while not count or elapsed < min_s:
+        for batch in epoch(number):
+            count += len(batch.tiles)
+        number += 1
+        elapsed = time.perf_counter() - started
+    return Pass(chips_per_s=count / elapsed, cpu_s_per_1000=1000 * (cpu_s() - cpu) / count)

@@ -28,24 +28,43 @@ def conditions(mode: str) -> dict[str, Any]:
     }
 
 
-def write(record: dict[str, Any]) -> Path:
-    """Keep it under bench/results/."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{record['mode']}-{time.strftime('%Y%m%d-%H%M%S')}.json"
+def write(record: dict[str, Any], folder: Path = RESULTS) -> Path:
+    """Keep it under `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{record['mode']}-{time.strftime('%Y%m%d-%H%M%S')}.json"
     write_atomic(path, (json.dumps(record, indent=1) + "\n").encode())
     return path
 
 
+def newest(mode: str, folder: Path = RESULTS) -> dict[str, Any] | None:
+    """The last record of a mode; None if there is none."""
+    paths = sorted(folder.glob(f"{mode}-[0-9]*.json"))
+    return json.loads(paths[-1].read_text()) if paths else None
+
+
 def table(record: dict[str, Any]) -> str:
-    """The rows of a record as a Markdown table."""
+    """The rows of a record as a Markdown table; a row that was skipped says why in its last cell."""
     rows = record["rows"]
-    columns = [name for name in rows[0] if name not in ("samples", "cpu_samples")]
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(_cell(row.get(name)) for name in columns) + " |" for row in rows]
+    names = dict.fromkeys(name for row in rows for name in row if not _hidden(name))
+    last = [name for name in ("note", "skipped") if name in names]
+    columns = [name for name in names if name not in last]
+    lines = ["| " + " | ".join([*columns, "note"] if last else columns) + " |"]
+    lines.append("|" + "---|" * (len(columns) + bool(last)))
+    for row in rows:
+        cells = [_cell(row.get(name)) for name in columns]
+        if last:
+            cells.append(f"skipped: {row['skipped']}" if "skipped" in row else row.get("note", ""))
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _hidden(name: str) -> bool:
+    return name.endswith(("samples", "_a_chip"))
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
+    if isinstance(value, int) and value >= 10_000:
+        return f"{value:,}"
     return "-" if value is None else str(value)

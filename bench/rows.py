@@ -1,178 +1,203 @@
-"""What is compared: each row makes the same batches (same tiles, crops, flips, scaling) in its own way.
+"""Our rows, the baseline, and the peers that need nothing but the project's own environment.
 
-A row is built with a number of workers and yields (images (B, C, 224, 224) float32, labels) for an epoch. All draw
-from `pipeline.order`, so that one batch of each can be checked against the reference before it is timed.
+All make the same batches from `pipeline.order`'s order and draws, so that a batch of each can be checked before it
+is timed; `bench.peers` holds the libraries that must be installed.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import tifffile
 import torch
 import zarr
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from bench.chips import BANDS
+from bench import formats
+from bench.work import BATCH, FLIPS, SEED, THREADS, Epoch, Row, RowBatch, Setting, Work
 from pipeline.chunks import ChunkReader
-from pipeline.inputs import Inputs, raw_inputs
+from pipeline.inputs import COURSE_MEAN, COURSE_STD
 from pipeline.loader import train_loader
 from pipeline.order import augmentation, epoch_order
-from preprocess.schema import Store, open_store
 
-BATCH, CROP, SEED, FLIPS = 64, (224, 224), 0, "both"
-Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
-Epoch = Callable[[int], Batches]
+RGB = ("red", "green", "blue")
+ReadChip = Callable[[int], np.ndarray]  # tile -> (band, y, x)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """`make(folder, workers)` builds it; `workers` are the settings to choose the best of."""
-
-    name: str
-    make: Callable[[Path, int], Epoch]
-    workers: tuple[int, ...] = (0, 1, 2)
-    bands: tuple[str, ...] = BANDS
-    codec: str | None = None  # of the store it reads, if it is one of ours
-    checked: bool = True
-
-
-def canopy(codec: str, bands: tuple[str, ...]) -> Callable[[Path, int], Epoch]:
+def canopy(codec: str, bands: tuple[str, ...] | None = None) -> Callable[[Work, Setting], Epoch]:
     """Our loader on the CPU."""
 
-    def make(folder: Path, workers: int) -> Epoch:
-        store = open_store(folder / f"{codec}.zarr")
+    def make(work: Work, setting: Setting) -> Epoch:
+        store = work.store(codec)
         loader = train_loader(
-            store, np.arange(store.num_tiles), scaling(store, bands), batch_size=BATCH, seed=SEED, flips=FLIPS,
-            crop=CROP, workers=workers,
+            store, np.arange(store.num_tiles), work.scaling(bands or work.bands), batch_size=BATCH, seed=SEED,
+            flips=FLIPS, crop=work.crop, workers=setting.workers,
         )  # fmt: skip
-        return lambda epoch: ((batch.images_nchw, batch.labels) for batch in loader.epoch(epoch))
+        return lambda epoch: (RowBatch(batch.images_nchw, batch.labels, batch.tiles) for batch in loader.epoch(epoch))
 
     return make
 
 
-def scaling(store: Store, bands: tuple[str, ...]) -> Inputs:
-    """The same for every row: statistics of all chips."""
-    return raw_inputs(store, bands, np.arange(store.num_tiles))
-
-
-def device_host(folder: Path, workers: int) -> Epoch:
-    """The host's part of device decode: read compressed chunks of 4 bands, build the table, fill a reused buffer."""
-    del workers  # one thread: the row says what one core does
-    store = open_store(folder / "lz4.zarr")
-    reader = ChunkReader(store, BANDS)
+def device_host(work: Work, setting: Setting) -> Epoch:
+    """The host's part of device decode, on one core: read compressed chunks, build the table, fill a reused buffer."""
+    del setting
+    store = work.store("lz4")
+    reader = ChunkReader(store, work.bands)
     encoded = np.ones((BATCH, reader.max_span_bytes), np.uint8)
     offsets, sizes = (np.ones((BATCH, reader.chunks_per_tile), np.int32) for _ in range(2))
     used = np.ones(BATCH, np.int64)
-    nothing = torch.zeros(BATCH, 0)
+    images, labels = torch.from_numpy(encoded), torch.from_numpy(store.labels.astype(np.float32))
 
-    def epoch(number: int) -> Batches:
+    def epoch(number: int) -> Iterator[RowBatch]:
         order = epoch_order(SEED, number, np.arange(store.num_tiles))
         for start in range(0, len(order) - BATCH + 1, BATCH):
-            reader.copy_encoded(order[start : start + BATCH], encoded, offsets, sizes, used)
-            yield nothing, nothing
+            tiles = order[start : start + BATCH]
+            reader.copy_encoded(tiles, encoded, offsets, sizes, used)
+            yield RowBatch(images, labels[tiles], tiles, chunks=(offsets, sizes))
 
     return epoch
 
 
-class Chips(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """What a PyTorch user writes: read one chip, crop, flip, scale. `read(index)` gives (band, y, x)."""
+class Order(Sampler[tuple[int, int]]):
+    """(epoch, position) in the project's order: workers that outlive an epoch learn from it which one it is."""
 
-    def __init__(self, folder: Path, open_source: Callable[[Path], Callable[[int], np.ndarray]]) -> None:
-        store = open_store(folder / "lz4.zarr")
-        inputs = scaling(store, BANDS)
-        self._folder, self._open = folder, open_source
-        self._read: Callable[[int], np.ndarray] | None = None
-        self._labels = torch.from_numpy(store.labels.astype(np.float32))
-        self._mean = torch.tensor(inputs.mean).reshape(-1, 1, 1)
-        self._std = torch.tensor(inputs.std).reshape(-1, 1, 1)
-        self.set_epoch(0)
+    def __init__(self, num_tiles: int) -> None:
+        self.epoch, self._num_tiles = 0, num_tiles
 
-    def set_epoch(self, epoch: int) -> None:
-        """Draw the order, crops and flips of an epoch."""
-        tiles = np.arange(len(self._labels))
-        self._order = epoch_order(SEED, epoch, tiles)
-        self._draws = augmentation(SEED, epoch, self._order, height=256, width=256, crop=CROP, flips=FLIPS)
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter((self.epoch, position) for position in range(self._num_tiles))
 
     def __len__(self) -> int:
-        return len(self._order)
+        return self._num_tiles
 
-    def __getitem__(self, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+
+class Chips(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
+    """What a PyTorch user writes: read one chip, crop, flip, scale. `open_source(work)` gives its reader."""
+
+    def __init__(self, work: Work, open_source: Callable[[Work], ReadChip], values: str) -> None:
+        self._work, self._open = work, open_source
+        self._read: ReadChip | None = None
+        self._labels = torch.from_numpy(work.store().labels.astype(np.float32))
+        self._mean, self._std = mean_std(work, values)
+        self._epoch = -1
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, int]:
         if self._read is None:  # in the worker: open files do not survive a fork well
-            self._read = self._open(self._folder)
+            self._read = self._open(self._work)
+        epoch, position = index
+        if epoch != self._epoch:
+            self._draw(epoch)
         tile, draws = int(self._order[position]), self._draws
-        image = torch.from_numpy(self._read(tile))
-        top = int(draws.crop_y[position])
-        if draws.flip_rows[position]:
-            image = image.flip(1)
-        left = int(draws.crop_x[position])
-        image = image[:, top : top + CROP[0], left : left + CROP[1]]
-        if draws.mirror[position]:
-            image = image.flip(2)
-        return (image.float() - self._mean) / self._std, self._labels[tile]
+        image = augment(
+            torch.from_numpy(self._read(tile)), self._work.crop,
+            (bool(draws.flip_rows[position]), int(draws.crop_y[position]), int(draws.crop_x[position]),
+             bool(draws.mirror[position])),
+        )  # fmt: skip
+        return (image.float() - self._mean) / self._std, self._labels[tile], tile
+
+    def _draw(self, epoch: int) -> None:
+        work, self._epoch = self._work, epoch
+        self._order = epoch_order(SEED, epoch, np.arange(len(self._labels)))
+        self._draws = augmentation(
+            SEED, epoch, self._order, height=work.height, width=work.width, crop=work.crop, flips=FLIPS
+        )
 
 
-def with_dataloader(open_source: Callable[[Path], Callable[[int], np.ndarray]]) -> Callable[[Path, int], Epoch]:
+def mean_std(work: Work, values: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """(bands, 1, 1) float32 each, in the values' own units."""
+    if values == "course":
+        mean, std = (tuple(255 * value for value in constants) for constants in (COURSE_MEAN, COURSE_STD))
+    else:
+        scaling = work.scaling(work.bands)
+        mean, std = scaling.mean, scaling.std
+    return torch.tensor(mean).reshape(-1, 1, 1), torch.tensor(std).reshape(-1, 1, 1)
+
+
+def augment(image: torch.Tensor, crop: tuple[int, int], draws: tuple[bool, int, int, bool]) -> torch.Tensor:
+    """Flip rows, crop, mirror columns of a (band, y, x) chip; draws: (flip_rows, crop_y, crop_x, mirror)."""
+    flip_rows, top, left, mirror = draws
+    if flip_rows:
+        image = image.flip(1)
+    image = image[:, top : top + crop[0], left : left + crop[1]]
+    return image.flip(2) if mirror else image
+
+
+def with_dataloader(
+    open_source: Callable[[Work], ReadChip], *, values: str = "raw", context: str = "fork"
+) -> Callable[[Work, Setting], Epoch]:
     """A `DataLoader` over `Chips`."""
 
-    def make(folder: Path, workers: int) -> Epoch:
-        dataset = Chips(folder, open_source)
+    def make(work: Work, setting: Setting) -> Epoch:
+        dataset = Chips(work, open_source, values)
+        order = Order(len(dataset))
+        loader = DataLoader(
+            dataset, BATCH, sampler=order, drop_last=True, num_workers=setting.workers,
+            persistent_workers=setting.persistent, prefetch_factor=4 if setting.workers else None,
+            multiprocessing_context=context if setting.workers else None,
+        )  # fmt: skip
 
-        def epoch(number: int) -> Batches:
-            dataset.set_epoch(number)
-            # Workers are started anew each epoch, as they are by default; torch's one thread a worker is its own.
-            loader = DataLoader(
-                dataset,
-                BATCH,
-                num_workers=workers,
-                drop_last=True,
-                prefetch_factor=4 if workers else None,
-                multiprocessing_context="fork" if workers else None,
-            )
-            yield from loader
+        def epoch(number: int) -> Iterator[RowBatch]:
+            order.epoch = number
+            for images, labels, tiles in loader:
+                yield RowBatch(images, labels, tiles.numpy())
 
         return epoch
 
     return make
 
 
-def _tifffile(folder: Path) -> Callable[[int], np.ndarray]:
-    return lambda tile: np.moveaxis(tifffile.imread(folder / "tif" / f"chip_{tile}.tif"), -1, 0)
+def tif_path(work: Work, tile: int) -> str:
+    """File of a chip."""
+    return f"{work.tif}/chip_{tile}.tif"
 
 
-def _zarr(codec: str) -> Callable[[Path], Callable[[int], np.ndarray]]:
-    def open_source(folder: Path) -> Callable[[int], np.ndarray]:
-        tiles: Any = zarr.open_group(folder / f"{codec}.zarr", mode="r")["tiles"]
-        return lambda tile: np.asarray(tiles[tile])
-
-    return open_source
+def _tifffile(work: Work) -> ReadChip:
+    return lambda tile: np.moveaxis(tifffile.imread(tif_path(work, tile)), -1, 0)
 
 
-def _npy(folder: Path) -> Callable[[int], np.ndarray]:
-    path = folder / "chips.npy"
-    if not path.exists():
-        tiles: Any = zarr.open_group(folder / "none.zarr", mode="r")["tiles"]
-        out = np.lib.format.open_memmap(path.with_suffix(".part"), "w+", np.uint16, tiles.shape)
-        for first in range(0, tiles.shape[0], 128):
-            out[first : first + 128] = tiles[first : first + 128]
-        out.flush()
-        path.with_suffix(".part").replace(path)
-    values = np.load(path, mmap_mode="r")
+def _pil(work: Work) -> ReadChip:
+    from PIL import Image
+
+    def read(tile: int) -> np.ndarray:
+        with Image.open(tif_path(work, tile)) as image:
+            return np.moveaxis(np.array(image), -1, 0)
+
+    return read
+
+
+def _zarr(work: Work) -> ReadChip:
+    tiles: Any = zarr.open_group(work.store("lz4").path, mode="r")["tiles"]
+    return lambda tile: np.asarray(tiles[tile])
+
+
+def _npy(work: Work) -> ReadChip:
+    values = np.load(formats.kept(work, "npy").path / "chips.npy", mmap_mode="r")
     return lambda tile: values[tile].copy()
 
 
 BASELINE = "dataloader-tifffile"
-LOADERS = (
-    Row(name=BASELINE, make=with_dataloader(_tifffile)),
-    Row(name="canopy-lz4", make=canopy("lz4", BANDS), workers=(1, 2), codec="lz4"),
-    Row(name="canopy-none", make=canopy("none", BANDS), workers=(1, 2), codec="none"),
-    Row(name="canopy-lz4-rgb", make=canopy("lz4", ("red", "green", "blue")), workers=(1, 2), codec="lz4",
-        bands=("red", "green", "blue")),
-    Row(name="canopy-device-host", make=device_host, workers=(1,), checked=False),
+_LZ4 = Row(name="canopy-lz4", make=canopy("lz4"), settings=THREADS, codec="lz4", format="lz4")
+OURS = (
+    _LZ4,
+    replace(_LZ4, name="canopy-none", make=canopy("none"), codec="none", format="none"),
+    replace(_LZ4, name="canopy-lz4-rgb", make=canopy("lz4", RGB), bands=RGB),
+    Row(
+        name="canopy-device-host", make=device_host, settings=THREADS[:1], format="lz4",
+        note="one core; compressed chunks for the GPU to decode, not batches",
+    ),
 )  # fmt: skip
-PEERS = (
-    Row(name="dataloader-zarr-python", make=with_dataloader(_zarr("lz4"))),
-    Row(name="dataloader-npy-memmap", make=with_dataloader(_npy)),
-)
+PLAIN = (
+    Row(name=BASELINE, make=with_dataloader(_tifffile)),
+    Row(
+        name="dataloader-zarr-python", make=with_dataloader(_zarr), format="lz4", note="reads the LZ4 store",
+    ),
+    Row(name="dataloader-npy-memmap", make=with_dataloader(_npy), format="npy", note="one .npy file of all chips"),
+)  # fmt: skip
+PIL = Row(
+    name="dataloader-pil", make=with_dataloader(_pil, values="course"), values="course", modules=("PIL.Image",),
+    note="8-bit values divided by NIR: not the chips', and checked against PIL's own formula",
+)  # fmt: skip

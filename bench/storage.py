@@ -2,10 +2,10 @@
 
 import os
 import shutil
+import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numcodecs.lz4
@@ -14,7 +14,7 @@ import tifffile
 import zarr
 from numcodecs import Shuffle
 
-from bench.chips import BANDS
+from bench.work import Work
 from pipeline.chunks import ChunkReader
 from preprocess import schema, tiff
 from preprocess.convert import convert
@@ -22,7 +22,25 @@ from preprocess.plan import Request
 from preprocess.schema import Store, open_store
 
 _ZARR_CHIPS = 128  # zarr-python reads a few hundred a second: more would only take longer
-_CONVERT_CHIPS = 2048
+
+
+def run(mode: str, work: Work, rounds: int) -> dict[str, Any]:
+    """Modes io and convert: rows with a rate a round, against zarr-python's own way and, for convert, the limit."""
+    one_round = io_round if mode == "io" else convert_round
+    one_round(work, 0)  # warm-up
+    samples = [one_round(work, number) for number in range(1, rounds + 1)]
+    rows: list[dict[str, Any]] = []
+    for name in samples[0]:
+        rates = [sample[name] for sample in samples]
+        rows.append({"name": name, "chips_per_s": statistics.median(rates), "samples": rates})
+    median = {row["name"]: row["chips_per_s"] for row in rows}
+    for row in rows:
+        codec = str(row["name"]).rsplit("-", 1)[-1]
+        own = f"zarr-python-{codec}" if mode == "io" else "zarr-python"
+        row["ratio_to_zarr_python"] = row["chips_per_s"] / median[own]
+        if mode == "convert":
+            row["share_of_limit"] = row["chips_per_s"] / median["limit"]
+    return {"rows": rows}
 
 
 def _rate(count: int, work: Callable[[], object]) -> float:
@@ -31,11 +49,11 @@ def _rate(count: int, work: Callable[[], object]) -> float:
     return count / (time.perf_counter() - started)
 
 
-def io_round(folder: Path, number: int) -> dict[str, float]:
+def io_round(work: Work, number: int) -> dict[str, float]:
     """Chips a second, random order, all bands, into warm buffers, on all cores."""
     rates = {}
-    for codec in ("lz4", "none"):
-        store = open_store(folder / f"{codec}.zarr")
+    for codec in work.stores:
+        store = work.store(codec)
         order = np.random.default_rng(number).permutation(store.num_tiles)
         rates[f"canopy-{codec}"] = _ours(store, order)
         rates[f"zarr-python-{codec}"] = _zarr_python(store, order[:_ZARR_CHIPS])
@@ -43,8 +61,9 @@ def io_round(folder: Path, number: int) -> dict[str, float]:
 
 
 def _ours(store: Store, order: np.ndarray) -> float:
-    reader, cores = ChunkReader(store, BANDS), len(os.sched_getaffinity(0))
-    shape = (16, len(BANDS), store.layout.height, store.layout.width)
+    bands = store.layout.bands
+    reader, cores = ChunkReader(store, bands), len(os.sched_getaffinity(0))
+    shape = (16, len(bands), store.layout.height, store.layout.width)
     buffers = [np.ones(shape, store.layout.dtype) for _ in range(cores)]
 
     def read(core: int) -> None:
@@ -65,25 +84,24 @@ def _zarr_python(store: Store, tiles: np.ndarray) -> float:
     return max(one_by_one, _rate(len(few), lambda: array.oindex[few]))
 
 
-def convert_round(folder: Path, number: int) -> dict[str, float]:
+def convert_round(work: Work, number: int) -> dict[str, float]:
     """Chips a second of our conversion, of zarr-python's assignment, and the limit.
 
     The limit is cores x what one core does of tifffile.imread, numcodecs' Shuffle and numcodecs' LZ4, each as its
     library gives it, without writing anything.
     """
     del number
+    assert work.tif is not None
+    count, folder = work.store().num_tiles, work.folder
     cores = len(os.sched_getaffinity(0))
     scratch = folder / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
-    (scratch / "labels.csv").write_text(
-        "".join((folder / "labels.csv").read_text().splitlines(True)[: _CONVERT_CHIPS + 1])
-    )
     request = Request(
-        data=folder / "tif", labels=scratch / "labels.csv", store=scratch / "a.zarr", bands=BANDS, jobs=cores
+        data=work.tif, labels=folder / "labels.csv", store=scratch / "a.zarr", bands=work.bands, jobs=cores
     )
-    rates = {"canopy": _rate(_CONVERT_CHIPS, lambda: convert(request))}
-    paths = [folder / "tif" / f"chip_{index}.tif" for index in range(_CONVERT_CHIPS)]
+    rates = {"canopy": _rate(count, lambda: convert(request))}
+    paths = [work.tif / f"chip_{index}.tif" for index in range(count)]
     layout = open_store(scratch / "a.zarr").layout
 
     def limit() -> None:
@@ -94,7 +112,7 @@ def convert_round(folder: Path, number: int) -> dict[str, float]:
                 numcodecs.lz4.compress(shuffle.encode(chunk), 1)
 
     rates["limit"] = cores * _rate(128, limit)
-    schema.create_tiles(scratch / "b.zarr", layout, _CONVERT_CHIPS)
+    schema.create_tiles(scratch / "b.zarr", layout, count)
     tiles: Any = zarr.open_group(scratch / "b.zarr")["tiles"]
 
     def assign() -> None:

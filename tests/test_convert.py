@@ -375,9 +375,8 @@ def test_what_is_no_tiff(chips: Chips, tmp_path: Path, refused: Callable) -> Non
 def test_a_full_disk_is_one_line_and_goes_on(
     chips: Chips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from preprocess.console import run
-
     from preprocess import write
+    from preprocess.console import run
 
     def full(path: Path, data: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))

@@ -1,0 +1,202 @@
+"""Mode `e2e`: the real loader under the real train step, against the same step on one batch that stays in memory; and
+GPUs fed: how fast a simulated accelerator may be and still be busy 90 % of the time.
+
+Task 1's ResNet-18 on RGB, batch 64. 224 px: crops of the 256 x 256 bench chips; 64 px: whole 64 x 64 chips.
+Several divisions of the cores between torch and the loader take turns, a block of steps each; `ratio` is
+real/synthetic, where synthetic has all cores. On a GPU there is one division and `bench.gpu` adds what only it knows.
+"""
+
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.measure import timed_pass
+from bench.model import MIN_STEPS, config, rate, resident_batch, synchronize, trainer_on, void
+from bench.proc import cores
+from bench.remote import Remote
+from bench.rows import canopy
+from bench.tiles import SIDE, tiles_store
+from bench.work import BATCH, FLIPS, SEED, Setting, Work
+from pipeline.inputs import raw_inputs
+from pipeline.loader import TileLoader, train_loader
+from preprocess.console import say
+from preprocess.schema import open_store
+from train.device import choose_device
+from train.step import Trainer, train_step
+
+SMALL_CHIPS = 10_000
+BUSY = 0.9
+_BLOCK_S = 4.0
+
+
+def run(work: Work, rounds: int) -> dict[str, Any]:
+    """The record's rows."""
+    small = tiles_store(work.folder / "scale", SMALL_CHIPS)
+    crop = work.crop[0]
+    rows = []
+    for side, path in ((SIDE, small), (crop, work.stores["lz4"])):
+        remote = Remote("bench.e2e:serve_train", path, side)
+        samples = [remote.ask(number) for number in range(rounds)]
+        remote.close()
+        rows += _train_rows(side, samples)
+        say(f"e2e: {side} px done")
+    for num_cores in sorted({1, cores()}):
+        for codec in work.stores:
+            remote = Remote("bench.e2e:serve_fed", work, codec, cores=num_cores)
+            fed = [remote.ask(number) for number in range(rounds)]
+            remote.close()
+            rows.append({
+                "name": f"fed-{codec}-{num_cores}-core{'s' * (num_cores > 1)}", "chips_per_s": statistics.median(fed),
+                "samples": fed, "note": f"the fastest accelerator that is busy {BUSY:.0%} of the time",
+            })  # fmt: skip
+    device = choose_device(config())
+    found: dict[str, Any] = {"device": device.name, "batch": BATCH, "rows": rows}
+    if device.kind == "cuda":
+        from bench.gpu import limits
+
+        found["gpu_limits"] = limits(work, device.device)
+    return found
+
+
+def _train_rows(side: int, samples: list[dict[str, dict[str, float]]]) -> list[dict[str, Any]]:
+    rows = []
+    for name in samples[0]:
+        rates = [sample[name]["chips_per_s"] for sample in samples]
+        ratios = [sample[name]["chips_per_s"] / sample["synthetic"]["chips_per_s"] for sample in samples]
+        waits = [sample[name]["wait_share"] for sample in samples]
+        used = [sample[name]["gpu_percent"] for sample in samples if "gpu_percent" in sample[name]]
+        rows.append({
+            "name": f"e2e-{side}-{name}", "chips_per_s": statistics.median(rates),
+            "ratio_to_synthetic": statistics.median(ratios), "wait_share": statistics.median(waits), "samples": rates,
+            "ratio_samples": ratios, **({"gpu_percent": statistics.median(used)} if used else {}),
+        })  # fmt: skip
+    return rows
+
+
+def divisions(num_cores: int) -> list[tuple[int, int]]:
+    """(torch threads, loader threads) to try; the first is what `make train` does."""
+    return list(dict.fromkeys([(num_cores, num_cores), (num_cores, 1), (max(1, num_cores - 1), 1)]))
+
+
+def serve_train(path: Path, side: int) -> Iterator[Any]:
+    """For every number sent: division -> chips/s and share of the time in which the step waited for data."""
+    device = choose_device(config())
+    torch.backends.cudnn.benchmark = True
+    store = open_store(path)
+    tiles = np.arange(store.num_tiles)
+    bands = ("red", "green", "blue")
+    tried = divisions(cores()) if device.kind == "cpu" else [(cores(), cores())]
+    streams = {
+        workers: _Stream(
+            train_loader(
+                store, tiles, raw_inputs(store, bands, tiles), batch_size=BATCH, seed=SEED, flips=FLIPS,
+                crop=(side, side), device=device.device, workers=workers, dtype=device.image_dtype,
+            )
+        )
+        for _, workers in tried
+    }  # fmt: skip
+    trainer = trainer_on(device)
+    images, labels = resident_batch(device, side)
+    _real(trainer, next(iter(streams.values())), 0.1)
+    message: Any = yield None
+    while True:
+        del message
+        torch.set_num_threads(cores())
+        # Before and after: a machine that slows down meanwhile would be taken for a slow loader.
+        before = rate(lambda: void(train_step(trainer, images, labels)), device)
+        found = {}
+        for threads, workers in tried:
+            torch.set_num_threads(threads)
+            found[f"{threads}-torch-{workers}-loader"] = _real(trainer, streams[workers], _BLOCK_S)
+        torch.set_num_threads(cores())
+        after = rate(lambda: void(train_step(trainer, images, labels)), device)
+        message = yield {"synthetic": {"chips_per_s": (before + after) / 2, "wait_share": 0.0}, **found}
+
+
+class _Stream:
+    """Batches without end, epoch after epoch."""
+
+    def __init__(self, loader: TileLoader) -> None:
+        self._loader, self._epoch = loader, 0
+        self._batches = loader.epoch(0)
+
+    def __call__(self) -> Any:
+        batch = next(self._batches, None)
+        if batch is None:
+            self._epoch += 1
+            self._batches = self._loader.epoch(self._epoch)
+            batch = next(self._batches)
+        return batch
+
+
+def _real(trainer: Trainer, stream: _Stream, block_s: float) -> dict[str, float]:
+    """At least `block_s` seconds and 3 steps, after one that is not timed: it drains what was loaded meanwhile."""
+    if trainer.device.kind == "cuda":
+        return _real_on_gpu(trainer, stream, block_s)
+    batch = stream()
+    train_step(trainer, batch.images_nchw, batch.labels)
+    started, wait_s, count, elapsed = time.perf_counter(), 0.0, 0, 0.0
+    while elapsed < block_s or count < MIN_STEPS:
+        asked = time.perf_counter()
+        batch = stream()
+        wait_s += time.perf_counter() - asked
+        train_step(trainer, batch.images_nchw, batch.labels)
+        count += 1
+        elapsed = time.perf_counter() - started
+    return {"chips_per_s": count * BATCH / elapsed, "wait_share": wait_s / elapsed}
+
+
+def _real_on_gpu(trainer: Trainer, stream: _Stream, block_s: float) -> dict[str, float]:
+    """The same by the device's events: the host may run ahead, so its own waits say nothing."""
+    from bench.gpu import Utilisation, Waits
+
+    batch = stream()
+    train_step(trainer, batch.images_nchw, batch.labels)
+    synchronize(trainer.device)
+    waits, started, count, elapsed = Waits(), time.perf_counter(), 0, 0.0
+    with Utilisation(trainer.device.device.index) as utilisation:
+        while elapsed < block_s:
+            for _ in range(20):  # the clock is looked at now and then: each look waits for the device
+                batch = stream()
+                waits.step_begins()
+                train_step(trainer, batch.images_nchw, batch.labels)
+                waits.step_ends()
+            count += 20
+            synchronize(trainer.device)
+            elapsed = time.perf_counter() - started
+    found = {"chips_per_s": count * BATCH / elapsed, "wait_share": waits.seconds() / elapsed}
+    return found if utilisation.percent is None else {**found, "gpu_percent": utilisation.percent}
+
+
+def serve_fed(work: Work, codec: str) -> Iterator[Any]:
+    """For every number sent: the highest rate, in chips/s, at which the accelerator is busy at least 90 %."""
+    epoch = canopy(codec)(work, Setting(workers=cores()))
+    timed_pass(epoch, 0, min_s=0)
+    number: Any = yield None
+    while True:
+        low, high = 0.0, 1.2 * timed_pass(epoch, 100 * (number + 1)).chips_per_s
+        for step in range(6):
+            middle = (low + high) / 2 if step else 0.8 * high
+            if busy_share(epoch, middle, 100 * (number + 1) + step) >= BUSY:
+                low = middle
+            else:
+                high = middle
+        number = yield low
+
+
+def busy_share(epoch: Any, chips_per_s: float, number: int) -> float:
+    """Share of an epoch in which an accelerator of this rate, that sleeps instead of computing, has work.
+
+    From the first batch on: epochs are short here, and filling the pipeline would count twenty times too much.
+    """
+    step_s, started, count = BATCH / chips_per_s, 0.0, 0
+    for _ in epoch(number):
+        started = started or time.perf_counter()
+        time.sleep(step_s)
+        count += 1
+    return count * step_s / (time.perf_counter() - started)

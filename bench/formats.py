@@ -1,0 +1,155 @@
+"""The same chips in other libraries' formats, each written once by its own writer, timed, and kept.
+
+In: the TIFFs, read with tifffile. Out: `folder/formats/NAME/` with `made.json` (seconds, bytes, chips).
+Written in `NAME.part` and renamed, so that a half-written format is never read.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from bench.work import Work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A format on disk; `seconds` is None where it was not written here."""
+
+    path: Path
+    seconds: float | None
+    num_bytes: int
+
+
+def kept(work: Work, name: str) -> Kept:
+    """The chips in format `name`; written now if they are not there."""
+    path = work.folder / "formats" / name
+    if not (path / "made.json").exists():
+        part = path.with_name(f"{name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(path, ignore_errors=True)
+        part.mkdir(parents=True)
+        started = time.perf_counter()
+        _WRITERS[name](work, part)
+        seconds = time.perf_counter() - started
+        made = {"seconds": seconds, "bytes": num_bytes(part), "chips": work.store().num_tiles}
+        (part / "made.json").write_text(json.dumps(made))
+        os.rename(part, path)
+    made = json.loads((path / "made.json").read_text())
+    return Kept(path=path, seconds=made["seconds"], num_bytes=made["bytes"])
+
+
+def num_bytes(path: Path) -> int:
+    """Of all files below."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def chip(work: Work, tile: int) -> np.ndarray:
+    """(band, y, x) uint16, contiguous."""
+    return np.ascontiguousarray(np.moveaxis(tifffile.imread(f"{work.tif}/chip_{tile}.tif"), -1, 0))
+
+
+def _npy(work: Work, out: Path) -> None:
+    count = work.store().num_tiles
+    shape = (count, len(work.bands), work.height, work.width)
+    values = np.lib.format.open_memmap(out / "chips.npy", "w+", np.uint16, shape)
+    for tile in range(count):
+        values[tile] = chip(work, tile)
+    values.flush()
+
+
+def _tensorstore(work: Work, out: Path) -> None:
+    """Zarr v3, uncompressed, a chunk a chip: its fastest of those tried, and it knows no byte shuffle for LZ4."""
+    import tensorstore
+
+    count, size = work.store().num_tiles, (len(work.bands), work.height, work.width)
+    array = tensorstore.open(
+        {
+            "driver": "zarr3",
+            "kvstore": {"driver": "file", "path": str(out)},
+            "metadata": {
+                "shape": [count, *size],
+                "data_type": "uint16",
+                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, *size]}},
+            },
+        },
+        create=True,
+    ).result()
+    for tile in range(count):
+        array[tile].write(chip(work, tile)).result()
+
+
+class _Sample:
+    """tile -> sample, for litdata's workers."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    def __call__(self, tile: int) -> dict[str, Any]:
+        return {"tile": tile, "image": chip(self._work, tile)}
+
+
+def _litdata(work: Work, out: Path) -> None:
+    import litdata
+
+    litdata.optimize(
+        fn=_Sample(work), inputs=list(range(work.store().num_tiles)), output_dir=str(out), chunk_bytes="64MB",
+        num_workers=len(os.sched_getaffinity(0)), start_method="fork",
+    )  # fmt: skip
+
+
+def _mds(work: Work, out: Path) -> None:
+    from streaming import MDSWriter
+
+    shape = f"{len(work.bands)},{work.height},{work.width}"
+    with MDSWriter(out=str(out), columns={"tile": "int", "image": f"ndarray:uint16:{shape}"}) as writer:
+        for tile in range(work.store().num_tiles):
+            writer.write({"tile": tile, "image": chip(work, tile)})
+
+
+def _webdataset(work: Work, out: Path) -> None:
+    import webdataset
+
+    with webdataset.ShardWriter(f"{out}/chips-%04d.tar", maxcount=128, verbose=0) as writer:
+        for tile in range(work.store().num_tiles):
+            writer.write({"__key__": f"{tile:08d}", "image.npy": chip(work, tile), "tile.cls": tile})
+
+
+class _Indexed:
+    """What ffcv's writer takes: `(image, tile)` by position."""
+
+    def __init__(self, work: Work) -> None:
+        self._work, self._count = work, work.store().num_tiles
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, tile: int) -> tuple[np.ndarray, int]:
+        return chip(self._work, tile), tile
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:
+        return (self[tile] for tile in range(self._count))
+
+
+def _ffcv(work: Work, out: Path) -> None:
+    from ffcv.fields import IntField, NDArrayField
+    from ffcv.writer import DatasetWriter
+
+    shape = (len(work.bands), work.height, work.width)
+    fields = {"image": NDArrayField(shape=shape, dtype=np.dtype(np.uint16)), "tile": IntField()}
+    DatasetWriter(str(out / "chips.beton"), fields, num_workers=len(os.sched_getaffinity(0))).from_indexed_dataset(
+        _Indexed(work)
+    )
+
+
+_WRITERS: dict[str, Callable[[Work, Path], None]] = {
+    "npy": _npy, "tensorstore": _tensorstore, "litdata": _litdata, "mds": _mds, "webdataset": _webdataset,
+    "ffcv": _ffcv,
+}  # fmt: skip

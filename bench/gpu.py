@@ -1,0 +1,109 @@
+"""What only a GPU has: its utilisation, its waits by its own clock, and the limits of the way to it.
+
+Small on purpose: everything else of `e2e` is the same code on both kinds of machine.
+"""
+
+import subprocess
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from nvidia.dali import pipeline_def
+
+from bench.rows import device_host
+from bench.work import BATCH, Setting, Work
+from pipeline.graph import GraphSpec, inflate_tiles
+
+_MIB, _REPEATS = 1024 * 1024, 50
+
+
+class Utilisation:
+    """NVML's utilisation of a GPU, sampled by nvidia-smi every 200 ms while open; `percent` is the mean."""
+
+    def __init__(self, index: int) -> None:
+        self._command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-i", str(index)]
+        self.percent: float | None = None
+
+    def __enter__(self) -> "Utilisation":
+        self._process = subprocess.Popen([*self._command, "-lms", "200"], stdout=subprocess.PIPE, text=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        lines = self._process.communicate()[0].split()
+        values = [float(line) for line in lines if line.replace(".", "", 1).isdigit()]
+        self.percent = sum(values) / len(values) if values else None
+
+
+class Waits:
+    """How long the GPU had nothing to do: from the end of a step to the moment the next one's batch is there."""
+
+    def __init__(self) -> None:
+        self._ends: list[torch.cuda.Event] = []
+        self._starts: list[torch.cuda.Event] = []
+
+    def step_begins(self) -> None:
+        """The batch is there; nothing of the step is launched yet."""
+        self._starts.append(_mark())
+
+    def step_ends(self) -> None:
+        """The step is launched."""
+        self._ends.append(_mark())
+
+    def seconds(self) -> float:
+        """All waits together, by the device's clock. Waits for the device."""
+        torch.cuda.synchronize()
+        pairs = zip(self._ends, self._starts[1:], strict=False)
+        return float(sum(end.elapsed_time(start) for end, start in pairs)) / 1000
+
+
+def _mark() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record()
+    return event
+
+
+def limits(work: Work, device: torch.device) -> dict[str, float]:
+    """Bytes a second: pinned host memory to the device, and `inflate_tiles` of one batch over and over (decoded bytes,
+    the way to the device included)."""
+    source = torch.empty(256 * _MIB, dtype=torch.uint8, pin_memory=True)
+    target = torch.empty_like(source, device=device)
+    target.copy_(source)
+    begin = _mark()
+    for _ in range(_REPEATS):
+        target.copy_(source, non_blocking=True)
+    end = _mark()
+    torch.cuda.synchronize()
+    h2d = _REPEATS * len(source) / (begin.elapsed_time(end) / 1000)
+    return {"h2d_bytes_per_s": h2d, "inflate_bytes_per_s": _inflate(work, device)}
+
+
+def _inflate(work: Work, device: torch.device) -> float:
+    from nvidia.dali import fn, types
+
+    batch = next(device_host(work, Setting(workers=1))(0))
+    assert batch.chunks is not None
+    layout = work.store("lz4").layout
+    sent: list[Any] = [batch.images.numpy(), *(np.ascontiguousarray(part) for part in batch.chunks)]
+    spec = GraphSpec(
+        layout=layout, inputs=work.scaling(work.bands), crop=work.crop, flips="none", test="center", decode="device",
+        dtype="float16", batch_size=BATCH, threads=2, device_id=device.index,
+    )  # fmt: skip
+
+    @pipeline_def(batch_size=BATCH, num_threads=2, device_id=device.index)  # type: ignore[untyped-decorator]
+    def graph() -> Any:
+        parts = fn.external_source(
+            lambda: sent, num_outputs=3, batch=True, no_copy=True, dtype=[types.UINT8, types.INT32, types.INT32], ndim=1
+        )
+        return inflate_tiles(spec, *parts)
+
+    pipeline: Any = graph()
+    pipeline.build()
+    pipeline.run()
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(_REPEATS):
+        pipeline.run()
+    torch.cuda.synchronize()
+    return _REPEATS * BATCH * layout.tile_bytes / (time.perf_counter() - started)

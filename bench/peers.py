@@ -1,0 +1,224 @@
+"""Loaders of other libraries, each as its documentation shows it, with the same augmentation and scaling.
+
+A library that shuffles by itself cannot follow the project's order: its samples carry the tile and how it was
+augmented, and every chip of its first batch is checked by them.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench import formats
+from bench.rows import PIL, PLAIN, Chips, ReadChip, augment, mean_std, tif_path, with_dataloader
+from bench.work import BATCH, SEED, THREADS, Epoch, Row, RowBatch, Setting, Work
+from pipeline.order import Augmentation, epoch_order
+
+
+class Transform:
+    """A sample (tile, image) -> what is batched; draws by itself, as torchvision's transforms do."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._labels = torch.from_numpy(work.store().labels.astype(np.float32))
+        self._mean, self._std = mean_std(work, "raw")
+
+    def __call__(self, image: torch.Tensor, tile: int) -> tuple[torch.Tensor, torch.Tensor, int, list[int]]:
+        """(band, y, x) uint16 -> scaled crop, labels, tile, draws."""
+        work = self._work
+        draws = (
+            random.random() < 0.5, random.randint(0, work.height - work.crop[0]),
+            random.randint(0, work.width - work.crop[1]), random.random() < 0.5,
+        )  # fmt: skip
+        image = augment(image, work.crop, draws)
+        return (image.float() - self._mean) / self._std, self._labels[tile], tile, [int(draw) for draw in draws]
+
+
+def row_batch(images: torch.Tensor, labels: torch.Tensor, tiles: Any, draws: Any) -> RowBatch:
+    """From `Transform`'s samples, batched; draws (B, 4)."""
+    flip_rows, top, left, mirror = np.asarray(draws, np.int64).T
+    none = np.zeros(len(flip_rows), bool)
+    augmentation = Augmentation(
+        flip_rows=flip_rows > 0, transpose=none, crop_y=top, crop_x=left, mirror=mirror > 0
+    )  # fmt: skip
+    return RowBatch(images, labels, np.asarray(tiles), augmentation)
+
+
+def collate(samples: list[tuple[torch.Tensor, torch.Tensor, int, list[int]]]) -> tuple[Any, ...]:
+    """Torch's own collation would turn the draws into four tensors."""
+    images, labels, tiles, draws = zip(*samples, strict=True)
+    return torch.stack(images), torch.stack(labels), torch.tensor(tiles), torch.tensor(draws)
+
+
+def _batches(loader: Any) -> Iterator[RowBatch]:
+    for batch in loader:
+        yield row_batch(*batch)
+
+
+def _rasterio(work: Work) -> ReadChip:
+    import warnings
+
+    import rasterio
+
+    # Its documentation's advice for many files in a folder: do not list the folder at every open.
+    environment = rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
+    environment.__enter__()
+    warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
+
+    def read(tile: int) -> np.ndarray:
+        with rasterio.open(tif_path(work, tile)) as source:
+            return np.asarray(source.read())
+
+    return read
+
+
+def _tensorstore_array(work: Work) -> Any:
+    import tensorstore
+
+    return tensorstore.open(
+        {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(formats.kept(work, "tensorstore").path)}},
+        read=True, context=tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}}),
+    ).result()  # fmt: skip
+
+
+def _tensorstore(work: Work) -> ReadChip:
+    array = _tensorstore_array(work)
+    return lambda tile: np.asarray(array[tile].read().result())
+
+
+def tensorstore(work: Work, setting: Setting) -> Epoch:
+    """In a DataLoader's workers; or, without workers, read ahead by its own threads, two batches of futures."""
+    if setting.workers:  # spawned: its threads do not survive a fork
+        return with_dataloader(_tensorstore, context="spawn")(work, setting)
+    array, ahead = _tensorstore_array(work), 2 * BATCH
+    futures: dict[int, Any] = {}
+    chips = Chips(work, lambda _: lambda tile: np.asarray(futures.pop(tile).result()), "raw")
+
+    def epoch(number: int) -> Iterator[RowBatch]:
+        order = epoch_order(SEED, number, np.arange(len(chips))).tolist()
+        count = len(order) // BATCH * BATCH
+        samples: list[tuple[torch.Tensor, torch.Tensor, int]] = []
+        futures.update({tile: array[tile].read() for tile in order[: min(ahead, count)]})
+        for position in range(count):
+            if position + ahead < count:
+                futures[order[position + ahead]] = array[order[position + ahead]].read()
+            samples.append(chips[number, position])
+            if len(samples) == BATCH:
+                images, labels, tiles = zip(*samples, strict=True)
+                yield RowBatch(torch.stack(images), torch.stack(labels), np.array(tiles))
+                samples.clear()
+
+    return epoch
+
+
+class _LitTransform:
+    def __init__(self, work: Work) -> None:
+        self._transform = Transform(work)
+
+    def __call__(self, sample: dict[str, Any]) -> Any:
+        return self._transform(torch.as_tensor(sample["image"]), int(sample["tile"]))
+
+
+def litdata(work: Work, setting: Setting) -> Epoch:
+    """StreamingDataset and StreamingDataLoader on local chunks."""
+    from litdata import StreamingDataLoader, StreamingDataset
+
+    dataset = StreamingDataset(
+        str(formats.kept(work, "litdata").path), shuffle=True, drop_last=True, seed=SEED, transform=_LitTransform(work)
+    )
+    loader = StreamingDataLoader(
+        dataset, batch_size=BATCH, num_workers=setting.workers, collate_fn=collate, drop_last=True,
+        persistent_workers=setting.persistent,
+    )  # fmt: skip
+    return lambda number: _batches(loader)
+
+
+def streaming(work: Work, setting: Setting) -> Epoch:
+    """mosaicml-streaming's StreamingDataset on local MDS shards, in torch's DataLoader."""
+    from streaming import StreamingDataset
+    from streaming.base.util import clean_stale_shared_memory
+    from torch.utils.data import DataLoader
+
+    transform = Transform(work)
+
+    class Chips(StreamingDataset):  # type: ignore[misc]
+        def __getitem__(self, index: int) -> Any:
+            sample = super().__getitem__(index)
+            return transform(torch.from_numpy(sample["image"]), int(sample["tile"]))
+
+    clean_stale_shared_memory()
+    dataset = Chips(
+        local=str(formats.kept(work, "mds").path), shuffle=True, shuffle_seed=SEED, batch_size=BATCH,
+        num_canonical_nodes=1,
+    )  # fmt: skip
+    loader: Any = DataLoader(
+        dataset, BATCH, num_workers=setting.workers, collate_fn=collate, drop_last=True,
+        persistent_workers=setting.persistent,
+    )  # fmt: skip
+    return lambda number: _batches(loader)
+
+
+def webdataset(work: Work, setting: Setting) -> Epoch:
+    """Tar shards, shuffled by shard and in a buffer of 1,000 chips."""
+    import webdataset as wds
+
+    transform = Transform(work)
+    urls = sorted(str(path) for path in formats.kept(work, "webdataset").path.glob("*.tar"))
+    dataset = (
+        wds.WebDataset(urls, shardshuffle=len(urls), seed=SEED, empty_check=False)
+        .shuffle(1000)
+        .decode()
+        .to_tuple("image.npy", "tile.cls")
+        .map(lambda sample: transform(torch.from_numpy(sample[0]), int(sample[1])))
+        .batched(BATCH, collation_fn=collate, partial=False)
+    )
+    loader = wds.WebLoader(dataset, batch_size=None, num_workers=setting.workers, persistent_workers=setting.persistent)
+    return lambda number: _batches(loader)
+
+
+def ffcv(work: Work, setting: Setting) -> Epoch:
+    """ffcv's compiled pipeline. It has no 16-bit crop, flip or scaling of its own, so one is written in its way."""
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields.ndarray import NDArrayDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.transforms import ToTensor
+
+    from bench.peers_ffcv import CropFlipScale, table
+
+    draws = table(work)
+    labels = torch.from_numpy(work.store().labels.astype(np.float32))
+    loader = Loader(
+        str(formats.kept(work, "ffcv").path / "chips.beton"), batch_size=BATCH, num_workers=setting.workers,
+        order=OrderOption.RANDOM, drop_last=True, seed=SEED, os_cache=True,
+        pipelines={
+            "image": [NDArrayDecoder(), CropFlipScale(work, draws), ToTensor()],
+            "tile": [IntDecoder(), ToTensor()],
+        },
+    )  # fmt: skip
+
+    def epoch(number: int) -> Iterator[RowBatch]:
+        del number  # its own order goes on from epoch to epoch
+        for images, tiles in loader:
+            ids = tiles.flatten().long().numpy()
+            yield row_batch(images, labels[ids], ids, draws[ids])
+
+    return epoch
+
+
+def _own(name: str, make: Callable[[Work, Setting], Epoch], format_name: str, module: str, **more: Any) -> Row:
+    return Row(name=name, make=make, order="own", format=format_name, library=name, modules=(module,), **more)
+
+
+PEERS = (
+    *PLAIN[1:],
+    PIL,
+    Row(name="dataloader-rasterio", make=with_dataloader(_rasterio), library="rasterio", modules=("rasterio",)),
+    Row(name="tensorstore", make=tensorstore, format="tensorstore",
+        library="tensorstore", modules=("tensorstore",), note="uncompressed Zarr v3, a chunk a chip"),
+    _own("litdata", litdata, "litdata", "litdata"),
+    _own("mosaicml-streaming", streaming, "mds", "streaming"),
+    _own("webdataset", webdataset, "webdataset", "webdataset", note="shuffles in a buffer of 1,000 chips"),
+    _own("ffcv", ffcv, "ffcv", "ffcv", settings=THREADS, note="each chip's crop and flips stay the same in all epochs"),
+)  # fmt: skip

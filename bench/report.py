@@ -1,0 +1,185 @@
+"""`python -m bench.report`: pictures from the newest record of each mode. `make bench-report`.
+
+In: bench/results/*.json. Out: docs/results/bench_*.png. What a picture needs and no record has is said, not drawn.
+"""
+
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import matplotlib
+
+from bench import record
+from preprocess.console import Parser, UserError, run, say
+
+matplotlib.use("Agg")  # no screen is needed, and none is looked for
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart by colour-blind eyes; hatches and markers tell them apart in grey.
+_OURS, _BASE, _OTHER = "#0072B2", "#000000", "#E69F00"
+_LIMIT_STYLES = {"read": ("#009E73", "--"), "lz4": ("#D55E00", "-."), "memcpy": ("#CC79A7", ":")}
+_LIMIT_NAMES = {"read": "page cache read", "lz4": "LZ4 decode", "memcpy": "memory copy"}
+_CODECS = {"lz4": (_OURS, "o", "-"), "none": ("#D55E00", "s", "--")}
+DPI = 130
+
+
+def main() -> int:
+    """Draw what there are records for; print where."""
+    parser = Parser(prog="python -m bench.report", description="Pictures of the newest records of make bench.")
+    parser.add_argument("--results", type=Path, default=record.RESULTS)
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    args = parser.parse_args()
+    loader = record.newest("peers", args.results) or record.newest("loader", args.results)
+    scale = record.newest("scale", args.results)
+    if loader is None and scale is None:
+        raise UserError(f"{args.results}: no record of loader, peers or scale. `make bench` makes one.")
+    args.out.mkdir(parents=True, exist_ok=True)
+    if loader is None:
+        say("no record of loader or peers: bars and roofline are not drawn (make bench MODE=peers)")
+    else:
+        _save(bars(loader), args.out / "bench_loader.png")
+        _save(roofline(loader), args.out / "bench_roofline.png")
+    if scale is None:
+        say("no record of scale: the cost against the number of chips is not drawn (make bench MODE=scale)")
+    else:
+        _save(cost(scale), args.out / "bench_scale.png")
+    return 0
+
+
+def _save(figure: Figure, path: Path) -> None:
+    beside = path.with_name(f".{path.name}")
+    figure.savefig(beside, format="png", dpi=DPI)
+    plt.close(figure)
+    beside.replace(path)
+    say(str(path))
+
+
+def _machine(result: dict[str, Any]) -> str:
+    chips = f"{result['chips']:,} chips of 256 x 256 x 4 uint16, " if "chips" in result else ""
+    return f"{chips}{result['cores']} cores ({result['cpu']}), medians of {result['rounds']} rounds"
+
+
+def bars(result: dict[str, Any]) -> Figure:
+    """Chips/s a row, lowest to highest round as a whisker; rows that were skipped are named with their reason."""
+    rows = sorted((row for row in result["rows"] if "chips_per_s" in row), key=lambda row: row["chips_per_s"])
+    skipped = [f"{row['name']} skipped: {row['skipped'][:90]}" for row in result["rows"] if "skipped" in row]
+    figure, axes = plt.subplots(figsize=(9.5, 1.6 + 0.36 * len(rows) + 0.2 * len(skipped)), layout="constrained")
+    top = max(max(row["samples"]) for row in rows)
+    for place, row in enumerate(rows):
+        rate, samples = row["chips_per_s"], row["samples"]
+        axes.barh(
+            place, rate, color="white" if _kind(row) == "other" else _colour(row), edgecolor=_colour(row),
+            hatch="//" if _kind(row) == "other" else None, height=0.66, linewidth=1.2,
+        )  # fmt: skip
+        axes.plot([min(samples), max(samples)], [place, place], color="#888888", linewidth=2.5, solid_capstyle="butt")
+        ratio = "" if row["ratio"] is None else f"  x {row['ratio']:.2f}"
+        axes.text(max(rate, max(samples)) + 0.01 * top, place, f"{rate:,.0f}{ratio}", va="center", fontsize=9)
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=9)
+    axes.set_xlim(0, 1.2 * top)
+    axes.set_xlabel("chips/s (grey: lowest to highest round; x: ratio to DataLoader + tifffile)")
+    axes.set_title("Store or files to batches of 64: random 224 crop, both flips, float32", fontsize=11, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("\n".join([_machine(result), *skipped]), fontsize=8, x=0.01, ha="left")
+    return figure
+
+
+def _kind(row: dict[str, Any]) -> str:
+    if row["name"].startswith("canopy"):
+        return "ours"
+    return "baseline" if row["name"] == "dataloader-tifffile" else "other"
+
+
+def _colour(row: dict[str, Any]) -> str:
+    return {"ours": _OURS, "baseline": _BASE, "other": _OTHER}[_kind(row)]
+
+
+def roofline(result: dict[str, Any]) -> Figure:
+    """Left: our rows under the limits that bytes set. Right: every row under the limit that its own CPU work sets."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    timed = [row for row in result["rows"] if "chips_per_s" in row]
+    _bytes_panel(left, result, [row for row in timed if "stored_bytes_a_chip" in row])
+    _cpu_panel(right, result, timed)
+    figure.suptitle(f"What holds the loader back: {_machine(result)}", fontsize=11, x=0.01, ha="left")
+    return figure
+
+
+def _bytes_panel(axes: Axes, result: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    cores = result["cores"]
+    sizes = [value for row in rows for name, value in row.items() if name.endswith("_a_chip")]
+    span = [min(sizes) / 2, max(sizes) * 2]
+    for name, (colour, line) in _LIMIT_STYLES.items():
+        found = [limit[name] for limit in result["limits"] if limit[name]]
+        if found:
+            label = f"{_LIMIT_NAMES[name]}, {cores} x {median(found) / 1e9:.1f} GB/s"
+            axes.plot(span, [cores * median(found) / size for size in span], line, color=colour, label=label)
+    for number, row in enumerate(rows):
+        marks = {"stored": ("o", "read"), "raw": ("s", "decoded"), "crop_out": ("^", "copied")}
+        sizes_of = {
+            "stored": row["stored_bytes_a_chip"],
+            "raw": row["raw_bytes_a_chip"] if row["name"].find("none") < 0 else None,
+            "crop_out": row["crop_bytes_a_chip"] + row["out_bytes_a_chip"],
+        }
+        points = [(size, marks[name][0]) for name, size in sizes_of.items() if size]
+        rate = row["chips_per_s"]
+        axes.plot([size for size, _ in points], [rate] * len(points), color="#999999", linewidth=1, zorder=1)
+        for size, mark in points:
+            axes.plot(size, rate, mark, color=_OURS, markersize=7)
+        note = f"{row['name']}: {row['r_sol']:.2f} of the speed of light"
+        axes.annotate(note, (max(size for size, _ in points), rate), (8, -3), textcoords="offset points", fontsize=8)
+        if number == 0:
+            for mark, name in marks.values():
+                axes.plot([], [], mark, color=_OURS, label=f"bytes {name}")
+    axes.set(xscale="log", yscale="log", xlabel="bytes a chip", ylabel="chips/s")
+    axes.set_xlim(span[0], span[1] * 3)
+    axes.set_title("Bytes: each of a row's points lies below its own line", fontsize=10, loc="left")
+    axes.grid(alpha=0.25, which="both")
+    axes.legend(fontsize=8, frameon=False, loc="lower left")
+
+
+def _cpu_panel(axes: Axes, result: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    spent = [row["cpu_s_per_1000"] for row in rows]
+    span = [min(spent) / 1.6, max(spent) * 1.6]
+    for cores, line in ((result["cores"], "-"), (1, ":")):
+        label = f"{cores} core{'s' * (cores > 1)} busy all the time"
+        axes.plot(span, [1000 * cores / value for value in span], line, color="#555555", label=label)
+    marks = {"ours": "o", "baseline": "D", "other": "v"}
+    for row in rows:
+        place = (row["cpu_s_per_1000"], row["chips_per_s"])
+        fill = "white" if _kind(row) == "other" else _colour(row)
+        axes.plot(*place, marks[_kind(row)], color=_colour(row), markersize=7, markerfacecolor=fill)
+        axes.annotate(row["name"], place, (-7, -3), textcoords="offset points", fontsize=7.5, ha="right")
+    axes.set(xscale="log", yscale="log", xlabel="CPU seconds for 1,000 chips (all processes)", ylabel="chips/s")
+    axes.set_xlim(span[0] / 2.5, span[1])
+    axes.set_title("CPU: below the line, cores wait", fontsize=10, loc="left")
+    axes.grid(alpha=0.25, which="both")
+    axes.legend(fontsize=8, frameon=False, loc="upper right")
+
+
+def cost(result: dict[str, Any]) -> Figure:
+    """Rate, memory and time to the first batch against the number of chips."""
+    figure, panels = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
+    labels = {"chips_per_s": "chips/s", "peak_mib": "peak memory, MiB", "first_batch_s": "first batch, s"}
+    for axes, (name, label) in zip(panels, labels.items(), strict=True):
+        top = 0.0
+        for codec, (colour, mark, line) in _CODECS.items():
+            rows = [row for row in result["rows"] if f"-{codec}-" in row["name"]]
+            values = [row[name] for row in rows]
+            top = max([top, *values])
+            axes.plot([row["chips"] for row in rows], values, line, marker=mark, color=colour, label=f"CODEC={codec}")
+        axes.set(xscale="log", xlabel="chips in the store", ylabel=label)
+        axes.set_ylim(0, 1.15 * top)
+        axes.grid(alpha=0.25)
+    panels[1].set_title("anonymous and shared, without mapped files", fontsize=9, loc="left")
+    panels[2].set_title("after imports", fontsize=9, loc="left")
+    panels[0].legend(frameon=False, loc="lower left")
+    figure.suptitle(
+        f"64 x 64 x 4 uint16 chips, batch 64, {result['cores']} cores ({result['cpu']})", fontsize=11, x=0.01, ha="left"
+    )
+    return figure
+
+
+if __name__ == "__main__":
+    run(main)

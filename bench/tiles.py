@@ -1,0 +1,83 @@
+"""Stores of 64 x 64 x 4 uint16 chips for `scale` and `e2e`, made straight from the bench chips: no TIFFs between.
+
+Chip i is window i % 16 of a 4 x 4 grid in bench chip (i // 16) % 2048, plus i // 32768, so that no two are alike.
+"""
+
+import io
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bench.chips import BANDS, NUM_CHIPS, chip
+from preprocess import schema, shard
+from preprocess.console import Progress
+from preprocess.convert import band_sums, pixel_checksum
+from preprocess.layout import Layout, plan_layout
+from preprocess.schema import write_atomic
+from preprocess.workers import run_tasks
+
+SIDE, _GRID = 64, 4
+CLASSES = tuple(f"c{number}" for number in range(17))
+
+
+def tiles_store(folder: Path, count: int, codec: str = "lz4") -> Path:
+    """`folder/COUNT-CODEC.zarr`; what is there is kept."""
+    path = folder / f"{count}-{codec}.zarr"
+    if path.exists():
+        return path
+    layout = plan_layout(bands=BANDS, height=SIDE, width=SIDE, dtype="uint16", codec=codec)
+    part = path.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    schema.create_tiles(part, layout, count)
+    starts = range(0, count, layout.shard_tiles)
+    tasks = [(str(part), layout, start, min(layout.shard_tiles, count - start)) for start in starts]
+    sums: dict[int, tuple[np.ndarray, ...]] = {}
+    with Progress(f"scale chips, {count}", total=count, unit="chips") as progress:
+        for start, *arrays in run_tasks(_write_shard, tasks, jobs=len(os.sched_getaffinity(0))):
+            sums[start] = tuple(arrays)
+            progress.update(len(arrays[0]))
+    rng = np.random.Generator(np.random.Philox(key=7))
+    numbers = np.arange(count)
+    band_sum, band_sumsq, checksum = (np.concatenate(parts) for parts in zip(*(sums[s] for s in starts), strict=True))
+    schema.finish(part, layout, CLASSES, count, {
+        "names": np.array([f"chip_{number}" for number in numbers], object),
+        "labels": (rng.random((count, len(CLASSES))) < 0.2).astype(np.uint8),
+        "csv_row": numbers, "source_size": numbers, "source_mtime_ns": numbers,
+        "band_sum": band_sum, "band_sumsq": band_sumsq, "checksum": checksum,
+    })  # fmt: skip
+    os.rename(part, path)
+    return path
+
+
+def windows(start: int, count: int) -> Sequence[np.ndarray]:
+    """(band, y, x) chips `start` to `start + count`."""
+    found: list[np.ndarray] = []
+    per_chip = _GRID * _GRID
+    for source in range(start // per_chip, -(-(start + count) // per_chip)):
+        whole = np.moveaxis(chip(source % NUM_CHIPS), -1, 0) + np.uint16(source // NUM_CHIPS)
+        for row in range(0, _GRID * SIDE, SIDE):
+            found += [whole[:, row : row + SIDE, column : column + SIDE] for column in range(0, _GRID * SIDE, SIDE)]
+    skip = start % per_chip
+    return found[skip : skip + count]
+
+
+def _write_shard(task: tuple[str, Layout, int, int]) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+    root, layout, start, count = task
+    encoded, sizes, sums, squares, checksums = io.BytesIO(), [], [], [], []
+    for tile in windows(start, count):
+        for payload, crc in shard.encode_tile(tile, layout):
+            encoded.write(payload + crc)
+            sizes.append(len(payload) + len(crc))
+        total, square = band_sums(np.ascontiguousarray(tile), layout)
+        sums.append(total)
+        squares.append(square)
+        checksums.append(pixel_checksum(tile))
+    encoded.write(shard.encode_index(np.array(sizes), layout))
+    path = schema.shard_path(Path(root), start // layout.shard_tiles)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, encoded.getbuffer())
+    return start, np.stack(sums), np.stack(squares), np.array(checksums, np.uint64)

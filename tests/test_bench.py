@@ -1,0 +1,271 @@
+"""The benchmark: its records, its tables, and that no row is timed that gives a wrong batch."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench import e2e, model, record, report, scale
+from bench.check import WrongBatchError, check, expected_images
+from bench.chips import make_chips
+from bench.peers import PEERS
+from bench.proc import PeakMemory
+from bench.remote import Remote, RemoteError
+from bench.rows import BASELINE, OURS, PLAIN, Order
+from bench.tiles import SIDE, tiles_store, windows
+from bench.work import BATCH, FLIPS, SEED, Row, RowBatch, Setting, Work
+from pipeline.chunks import ChunkReader
+from pipeline.order import augmentation, epoch_order
+from preprocess.schema import open_store
+
+ROOT = Path(__file__).parents[1]
+ROWS = {row.name: row for row in (*OURS, *PLAIN, *PEERS)}
+IMAGES = [row for row in ROWS.values() if row.name != "canopy-device-host"]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
+    """128 chips: two batches."""
+    return make_chips(tmp_path_factory.mktemp("bench") / "data", 128)
+
+
+def right_batch(row: Row, work: Work) -> RowBatch:
+    """What the row must give, from the reference itself."""
+    store = work.store()
+    tiles = epoch_order(SEED, 0, np.arange(store.num_tiles))[:BATCH]
+    draws = augmentation(SEED, 0, tiles, height=256, width=256, crop=work.crop, flips=FLIPS)
+    images = torch.from_numpy(expected_images(row, work, tiles, draws).astype(np.float32))
+    labels = torch.from_numpy(store.labels[tiles].astype(np.float32))
+    return RowBatch(images, labels, tiles, draws if row.order == "own" else None)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [ROWS[name] for name in (BASELINE, "canopy-lz4-rgb", "dataloader-pil", "litdata")],
+    ids=lambda row: str(row.name),
+)
+def test_check_takes_the_right_batch_and_no_other(row: Row, work: Work) -> None:
+    batch = right_batch(row, work)
+    check(row, work, batch)
+    pixel = batch.images.clone()
+    pixel[5, 0, 3, 3] += 0.01
+    chips = batch.tiles.copy()
+    chips[[0, 1]] = chips[[1, 0]]
+    for wrong in (
+        batch._replace(images=pixel),
+        batch._replace(images=batch.images.double()),
+        batch._replace(images=batch.images[:, :, :-1]),
+        batch._replace(images=batch.images.flip(0)),
+        batch._replace(labels=1 - batch.labels),
+        batch._replace(tiles=chips),
+        batch._replace(tiles=np.repeat(batch.tiles[:1], BATCH)),
+        RowBatch(batch.images[:32], batch.labels[:32], batch.tiles[:32]),
+    ):
+        with pytest.raises(WrongBatchError, match=row.name):
+            check(row, work, wrong)
+
+
+def test_a_library_that_shuffles_itself_must_shuffle_and_draw(work: Work) -> None:
+    row = ROWS["litdata"]
+    right = right_batch(row, work)
+    assert right.draws is not None
+    order = np.argsort(right.tiles)
+    stored = RowBatch(right.images[order], right.labels[order], right.tiles[order], right.draws.take(order))
+    still = replace(right.draws, mirror=np.zeros(BATCH, bool))
+    outside = replace(right.draws, crop_y=right.draws.crop_y + 33)
+    for wrong in (stored, right._replace(draws=None), right._replace(draws=still), right._replace(draws=outside)):
+        with pytest.raises(WrongBatchError):
+            check(row, work, wrong)
+
+
+@pytest.mark.parametrize("row", OURS, ids=lambda row: str(row.name))
+def test_our_rows_give_the_right_first_batch(row: Row, work: Work) -> None:
+    batch = next(row.make(work, Setting(workers=1))(0))
+    check(row, work, batch)
+
+
+@pytest.mark.parametrize("row", [*PLAIN, ROWS["dataloader-pil"]], ids=lambda row: str(row.name))
+def test_plain_rows_give_the_right_first_batch(row: Row, work: Work) -> None:
+    check(row, work, next(row.make(work, Setting(workers=0))(0)))
+
+
+def test_chunks_that_do_not_decode_to_the_tile_are_refused(work: Work) -> None:
+    row = ROWS["canopy-device-host"]
+    batch = next(row.make(work, Setting(workers=1))(0))
+    check(row, work, batch)
+    assert batch.chunks is not None
+    swapped = (batch.chunks[0][::-1], batch.chunks[1][::-1])
+    with pytest.raises(WrongBatchError):
+        check(row, work, batch._replace(chunks=swapped))
+
+
+def test_kept_workers_follow_the_epoch(work: Work) -> None:
+    epoch = ROWS[BASELINE].make(work, Setting(workers=1, persistent=True))
+    for number in (0, 3):
+        tiles = np.concatenate([batch.tiles for batch in epoch(number)])
+        assert np.array_equal(tiles, epoch_order(SEED, number, np.arange(128)))
+    assert list(Order(2)) == [(0, 0), (0, 1)]
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=280
+    )
+
+
+def test_loader_mode_end_to_end(work: Work, tmp_path: Path) -> None:
+    names = [BASELINE, "canopy-lz4", "canopy-device-host"]
+    done = bench(
+        "--rounds", "1", "--chips", "128", "--data", str(work.folder), "--results", str(tmp_path),
+        "--rows", ",".join(reversed(names)),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("loader-*.json")
+    found = json.loads(path.read_text())
+    assert {"commit", "versions", "cpu", "cores", "when", "rounds", "limits", "rows", "chips"} <= set(found)
+    assert [row["name"] for row in found["rows"]] == names
+    for row in found["rows"]:
+        assert len(row["samples"]) == 1
+        assert row["chips_per_s"] == row["samples"][0] > 0
+        assert min(row["cpu_s_per_1000"], row["peak_mib"], row["first_batch_s"], row["stored_bytes"]) > 0
+        assert (row["r_sol"] is not None) == (row["name"] == "canopy-lz4")
+    assert found["rows"][0]["ratio"] == 1.0
+    table = record.table(found)
+    assert table in done.stdout
+    assert len(table.splitlines()) == 2 + len(found["rows"])
+
+
+def test_own_store_has_rows_of_its_codec_and_no_ratio(work: Work, tmp_path: Path) -> None:
+    done = bench("--rounds", "1", "--store", str(work.stores["none"]), "--results", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("loader-*.json")
+    (row,) = json.loads(path.read_text())["rows"]
+    assert row["name"] == "canopy-none"
+    assert row["ratio"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--mode", "fast"), "MODE=fast"),
+        (("--rounds", "0"), "ROUNDS=0"),
+        (("--rounds", "x"), "ROUNDS=x"),
+        (("--chips", "100", "--data", "nowhere"), "CHIPS=100"),
+        (("--store", "no.zarr"), "no.zarr"),
+        (("--store", "."), "a Zarr v3 group"),
+        (("--mode", "scale", "--store", "no.zarr"), "MODE=scale"),
+    ],
+)
+def test_bad_values_are_one_line(arguments: tuple[str, ...], named: str) -> None:
+    done = bench(*arguments)
+    assert done.returncode == 2
+    assert named in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_table_says_why_a_row_was_skipped() -> None:
+    rows = [
+        {"name": "a", "chips_per_s": 1234.5, "samples": [1234.5], "note": "n"},
+        {"name": "b", "skipped": "ImportError: none", "note": ""},
+    ]
+    assert record.table({"rows": rows}).splitlines() == [
+        "| name | chips_per_s | note |", "|---|---|---|", "| a | 1,234 | n |", "| b | - | skipped: ImportError: none |",
+    ]  # fmt: skip
+
+
+def test_remote_brings_errors_back() -> None:
+    with pytest.raises(RemoteError, match="ModuleNotFoundError"):
+        Remote("bench.nothing:here")
+
+
+def test_tiles_of_the_scale_store_are_windows_of_the_chips(tmp_path: Path) -> None:
+    store = open_store(tiles_store(tmp_path, 300))
+    assert tiles_store(tmp_path, 300) == store.path
+    expected = np.stack(windows(0, 300))
+    reader = ChunkReader(store, store.layout.bands)
+    out = np.empty((4, SIDE, SIDE), np.uint16)
+    for tile in (0, 17, 255, 256, 299):
+        reader.decode(np.array([tile]), out[None])
+        assert np.array_equal(out, expected[tile])
+    mean, _ = store.band_statistics(np.arange(300))
+    assert np.allclose(mean, expected.mean(axis=(0, 2, 3)))
+
+
+def test_scale_serves_memory_then_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scale, "CHIPS_A_PASS", 128)
+    monkeypatch.setattr(scale, "_MEMORY_BATCHES", 3)
+    rounds = scale.serve(tiles_store(tmp_path, 150))
+    first = next(rounds)
+    assert first["peak_mib"] > 10
+    assert first["first_batch_s"] > 0
+    assert rounds.send(0) > 0
+
+
+def test_a_simulated_accelerator_is_busy_if_it_is_fed() -> None:
+    def epoch(number: int) -> Iterator[None]:
+        for _ in range(5):
+            time.sleep(number / 1000)
+            yield None
+
+    assert e2e.busy_share(epoch, 64 / 0.02, 0) > 0.8
+    assert e2e.busy_share(epoch, 64 / 0.02, 60) < 0.4
+
+
+def test_model_rows_are_against_the_trainers_own_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "BLOCK_S", 0.0)
+    monkeypatch.setattr(model, "MIN_STEPS", 1)
+    monkeypatch.setattr(model, "SIDES", (16,))
+    rows = model.run(1)["rows"]
+    assert [row["ratio"] for row in rows[:1]] == [1.0]
+    assert all(row["name"].startswith("resnet18-16-") and len(row["samples"]) == 1 for row in rows)
+
+
+def test_memory_counts_what_is_touched_but_no_mapped_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(64 << 20))
+    with PeakMemory() as before:
+        time.sleep(0.1)
+    with PeakMemory() as mapped:
+        assert np.memmap(tmp_path / "file", np.uint8, mode="r").sum() == 0
+    with PeakMemory() as touched:
+        held = np.ones(64 << 20, np.uint8)
+        time.sleep(0.1)
+    assert held[0] == 1
+    assert mapped.mib - before.mib < 32
+    assert 48 < touched.mib - before.mib < 96
+
+
+def test_report_draws_from_records(tmp_path: Path) -> None:
+    rows = [
+        {"name": name, "chips_per_s": rate, "samples": [rate], "ratio": rate / 100, "r_sol": 0.5, "cpu_s_per_1000": 1.0}
+        for name, rate in ((BASELINE, 100.0), ("canopy-lz4", 400.0), ("litdata", 200.0))
+    ]
+    rows[1] |= dict.fromkeys(
+        ("stored_bytes_a_chip", "raw_bytes_a_chip", "crop_bytes_a_chip", "out_bytes_a_chip"), 1000.0
+    )
+    limits = [{"read": 1e9, "lz4": 1e9, "memcpy": 1e9}]
+    loader = {"mode": "loader", "cores": 2, "cpu": "x", "rounds": 1, "chips": 2, "limits": limits, "rows": rows}
+    scale_rows = [
+        {"name": f"canopy-{codec}-{n}", "chips": n, "chips_per_s": 1.0, "peak_mib": 1.0, "first_batch_s": 1.0}
+        for codec in ("lz4", "none")
+        for n in (1000, 10_000)
+    ]
+    record.write(loader, tmp_path)
+    record.write({**loader, "mode": "scale", "rows": scale_rows}, tmp_path)
+    for name, figure in (("bars", report.bars(loader)), ("roofline", report.roofline(loader))):
+        assert figure.axes[0].get_xlabel(), name
+        report.plt.close(figure)
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.report", "--results", str(tmp_path), "--out", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == [
+        "bench_loader.png", "bench_roofline.png", "bench_scale.png",
+    ]  # fmt: skip
