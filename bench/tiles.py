@@ -14,7 +14,7 @@ import numpy as np
 from bench.chips import BANDS, NUM_CHIPS, chip
 from preprocess import schema, shard
 from preprocess.console import Progress
-from preprocess.convert import band_sums, pixel_checksum
+from preprocess.write import band_sums, pixel_checksum
 from preprocess.layout import Layout, plan_layout
 from preprocess.schema import write_atomic
 from preprocess.workers import run_tasks
@@ -67,9 +67,10 @@ def windows(start: int, count: int) -> Sequence[np.ndarray]:
 
 def _write_shard(task: tuple[str, Layout, int, int]) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
     root, layout, start, count = task
+    encoder = shard.Encoder(layout)
     encoded, sizes, sums, squares, checksums = io.BytesIO(), [], [], [], []
     for tile in windows(start, count):
-        for payload, crc in shard.encode_tile(tile, layout):
+        for payload, crc in encoder.encode(tile):
             encoded.write(payload + crc)
             sizes.append(len(payload) + len(crc))
         total, square = band_sums(np.ascontiguousarray(tile), layout)
