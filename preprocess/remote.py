@@ -10,17 +10,17 @@ from contextlib import contextmanager
 from typing import Any
 
 from obstore.exceptions import BaseError
-from obstore.store import RetryConfig, from_url
+from obstore.store import from_url
 
 from preprocess.console import UserError
 
-_RETRY: RetryConfig = {"max_retries": 3}
+_RETRIES = 3
 
 
 def open_remote(url: str) -> Any:
     """The objects under `url`, with keys relative to it. Any of obstore's stores; they share one interface."""
     try:
-        return from_url(url, retry_config=_RETRY)
+        return from_url(url, retry_config={"max_retries": _RETRIES})
     except (BaseError, ValueError) as error:
         raise UserError(
             f"{url}: expected s3://, gs://, az:// or https://, found otherwise ({_short(error)})."

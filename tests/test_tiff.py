@@ -110,3 +110,38 @@ def test_flipped_bytes_in_a_compressed_file_do_not_pass_unseen(tmp_path: Path, r
     data[middle : middle + 40] = b"\xff" * 40
     path.write_bytes(data)
     assert "bad.tif" in refused(lambda: tiff.read(path))
+
+
+def test_a_reader_that_knows_the_layout_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files alike but for the pixels are parsed once; another byte, length or compression makes it look again."""
+    rng = np.random.default_rng(0)
+    values = [rng.integers(0, 2**16, (24, 20, 4), dtype=np.uint16) for _ in range(4)]
+    paths = [tmp_path / f"{index}.tif" for index in range(8)]
+    settings: dict[str, object] = {"photometric": "rgb", "extrasamples": ["assocalpha"]}
+    for path, value in zip(paths[:4], values, strict=True):
+        tifffile.imwrite(path, value, **settings)
+    tifffile.imwrite(paths[4], values[0], **settings, description="another byte")
+    tifffile.imwrite(paths[5], values[1], **settings, compression="lzw")
+    tifffile.imwrite(paths[6], values[2], **settings, byteorder=">")
+    paths[7].write_bytes(paths[3].read_bytes() + b"more")
+    opened: list[str] = []
+    real = tifffile.TiffFile
+    monkeypatch.setattr(
+        tifffile, "TiffFile", lambda *args, **kwargs: opened.append(Path(kwargs["name"]).name) or real(*args, **kwargs)
+    )
+    reader = tiff.Reader()
+    for index in (0, 1, 2, 3, 4, 0, 5, 6, 1, 7, 3, 2):
+        expected = np.moveaxis(values[index % 4 if index < 7 else 3], -1, 0)
+        assert np.array_equal(reader.read(paths[index]), expected)
+    assert opened == [f"{index}.tif" for index in (0, 4, 0, 5, 6, 1, 7, 3)]
+
+
+def test_a_reader_that_knows_the_layout_refuses_a_cut_file(tmp_path: Path, refused: Callable) -> None:
+    reader = tiff.Reader()
+    for name in ("whole.tif", "cut.tif"):
+        tifffile.imwrite(tmp_path / name, np.ones((24, 20), np.uint16), photometric="minisblack")
+    data = (tmp_path / "cut.tif").read_bytes()
+    (tmp_path / "cut.tif").write_bytes(data[:-100])
+    reader.read(tmp_path / "whole.tif")
+    assert "cut.tif: expected a whole TIFF" in refused(lambda: reader.read(tmp_path / "cut.tif"))
+    assert np.array_equal(reader.read(tmp_path / "whole.tif"), np.ones((1, 24, 20), np.uint16))

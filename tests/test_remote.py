@@ -1,0 +1,119 @@
+"""Stores in object storage, through a local S3 server: the same batches as from disk; errors in one line."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import boto3
+import numpy as np
+import oracle
+import pytest
+import torch
+from conftest import BANDS, Chips
+from moto.server import ThreadedMotoServer
+
+from pipeline.inputs import Inputs, raw_inputs
+from pipeline.loader import eval_loader, train_loader
+from pipeline.order import augmentation
+from preprocess import schema
+from preprocess.schema import Store, open_store
+from preprocess.shard import DamagedChunkError
+from preprocess.splits import make_split
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Callable[[Path, str], str]]:
+    """Uploads a folder under a name; gives its address. The server's address is in the environment meanwhile."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_REGION", "us-east-1")
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ALLOW_HTTP", "true")
+        client = boto3.client("s3", region_name="us-east-1")
+        client.create_bucket(Bucket="chips")
+
+        def upload(folder: Path, name: str) -> str:
+            for path in sorted(folder.rglob("*")):
+                if path.is_file():
+                    client.upload_file(str(path), "chips", f"{name}/{path.relative_to(folder)}")
+            return f"s3://chips/{name}"
+
+        yield upload
+        client.close()
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def remote(bucket: Callable[[Path, str], str], session_store: Store) -> Store:
+    return open_store(bucket(session_store.local_path, "lz4.zarr"))
+
+
+@pytest.fixture(scope="module")
+def remote_plain(bucket: Callable[[Path, str], str], plain_store: Store) -> Store:
+    return open_store(bucket(plain_store.local_path, "plain.zarr"))
+
+
+def test_a_remote_store_is_the_same_store(remote: Store, session_store: Store) -> None:
+    assert remote.is_remote
+    assert remote.fingerprint == session_store.fingerprint
+    assert np.array_equal(remote.names, session_store.names)
+    assert np.array_equal(make_split("0.8,0.2", remote).train, make_split("0.8,0.2", session_store).train)
+
+
+@pytest.mark.parametrize("kind", ["remote", "remote_plain"])
+@pytest.mark.parametrize("engine", ["direct", "dali"])
+@pytest.mark.parametrize("bands", [BANDS, ("red", "green", "blue"), ("nir", "blue")])
+def test_batches_equal_numpy(
+    request: pytest.FixtureRequest, session_chips: Chips, kind: str, engine: str, bands: tuple[str, ...]
+) -> None:
+    store: Store = request.getfixturevalue(kind)
+    inputs = Inputs(kind="raw", bands=bands, mean=(0.0,) * len(bands), std=(1.0,) * len(bands))
+    tiles = np.arange(200, 290)
+    draws = augmentation(0, 1, tiles, height=16, width=16, crop=(14, 14), flips="dihedral")
+    seen = 0
+    for batch in train_loader(store, tiles, inputs, batch_size=30, flips="dihedral", engine=engine).epoch(1):
+        for tile, image in zip(batch.tiles.tolist(), batch.images_nchw.numpy(), strict=True):
+            chip = session_chips.values[tile][[BANDS.index(band) for band in bands]]
+            assert np.array_equal(image, oracle.augment(chip, draws, tile - 200, (14, 14)).astype(np.float32))
+            seen += 1
+    assert seen == 90
+
+
+def test_test_batches_equal_those_from_disk(remote: Store, session_store: Store) -> None:
+    inputs, tiles = raw_inputs(session_store, BANDS, np.arange(300)), np.array([5, 299, 0, 256, 255])
+    ours, local = (list(eval_loader(store, tiles, inputs, batch_size=2).epoch(0)) for store in (remote, session_store))
+    assert all(torch.equal(one.images_nchw, other.images_nchw) for one, other in zip(ours, local, strict=True))
+
+
+def test_damage_is_named(bucket: Callable[[Path, str], str], session_store: Store, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(session_store.local_path, tmp_path / "copy.zarr"))
+    data = bytearray(schema.shard_path(copy, 0).read_bytes())
+    data[4] ^= 0x10
+    schema.shard_path(copy, 0).write_bytes(data)
+    store = open_store(bucket(copy, "damaged.zarr"))
+    inputs = raw_inputs(store, BANDS, np.arange(300))
+    with pytest.raises(DamagedChunkError, match=r"s3://chips/damaged.zarr/tiles/c/0/0/0/0: tile t_0 is damaged"):
+        list(eval_loader(store, np.arange(4), inputs, batch_size=2).epoch(0))
+
+
+def test_errors_are_one_line(
+    bucket: Callable[[Path, str], str], session_store: Store, tmp_path: Path, refused: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    assert "s3://chips/no.zarr/zarr.json: expected an object, found none" in refused(
+        lambda: open_store("s3://chips/no.zarr")
+    )
+    assert "expected s3://, gs://, az:// or https://" in refused(lambda: open_store("ftp://host/store.zarr"))
+    copy = Path(shutil.copytree(session_store.local_path, tmp_path / "copy.zarr"))
+    schema.shard_path(copy, 1).unlink()
+    store = open_store(bucket(copy, "lacks.zarr"))
+    inputs = raw_inputs(store, BANDS, np.arange(300))
+    assert "s3://chips/lacks.zarr/tiles/c/1/0/0/0: expected an object, found none" in refused(
+        lambda: eval_loader(store, np.arange(4), inputs, batch_size=2)
+    )
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert "the object store gave an error" in refused(lambda: open_store("s3://chips/lz4.zarr"))
