@@ -84,7 +84,12 @@ def _uint32(address: int) -> int:
 
 @_compiled
 def _payload(address: int, size: int, chunk_bytes: int, inflate: bool, scratch: int) -> int:
-    """Check a chunk and inflate it into `scratch`, if it is LZ4. Returns where its decoded bytes lie, 0 if damaged."""
+    """Check a chunk and inflate it into `scratch`, if it is LZ4. Returns where its decoded bytes lie, 0 if damaged.
+
+    A size of 0 stands for bytes that were checked and decoded before (`resident`).
+    """
+    if size == 0:
+        return address
     payload = size - CRC_BYTES
     if payload < LZ4_HEADER_BYTES:
         return 0

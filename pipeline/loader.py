@@ -18,11 +18,13 @@ from pipeline.direct import DirectBatches
 from pipeline.inputs import Inputs
 from pipeline.order import FLIPS, augmentation, epoch_order
 from pipeline.readahead import BatchPlan
+from pipeline.resident import CACHES, DeviceBatches, resident_reader, resident_values
 from preprocess.console import UserError
 from preprocess.schema import Store
 
 TESTS = ("center", "resize")
 ENGINES = ("auto", "direct", "dali")
+DECODES = ("auto", "host", "device")
 CROP_SHARE = 7 / 8  # of the side: 224 of 256
 
 
@@ -65,7 +67,8 @@ class Images(Protocol):
 def train_loader(
     store: Store, tiles: np.ndarray, inputs: Inputs, *, batch_size: int, seed: int = 0, flips: str = "dihedral",
     crop: tuple[int, int] | None = None, device: str | torch.device = "cpu", workers: int | None = None,
-    dtype: torch.dtype | None = None, engine: str = "auto",
+    dtype: torch.dtype | None = None, engine: str = "auto", cache: str = "none",
+    decode: str = "auto",
 ) -> "TileLoader":  # fmt: skip
     """Shuffled, augmented batches; the last short batch of an epoch is dropped.
 
@@ -82,6 +85,9 @@ def train_loader(
         dtype: of the images; default float16 on a GPU, float32 on the CPU.
         engine: "dali" (the graph), "direct" (one compiled pass; CPU, float32, raw input, no resizing), or "auto":
             direct where it can be.
+        cache: "host" keeps the decoded store in RAM, "device" on the GPU (for raw input, without resizing); what does
+            not fit is said, and the next smaller is done. Loaders of one store share it.
+        decode: where a GPU's LZ4 chunks are inflated: "device", "host", or "auto": on the device.
 
     Raises:
         UserError: fewer tiles than a batch, or arguments that make no sense.
@@ -90,14 +96,15 @@ def train_loader(
         raise UserError(f"BATCH={batch_size}: the train part has only {len(tiles)} chips. Choose a smaller BATCH.")
     return TileLoader(
         store, tiles, inputs, batch_size=batch_size, seed=seed, flips=flips, test=None,
-        crop=crop, device=device, workers=workers, dtype=dtype, engine=engine,
+        crop=crop, device=device, workers=workers, dtype=dtype, engine=engine, cache=cache, decode=decode,
     )  # fmt: skip
 
 
 def eval_loader(
     store: Store, tiles: np.ndarray, inputs: Inputs, *, batch_size: int, test: str = "center",
     crop: tuple[int, int] | None = None, device: str | torch.device = "cpu", workers: int | None = None,
-    dtype: torch.dtype | None = None, engine: str = "auto",
+    dtype: torch.dtype | None = None, engine: str = "auto", cache: str = "none",
+    decode: str = "auto",
 ) -> "TileLoader":  # fmt: skip
     """The tiles in the order given, each exactly once; the last batch is padded and `num_valid` says so.
 
@@ -106,20 +113,21 @@ def eval_loader(
     """
     return TileLoader(
         store, tiles, inputs, batch_size=batch_size, seed=0, flips="none", test=test,
-        crop=crop, device=device, workers=workers, dtype=dtype, engine=engine,
+        crop=crop, device=device, workers=workers, dtype=dtype, engine=engine, cache=cache, decode=decode,
     )  # fmt: skip
 
 
 class TileLoader:
     """Made by `train_loader` or `eval_loader`; `epoch(n)` yields its batches, `len()` counts them.
 
-    `engine` ("direct" or "dali") and `decode` ("host" or "device") say what was chosen.
+    `engine` ("direct", "dali", or "gather" from a cache on the GPU), `decode` ("host" or "device") and `cache` ("none",
+    "host" or "device") say what was chosen.
     """
 
     def __init__(
         self, store: Store, tiles: np.ndarray, inputs: Inputs, *, batch_size: int, seed: int, flips: str,
         test: str | None, crop: tuple[int, int] | None, device: str | torch.device, workers: int | None,
-        dtype: torch.dtype | None, engine: str,
+        dtype: torch.dtype | None, engine: str, cache: str, decode: str,
     ) -> None:  # fmt: skip
         self._tiles, self._batch_size, self._seed = np.asarray(tiles, np.int64), batch_size, seed
         self._device = _device(device)
@@ -131,11 +139,24 @@ class TileLoader:
         reasons = _not_direct(on_gpu, dtype, inputs, test)
         if engine not in ENGINES or (engine == "direct" and reasons):
             raise UserError(f"engine={engine}: expected one of {', '.join(ENGINES)}{reasons and f', and {reasons}'}.")
+        if cache not in CACHES:
+            raise UserError(f"CACHE={cache}: expected one of {', '.join(CACHES)}.")
         self.engine = "dali" if engine == "dali" or reasons else "direct"
-        self.decode = "device" if on_gpu and self._layout.codec == "lz4" else "host"
+        inflates = on_gpu and self._layout.codec == "lz4"
+        if decode not in DECODES or (decode == "device" and not inflates):
+            raise UserError(f"DECODE={decode}: expected one of {', '.join(DECODES)}; device needs a GPU and CODEC=lz4.")
         self._labels = torch.from_numpy(store.labels.astype(np.float32))
-        reader = ChunkReader(store, inputs.stored_bands)
         self._images: Images
+        if cache == "device" and on_gpu and inputs.kind == "raw" and test != "resize":
+            values = resident_values(store, inputs.stored_bands, workers, self._device)
+            if values is not None:
+                self.engine, self.decode, self.cache = "gather", "host", "device"
+                self._images = DeviceBatches(values, inputs, crop=self._crop, dtype=dtype)
+                return
+        kept = resident_reader(store, inputs.stored_bands, workers) if cache != "none" else None
+        self.cache = "none" if kept is None else "host"
+        self.decode = "device" if inflates and decode != "host" and kept is None else "host"
+        reader = ChunkReader(store, inputs.stored_bands) if kept is None else kept
         if self.engine == "direct":
             self._images = DirectBatches(reader, inputs, batch_size=batch_size, crop=self._crop, workers=workers)
         else:

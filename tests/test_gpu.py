@@ -51,6 +51,33 @@ def test_train_batches_equal_the_cpus(store: Store, flips: str, kind: str) -> No
             torch.testing.assert_close(two.images_nchw.cpu(), one.images_nchw, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("cache", ["host", "device"])
+@pytest.mark.parametrize("flips", ["both", "dihedral"])
+def test_cached_batches_equal_the_cpus(store: Store, flips: str, cache: str) -> None:
+    inputs = inputs_of(store, "unscaled")
+    cpu = train_loader(store, ALL, inputs, batch_size=16, flips=flips)
+    gpu = train_loader(
+        store, ALL, inputs, batch_size=16, flips=flips, device="cuda:0", dtype=torch.float32, cache=cache
+    )
+    assert gpu.cache == cache
+    for one, two in zip(cpu.epoch(1), gpu.epoch(1), strict=True):
+        assert two.images_nchw.device == torch.device("cuda:0")
+        assert two.images_nchw.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(one.images_nchw, two.images_nchw.cpu())
+
+
+@pytest.mark.parametrize("decode", ["host", "device"])
+def test_both_decode_places_give_the_same_bits(store: Store, decode: str) -> None:
+    if decode == "device" and store.layout.codec == "none":
+        pytest.skip("CODEC=none has nothing to inflate")
+    inputs = inputs_of(store, "unscaled")
+    cpu = train_loader(store, ALL, inputs, batch_size=16)
+    gpu = train_loader(store, ALL, inputs, batch_size=16, device="cuda:0", dtype=torch.float32, decode=decode)
+    assert gpu.decode == decode
+    for one, two in zip(cpu.epoch(1), gpu.epoch(1), strict=True):
+        assert torch.equal(one.images_nchw, two.images_nchw.cpu())
+
+
 @pytest.mark.parametrize("test", ["center", "resize"])
 def test_test_batches_equal_the_cpus(store: Store, test: str) -> None:
     inputs = inputs_of(store, "raw")

@@ -1,0 +1,182 @@
+"""CACHE: the whole store decoded once and kept, in RAM or on the GPU; later epochs touch no disk and inflate nothing.
+
+`resident_reader` keeps the stored values in RAM and reads them as `ChunkReader` reads chunks, so both engines work on
+it. `DeviceBatches` keeps them on the GPU and makes a batch by one gather there. Loaders of one store share what is
+kept. What does not fit is said in one line, and the next smaller thing is done.
+"""
+
+import os
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.chunks import ChunkReader
+from pipeline.inputs import Inputs
+from pipeline.order import Augmentation, center
+from pipeline.readahead import BatchPlan
+from preprocess.console import Progress, say
+from preprocess.schema import Store
+
+CACHES = ("none", "host", "device")
+ROOM = 0.5  # of the free memory that a cache may take: batches, the model and the page cache need the rest
+_BLOCK = 64  # tiles decoded at a time
+_GIB = 1024**3
+_readers: weakref.WeakValueDictionary[tuple[str, tuple[str, ...]], "ResidentReader"] = weakref.WeakValueDictionary()
+
+
+class ResidentReader(ChunkReader):
+    """A `ChunkReader` whose chunks are decoded and in memory: `values` (tiles, bands, height, width)."""
+
+    _within: np.ndarray | None = None  # where a tile's chunks lie, once all are decoded
+
+    def __init__(self, store: Store, bands: tuple[str, ...], workers: int) -> None:
+        super().__init__(store, bands)
+        layout = self.layout
+        self.values = np.empty((store.num_tiles, len(bands), layout.height, layout.width), layout.dtype)
+
+        def fill(first: int) -> None:
+            tiles = np.arange(first, min(first + _BLOCK, store.num_tiles))
+            self.decode(tiles, self.values[tiles[0] : tiles[-1] + 1])
+
+        _fill_all(fill, store.num_tiles, workers)
+        # From here on `_locate` gives decoded chunks, which are neither checked nor inflated.
+        self._inflate = False
+        chunks = np.arange(self.chunks_per_tile, dtype=np.int64).reshape(len(bands), layout.chunks_per_band)
+        self._within = chunks * layout.chunk_bytes
+        self._tile_bytes = self.values[0].nbytes
+
+    def _locate(self, tiles: np.ndarray) -> tuple[np.ndarray, np.ndarray, object]:
+        if self._within is None:
+            return super()._locate(tiles)
+        starts = self.values.ctypes.data + tiles * self._tile_bytes
+        addresses = starts[:, None, None] + self._within
+        return addresses, np.zeros_like(addresses), self.values
+
+
+class DeviceBatches:
+    """Images of planned batches from values that lie on the device; the counterpart of `dali.DaliBatches`.
+
+    `values` is (tiles, bands, height, width) uint8, or uint16 as int16 (torch indexes no uint16).
+    """
+
+    def __init__(self, values: torch.Tensor, inputs: Inputs, *, crop: tuple[int, int], dtype: torch.dtype) -> None:
+        self._values, self._crop, self._dtype = values, crop, dtype
+        device = values.device
+        mean, std = (np.array(part, np.float32) for part in (inputs.mean, inputs.std))
+        self._mean, self._scale = (torch.from_numpy(part).to(device) for part in (mean, np.float32(1) / std))
+
+    def epoch(self, plans: list[BatchPlan]) -> Iterator[torch.Tensor]:
+        """Images (B, channels, height, width) in channels-last memory, a plan."""
+        height, width = self._values.shape[2:]
+        for plan in plans:
+            draws = plan.augmentation or center(len(plan.tiles), height=height, width=width, crop=self._crop)
+            yield gather(self._values, plan.tiles, draws, self._crop, self._mean, self._scale).to(self._dtype)
+
+    def close(self) -> None:
+        """Nothing runs beside the device."""
+
+
+def gather(
+    values: torch.Tensor, tiles: np.ndarray, draws: Augmentation, crop: tuple[int, int], mean: torch.Tensor,
+    scale: torch.Tensor,
+) -> torch.Tensor:  # fmt: skip
+    """Flip, transpose, crop, mirror and scale `tiles` of `values` by indexing: every pixel is read once.
+
+    Returns:
+        (B, bands, crop height, crop width) float32, channels-last memory, on the device of `values`.
+    """
+    device, (height, width) = values.device, values.shape[2:]
+
+    def column(name: str) -> torch.Tensor:
+        found = torch.from_numpy(np.ascontiguousarray(getattr(draws, name))).reshape(-1, 1, 1)
+        return found.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else found
+
+    down = torch.arange(crop[0], device=device).reshape(1, -1, 1)
+    across = torch.arange(crop[1], device=device).reshape(1, 1, -1)
+    # Backwards from what leaves: mirrored, cropped, transposed, rows flipped.
+    y = column("crop_y") + down
+    x = column("crop_x") + torch.where(column("mirror"), crop[1] - 1 - across, across)
+    transpose = column("transpose")
+    y, x = torch.where(transpose, x, y), torch.where(transpose, y, x)
+    y = torch.where(column("flip_rows"), height - 1 - y, y)
+    rows = torch.from_numpy(tiles).reshape(-1, 1, 1).to(device, non_blocking=True)
+    pixels = values.flatten(2)[rows, :, y * width + x]  # (B, crop height, crop width, bands)
+    if pixels.dtype == torch.int16:
+        pixels = pixels.to(torch.int32) & 0xFFFF
+    return ((pixels.to(torch.float32) - mean) * scale).permute(0, 3, 1, 2)
+
+
+def resident_reader(store: Store, bands: tuple[str, ...], workers: int) -> ResidentReader | None:
+    """The store in RAM, or None, in one line, where it does not fit."""
+    key = (store.fingerprint, bands)
+    found = _readers.get(key)
+    if found is None:
+        needed, free = _num_bytes(store, bands), free_host_bytes() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        if needed > ROOM * free:
+            say(
+                f"CACHE=host: {needed / _GIB:.1f} GiB would be needed, and {ROOM:.0%} of the {free / _GIB:.1f} GiB of "
+                "free memory may be used. Streaming from the store instead."
+            )
+            return None
+        found = _readers[key] = ResidentReader(store, bands, workers)
+    return found
+
+
+def resident_values(store: Store, bands: tuple[str, ...], workers: int, device: torch.device) -> torch.Tensor | None:
+    """The store on the GPU, or None, in one line, where it does not fit."""
+    key = (store.fingerprint, bands, str(device))
+    found = _on_device.get(key)
+    if found is None:
+        needed, free = _num_bytes(store, bands), torch.cuda.mem_get_info(device)[0]
+        if needed > ROOM * free:
+            say(
+                f"CACHE=device: {needed / _GIB:.1f} GiB would be needed, and {ROOM:.0%} of the {free / _GIB:.1f} GiB "
+                "that are free on the GPU may be used. Trying CACHE=host."
+            )
+            return None
+        found = _on_device[key] = to_device(ChunkReader(store, bands), store.num_tiles, workers, device)
+    return found
+
+
+_on_device: weakref.WeakValueDictionary[tuple[str, tuple[str, ...], str], torch.Tensor] = weakref.WeakValueDictionary()
+
+
+def to_device(reader: ChunkReader, num_tiles: int, workers: int, device: torch.device) -> torch.Tensor:
+    """Decode all tiles, a block at a time, into a tensor for `DeviceBatches`."""
+    layout = reader.layout
+    shape = (len(reader.bands), layout.height, layout.width)
+    kind = torch.uint8 if layout.itemsize == 1 else torch.int16
+    values = torch.empty((num_tiles, *shape), dtype=kind, device=device)
+
+    def fill(first: int) -> None:
+        tiles = np.arange(first, min(first + _BLOCK, num_tiles))
+        block = np.empty((len(tiles), *shape), layout.dtype)
+        reader.decode(tiles, block)
+        values[first : first + len(tiles)] = torch.from_numpy(block if layout.itemsize == 1 else block.view(np.int16))
+
+    _fill_all(fill, num_tiles, workers)
+    return values
+
+
+def _fill_all(fill: Callable[[int], None], num_tiles: int, workers: int) -> None:
+    with Progress("cache", total=num_tiles, unit="chips") as progress, ThreadPoolExecutor(workers) as pool:
+        for first, _ in enumerate(pool.map(fill, range(0, num_tiles, _BLOCK))):
+            progress.update(min(_BLOCK, num_tiles - first * _BLOCK))
+
+
+def free_host_bytes() -> int:
+    """Memory that can be had without swapping: the system's, or the control group's where that is less."""
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(lines["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and (text := limit.read_text().strip()) != "max":
+        free = min(free, max(0, int(text) - int(used.read_text())))
+    return free
+
+
+def _num_bytes(store: Store, bands: tuple[str, ...]) -> int:
+    return store.num_tiles * store.layout.tile_bytes * len(bands) // len(store.layout.bands)
