@@ -34,7 +34,7 @@ $(if $(filter STORE,$(GIVEN)),$(if $(STORE),,$(error STORE is given, but empty))
 needs = $(if $(filter $(1),$(MAKECMDGOALS)),$(if $($(2)),,$(error $(2) is not set: make $(firstword $(filter $(1),$(MAKECMDGOALS))) $(3))))
 $(call needs,train,TASK,TASK=1 (or 3, 4))
 $(call needs,zarr,DATA,DATA=folder LABELS=file.csv STORE=tiles.zarr)
-$(call needs,verify info,STORE,STORE=tiles.zarr)
+$(call needs,verify info tune,STORE,STORE=tiles.zarr)
 $(call needs,reproduce curves,RUN,RUN=runs/task1)
 
 # $(call option,NAME): --name 'value' if the variable is set. $(call switch,NAME): --name if it is 1.
@@ -47,7 +47,7 @@ ZARR_OPTIONS = $(call options,DATA LABELS STORE PRESET BANDS CLASSES CODEC JOBS)
 TRAIN_OPTIONS = $(call options,TASK STORE GPU RUN RECIPE ARCH WEIGHTS FINETUNE INPUT SPLIT VAL SEED TEST CROP FLIPS \
 	AMP EPOCHS BATCH LR LOSS WORKERS) $(call switch,DETERMINISTIC) $(call switch,SHUFFLE_LABELS)
 
-.PHONY: help setup demo zarr verify info train reproduce curves bench bench-report test lint format clean
+.PHONY: help setup demo zarr verify info train reproduce curves bench bench-report tune gpu-check test lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -63,6 +63,8 @@ help:
 	@echo 'make bench MODE=loader            against others and the limits of this machine (ROUNDS=5; STORE=x.zarr: your own)'
 	@echo '           MODE=peers|io|convert|model|e2e|scale; peers installs other loaders into .venv-peers (1.3 GB)'
 	@echo 'make bench-report                 draw the newest records'
+	@echo 'make tune STORE=x.zarr            which loader settings are fastest here; make train then uses them (GPU=0)'
+	@echo 'make gpu-check                    is the GPU path right on this machine, and does the GPU wait?'
 	@echo 'make test | lint | setup          the tests; format, types, imports; only the installation'
 	@echo
 	@echo 'zarr:   DATA LABELS STORE  PRESET=planet  BANDS=blue,green,red,nir  CLASSES=a,b,c  CODEC=lz4|none'
@@ -126,6 +128,12 @@ bench: $(READY)
 
 bench-report: $(READY)
 	@$(MODULE) bench.report
+
+tune: $(READY)
+	@$(MODULE) train.tune $(call options,STORE GPU BATCH)
+
+gpu-check: $(READY)
+	@$(MODULE) bench.gpu_check
 
 test: $(READY)
 	@$(MODULE) pytest $(ARGS)

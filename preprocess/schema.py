@@ -145,7 +145,7 @@ def create_tiles(root: Path, layout: Layout, num_tiles: int) -> None:
 def finish(root: Path, layout: Layout, classes: tuple[str, ...], num_csv_rows: int, arrays: dict[str, Any]) -> None:
     """Write the small arrays and, last, the attributes with the completion mark."""
     group = zarr.open_group(root, mode="a", zarr_format=3)
-    for name, dimensions in _ARRAYS.items():
+    for name, dimensions in ARRAYS.items():
         values = arrays[name]
         array = group.create_array(
             name,
@@ -170,7 +170,7 @@ def finish(root: Path, layout: Layout, classes: tuple[str, ...], num_csv_rows: i
     )
 
 
-_ARRAYS = {
+ARRAYS = {
     "names": ("tile",),
     "labels": ("tile", "class"),
     "csv_row": ("tile",),
@@ -209,7 +209,7 @@ def open_store(path: str | Path) -> Store:
     layout = Layout(**{**attrs["layout"], "bands": tuple(attrs["layout"]["bands"])})
     group = zarr.open_group(group_store, mode="r", zarr_format=3)
     arrays: dict[str, Any] = {}
-    for name in _ARRAYS:
+    for name in ARRAYS:
         try:
             arrays[name] = np.asarray(group[name][...])  # type: ignore[index]  # a group's member may be a group
         except (KeyError, OSError, ValueError) as error:

@@ -1,0 +1,137 @@
+"""`make gpu-check`: is the GPU path right on this machine, and does the GPU wait? One verdict in the last line.
+
+The `gpu` tests first (batches of every kind against the CPU's, to the bit where numbers are whole), then half a minute
+of loader and step on the bench chips. Exit code 0: all is well; 1: something is wrong, and the line says where;
+2: there is no GPU to check.
+"""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.chips import make_chips
+from bench.model import config, rate, resident_batch, trainer_on, void
+from bench.work import BATCH, FLIPS, SEED, Work
+from pipeline.inputs import raw_inputs
+from pipeline.loader import TileLoader, train_loader
+from preprocess.console import UserError, run, say
+from train.device import choose_device
+from train.step import train_step
+
+RUN_S = 6.0
+_CHIPS = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Chips a second: the loader alone (by name of its way), the step alone, and both together."""
+
+    loaders: dict[str, float]
+    step: float
+    together: float
+
+
+def main() -> int:
+    """Check, measure, judge."""
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"gpu-check: no GPU can be used on this machine (torch {torch.__version__} was built for CUDA "
+            f"{torch.version.cuda}; `nvidia-smi` shows the driver's). Nothing was checked."
+        )
+    say(f"{torch.cuda.get_device_name()}: running the gpu tests")
+    tests = subprocess.run(
+        [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "--tb=short"], capture_output=True, text=True
+    )
+    Path("gpu-check.log").write_text(tests.stdout + tests.stderr)
+    say("gpu-check.log: what the tests printed")
+    speed = measure(make_chips(Path("bench/data"), _CHIPS))
+    for name, chips_per_s in speed.loaders.items():
+        say(f"loader, {name}: {chips_per_s:,.0f} chips/s")
+    say(f"ResNet-18 step on a resident batch: {speed.step:,.0f} chips/s; with the loader: {speed.together:,.0f}")
+    good, line = verdict(tests.returncode, tests.stdout, speed)
+    say(line)
+    return 0 if good else 1
+
+
+def verdict(returncode: int, output: str, speed: Speed) -> tuple[bool, str]:
+    """(all is well, one line): what the tests' exit code and last lines say, and whether the GPU waits."""
+    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
+    passed = re.search(r"(\d+) passed", output)
+    if returncode != 0 or failed:
+        where = failed[0] if failed else f"pytest ended with code {returncode}"
+        return (
+            False,
+            f"gpu-check: WRONG: {len(failed)} tests failed, first {where}; see gpu-check.log. DECODE=host may help.",
+        )
+    share = speed.together / speed.step
+    best = max(speed.loaders, key=lambda name: speed.loaders[name])
+    tests = f"{passed.group(1) if passed else 'all'} tests passed"
+    if share < 0.95:
+        return True, (
+            f"gpu-check: right, but the GPU waits {1 - share:.0%} of the time: {tests}; the best loader here is {best}. "
+            "`make tune` chooses its settings."
+        )
+    return (
+        True,
+        f"gpu-check: right: {tests}; the GPU waits {max(0.0, 1 - share):.0%} of the time; the best loader is {best}.",
+    )
+
+
+def measure(work: Work) -> Speed:
+    """Half a minute: every way of loading on its own, the step on its own, and the default loader under the step."""
+    device = choose_device(config())
+    bands = ("red", "green", "blue")
+    ways = {
+        "LZ4 inflated on the GPU": ("lz4", "device", "none"),
+        "LZ4 inflated on the host": ("lz4", "host", "none"),
+        "CODEC=none": ("none", "auto", "none"),
+        "CACHE=device": ("lz4", "auto", "device"),
+    }
+    loaders = {}
+    for name, (codec, decode, cache) in ways.items():
+        store = work.store(codec)
+        tiles = np.arange(store.num_tiles)
+        loaders[name] = train_loader(
+            store, tiles, raw_inputs(store, bands, tiles), batch_size=BATCH, seed=SEED, flips=FLIPS,
+            device=device.device, dtype=device.image_dtype, decode=decode, cache=cache,
+        )  # fmt: skip
+    rates = {name: _loader_rate(loader) for name, loader in loaders.items()}
+    trainer = trainer_on(device)
+    images, labels = resident_batch(device, work.crop[0])
+    step = rate(lambda: void(train_step(trainer, images, labels)), device)
+    batches = _endless(loaders["LZ4 inflated on the GPU"])
+
+    def real() -> None:
+        batch = next(batches)
+        train_step(trainer, batch.images_nchw, batch.labels)
+
+    return Speed(loaders=rates, step=step, together=rate(real, device))
+
+
+def _endless(loader: TileLoader) -> Iterator:
+    for epoch in count():
+        yield from loader.epoch(epoch)
+
+
+def _loader_rate(loader: TileLoader, synchronize: Callable[[], None] = torch.cuda.synchronize) -> float:
+    batches = _endless(loader)
+    for _ in range(len(loader)):
+        next(batches)
+    synchronize()
+    started, taken = time.perf_counter(), 0
+    while time.perf_counter() - started < RUN_S:
+        taken += len(next(batches).tiles)
+    synchronize()
+    return taken / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    run(main)

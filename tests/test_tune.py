@@ -1,0 +1,65 @@
+"""make tune measures, keeps and is looked up; a recoded sample holds the same pixels."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from conftest import Chips
+
+from preprocess.console import run
+from preprocess.schema import Store
+from train import tune
+
+
+@pytest.mark.parametrize("kind", ["session_store", "plain_store"])
+def test_a_recoded_sample_holds_the_same(
+    request: pytest.FixtureRequest, session_chips: Chips, tmp_path: Path, kind: str
+) -> None:
+    store: Store = request.getfixturevalue(kind)
+    other = tune.recode(store, "none" if store.layout.codec == "lz4" else "lz4", tmp_path / "sample.zarr")
+    assert np.array_equal(zarr.open_group(other.path, mode="r")["tiles"][...], session_chips.values)
+    assert other.layout.codec != store.layout.codec
+    assert np.array_equal(other.labels, store.labels)
+
+
+def test_it_measures_and_keeps(
+    session_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tune, "_PASS_S", 0.01)
+    assert tune.lookup(session_store, "cpu") is None
+    monkeypatch.setattr("sys.argv", ["tune", "--store", str(session_store.path), "--gpu", "cpu", "--batch", "32"])
+    assert tune.main() == 0
+    out = capsys.readouterr().out
+    found = tune.lookup(session_store, "cpu")
+    assert found is not None
+    assert f"tune.json: WORKERS={found.workers} DECODE=host" in out
+    assert out.count("chips/s") == 2 * len({1, tune._cores(), *(n for n in (2, 4, 8, 16, 32, 64) if n < tune._cores())})
+    assert list(json.loads((tmp_path / "tune.json").read_text()).values()) == [vars(found)]
+
+
+def test_another_machine_or_store_is_not_meant(
+    session_store: Store, plain_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    refused: Callable[..., str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    tune.keep(session_store, "cpu", tune.Tuned(workers=3, decode="host", chips_per_s=1.0))
+    assert tune.lookup(session_store, "cpu") == tune.Tuned(workers=3, decode="host", chips_per_s=1.0)
+    assert tune.lookup(plain_store, "cpu") is None
+    monkeypatch.setattr(tune, "_cores", lambda: 999)
+    assert tune.lookup(session_store, "cpu") is None
+    (tmp_path / "tune.json").write_text("{")
+    assert "tune.json: expected JSON" in refused(lambda: tune.lookup(session_store, "cpu"))
+
+
+def test_too_few_chips_is_one_line(
+    session_store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["tune", "--store", str(session_store.path), "--gpu", "cpu", "--batch", "400"])
+    with pytest.raises(SystemExit) as end:
+        run(tune.main)
+    assert end.value.code == 2
+    assert "BATCH=400: the store has only 300 chips" in capsys.readouterr().err

@@ -1,0 +1,170 @@
+"""`python -m train.tune`: which loader settings are fastest for a store on this machine, kept where train looks.
+
+Out: tune.json in the current folder, one entry a (machine, kind of store): threads and decode place. `make train` uses
+it where WORKERS and DECODE are not set, and says so. Whether another CODEC would be faster is measured on a sample
+and said; the store is left as it is. Images never depend on these settings, only the rate does.
+"""
+
+import json
+import os
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.chunks import ChunkReader
+from pipeline.inputs import raw_inputs
+from pipeline.loader import train_loader
+from preprocess import schema, shard
+from preprocess.console import Parser, UserError, run, say
+from preprocess.files import shard_path, write_atomic
+from preprocess.layout import CODECS
+from preprocess.schema import Store, open_store
+
+PATH = Path("tune.json")
+SAMPLE = 512  # tiles that are measured
+_PASS_S, _ROUNDS = 1.5, 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """Reading threads; decode is "host" or "device"; chips/s of the loader alone when it was measured."""
+
+    workers: int
+    decode: str
+    chips_per_s: float
+
+
+def main() -> int:
+    """Measure, print, keep."""
+    parser = Parser(prog="python -m train.tune", description=__doc__)
+    parser.add_argument("--store", default="tiles.zarr")
+    parser.add_argument("--gpu", default="0")
+    parser.add_argument("--batch", type=int, default=64)
+    args = parser.parse_args()
+    store = open_store(args.store)
+    if store.num_tiles < args.batch:
+        raise UserError(f"BATCH={args.batch}: the store has only {store.num_tiles} chips. Choose a smaller BATCH.")
+    device = "cpu"
+    if args.gpu != "cpu" and torch.cuda.is_available():
+        device = f"cuda:{args.gpu.split(',')[0]}"
+    elif args.gpu != "cpu":
+        say(f"GPU={args.gpu} was asked for, but no GPU can be used on this machine: tuning for the CPU.")
+    with tempfile.TemporaryDirectory(prefix="canopy-tune-") as folder:
+        stores = {store.layout.codec: store}
+        for codec in set(CODECS) - set(stores):
+            stores[codec] = recode(store, codec, Path(folder) / "sample.zarr")
+        rates = measure(stores, device, args.batch)
+    for (codec, decode, workers), rate in sorted(rates.items(), key=lambda item: -item[1]):
+        say(f"CODEC={codec} DECODE={decode} WORKERS={workers}: {rate:,.0f} chips/s")
+    own = {key: rate for key, rate in rates.items() if key[0] == store.layout.codec}
+    best, overall = max(own, key=lambda key: own[key]), max(rates, key=lambda key: rates[key])
+    keep(store, device, Tuned(workers=best[2], decode=best[1], chips_per_s=own[best]))
+    say(f"{PATH}: WORKERS={best[2]} DECODE={best[1]} for stores like {args.store} here; `make train` uses them")
+    if rates[overall] > 1.1 * own[best]:
+        say(f"a store made with CODEC={overall[0]} would load {rates[overall] / own[best]:.1f} times as fast")
+    return 0
+
+
+def measure(stores: dict[str, Store], device: str, batch: int) -> dict[tuple[str, str, int], float]:
+    """(codec, decode, threads) -> median chips/s; candidates take turns, so that a slow minute hurts all alike."""
+    threads = sorted({1, *(2**power for power in range(1, 7) if 2**power < _cores()), _cores()})
+    loaders = {}
+    for codec, store in stores.items():
+        tiles = np.arange(min(store.num_tiles, max(SAMPLE, batch)))
+        inputs = raw_inputs(store, store.layout.bands, tiles)
+        places = ("device", "host") if device != "cpu" and codec == "lz4" else ("host",)
+        for decode in places:
+            for workers in threads:
+                loaders[codec, decode, workers] = train_loader(
+                    store, tiles, inputs, batch_size=batch, device=device, workers=workers, decode=decode
+                )
+    samples: dict[tuple[str, str, int], list[float]] = {key: [] for key in loaders}
+    for number in range(_ROUNDS + 1):
+        for key, loader in loaders.items():
+            rate = _rate(loader, device, 0.3 if number == 0 else _PASS_S)
+            if number:  # the first is the warm-up
+                samples[key].append(rate)
+    for loader in loaders.values():
+        loader.close()
+    return {key: float(np.median(rates)) for key, rates in samples.items()}
+
+
+def _rate(loader: Any, device: str, seconds: float) -> float:
+    taken, started = 0, time.perf_counter()
+    for epoch in count():
+        for batch in loader.epoch(epoch):
+            taken += len(batch.tiles)
+        if device != "cpu":
+            torch.cuda.synchronize()
+        if time.perf_counter() - started > seconds:
+            return taken / (time.perf_counter() - started)
+    raise AssertionError("never ends")
+
+
+def recode(store: Store, codec: str, path: Path) -> Store:
+    """The first chips of a store, written with another codec."""
+    num_tiles = min(store.num_tiles, SAMPLE)
+    layout = replace(store.layout, codec=codec)
+    schema.create_tiles(path, layout, num_tiles)
+    reader, encoder = ChunkReader(store, layout.bands), shard.Encoder(layout)
+    tile = np.empty((1, len(layout.bands), layout.height, layout.width), layout.dtype)
+    for number in range(layout.num_shards(num_tiles)):
+        tiles = range(number * layout.shard_tiles, min((number + 1) * layout.shard_tiles, num_tiles))
+        sizes, parts = [], []
+        for index in tiles:
+            reader.decode(np.array([index]), tile)
+            for payload, crc in encoder.encode(tile[0]):
+                sizes.append(len(payload) + len(crc))
+                parts += [payload, crc]
+        shard_path(path, number).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(shard_path(path, number), b"".join([*parts, shard.encode_index(np.array(sizes), layout)]))
+    arrays: dict[str, Any] = {name: getattr(store, name)[:num_tiles] for name in schema.ARRAYS}
+    arrays["names"] = arrays["names"].astype(object)
+    schema.finish(path, layout, store.classes, store.num_csv_rows, arrays)
+    return open_store(path)
+
+
+def keep(store: Store, device: str, tuned: Tuned) -> None:
+    """Add to tune.json, or replace what was there for this machine and kind of store."""
+    found = _read()
+    found[_key(store, device)] = vars(tuned)
+    write_atomic(PATH, (json.dumps(found, indent=1) + "\n").encode())
+
+
+def lookup(store: Store, device: str) -> Tuned | None:
+    """What `make tune` found for such a store on this machine, if it was asked."""
+    found = _read().get(_key(store, device))
+    return Tuned(**found) if found else None
+
+
+def _read() -> dict[str, Any]:
+    try:
+        return dict(json.loads(PATH.read_text()))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(
+            f"{PATH}: expected JSON as `make tune` writes it, found otherwise ({error}). Remove it."
+        ) from error
+
+
+def _key(store: Store, device: str) -> str:
+    """Machine and kind of store: what the best settings depend on."""
+    layout = store.layout
+    kind = f"{layout.dtype} {len(layout.bands)}x{layout.height}x{layout.width} {layout.codec}"
+    name = torch.cuda.get_device_name(device) if device != "cpu" else "no GPU"
+    return f"{os.uname().nodename}, {_cores()} cores, {name}: {kind}{', remote' if store.is_remote else ''}"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+if __name__ == "__main__":
+    run(main)
