@@ -79,10 +79,8 @@ def verdict(returncode: int, output: str, speed: Speed) -> tuple[bool, str]:
             f"gpu-check: right, but the GPU waits {1 - share:.0%} of the time: {tests}; the best loader here is {best}. "
             "`make tune` chooses its settings."
         )
-    return (
-        True,
-        f"gpu-check: right: {tests}; the GPU waits {max(0.0, 1 - share):.0%} of the time; the best loader is {best}.",
-    )
+    waits = f"the GPU waits {max(0.0, 1 - share):.0%} of the time"
+    return True, f"gpu-check: right: {tests}; {waits}; the best loader is {best}."
 
 
 def measure(work: Work) -> Speed:
