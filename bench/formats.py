@@ -28,6 +28,11 @@ class Kept:
     num_bytes: int
 
 
+def is_made(work: Work, name: str) -> bool:
+    """Whether the chips are there in format `name`; TIFFs and stores always are."""
+    return name not in _WRITERS or (work.folder / "formats" / name / "made.json").exists()
+
+
 def kept(work: Work, name: str) -> Kept:
     """The chips in format `name`; written now if they are not there."""
     path = work.folder / "formats" / name

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from bench import environments
+from bench import environments, formats
 from bench.limits import Limits, probe, speed_of_light
 from bench.measure import Pass, Ready
 from bench.remote import Remote, RemoteError
@@ -47,6 +47,7 @@ def time_rows(rows: Sequence[Row], work: Work, rounds: int) -> dict[str, Any]:
     passes: dict[str, list[Pass]] = {row.name: [] for row in rows}
     limits: list[Limits] = []
     try:
+        _prepare(rows, work)
         for row in rows:
             entries[row.name] = {"name": row.name}
             try:
@@ -71,6 +72,19 @@ def time_rows(rows: Sequence[Row], work: Work, rounds: int) -> dict[str, Any]:
             entries[row.name] |= _numbers(row, work, passes[row.name], limits, baseline)
         entries[row.name]["note"] = row.note
     return {"limits": [asdict(limit) for limit in limits], "rows": list(entries.values())}
+
+
+def _prepare(rows: Sequence[Row], work: Work) -> None:
+    """Write the formats that are missing before any row is timed: the disk would still be busy with the last one."""
+    missing = [row for row in rows if not formats.is_made(work, row.format)]
+    for row in missing:
+        say(f"{row.name}: its format is written")
+        try:
+            Remote("bench.measure:prepare", row.name, work, python=environments.python(row.library)).close()
+        except RemoteError as error:
+            say(f"{row.name}: {error}")  # and again when the row is started, where it becomes its reason
+    if missing:
+        os.sync()
 
 
 def _start(row: Row, work: Work, entry: dict[str, Any]) -> Remote:

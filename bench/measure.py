@@ -56,10 +56,15 @@ def find(name: str) -> Row:
     return ROWS[name]
 
 
+def prepare(name: str, work: Work) -> Iterator[None]:
+    """Write the row's format if it is not there yet."""
+    _format(find(name), work)
+    yield None
+
+
 def choose(name: str, work: Work) -> Iterator[Setting]:
-    """The setting with the highest rate. Writes the row's format if it is not there yet."""
+    """The setting with the highest rate."""
     row = find(name)
-    _format(row, work)
     rates: dict[Setting, float] = {}
     for setting in row.settings:
         if len(row.settings) == 1:

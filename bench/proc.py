@@ -74,6 +74,7 @@ class PeakMemory:
     ) -> None:
         self._over.set()
         self._thread.join()
+        self.mib = max(self.mib, memory_mib())  # a busy machine may not have let the thread look again
 
     def _watch(self) -> None:
         while not self._over.is_set():
