@@ -76,8 +76,8 @@ def verdict(returncode: int, output: str, speed: Speed) -> tuple[bool, str]:
     tests = f"{passed.group(1) if passed else 'all'} tests passed"
     if share < 0.95:
         return True, (
-            f"gpu-check: right, but the GPU waits {1 - share:.0%} of the time: {tests}; the best loader here is {best}. "
-            "`make tune` chooses its settings."
+            f"gpu-check: right, but the GPU waits {1 - share:.0%} of the time: {tests}; "
+            f"the best loader here is {best}. `make tune` chooses its settings."
         )
     waits = f"the GPU waits {max(0.0, 1 - share):.0%} of the time"
     return True, f"gpu-check: right: {tests}; {waits}; the best loader is {best}."

@@ -1,6 +1,7 @@
 """The DALI graph at work: source -> graph -> torch tensors, without a copy. The only border between DALI and torch."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -27,14 +28,18 @@ class DaliBatches:
         self._pipeline: Any = make_graph(spec, self._source)  # DALI ships no types
         self._pipeline.build()
 
-    def epoch(self, plans: list[BatchPlan]) -> Iterator[torch.Tensor]:
-        """Images (B, channels, height, width) in channels-last memory, on the graph's device, a plan."""
-        self._source.begin(plans)
+    def epoch(self, plans: Iterable[BatchPlan]) -> Iterator[tuple[BatchPlan, torch.Tensor]]:
+        """Each plan with its images (B, channels, height, width), in channels-last memory on the graph's device."""
+        inside: deque[BatchPlan] = deque()  # given to DALI, not yet out of it
+        self._source.begin(_noted(plans, inside))
         try:
-            for _ in plans:
-                (images,) = self._pipeline.run()
+            while True:
+                try:
+                    (images,) = self._pipeline.run()
+                except StopIteration:
+                    return
                 # DALI's tensor owns the memory and torch holds it alive: no copy (see DALI's own PyTorch iterator).
-                yield from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
+                yield inside.popleft(), from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
         finally:
             # Also when the caller breaks off: take out what is under way, so that the next epoch starts clean.
             self._source.stop()
@@ -43,6 +48,12 @@ class DaliBatches:
     def close(self) -> None:
         """End the reading threads."""
         self._source.close()
+
+
+def _noted(plans: Iterable[BatchPlan], inside: deque[BatchPlan]) -> Iterator[BatchPlan]:
+    for plan in plans:
+        inside.append(plan)
+        yield plan
 
 
 def _drain(pipeline: Any) -> None:

@@ -8,7 +8,7 @@ A batch's memory comes back when nobody holds the batch any more, and is then fi
 """
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -47,12 +47,12 @@ class DirectBatches:
         self._free: list[np.ndarray] = []
         self._ahead = ReadAhead(workers, self._make_slot)
 
-    def epoch(self, plans: list[BatchPlan]) -> Iterator[torch.Tensor]:
-        """Images (B, channels, height, width) float32 in channels-last memory, a plan."""
+    def epoch(self, plans: Iterable[BatchPlan]) -> Iterator[tuple[BatchPlan, torch.Tensor]]:
+        """Each plan with its images (B, channels, height, width) float32, in channels-last memory."""
         self._ahead.begin(plans)
         try:
             while (found := self._ahead.next()) is not None:
-                yield torch.from_numpy(found[1].images).permute(0, 3, 1, 2)
+                yield found[0], torch.from_numpy(found[1].images).permute(0, 3, 1, 2)
                 del found  # else the slot would be held while the next batch is made
         finally:
             self._ahead.stop()

@@ -5,8 +5,9 @@ device, without a copy in torch. Images are made by `dali` (DALI's graph, on a G
 compiled pass, on the CPU), to the bit the same. Leaves the split to `preprocess.splits`, the model to others.
 """
 
+import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,8 +58,8 @@ def default_workers() -> int:
 class Images(Protocol):
     """What makes the images of planned batches."""
 
-    def epoch(self, plans: list[BatchPlan]) -> Iterator[torch.Tensor]:
-        """One (B, channels, height, width) tensor a plan, on the device."""
+    def epoch(self, plans: Iterable[BatchPlan]) -> Iterator[tuple[BatchPlan, torch.Tensor]]:
+        """Each plan with its (B, channels, height, width) images, on the device."""
 
     def close(self) -> None:
         """End its threads."""
@@ -145,7 +146,7 @@ class TileLoader:
         inflates = on_gpu and self._layout.codec == "lz4"
         if decode not in DECODES or (decode == "device" and not inflates):
             raise UserError(f"DECODE={decode}: expected one of {', '.join(DECODES)}; device needs a GPU and CODEC=lz4.")
-        self._labels = torch.from_numpy(store.labels.astype(np.float32))
+        self._labels = torch.from_numpy(store.labels)
         self._images: Images
         if cache == "device" and on_gpu and inputs.kind == "raw" and test != "resize":
             values = resident_values(store, inputs.stored_bands, workers, self._device)
@@ -170,46 +171,40 @@ class TileLoader:
                 device_id=self._device.index if on_gpu else None,
             )  # fmt: skip
             self._images = DaliBatches(reader, spec, train=self._train)
+        _give_back_memory()
 
     def __len__(self) -> int:
         """Batches an epoch."""
         num_tiles = len(self._tiles)
         return num_tiles // self._batch_size if self._train else -(-num_tiles // self._batch_size)
 
-    def plans(self, epoch: int, first_step: int = 0) -> list[BatchPlan]:
+    def plans(self, epoch: int, first_step: int = 0) -> Iterator[BatchPlan]:
         """What `epoch(epoch, first_step)` will read: a pure function of its arguments."""
         layout, size = self._layout, self._batch_size
         if not self._train:
             padding = -len(self._tiles) % size
             padded = np.concatenate([self._tiles, np.repeat(self._tiles[-1:], padding)])
-            return [
-                BatchPlan(
+            for start in range(first_step * size, len(padded), size):
+                yield BatchPlan(
                     tiles=padded[start : start + size],
                     num_valid=min(size, len(self._tiles) - start),
                     augmentation=None,
                 )
-                for start in range(first_step * size, len(padded), size)
-            ]
+            return
         order = epoch_order(self._seed, epoch, self._tiles)
         draws = augmentation(
             self._seed, epoch, order, height=layout.height, width=layout.width, crop=self._crop, flips=self._flips
         )
-        return [
-            BatchPlan(
-                tiles=order[start : start + size],
-                num_valid=size,
-                augmentation=draws.take(slice(start, start + size)),
-            )
-            for start in range(first_step * size, len(self) * size, size)
-        ]
+        for start in range(first_step * size, len(self) * size, size):
+            batch = slice(start, start + size)
+            yield BatchPlan(tiles=order[batch], num_valid=size, augmentation=draws.take(batch))
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of one epoch from `first_step` on. One epoch at a time a loader."""
-        plans = self.plans(epoch, first_step)
-        images = self._images.epoch(plans)
+        images = self._images.epoch(self.plans(epoch, first_step))
         try:
-            for plan in plans:
-                yield Batch(next(images), self._batch_labels(plan), plan.tiles, plan.num_valid)
+            for plan, images_nchw in images:
+                yield Batch(images_nchw, self._batch_labels(plan), plan.tiles, plan.num_valid)
         finally:
             images.close()  # type: ignore[attr-defined]  # a generator; also when the caller breaks off
 
@@ -218,7 +213,7 @@ class TileLoader:
         self._images.close()
 
     def _batch_labels(self, plan: BatchPlan) -> torch.Tensor:
-        labels = self._labels[torch.from_numpy(plan.tiles)]
+        labels = self._labels[torch.from_numpy(plan.tiles)].float()
         return labels.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else labels
 
 
@@ -252,3 +247,11 @@ def _check(store: Store, crop: tuple[int, int], flips: str, test: str | None, ba
         raise UserError(f"CROP={crop[0]}x{crop[1]}: chips are {layout.height} x {layout.width} pixels.")
     if batch_size < 1:
         raise UserError(f"BATCH={batch_size}: expected 1 or more.")
+
+
+def _give_back_memory() -> None:
+    """What opening a store took and freed goes back to the system; glibc would keep it for later (3 MB at 100,000
+    chips)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
+    if trim is not None:
+        trim(0)

@@ -60,15 +60,15 @@ def augmentation(
         flips: "none", "horizontal", "both" (rows and columns), or "dihedral" (all 8 symmetries of a
             square; on chips or crops that are not square the 4 that keep the shape).
     """
-    draws = words(seed, epoch, int(tiles.max()) + 1)[tiles]
+    drawn = words(seed, epoch, int(tiles.max()) + 1)
     square = height == width and crop[0] == crop[1]
-    bits = draws[:, 3]
+    bits = drawn[tiles, 3].astype(np.uint8)  # the lowest three are used
 
     def bit(index: int, *, wanted: bool) -> np.ndarray:
-        return np.asarray((bits >> np.uint64(index)) & np.uint64(1), bool) & wanted
+        return np.asarray((bits >> np.uint8(index)) & np.uint8(1), bool) & wanted
 
     def position(word: int, room: int) -> np.ndarray:
-        return np.asarray(draws[:, word] % np.uint64(room + 1), np.int64)
+        return np.asarray(drawn[tiles, word] % np.uint64(room + 1), np.int64)
 
     return Augmentation(
         transpose=bit(2, wanted=flips == "dihedral" and square),

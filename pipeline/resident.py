@@ -7,7 +7,7 @@ kept. What does not fit is said in one line, and the next smaller thing is done.
 
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -69,12 +69,13 @@ class DeviceBatches:
         mean, std = (np.array(part, np.float32) for part in (inputs.mean, inputs.std))
         self._mean, self._scale = (torch.from_numpy(part).to(device) for part in (mean, np.float32(1) / std))
 
-    def epoch(self, plans: list[BatchPlan]) -> Iterator[torch.Tensor]:
-        """Images (B, channels, height, width) in channels-last memory, a plan."""
+    def epoch(self, plans: Iterable[BatchPlan]) -> Iterator[tuple[BatchPlan, torch.Tensor]]:
+        """Each plan with its images (B, channels, height, width), in channels-last memory."""
         height, width = self._values.shape[2:]
         for plan in plans:
             draws = plan.augmentation or center(len(plan.tiles), height=height, width=width, crop=self._crop)
-            yield gather(self._values, plan.tiles, draws, self._crop, self._mean, self._scale).to(self._dtype)
+            images = gather(self._values, plan.tiles, draws, self._crop, self._mean, self._scale)
+            yield plan, images.to(self._dtype)
 
     def close(self) -> None:
         """Nothing runs beside the device."""

@@ -19,7 +19,7 @@ under the final name; the attribute `complete` is the second lock. Leaves readin
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,9 +42,10 @@ FORMAT, VERSION = "canopy-tiles", 1
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """A whole store, opened: everything but the pixels, in memory (about 300 bytes a tile).
+    """A whole store, opened. Labels and CSV rows are in memory, some 30 bytes a tile; every other array is read when
+    it is asked for and not kept, so that memory hardly grows with the number of tiles.
 
-    `path` is a folder, or the address of a store in object storage.
+    `path` is a folder, or the address of a store in object storage. `read` gives an array by name.
     """
 
     path: Path | str
@@ -52,19 +53,44 @@ class Store:
     classes: tuple[str, ...]
     num_csv_rows: int
     fingerprint: str
-    names: np.ndarray
     labels: np.ndarray
     csv_row: np.ndarray
-    band_sum: np.ndarray
-    band_sumsq: np.ndarray
-    checksum: np.ndarray
-    source_size: np.ndarray
-    source_mtime_ns: np.ndarray
+    read: Callable[[str], np.ndarray]
 
     @property
     def num_tiles(self) -> int:
         """Tiles in the store."""
-        return len(self.names)
+        return len(self.labels)
+
+    @property
+    def names(self) -> np.ndarray:
+        """(tile) str, as in the CSV."""
+        return self.read("names")
+
+    @property
+    def band_sum(self) -> np.ndarray:
+        """(tile, band) uint64."""
+        return self.read("band_sum")
+
+    @property
+    def band_sumsq(self) -> np.ndarray:
+        """(tile, band) uint64, of the squares."""
+        return self.read("band_sumsq")
+
+    @property
+    def checksum(self) -> np.ndarray:
+        """(tile) uint64, of the raw pixels."""
+        return self.read("checksum")
+
+    @property
+    def source_size(self) -> np.ndarray:
+        """(tile) int64, bytes of each TIFF."""
+        return self.read("source_size")
+
+    @property
+    def source_mtime_ns(self) -> np.ndarray:
+        """(tile) int64, when each TIFF was last written."""
+        return self.read("source_mtime_ns")
 
     @property
     def is_remote(self) -> bool:
@@ -82,10 +108,7 @@ class Store:
         """(mean, std) float64 a band over all pixels of `tiles`, from exact integer sums (population std)."""
         pixels = len(tiles) * self.layout.height * self.layout.width
         means, stds = [], []
-        for band in range(len(self.layout.bands)):
-            # Python's integers: the sum of squares of a large set does not fit 64 bits.
-            total = sum(self.band_sum[tiles, band].tolist())
-            squares = sum(self.band_sumsq[tiles, band].tolist())
+        for total, squares in zip(_exact_sums(self.band_sum, tiles), _exact_sums(self.band_sumsq, tiles), strict=True):
             means.append(total / pixels)
             stds.append((pixels * squares - total * total) ** 0.5 / pixels)
         return np.array(means), np.array(stds)
@@ -99,6 +122,17 @@ class Store:
                     "Name the bands at conversion (BANDS=blue,green,red,nir), or choose others."
                 )
         return tuple(self.layout.bands.index(band) for band in bands)
+
+
+def _exact_sums(values: np.ndarray, tiles: np.ndarray) -> list[int]:
+    """Sums of (tile, band) uint64 over `tiles` as Python's integers: those of a large set do not fit 64 bits."""
+    totals = [0] * values.shape[1]
+    for first in range(0, len(tiles), 4096):  # in blocks, so that memory does not grow
+        part = values[tiles[first : first + 4096]]
+        low, high = (part & np.uint64(2**32 - 1)).sum(axis=0), (part >> np.uint64(32)).sum(axis=0)
+        for band, (one, other) in enumerate(zip(low.tolist(), high.tolist(), strict=True)):
+            totals[band] += int(one) + (int(other) << 32)
+    return totals
 
 
 def encoded_bytes(path: Path, layout: Layout, num_tiles: int) -> int:
@@ -208,16 +242,20 @@ def open_store(path: str | Path) -> Store:
         raise UserError(f"{where}: the store is not whole. Remove it and run the same `make zarr` again.")
     layout = Layout(**{**attrs["layout"], "bands": tuple(attrs["layout"]["bands"])})
     group = zarr.open_group(group_store, mode="r", zarr_format=3)
-    arrays: dict[str, Any] = {}
-    for name in ARRAYS:
+
+    def read(name: str) -> np.ndarray:
         try:
-            arrays[name] = np.asarray(group[name][...])  # type: ignore[index]  # a group's member may be a group
+            values = np.asarray(group[name][...])  # type: ignore[index]  # a group's member may be a group
         except (KeyError, OSError, ValueError) as error:
             raise UserError(f"{where}: array {name!r} cannot be read ({error}). Convert again.") from error
-    arrays["names"] = np.array([str(name) for name in arrays["names"]])
+        return np.array([str(value) for value in values]) if name == "names" else values
+
+    missing = [name for name in ARRAYS if name not in group]
+    if missing:
+        raise UserError(f"{where}: array {missing[0]!r} is missing. Convert again.")
     return Store(
         path=where, layout=layout, classes=tuple(attrs["classes"]), num_csv_rows=attrs["num_csv_rows"],
-        fingerprint=attrs["fingerprint"], **arrays,
+        fingerprint=attrs["fingerprint"], labels=read("labels"), csv_row=read("csv_row"), read=read,
     )  # fmt: skip
 
 

@@ -37,7 +37,10 @@ def test_course_of_the_real_csv(shared: Path) -> None:
 
 def test_missing_chips_move_no_other(session_store: Store) -> None:
     kept = np.arange(0, session_store.num_tiles, 3)
-    part = replace(session_store, names=session_store.names[kept], csv_row=session_store.csv_row[kept])
+    part = replace(
+        session_store, labels=session_store.labels[kept], csv_row=session_store.csv_row[kept],
+        read=lambda name: session_store.read(name)[kept],
+    )  # fmt: skip
     whole, thinned = make_split("course", session_store), make_split("course", part)
     assert set(part.csv_row[thinned.test]) == set(whole.test) & set(kept)
 
