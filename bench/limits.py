@@ -10,6 +10,8 @@ import numpy as np
 from bench.work import Work
 from preprocess import schema, shard
 
+_TILES = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -28,7 +30,7 @@ def probe(work: Work) -> Limits:
     store = work.store("lz4" if "lz4" in work.stores else None)
     layout = store.layout
     path = schema.shard_path(store.local_path, 0)
-    tiles = min(layout.shard_tiles, store.num_tiles)
+    tiles = min(_TILES, layout.shard_tiles, store.num_tiles)
     offsets, sizes = shard.read_index(path, layout, tiles)
     buffer = bytearray(int((offsets + sizes).max()))
     view = memoryview(buffer)

@@ -220,5 +220,6 @@ PEERS = (
     _own("litdata", litdata, "litdata", "litdata"),
     _own("mosaicml-streaming", streaming, "mds", "streaming"),
     _own("webdataset", webdataset, "webdataset", "webdataset", note="shuffles in a buffer of 1,000 chips"),
-    _own("ffcv", ffcv, "ffcv", "ffcv", settings=THREADS, note="each chip's crop and flips stay the same in all epochs"),
+    _own("ffcv", ffcv, "ffcv", "ffcv", settings=THREADS,
+         note="crop, flips, scaling: an operation written for this (ffcv has none for 16 bits); same draws each epoch"),
 )  # fmt: skip

@@ -17,12 +17,14 @@ matplotlib.use("Agg")  # no screen is needed, and none is looked for
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 # Okabe and Ito's colours, told apart by colour-blind eyes; hatches and markers tell them apart in grey.
 _OURS, _BASE, _OTHER = "#0072B2", "#000000", "#E69F00"
 _LIMIT_STYLES = {"read": ("#009E73", "--"), "lz4": ("#D55E00", "-."), "memcpy": ("#CC79A7", ":")}
 _LIMIT_NAMES = {"read": "page cache read", "lz4": "LZ4 decode", "memcpy": "memory copy"}
 _CODECS = {"lz4": (_OURS, "o", "-"), "none": ("#D55E00", "s", "--")}
+_PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
 DPI = 130
 
 
@@ -41,7 +43,10 @@ def main() -> int:
         say("no record of loader or peers: bars and roofline are not drawn (make bench MODE=peers)")
     else:
         _save(bars(loader), args.out / "bench_loader.png")
-        _save(roofline(loader), args.out / "bench_roofline.png")
+        if any("stored_bytes_a_chip" in row for row in loader["rows"]):
+            _save(roofline(loader), args.out / "bench_roofline.png")
+        else:
+            say("the newest record has no row of ours with its bytes: the roofline is not drawn")
     if scale is None:
         say("no record of scale: the cost against the number of chips is not drawn (make bench MODE=scale)")
     else:
@@ -70,14 +75,16 @@ def bars(result: dict[str, Any]) -> Figure:
     top = max(max(row["samples"]) for row in rows)
     for place, row in enumerate(rows):
         rate, samples = row["chips_per_s"], row["samples"]
+        hatch = {"other": "//", "host": ".."}.get(_kind(row))
         axes.barh(
-            place, rate, color="white" if _kind(row) == "other" else _colour(row), edgecolor=_colour(row),
-            hatch="//" if _kind(row) == "other" else None, height=0.66, linewidth=1.2,
+            place, rate, color="white" if hatch else _colour(row), edgecolor=_colour(row), hatch=hatch, height=0.66,
+            linewidth=1.2,
         )  # fmt: skip
         axes.plot([min(samples), max(samples)], [place, place], color="#888888", linewidth=2.5, solid_capstyle="butt")
         ratio = "" if row["ratio"] is None else f"  x {row['ratio']:.2f}"
         axes.text(max(rate, max(samples)) + 0.01 * top, place, f"{rate:,.0f}{ratio}", va="center", fontsize=9)
-    axes.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=9)
+    names = [row["name"] + " (no batches, 1 core)" * (_kind(row) == "host") for row in rows]
+    axes.set_yticks(range(len(rows)), names, fontsize=9)
     axes.set_xlim(0, 1.2 * top)
     axes.set_xlabel("chips/s (grey: lowest to highest round; x: ratio to DataLoader + tifffile)")
     axes.set_title("Store or files to batches of 64: random 224 crop, both flips, float32", fontsize=11, loc="left")
@@ -87,13 +94,15 @@ def bars(result: dict[str, Any]) -> Figure:
 
 
 def _kind(row: dict[str, Any]) -> str:
+    if row["name"] == "canopy-device-host":
+        return "host"
     if row["name"].startswith("canopy"):
         return "ours"
     return "baseline" if row["name"] == "dataloader-tifffile" else "other"
 
 
 def _colour(row: dict[str, Any]) -> str:
-    return {"ours": _OURS, "baseline": _BASE, "other": _OTHER}[_kind(row)]
+    return {"ours": _OURS, "host": _OURS, "baseline": _BASE, "other": _OTHER}[_kind(row)]
 
 
 def roofline(result: dict[str, Any]) -> Figure:
@@ -132,11 +141,14 @@ def _bytes_panel(axes: Axes, result: dict[str, Any], rows: list[dict[str, Any]])
         if number == 0:
             for mark, name in marks.values():
                 axes.plot([], [], mark, color=_OURS, label=f"bytes {name}")
-    axes.set(xscale="log", yscale="log", xlabel="bytes a chip", ylabel="chips/s")
-    axes.set_xlim(span[0], span[1] * 3)
+    axes.set(xscale="log", yscale="log", xlabel="KiB a chip", ylabel="chips/s")
+    axes.set_xlim(span[0], span[1] * 4)
     axes.set_title("Bytes: each of a row's points lies below its own line", fontsize=10, loc="left")
     axes.grid(alpha=0.25, which="both")
-    axes.legend(fontsize=8, frameon=False, loc="lower left")
+    axes.xaxis.set_major_formatter(lambda size, _: f"{size / 1024:,.0f}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xticks([1024 * 2**power for power in range(6, 14) if span[0] < 1024 * 2**power < span[1] * 3])
+    axes.legend(fontsize=8, frameon=False, loc="upper right")
 
 
 def _cpu_panel(axes: Axes, result: dict[str, Any], rows: list[dict[str, Any]]) -> None:
@@ -145,12 +157,12 @@ def _cpu_panel(axes: Axes, result: dict[str, Any], rows: list[dict[str, Any]]) -
     for cores, line in ((result["cores"], "-"), (1, ":")):
         label = f"{cores} core{'s' * (cores > 1)} busy all the time"
         axes.plot(span, [1000 * cores / value for value in span], line, color="#555555", label=label)
-    marks = {"ours": "o", "baseline": "D", "other": "v"}
+    marks = {"ours": "o", "host": "s", "baseline": "D", "other": "v"}
     for row in rows:
         place = (row["cpu_s_per_1000"], row["chips_per_s"])
         fill = "white" if _kind(row) == "other" else _colour(row)
         axes.plot(*place, marks[_kind(row)], color=_colour(row), markersize=7, markerfacecolor=fill)
-        axes.annotate(row["name"], place, (-7, -3), textcoords="offset points", fontsize=7.5, ha="right")
+        axes.annotate(row["name"], place, (-7, -3), textcoords="offset points", fontsize=7.5, ha="right", bbox=_PAPER)
     axes.set(xscale="log", yscale="log", xlabel="CPU seconds for 1,000 chips (all processes)", ylabel="chips/s")
     axes.set_xlim(span[0] / 2.5, span[1])
     axes.set_title("CPU: below the line, cores wait", fontsize=10, loc="left")
