@@ -10,7 +10,8 @@ MODULE = $(VENV)/bin/python -m
 ZARR_VARIABLES = DATA LABELS STORE PRESET BANDS CLASSES CODEC JOBS ALLOW_MISSING
 TRAIN_VARIABLES = TASK GPU RUN RECIPE ARCH WEIGHTS FINETUNE INPUT SPLIT VAL SEED TEST CROP FLIPS AMP EPOCHS BATCH LR \
 	LOSS WORKERS DETERMINISTIC SHUFFLE_LABELS
-KNOWN = PYTHON VENV CUDA ARGS MODE ROUNDS $(ZARR_VARIABLES) $(TRAIN_VARIABLES)
+ANALYSIS_VARIABLES = COMPARE CLASS
+KNOWN = PYTHON VENV CUDA ARGS MODE ROUNDS $(ZARR_VARIABLES) $(TRAIN_VARIABLES) $(ANALYSIS_VARIABLES)
 
 # A misspelt variable would be ignored without a word: make train EPOCH=3.
 GIVEN = $(foreach name,$(.VARIABLES),$(if $(filter command line,$(origin $(name))),$(name)))
@@ -35,7 +36,7 @@ needs = $(if $(filter $(1),$(MAKECMDGOALS)),$(if $($(2)),,$(error $(2) is not se
 $(call needs,train,TASK,TASK=1 (or 3, 4))
 $(call needs,zarr,DATA,DATA=folder LABELS=file.csv STORE=tiles.zarr)
 $(call needs,verify info,STORE,STORE=tiles.zarr)
-$(call needs,reproduce curves,RUN,RUN=runs/task1)
+$(call needs,reproduce curves report,RUN,RUN=runs/task1)
 
 # $(call option,NAME): --name 'value' if the variable is set. $(call switch,NAME): --name if it is 1.
 lower = $(subst _,-,$(shell echo '$(1)' | tr A-Z a-z))
@@ -47,7 +48,7 @@ ZARR_OPTIONS = $(call options,DATA LABELS STORE PRESET BANDS CLASSES CODEC JOBS)
 TRAIN_OPTIONS = $(call options,TASK STORE GPU RUN RECIPE ARCH WEIGHTS FINETUNE INPUT SPLIT VAL SEED TEST CROP FLIPS \
 	AMP EPOCHS BATCH LR LOSS WORKERS) $(call switch,DETERMINISTIC) $(call switch,SHUFFLE_LABELS)
 
-.PHONY: help setup demo zarr verify info train reproduce curves bench test lint format clean
+.PHONY: help setup demo zarr verify info train reproduce curves report bench test lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -58,6 +59,7 @@ help:
 	@echo 'make zarr DATA=dir LABELS=x.csv STORE=x.zarr    convert a folder of TIFFs and a CSV of tags'
 	@echo 'make reproduce RUN=runs/task1     predict the test part again in a new process and compare'
 	@echo 'make curves RUN=runs/task1        draw the learning curve again'
+	@echo 'make report RUN=runs/task1        one page about a run: COMPARE=runs/task3,runs/task4  CLASS=road  STORE=moved.zarr'
 	@echo 'make verify STORE=x.zarr          re-read a store and prove it whole'
 	@echo 'make info STORE=x.zarr            bands, classes, sizes; SPLIT=... for another split'
 	@echo 'make bench MODE=loader|io|convert  against others and the limits of this machine (ROUNDS=5)'
@@ -117,6 +119,9 @@ verify info: $(READY)
 
 reproduce curves: $(READY)
 	@$(MODULE) analysis $@ --run '$(RUN)' $(if $(filter reproduce,$@),$(call options,STORE GPU))
+
+report: $(READY)
+	@$(MODULE) analysis report --run '$(RUN)' $(call options,COMPARE CLASS STORE)
 
 bench: $(READY)
 	@$(MODULE) bench $(call options,MODE ROUNDS)

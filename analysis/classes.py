@@ -55,11 +55,11 @@ def bootstrap_ap(labels: np.ndarray, logits: np.ndarray, counts: np.ndarray) -> 
     ends = np.ones(ranked.shape, np.bool_)  # the last of equal scores: only there is a threshold
     ends[:-1] = ranked[1:] != ranked[:-1]
     hits = np.take_along_axis(labels == 1, order, axis=0)
-    columns = (np.ascontiguousarray(array.T) for array in (order.astype(np.int32), hits, ends))
-    return np.asarray(_weighted_ap(*columns, counts))
+    order, hits, ends = (np.ascontiguousarray(array.T) for array in (order.astype(np.int32), hits, ends))
+    return np.asarray(_weighted_ap(order, hits, ends, counts))
 
 
-@numba.njit(parallel=True)  # type: ignore[untyped-decorator]
+@numba.njit(parallel=True)
 def _weighted_ap(order: np.ndarray, hits: np.ndarray, ends: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """scikit-learn's weighted AP, sum of (R_k - R_k-1) P_k, for (classes, N) ranked rows and (resamples, N) weights."""
     num_classes, num_chips = order.shape
@@ -131,7 +131,7 @@ def cooccurrence(labels: np.ndarray) -> np.ndarray:
     """(classes, classes): share of the chips with the row's class that also have the column's; NaN without any."""
     wide = labels.astype(np.int64)
     both, own = wide.T @ wide, wide.sum(axis=0)[:, None]
-    return np.divide(both, own, out=np.full(both.shape, np.nan), where=own > 0)
+    return np.asarray(np.divide(both, own, out=np.full(both.shape, np.nan), where=own > 0))
 
 
 def false_alarms(labels: np.ndarray, decided: np.ndarray) -> np.ndarray:
@@ -143,4 +143,4 @@ def false_alarms(labels: np.ndarray, decided: np.ndarray) -> np.ndarray:
     wrong, chances = has.T @ (decided * lacks), has.T @ lacks
     np.fill_diagonal(wrong, (has * (1 - decided.astype(np.int64))).sum(axis=0))
     np.fill_diagonal(chances, has.sum(axis=0))
-    return np.divide(wrong, chances, out=np.full(wrong.shape, np.nan), where=chances > 0)
+    return np.asarray(np.divide(wrong, chances, out=np.full(wrong.shape, np.nan), where=chances > 0))

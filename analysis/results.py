@@ -54,7 +54,7 @@ class Run:
     @property
     def positives(self) -> np.ndarray:
         """(classes,) chips of the test part that have the class."""
-        return self.labels.sum(axis=0, dtype=np.int64)
+        return np.asarray(self.labels.sum(axis=0, dtype=np.int64))
 
 
 def load_run(path: Path) -> Run:

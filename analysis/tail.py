@@ -24,13 +24,14 @@ class Tail:
     @property
     def num_classes(self) -> np.ndarray:
         """(T,) classes that have a value, and so count in the mean."""
-        return (~np.isnan(self.accuracy)).sum(axis=1)
+        return np.asarray((~np.isnan(self.accuracy)).sum(axis=1))
 
     @property
     def mean(self) -> np.ndarray:
         """(T,) mean over the classes that have a value; NaN if none has."""
         total = np.nansum(self.accuracy, axis=1)
-        return np.divide(total, self.num_classes, out=np.full(len(total), np.nan), where=self.num_classes > 0)
+        count = self.num_classes
+        return np.asarray(np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0))
 
 
 def tail_accuracy(labels: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray) -> Tail:
@@ -62,4 +63,4 @@ def common_thresholds(probabilities: np.ndarray) -> np.ndarray:
 
 def quantile_thresholds(probabilities: np.ndarray) -> np.ndarray:
     """(10, classes): each class's own quantiles, so that `TAIL_SHARES` of the chips are above them (ties apart)."""
-    return np.quantile(probabilities, 1 - np.array(TAIL_SHARES), axis=0, method="lower")
+    return np.asarray(np.quantile(probabilities, 1 - np.array(TAIL_SHARES), axis=0, method="lower"))
