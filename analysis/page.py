@@ -35,12 +35,13 @@ class Plot:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Cells as text, the first column a name; `muted` rows are greyed."""
+    """Cells as text, the first column a name; `muted` rows are greyed; `words`: cells are sentences."""
 
     columns: list[str]
     rows: list[list[str]]
     caption: str = ""
     muted: frozenset[int] = frozenset()
+    words: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,7 +84,11 @@ def provenance(run: Run) -> Section:
         ["number format", f"AMP {made['amp']}"],
         ["versions", ", ".join(f"{name} {version}" for name, version in made["versions"].items())],
     ]
-    section.blocks.append(Table(columns=["what", "value"], rows=[[str(cell) for cell in row] for row in rows]))
+    section.blocks.append(
+        Table(columns=["what", "value"], rows=[[str(cell) for cell in row] for row in rows], words=True)
+    )
     settings = [[name, str(value)] for name, value in run.config.items()]
-    section.blocks.append(Table(columns=["setting", "value"], rows=settings, caption="The whole configuration."))
+    section.blocks.append(
+        Table(columns=["setting", "value"], rows=settings, caption="The whole configuration.", words=True)
+    )
     return section
