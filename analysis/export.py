@@ -25,7 +25,8 @@ from preprocess.console import UserError, say
 from preprocess.schema import Store, open_store, write_atomic
 from train.config import config_from
 
-MAX_DIFFERENCE = 1e-5  # of a logit, between onnxruntime and torch
+# Of a logit, between onnxruntime and torch; times the largest logit where that is above 1, as float32 rounds to shares.
+MAX_DIFFERENCE = 1e-5
 NUM_CHIPS = 500
 OPSET = 20
 
@@ -63,12 +64,13 @@ class RawNetwork(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """The largest differences of a logit on `chips` real chips."""
+    """The largest differences of a logit on `chips` real chips, and the largest logit among them."""
 
     chips: int
     onnx_from_torch: float
     export_from_torch: float
     onnx_from_saved: float
+    largest_logit: float
 
 
 def export(run_path: Path, *, store_path: Path | None) -> Path:
@@ -150,7 +152,7 @@ def _parity(run: Run, store: Store, net: RawNetwork, folder: Path) -> Parity:
     tiles = np.array([*(tile_of[name] for name in names), *rest[: NUM_CHIPS - len(names)]])
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     program = torch.export.load(folder / "model.pt2").module()
-    gaps = np.zeros(3)
+    gaps = np.zeros(4)
     for first in range(0, len(tiles), 64):
         chips = read_tiles(store, tiles[first : first + 64], store.layout.bands)
         with torch.no_grad():
@@ -158,12 +160,10 @@ def _parity(run: Run, store: Store, net: RawNetwork, folder: Path) -> Parity:
         (other,) = session.run(None, {"chips": chips})
         saved = run.logits[first : min(first + 64, len(names))]
         gaps = np.maximum(gaps, [np.abs(other - own).max(), np.abs(again - own).max(),
-                                 np.abs(other[: len(saved)] - saved).max(initial=0)])  # fmt: skip
+                                 np.abs(other[: len(saved)] - saved).max(initial=0), np.abs(own).max()])  # fmt: skip
     found = Parity(chips=len(tiles), onnx_from_torch=float(gaps[0]), export_from_torch=float(gaps[1]),
-                   onnx_from_saved=float(gaps[2]))  # fmt: skip
-    if max(found.onnx_from_torch, found.export_from_torch) > MAX_DIFFERENCE:
-        worst = max(found.onnx_from_torch, found.export_from_torch)
-        raise UserError(
-            f"{folder}: exported logits differ from torch's by {worst:.3g}, expected {MAX_DIFFERENCE} at most."
-        )
+                   onnx_from_saved=float(gaps[2]), largest_logit=float(gaps[3]))  # fmt: skip
+    worst, limit = max(gaps[:2]), MAX_DIFFERENCE * max(1.0, gaps[3])
+    if worst > limit:
+        raise UserError(f"{folder}: exported logits differ from torch's by {worst:.3g}, expected {limit:.3g} at most.")
     return found

@@ -1,6 +1,6 @@
 """One pass over a store's pixels -> a few numbers a chip, which is all that an audit looks at afterwards.
 
-In: a store. Out: `Features`, about 8 KB a chip (256 x 256 x 4). Memory while reading: one block of chips. Leaves what
+In: a store. Out: `Features`, about 12 KB a chip (256 x 256 x 4). Memory while reading: one block of chips. Leaves what
 is alike, or odd, to `similar` and `oddities`.
 """
 

@@ -161,7 +161,8 @@ def _finish(output: Output, run: Run, files: Files, num_blocks: int) -> int:
     thresholds = decisions.tune(run.labels[tuning], run.logits[tuning])
     bad: list[tuple[str, str]] = []
     first = 0
-    beside = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in (output.scores, output.submission)}
+    # In OUT.partial, which is removed as a whole: a kill here leaves nothing else behind.
+    beside = {path: output.partial / path.name for path in (output.scores, output.submission)}
     with (
         open(beside[output.scores], "w", newline="") as scores,
         open(beside[output.submission], "w", newline="") as form,
