@@ -86,8 +86,8 @@ def _alike(store: Store, features: Features) -> tuple[list[Finding], list[list[i
         ("Near duplicates", "Perceptual hashes and thumbnails differ by little.", near),
         (
             "Neighbours",
-            f"Edges that continue each other (correlation above {correlation:.2f}, what chance reaches in this store), "
-            "so both are of one scene. Short edges hide many neighbours: none found is not none there.",
+            f"Edges that continue each other (correlation above {correlation:.2f}, more than chance reaches here), so "
+            "both are of one scene. Short edges hide many neighbours: none found is not none there.",
             beside,
         ),
     )

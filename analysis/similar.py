@@ -99,9 +99,13 @@ def _steps(lines: np.ndarray) -> np.ndarray:
     """(N, channels, side) -> (N, channels * (side - 1)): ranks of the steps from pixel to pixel, scaled to length 1.
 
     Ranks, since one tall step (a cloud's edge) would make any two lines alike that have one at the same place. Zeros
-    for a line of equal steps.
+    for lines of which more than half the steps are equal to another: those of dark water, of saturated cloud or of 8
+    bits have so few different steps that chance makes them the same.
     """
-    ranks = rankdata(np.diff(lines, axis=2), axis=2).astype(np.float32)
+    steps = np.diff(lines, axis=2)
+    distinct = (np.diff(np.sort(steps, axis=2), axis=2) > 1e-6).sum(axis=2) + 1
+    ranks = rankdata(steps, axis=2).astype(np.float32)
+    ranks[(distinct < steps.shape[2] / 2).any(axis=1)] = 0
     ranks = (ranks - ranks.mean(axis=2, keepdims=True)).reshape(len(lines), -1)
     length = np.linalg.norm(ranks, axis=1, keepdims=True)
     return np.asarray(np.divide(ranks, length, out=np.zeros_like(ranks), where=length > 0))
