@@ -10,7 +10,8 @@ MODULE = $(VENV)/bin/python -m
 ZARR_VARIABLES = DATA LABELS STORE PRESET BANDS CLASSES CODEC JOBS ALLOW_MISSING
 TRAIN_VARIABLES = TASK GPU RUN RECIPE ARCH WEIGHTS FINETUNE INPUT SPLIT VAL SEED TEST CROP FLIPS AMP EPOCHS BATCH LR \
 	LOSS WORKERS DETERMINISTIC SHUFFLE_LABELS
-KNOWN = PYTHON VENV CUDA ARGS MODE ROUNDS ROWS $(ZARR_VARIABLES) $(TRAIN_VARIABLES)
+ANALYSIS_VARIABLES = COMPARE CLASS OUT TTA JPEG EXCLUSIVE
+KNOWN = PYTHON VENV CUDA ARGS MODE ROUNDS ROWS $(ZARR_VARIABLES) $(TRAIN_VARIABLES) $(ANALYSIS_VARIABLES)
 
 # A misspelt variable would be ignored without a word: make train EPOCH=3.
 GIVEN = $(foreach name,$(.VARIABLES),$(if $(filter command line,$(origin $(name))),$(name)))
@@ -23,7 +24,7 @@ $(error CUDA=$(CUDA): expected 12 or 13)
 endif
 
 # A switch is 1, 0 or empty: SWITCH=no would otherwise be taken for yes.
-$(foreach name,ALLOW_MISSING DETERMINISTIC SHUFFLE_LABELS,$(if $(filter-out 0 1,$($(name))),$(error $(name)=$($(name)): expected 0 or 1)))
+$(foreach name,ALLOW_MISSING DETERMINISTIC SHUFFLE_LABELS TTA,$(if $(filter-out 0 1,$($(name))),$(error $(name)=$($(name)): expected 0 or 1)))
 
 # Settings of the conversion mean nothing to a training that converts nothing.
 UNUSED = $(if $(filter train,$(MAKECMDGOALS)),$(if $(DATA),,$(filter LABELS PRESET BANDS CLASSES CODEC ALLOW_MISSING,$(GIVEN))))
@@ -34,8 +35,10 @@ $(if $(filter STORE,$(GIVEN)),$(if $(STORE),,$(error STORE is given, but empty))
 needs = $(if $(filter $(1),$(MAKECMDGOALS)),$(if $($(2)),,$(error $(2) is not set: make $(firstword $(filter $(1),$(MAKECMDGOALS))) $(3))))
 $(call needs,train,TASK,TASK=1 (or 3, 4))
 $(call needs,zarr,DATA,DATA=folder LABELS=file.csv STORE=tiles.zarr)
-$(call needs,verify info tune,STORE,STORE=tiles.zarr)
-$(call needs,reproduce curves,RUN,RUN=runs/task1)
+$(call needs,verify info tune audit,STORE,STORE=tiles.zarr)
+$(call needs,reproduce curves report export,RUN,RUN=runs/task1)
+$(call needs,predict,RUN,RUN=runs/task1 DATA=folder)
+$(call needs,predict,DATA,RUN=runs/task1 DATA=folder)
 
 # $(call option,NAME): --name 'value' if the variable is set. $(call switch,NAME): --name if it is 1.
 lower = $(subst _,-,$(shell echo '$(1)' | tr A-Z a-z))
@@ -47,7 +50,8 @@ ZARR_OPTIONS = $(call options,DATA LABELS STORE PRESET BANDS CLASSES CODEC JOBS)
 TRAIN_OPTIONS = $(call options,TASK STORE GPU RUN RECIPE ARCH WEIGHTS FINETUNE INPUT SPLIT VAL SEED TEST CROP FLIPS \
 	AMP EPOCHS BATCH LR LOSS WORKERS) $(call switch,DETERMINISTIC) $(call switch,SHUFFLE_LABELS)
 
-.PHONY: help setup demo zarr verify info train reproduce curves bench bench-report tune gpu-check test lint format clean
+.PHONY: help setup demo zarr verify info train reproduce curves report audit predict export bench bench-report tune \
+	gpu-check test lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -58,6 +62,11 @@ help:
 	@echo 'make zarr DATA=dir LABELS=x.csv STORE=x.zarr    convert a folder of TIFFs and a CSV of tags'
 	@echo 'make reproduce RUN=runs/task1     predict the test part again in a new process and compare'
 	@echo 'make curves RUN=runs/task1        draw the learning curve again'
+	@echo 'make report RUN=runs/task1        one page about a run: COMPARE=runs/task3,runs/task4  CLASS=road  STORE=moved.zarr'
+	@echo 'make predict RUN=runs/task1 DATA=dir    score TIFFs without labels: OUT=predictions.csv  TTA=1  BANDS=...'
+	@echo 'make export RUN=runs/task1        ONNX and torch.export, raw chips in, checked against torch'
+	@echo 'make audit STORE=x.zarr           what is odd: duplicates, neighbours across the split, tags; LABELS=x.csv'
+	@echo '                                  JPEG=dir  RUN=runs/task1 (labels it doubts)  SPLIT=...  EXCLUSIVE=a,b,c'
 	@echo 'make verify STORE=x.zarr          re-read a store and prove it whole'
 	@echo 'make info STORE=x.zarr            bands, classes, sizes; SPLIT=... for another split'
 	@echo 'make bench MODE=loader            against others and the limits of this machine (ROUNDS=5; STORE=x.zarr: your own)'
@@ -73,7 +82,7 @@ help:
 	@echo '        RECIPE=default|course  EPOCHS BATCH LR SEED  RUN=runs/name  FINETUNE=full|head'
 	@echo '        ARCH=resnet18|resnet34|resnet50|resnet101|resnet152|resnext50_32x4d|wide_resnet50_2'
 	@echo '        WEIGHTS=imagenet|none|file.safetensors  INPUT=raw|course  TEST=center|resize  CROP=pixels'
-	@echo '        SPLIT=course | 0.8,0.2 | 0.7,0.1,0.2@seed | file.csv (image_name,part)  VAL=0.1 (chooses the epoch)'
+	@echo '        SPLIT=course | blocked (after make audit) | 0.8,0.2 | 0.7,0.1,0.2@seed | file.csv (image_name,part)  VAL=0.1 (chooses the epoch)'
 	@echo '        FLIPS=none|horizontal|both|dihedral  AMP=auto|off|bf16|fp16  LOSS=bce|soft_margin'
 	@echo '        WORKERS=threads  DETERMINISTIC=1  SHUFFLE_LABELS=1 (a control)'
 	@echo 'all:    VENV=.venv  PYTHON=python3  CUDA=13|12 (of the GPU driver)'
@@ -121,6 +130,18 @@ verify info: $(READY)
 
 reproduce curves: $(READY)
 	@$(MODULE) analysis $@ --run '$(RUN)' $(if $(filter reproduce,$@),$(call options,STORE GPU))
+
+report: $(READY)
+	@$(MODULE) analysis report --run '$(RUN)' $(call options,COMPARE CLASS STORE)
+
+audit: $(READY)
+	@$(MODULE) analysis audit $(call options,STORE LABELS JPEG RUN SPLIT EXCLUSIVE)
+
+predict: $(READY)
+	@$(MODULE) analysis predict $(call options,RUN DATA OUT BANDS GPU) $(call switch,TTA)
+
+export: $(READY)
+	@$(MODULE) analysis export $(call options,RUN STORE)
 
 bench: $(READY)
 	@$(if $(filter peers,$(MODE)),$(MODULE) bench.environments)

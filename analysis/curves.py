@@ -1,13 +1,11 @@
 """metrics.jsonl -> one PNG: losses and mAP an epoch."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 
-from preprocess.console import UserError
-from train.runfolder import read_run
+from analysis.results import read_history, read_record
 
 matplotlib.use("Agg")  # no screen is needed, and none is looked for
 
@@ -29,8 +27,8 @@ def draw_curves(run: Path) -> Path:
     Raises:
         UserError: the run has no finished epoch.
     """
-    lines = read_metrics(run)
-    record = read_run(run)
+    lines = read_history(run)
+    record = read_record(run)
     config = record["config"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     loss = {"bce": "binary cross-entropy", "soft_margin": "multi-label soft margin"}[config["loss"]]
@@ -55,20 +53,6 @@ def draw_curves(run: Path) -> Path:
     plt.close(figure)
     beside.replace(target)
     return target
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl.
-
-    Raises:
-        UserError: there is none.
-    """
-    try:
-        return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    except ValueError as error:
-        raise UserError(f"{run / 'metrics.jsonl'}: expected a JSON object a line ({error}).") from None
-    except FileNotFoundError:
-        raise UserError(f"RUN={run}: expected a run with a finished epoch, found no metrics.jsonl.") from None
 
 
 def _draw(axes: Axes, lines: list[dict[str, Any]], what: str, title: str) -> None:

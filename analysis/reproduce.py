@@ -73,7 +73,11 @@ def reproduce(run: Path, *, store: Path | None, gpu: str | None) -> bool:
         write_atomic(run / "reproduce.csv", table.to_csv(index=False).encode())
         say(f"{run / 'reproduce.csv'}: this table")
     limit = max(ROUNDING[before["amp"]], ROUNDING[amp_name(device.amp)])
-    return _verdict(run, saved, logits, differences, limit, same_chips=same_chips)
+    reproduced, text = _verdict(run, saved, logits, differences, limit, same_chips=same_chips)
+    say(text)
+    verdict = {"reproduced": reproduced, "text": text, "model_sha256": model_sha256}
+    write_atomic(run / "reproduce.json", (json.dumps(verdict, indent=1) + "\n").encode())
+    return reproduced
 
 
 def _differences(
@@ -131,24 +135,21 @@ def _table(data: Data, saved: dict[str, np.ndarray], logits: np.ndarray) -> pd.D
 def _verdict(
     run: Path, saved: dict[str, np.ndarray], logits: np.ndarray, differences: list[Difference], limit: float, *,
     same_chips: bool,
-) -> bool:  # fmt: skip
+) -> tuple[bool, str]:  # fmt: skip
+    """Whether the scores are the saved ones, and the line that says so."""
     causes = "; ".join(difference.what for difference in differences)
     if not same_chips:
-        say(
-            f"{run}: DIFFERENT: the test part holds other chips than were saved. Likely cause: {causes or 'the split'}."
-        )
-        return False
+        likely = causes or "the split"
+        return False, f"{run}: DIFFERENT: the test part holds other chips than were saved. Likely cause: {likely}."
     gap = np.abs(probabilities(logits) - saved["preds"])
-    say(f"difference of the {gap.size} probabilities: mean {gap.mean():.3g}, max {gap.max():.3g}")
+    found = f"difference of the {gap.size} probabilities: mean {gap.mean():.3g}, max {gap.max():.3g}"
+    say(found)
     if np.array_equal(logits, saved["logits"]) and not gap.any():
-        say(f"{run}: BIT-IDENTICAL.{f' (Although changed since: {causes}.)' if causes else ''}")
-        return True
+        return True, f"{run}: BIT-IDENTICAL.{f' (Although changed since: {causes}.)' if causes else ''}"
     decided = any(difference.decides for difference in differences)
     if differences and not decided and gap.max() <= limit and gap.mean() <= limit / 10:
-        say(f"{run}: WITHIN ROUNDING of another device or software ({causes}).")
-        return True
+        return True, f"{run}: WITHIN ROUNDING of another device or software ({causes}); {found}."
     likely = (
         causes or "none found: same store, split, transform, weights, software and device; kernels that do not repeat?"
     )
-    say(f"{run}: DIFFERENT. Likely cause: {likely}.")
-    return False
+    return False, f"{run}: DIFFERENT ({found}). Likely cause: {likely}."

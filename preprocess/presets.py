@@ -14,13 +14,17 @@ from preprocess.console import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """Facts of one data set. `folders` and `csv_names` are looked for in DATA, in this order."""
+    """Facts of one data set. `folders` and `csv_names` are looked for in DATA, in this order.
+
+    Of the classes in `exclusive` a chip has exactly one.
+    """
 
     bands: tuple[str, ...]
     classes: tuple[str, ...]
     folders: tuple[str, ...]
     csv_names: tuple[str, ...]
     check_page: Callable[[tifffile.TiffPage], str | None] | None = None
+    exclusive: tuple[str, ...] = ()
 
 
 def planet_v1_page(page: tifffile.TiffPage) -> str | None:
@@ -46,6 +50,7 @@ PRESETS = {
         folders=("train-tif-v2/train-tif-v2", "train-tif-v2", "."),
         csv_names=("train_v2.csv", "train_v2.csv/train_v2.csv"),
         check_page=planet_v1_page,
+        exclusive=("clear", "cloudy", "haze", "partly_cloudy"),
     ),
 }  # fmt: skip
 
@@ -55,6 +60,11 @@ def get(name: str) -> Preset:
     if name not in PRESETS:
         raise UserError(f"PRESET={name} is not known. There is: {', '.join(sorted(PRESETS))}.")
     return PRESETS[name]
+
+
+def exclusive_classes(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """The exclusive classes of the preset that has exactly these classes; () where none has."""
+    return next((preset.exclusive for preset in PRESETS.values() if preset.classes == classes), ())
 
 
 def find(data: Path, preset: Preset) -> tuple[Path, Path | None]:

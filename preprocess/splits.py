@@ -5,6 +5,7 @@ scene look alike, so a random split leaks from train to test; a file split by sc
 """
 
 import hashlib
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,8 @@ def make_split(rule: str, store: Store, *, val: float = 0.0) -> Split:
 
     Args:
         rule: "course"; fractions "train,test" or "train,val,test" with an optional "@seed"
-            ("0.7,0.1,0.2@5"); or a CSV file with the columns image_name, part.
+            ("0.7,0.1,0.2@5"); a CSV file with the columns image_name, part; or "blocked", with the course's
+            shares, which keeps the groups together that `make audit` found (duplicates and neighbours).
         store: whose tiles. Random splits are drawn over all rows of the CSV that it was made from, so that
             leaving out a missing chip moves no other.
         val: fraction of the train part to carve out as `val`, if the rule itself makes none.
@@ -65,11 +67,13 @@ def make_split(rule: str, store: Store, *, val: float = 0.0) -> Split:
     if rule == "course":
         train_rows, test_rows = course_rows(num_csv_rows) if num_csv_rows > 1 else (np.arange(num_csv_rows),) * 2
         parts = {"train": train_rows, "val": np.empty(0, int), "test": test_rows}
+    elif rule == "blocked":
+        parts = _from_groups(store, val)
     elif rule.endswith(".csv"):
         parts = _from_file(Path(rule), names, csv_row)
     else:
         parts = _from_fractions(rule, num_csv_rows)
-    if val:
+    if val and rule != "blocked":
         if not 0 < val < 1:
             raise UserError(f"VAL={val}: expected a fraction between 0 and 1 of the train part.")
         if len(parts["val"]):
@@ -89,6 +93,40 @@ def make_split(rule: str, store: Store, *, val: float = 0.0) -> Split:
     return Split(rule=shown, train=train, val=val_tiles, test=test)
 
 
+def groups_path(store: Path) -> Path:
+    """Where `make audit` keeps the groups of a store's tiles that a split must not divide."""
+    return store.with_name(store.name + ".groups.json")
+
+
+def _from_groups(store: Store, val: float) -> dict[str, np.ndarray]:
+    """The course's shares in whole groups: drawn in random order, a group goes where it still fits, else to train.
+
+    A group larger than the test part, such as a scene whose chips are all linked, is therefore in train.
+    """
+    path = groups_path(store.local_path)
+    try:
+        found = json.loads(path.read_text())
+        groups: list[list[int]] = found["groups"]
+        if found["fingerprint"] != store.fingerprint:
+            raise UserError(f"{path}: found in another store's chips. Run `make audit STORE={store.path}` again.")
+    except FileNotFoundError:
+        raise UserError(
+            f"SPLIT=blocked: {path} is missing. `make audit STORE={store.path}` finds the groups."
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}). Run `make audit STORE={store.path}` again.") from error
+    grouped = {tile for group in groups for tile in group}
+    everything = groups + [[tile] for tile in range(store.num_tiles) if tile not in grouped]
+    room = {"test": round(COURSE_TEST_SIZE * store.num_tiles)}
+    room["val"] = round(val * (store.num_tiles - room["test"]))
+    tiles: dict[str, list[int]] = {name: [] for name in PARTS}
+    for index in np.random.Generator(np.random.Philox(key=COURSE_SEED)).permutation(len(everything)):
+        group = everything[index]
+        part = next((name for name in ("test", "val") if len(tiles[name]) + len(group) <= room[name]), "train")
+        tiles[part] += group
+    return {name: store.csv_row[np.array(tiles[name], int)] for name in PARTS}
+
+
 def _from_fractions(rule: str, num_rows: int) -> dict[str, np.ndarray]:
     text, _, seed_text = rule.partition("@")
     try:
@@ -98,7 +136,8 @@ def _from_fractions(rule: str, num_rows: int) -> dict[str, np.ndarray]:
         fractions, seed = [], -1
     if len(fractions) not in (2, 3) or not (min(fractions) > 0 and abs(sum(fractions) - 1) < 1e-9 and seed >= 0):
         raise UserError(
-            f"SPLIT={rule}: expected course, fractions that add up to 1 (0.8,0.2 or 0.7,0.1,0.2@seed), or a .csv file."
+            f"SPLIT={rule}: expected course, blocked, a .csv file, or fractions that add up to 1 (0.8,0.2 or "
+            "0.7,0.1,0.2@seed)."
         )
     if num_rows < len(fractions):
         raise UserError(f"SPLIT={rule}: {num_rows} rows cannot be divided into {len(fractions)} parts.")

@@ -5,6 +5,7 @@ AP is ranked on logits in float64: float32 sigmoids tie at 1.0, and ties change 
 
 import numpy as np
 import torch
+from scipy.special import expit
 from sklearn.metrics import average_precision_score
 from torch.nn import functional
 
@@ -45,5 +46,5 @@ def loss_function(name: str, logits: torch.Tensor, labels: torch.Tensor) -> torc
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
-    """float64 sigmoid."""
-    return torch.sigmoid(torch.from_numpy(np.asarray(logits, np.float64))).numpy()
+    """float64 sigmoid. Not torch's: its last digit depends on where in an array a number stands."""
+    return np.asarray(expit(np.asarray(logits, np.float64)))

@@ -1,0 +1,184 @@
+"""`make audit`: a store -> one page of what is odd about its labels and pixels, before a model learns it.
+
+In: a store; its CSV, JPEGs and a run where they are at hand. Out: STORE.audit/audit.html with tables as CSV, and
+STORE.groups.json, which SPLIT=blocked reads. Findings come first, each with its chips; what was not looked for is said.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis import classes, plots, similar
+from analysis.features import Features, read_features
+from analysis.figures import Figures
+from analysis.oddities import jpeg_findings, outliers, pixel_findings
+from analysis.page import Cards, Section, Table, Tables, card, render
+from analysis.pictures import pictures
+from analysis.results import load_run
+from analysis.sections import shown_side
+from analysis.tags import Finding, csv_findings, doubted_labels, exclusive_findings, tags_of
+from preprocess.console import say
+from preprocess.presets import exclusive_classes
+from preprocess.schema import Store, open_store
+from preprocess.splits import PARTS, Split, make_split
+
+MAX_SHOWN = 12  # chips or pairs of a finding on the page; its table has all
+
+
+def audit(
+    store_path: Path, *, labels: Path | None, jpeg: Path | None, run_path: Path | None, split_rule: str,
+    exclusive: tuple[str, ...] | None,
+) -> list[Finding]:  # fmt: skip
+    """Look through a store and write the page; returns the findings.
+
+    Raises:
+        UserError: the store, or what was given with it, cannot be used.
+    """
+    store = open_store(store_path)
+    run = load_run(run_path) if run_path else None
+    about_tags = exclusive_findings(store, exclusive if exclusive is not None else exclusive_classes(store.classes))
+    about_tags += [*csv_findings(store, labels), doubted_labels(store, run)]
+    features = read_features(store)
+    alike, found_groups = _alike(store, features)
+    similar.write_groups(store, found_groups)
+    split = make_split(split_rule, store)
+    part = _parts(store, split)
+    findings = [
+        *[finding for pairs in alike for finding in (pairs, _across(pairs, part))],
+        *pixel_findings(store, features), outliers(store), jpeg_findings(store, features, jpeg), *about_tags,
+    ]  # fmt: skip
+    folder = store_path.with_name(store_path.name + ".audit")
+    tables, figures = Tables(folder=folder / "tables"), Figures(folder=folder / "figures")
+    sections = [_summary(findings, tables), *[_shown(store, part, finding, tables) for finding in findings]]
+    sections = [section for section in sections if section.blocks]
+    sections.append(_counts(store, split, figures, tables))
+    linked = sum(len(group) for group in found_groups)
+    render(
+        folder / "audit.html",
+        title=f"Audit of {store_path.name}",
+        subtitle=f"{store.num_tiles:,} chips of {store.layout.height} x {store.layout.width} pixels, bands "
+        f"{', '.join(store.layout.bands)}, {len(store.classes)} classes; split {split.rule}",
+        facts=[
+            ("kinds of findings", f"{sum(1 for f in findings if len(f.tiles))} of {len(findings)}"),
+            ("chips in groups", f"{linked:,} in {len(found_groups):,}"),
+            ("pairs across the split", f"{sum(len(f.tiles) for f in findings if f.title.endswith(_ACROSS)):,}"),
+            ("chips without a tag", f"{int((store.labels.sum(axis=1) == 0).sum()):,}"),
+        ],
+        sections=sections,
+    )
+    for finding in findings:
+        say(f"{finding.title}: {f'not looked for: {finding.missing}' if finding.missing else len(finding.tiles)}")
+    kept = f"SPLIT=blocked divides none of {len(found_groups):,} groups of {linked:,} chips"
+    say(f"{folder / 'audit.html'}: the audit. {kept}")
+    return findings
+
+
+_ACROSS = ", in train and in test"
+
+
+def _alike(store: Store, features: Features) -> tuple[list[Finding], list[list[int]]]:
+    exact, near = similar.exact_duplicates(store), similar.near_duplicates(store, features)
+    beside, correlation = similar.neighbours(features)
+    kinds = (
+        ("Exact duplicates", "Every pixel is the same.", exact),
+        ("Near duplicates", "Perceptual hashes and thumbnails differ by little.", near),
+        (
+            "Neighbours",
+            f"Edges that continue each other (correlation above {correlation:.2f}, more than chance reaches here), so "
+            "both are of one scene. Short edges hide many neighbours: none found is not none there.",
+            beside,
+        ),
+    )
+    findings = [Finding(title=title, about=about, tiles=pairs.tiles, said=pairs.how) for title, about, pairs in kinds]
+    return findings, similar.groups(store.num_tiles, exact, near, beside)
+
+
+def _parts(store: Store, split: Split) -> np.ndarray:
+    """(tiles,) the name of each tile's part, "" for none."""
+    part = np.full(store.num_tiles, "", dtype="<U5")
+    for name in PARTS:
+        part[split.part(name)] = name
+    return part
+
+
+def _across(pairs: Finding, part: np.ndarray) -> Finding:
+    """The pairs of which one is learnt from and the other tested on."""
+    sides = part[pairs.tiles]
+    divided = np.flatnonzero((sides == "test").any(axis=1) & np.isin(sides, ("train", "val")).any(axis=1))
+    return replace(
+        pairs, title=pairs.title + _ACROSS, about="A test chip whose twin or neighbour was learnt from.",
+        tiles=pairs.tiles[divided], said=[pairs.said[index] for index in divided],
+    )  # fmt: skip
+
+
+def _summary(findings: list[Finding], tables: Tables) -> Section:
+    section = Section(id="findings", title="Findings")
+    rows = [[finding.title, "not looked for" if finding.missing else f"{len(finding.tiles):,}",
+             finding.missing or finding.about] for finding in findings]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["finding", "count", "what"])
+    tables.add("findings", frame)
+    section.blocks.append(Table(columns=list(frame.columns), rows=rows, caption="tables/findings.csv", words=True))
+    return section
+
+
+def _shown(store: Store, part: np.ndarray, finding: Finding, tables: Tables) -> Section:
+    """A finding's chips; an empty section where nothing was found."""
+    name = finding.title.lower().replace(",", "").replace(" ", "_")
+    section = Section(id=name, title=f"{finding.title} ({len(finding.tiles):,})")
+    if not len(finding.tiles):
+        return section
+    frame = pd.DataFrame(
+        {
+            **{
+                f"image_name{'' if k == 0 else f' {k + 1}'}": store.names[column]
+                for k, column in enumerate(finding.tiles.T)
+            },
+            **{f"part{'' if k == 0 else f' {k + 1}'}": part[column] for k, column in enumerate(finding.tiles.T)},
+            "what": finding.said,
+        }
+    )
+    tables.add(name, frame)
+    shown = finding.tiles[:MAX_SHOWN]
+    chips = iter(pictures(store, shown.ravel()))
+    cards = [
+        [
+            card(str(store.names[tile]), next(chips), [*([said] if index == 0 and said else []),
+                 part[tile] or "in no part", tags_of(store, tile)])
+            for index, tile in enumerate(group)
+        ]
+        for group, said in zip(shown.tolist(), finding.said, strict=False)
+    ]  # fmt: skip
+    section.note(finding.about)
+    rest = len(finding.tiles) - len(shown)
+    title = f"The first {len(shown)}; {rest:,} more in tables/{name}.csv" if rest else f"tables/{name}.csv"
+    side = shown_side(max(store.layout.height, store.layout.width))
+    section.blocks.append(Cards(title=title, groups=cards, side=side))
+    return section
+
+
+def _counts(store: Store, split: Split, figures: Figures, tables: Tables) -> Section:
+    section = Section(id="classes", title="Classes and bands")
+    frame = pd.DataFrame({"class": store.classes, "all": store.labels.sum(axis=0, dtype=int)})
+    for name in PARTS:
+        if len(split.part(name)):
+            frame[name] = store.labels[split.part(name)].sum(axis=0, dtype=int)
+    few = frozenset(np.flatnonzero(frame["test"] < classes.FEW_POSITIVES).tolist())
+    section.blocks.append(
+        tables.add("classes", frame, f"Chips that have each class. Grey: fewer than {classes.FEW_POSITIVES} in test.",
+                   muted=few)
+    )  # fmt: skip
+    matrix = classes.cooccurrence(store.labels)
+    section.plot(
+        figures.add("cooccurrence", plots.heat(matrix, store.classes, "Tags that occur together", "share that also has",
+                                               "chips with"))
+    )  # fmt: skip
+    tables.add("cooccurrence", pd.DataFrame(matrix, columns=list(store.classes)).assign(chips_with=store.classes))
+    mean, std = store.band_statistics(np.arange(store.num_tiles))
+    section.blocks.append(
+        tables.add(
+            "bands", pd.DataFrame({"band": store.layout.bands, "mean": mean, "std": std}), "All pixels.", digits=1
+        )
+    )
+    return section

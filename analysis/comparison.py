@@ -1,0 +1,61 @@
+"""Several runs on the same chips: AP side by side, and paired bootstrap intervals of the differences.
+
+Paired: a resample draws the same chips for both runs, so what makes a chip hard for both cancels out.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.classes import bootstrap_ap, interval, mean_over_classes
+from analysis.results import Run
+from preprocess.console import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """`other` minus the run that is reported: mAP and (classes,) AP, each with its 95 % interval."""
+
+    other: Run
+    mean_ap: float
+    mean_ap_interval: tuple[float, float]
+    ap: np.ndarray
+    ap_low: np.ndarray
+    ap_high: np.ndarray
+
+
+def check_comparable(run: Run, other: Run) -> None:
+    """UserError unless both were scored on the same chips, classes and labels, in the same order."""
+    where = f"COMPARE={other.path}"
+    if run.classes != other.classes:
+        raise UserError(f"{where}: expected the classes {', '.join(run.classes)}, found {', '.join(other.classes)}.")
+    if not np.array_equal(run.names, other.names):
+        raise UserError(
+            f"{where}: expected the {len(run.names)} test chips of {run.path}, found {len(other.names)} others. "
+            "Compare runs of the same STORE and SPLIT."
+        )
+    if not np.array_equal(run.labels, other.labels):
+        raise UserError(f"{where}: the test chips have other labels than in {run.path} (shuffled?).")
+
+
+def difference(run: Run, other: Run, run_ap: np.ndarray, counts: np.ndarray) -> Difference:
+    """Compare two runs.
+
+    Args:
+        run: what is reported.
+        other: what it is compared with.
+        run_ap: (resamples, classes), `bootstrap_ap` of `run` with the same counts.
+        counts: (resamples, N).
+    """
+    check_comparable(run, other)
+    gaps = bootstrap_ap(other.labels, other.logits, counts) - run_ap
+    low, high = interval(gaps)
+    mean_low, mean_high = interval(mean_over_classes(gaps))
+    return Difference(
+        other=other,
+        mean_ap=other.mean_ap - run.mean_ap,
+        mean_ap_interval=(float(mean_low), float(mean_high)),
+        ap=other.ap - run.ap,
+        ap_low=low,
+        ap_high=high,
+    )

@@ -1,0 +1,169 @@
+"""`make export`: a run -> a network that takes raw chips, as ONNX and as torch.export, held to torch's own logits.
+
+In: a run, and its store for the parity check. Out: RUN/export/: model.onnx, model.pt2, MODEL_CARD.md, parity.json.
+What goes in is what the TIFFs hold: (batch, bands, height, width) of the store's dtype and band order; centre crop,
+choice of bands and scaling are inside, as in the test graph. Leaves INPUT=course and TEST=resize to the pipeline.
+"""
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import nn
+
+from analysis.model_card import model_card
+from analysis.pictures import read_tiles
+from analysis.results import Run, load_run
+from analysis.saved_model import inputs_of, load_saved
+from pipeline.loader import CROP_SHARE
+from preprocess.console import UserError, say
+from preprocess.schema import Store, open_store, write_atomic
+from train.config import config_from
+
+# Of a logit, between onnxruntime and torch; times the largest logit where that is above 1, as float32 rounds to shares.
+MAX_DIFFERENCE = 1e-5
+NUM_CHIPS = 500
+OPSET = 20
+
+
+class RawNetwork(nn.Module):
+    """Raw chips in, logits out. Buffers hold the scaling; the crop is fixed when the network is made."""
+
+    def __init__(
+        self, net: nn.Module, bands: tuple[int, ...], mean: tuple[float, ...], std: tuple[float, ...],
+        window: tuple[int, int, int, int],
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            net: the run's network.
+            bands: positions in the raw chips of the network's channels, in order.
+            mean, std: a channel, in raw units.
+            window: (top, left, height, width) of the centre crop.
+        """
+        super().__init__()
+        self.net = net
+        self.window = window
+        self.register_buffer("bands", torch.tensor(bands))
+        # As DALI's crop_mirror_normalize: (value - mean) * (1 / std), float32.
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32)[:, None, None])
+        self.register_buffer("scale", (1 / torch.tensor(std, dtype=torch.float32))[:, None, None])
+
+    def forward(self, chips: torch.Tensor) -> torch.Tensor:
+        """(B, bands, height, width) of the files' own values -> (B, classes) float32 logits."""
+        top, left, height, width = self.window
+        cropped = chips[:, :, top : top + height, left : left + width].to(torch.float32)
+        values = torch.index_select(cropped, 1, self.get_buffer("bands"))
+        logits: torch.Tensor = self.net((values - self.get_buffer("mean")) * self.get_buffer("scale"))
+        return logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """The largest differences of a logit on `chips` real chips, and the largest logit among them."""
+
+    chips: int
+    onnx_from_torch: float
+    export_from_torch: float
+    onnx_from_saved: float
+    largest_logit: float
+
+
+def export(run_path: Path, *, store_path: Path | None) -> Path:
+    """Write and check the exported network; returns its folder.
+
+    Raises:
+        UserError: a run that cannot be exported, no store to check it on, or logits that differ by more than 1e-5.
+    """
+    run = load_run(run_path)
+    store = _store(run, store_path)
+    net = _raw_network(run, store)
+    folder = run_path / "export"
+    folder.mkdir(exist_ok=True)
+    example = torch.from_numpy(read_tiles(store, np.arange(2) % store.num_tiles, store.layout.bands))
+    batch = torch.export.Dim("batch")
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations, of no use to who calls it
+        program = torch.export.export(net, (example,), dynamic_shapes=({0: batch},))
+        converted = torch.onnx.export(
+            program, input_names=["chips"], output_names=["logits"], opset_version=OPSET, verbose=False,
+            dynamic_shapes=({0: batch},),
+        )  # fmt: skip
+    assert converted is not None  # it is None only where a path is given
+    model = converted.model_proto
+    for name, value in _metadata(run, store).items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = name, value
+    onnx.checker.check_model(model)
+    write_atomic(folder / "model.onnx", model.SerializeToString())
+    beside = folder / ".model.pt2"
+    torch.export.save(program, beside)
+    beside.replace(folder / "model.pt2")
+    found = _parity(run, store, net, folder)
+    write_atomic(folder / "parity.json", (json.dumps(vars(found), indent=1) + "\n").encode())
+    write_atomic(folder / "MODEL_CARD.md", model_card(run, store, vars(found)).encode())
+    say(
+        f"{folder}: model.onnx, model.pt2, MODEL_CARD.md; on {found.chips} chips onnxruntime's logits differ from "
+        f"torch's by {found.onnx_from_torch:.2g} at most (torch.export's by {found.export_from_torch:.2g})"
+    )
+    return folder
+
+
+def _store(run: Run, wanted: Path | None) -> Store:
+    store = open_store(wanted or Path(run.config["store"]))
+    expected = run.made_with["store"]["fingerprint"]
+    if store.fingerprint != expected:
+        found = store.fingerprint[:12]
+        raise UserError(f"{store.path}: expected the store with fingerprint {expected[:12]}, found {found}.")
+    return store
+
+
+def _raw_network(run: Run, store: Store) -> RawNetwork:
+    config, inputs, layout = config_from(run.config), inputs_of(run), store.layout
+    if inputs.kind != "raw" or config.test != "center":
+        raise UserError(f"RUN={run.path}: INPUT={config.input}, TEST={config.test}; only raw and center are exported.")
+    net, _ = load_saved(run)
+    sides = layout.height, layout.width
+    height, width = ((config.crop or max(1, round(side * CROP_SHARE))) for side in sides)
+    top, left = round((sides[0] - height) / 2), round((sides[1] - width) / 2)
+    return RawNetwork(net, store.band_indices(inputs.bands), inputs.mean, inputs.std, (top, left, height, width)).eval()
+
+
+def _metadata(run: Run, store: Store) -> dict[str, str]:
+    """What a user of model.onnx must know, kept in the file."""
+    return {
+        "classes": ",".join(run.classes),
+        "bands": ",".join(store.layout.bands),
+        "dtype": store.layout.dtype,
+        "commit": str(run.made_with["commit"]),
+        "model_sha256": str(run.made_with["model_sha256"]),
+    }
+
+
+def _parity(run: Run, store: Store, net: RawNetwork, folder: Path) -> Parity:
+    """Compare on the first 500 test chips, in torch on one side and from the written files on the other."""
+    tile_of = {str(name): tile for tile, name in enumerate(store.names)}
+    names = run.names[:NUM_CHIPS].tolist()
+    rest = [tile for tile in range(store.num_tiles) if str(store.names[tile]) not in set(names)]
+    tiles = np.array([*(tile_of[name] for name in names), *rest[: NUM_CHIPS - len(names)]])
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    program = torch.export.load(folder / "model.pt2").module()
+    gaps = np.zeros(4)
+    for first in range(0, len(tiles), 64):
+        chips = read_tiles(store, tiles[first : first + 64], store.layout.bands)
+        with torch.no_grad():
+            own, again = net(torch.from_numpy(chips)).numpy(), program(torch.from_numpy(chips)).numpy()
+        (other,) = session.run(None, {"chips": chips})
+        saved = run.logits[first : min(first + 64, len(names))]
+        gaps = np.maximum(gaps, [np.abs(other - own).max(), np.abs(again - own).max(),
+                                 np.abs(other[: len(saved)] - saved).max(initial=0), np.abs(own).max()])  # fmt: skip
+    found = Parity(chips=len(tiles), onnx_from_torch=float(gaps[0]), export_from_torch=float(gaps[1]),
+                   onnx_from_saved=float(gaps[2]), largest_logit=float(gaps[3]))  # fmt: skip
+    worst, limit = max(gaps[:2]), MAX_DIFFERENCE * max(1.0, gaps[3])
+    if worst > limit:
+        raise UserError(f"{folder}: exported logits differ from torch's by {worst:.3g}, expected {limit:.3g} at most.")
+    return found

@@ -1,0 +1,95 @@
+"""How figures look, and how they are kept: inline SVG that follows light and dark, and a PNG for paper and slides.
+
+Colours are Okabe and Ito's, told apart by colour-blind eyes; line styles, markers and hatches tell them apart in grey.
+"""
+
+import io
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from preprocess.schema import write_atomic
+
+INK, FAINT = "#1b1f24", "#8a9099"  # text; grids and what stands behind
+BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+RUN_STYLES: tuple[dict[str, Any], ...] = (
+    {"color": BLUE, "hatch": ""},
+    {"color": ORANGE, "hatch": "////"},
+    {"color": GREEN, "hatch": "...."},
+    {"color": PINK, "hatch": "xxxx"},
+    {"color": YELLOW, "hatch": "----"},
+    {"color": SKY, "hatch": "++++"},
+)
+WIDTH_IN, PNG_DPI = 5.2, 160
+PANEL_COLUMNS = 3
+
+matplotlib.rcParams.update(
+    {
+        "svg.fonttype": "none", "svg.hashsalt": "canopy", "font.family": "sans-serif", "font.size": 10,
+        "axes.titlesize": 11, "axes.labelsize": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK,
+        "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False,
+        "legend.frameon": False, "grid.color": FAINT, "grid.alpha": 0.35, "axes.grid": True, "axes.axisbelow": True,
+        "hatch.linewidth": 0.6,
+    }
+)  # fmt: skip
+
+
+@dataclass(kw_only=True)
+class Figures:
+    """Keeps the figures of a page: `add` writes NAME.png and returns the SVG to put inline."""
+
+    folder: Path
+    names: list[str] = field(default_factory=list)
+
+    def add(self, name: str, figure: Figure) -> str:
+        """Write one figure; returns SVG text without a header, whose ink is the page's own."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        png, svg = io.BytesIO(), io.StringIO()
+        figure.savefig(png, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
+        write_atomic(self.folder / f"{name}.png", png.getvalue())
+        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
+        self.names.append(name)
+        text = svg.getvalue()
+        text = text[text.index("<svg") :]
+        # Two figures of a page must not share ids: clip paths would be taken from the first.
+        text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+        title = re.escape(INK)
+        return re.sub(title, "currentColor", text, flags=re.IGNORECASE).replace(
+            "<svg ", f'<svg role="img" aria-label="{name.replace("_", " ")}" ', 1
+        )
+
+
+def new(title: str, xlabel: str, ylabel: str, *, height: float = 3.4, width: float = WIDTH_IN) -> tuple[Figure, Axes]:
+    """A figure with one panel, with its title and axis names."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    return figure, axes
+
+
+def panels(
+    names: Iterable[str], title: str, xlabel: str, ylabel: str, *, row_height: float = 1.55
+) -> tuple[Figure, Iterator[tuple[str, Axes]]]:
+    """Small panels, one a name, in the names' order, three a row, on the same axes."""
+    listed = list(names)
+    rows = math.ceil(len(listed) / PANEL_COLUMNS)
+    figure = Figure(figsize=(WIDTH_IN, row_height * rows + 0.9), layout="constrained")
+    grid = figure.subplots(rows, PANEL_COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
+    for index, axes in enumerate(grid):
+        if index >= len(listed):
+            axes.set_axis_off()
+        # The panel below is switched off: the lowest one that is drawn shows its numbers.
+        axes.tick_params(labelsize=8, labelbottom=index + PANEL_COLUMNS >= len(listed))
+    for name, axes in zip(listed, grid, strict=False):
+        axes.set_title(name, fontsize=8.5, pad=3)
+    figure.suptitle(title, fontsize=11)
+    figure.supxlabel(xlabel, fontsize=10)
+    figure.supylabel(ylabel, fontsize=10)
+    return figure, zip(listed, grid, strict=False)

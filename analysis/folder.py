@@ -1,0 +1,160 @@
+"""A folder of TIFFs without labels -> test batches, through the graph that evaluated the run. No store in between.
+
+In: paths, the stored bands, a run's inputs. Out: an object with `epoch`, as `train.predict` takes. A file that cannot
+be used is noted and stands as zeros in its batch, so that the others keep their places and their scores.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+
+from pipeline.chunks import ChunkReader
+from pipeline.dali import DaliBatches
+from pipeline.graph import GraphSpec
+from pipeline.inputs import Inputs
+from pipeline.loader import CROP_SHARE, Batch, default_workers
+from pipeline.readahead import BatchPlan
+from preprocess import tiff
+from preprocess.console import UserError
+from preprocess.labels import stem
+from preprocess.layout import Layout, plan_layout
+from train.config import Config
+from train.device import Device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """TIFFs below a folder in the order of their names; `names` are paths below it, without the suffix."""
+
+    names: list[str]
+    paths: list[Path]
+    size: np.ndarray
+    mtime_ns: np.ndarray
+
+
+def list_files(folder: Path) -> Files:
+    """Every TIFF below `folder`.
+
+    Raises:
+        UserError: no folder, no TIFF, or two files of one name.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"DATA={folder}: expected a folder of TIFFs, found {'a file' if folder.exists() else 'nothing'}."
+        )
+    paths = [path for path in folder.rglob("*") if path.suffix in tiff.SUFFIXES and path.is_file()]
+    if not paths:
+        raise UserError(f"DATA={folder}: expected TIFFs ({', '.join(tiff.SUFFIXES)}), found none.")
+    named = sorted((stem(path.relative_to(folder).as_posix()), path) for path in paths)
+    for (name, path), (other, twin) in pairwise(named):
+        if name == other:
+            raise UserError(f"{path} and {twin}: two files for one name, {name!r}. Remove one.")
+    stats = [os.stat(path) for _, path in named]
+    return Files(
+        names=[name for name, _ in named],
+        paths=[path for _, path in named],
+        size=np.array([stat.st_size for stat in stats]),
+        mtime_ns=np.array([stat.st_mtime_ns for stat in stats]),
+    )
+
+
+def first_layout(files: Files, bands: tuple[str, ...]) -> Layout:
+    """The layout of the first file that can be read and has these bands: what the others are held to.
+
+    Raises:
+        UserError: there is none; says what is wrong with the first.
+    """
+    reason = ""
+    for path in files.paths:
+        try:
+            count, height, width = (values := tiff.read(path)).shape
+            if count != len(bands):
+                raise tiff.TileError(path, f"{len(bands)} bands ({', '.join(bands)})", str(count))
+            return plan_layout(bands=bands, height=height, width=width, dtype=values.dtype.name, codec="none")
+        except (UserError, OSError) as error:
+            reason = reason or str(error)
+    raise UserError(f"none of {len(files.paths)} files can be used. The first: {reason}")
+
+
+@dataclass(kw_only=True)
+class TiffReader:
+    """Reads `bands` of files by number, as `pipeline.chunks.ChunkReader` reads them of a store. `bad`: why not."""
+
+    files: Files
+    layout: Layout
+    bands: tuple[str, ...]
+    bad: dict[int, str] = field(default_factory=dict)
+
+    def decode(self, tiles: np.ndarray, out: np.ndarray, flip_rows: np.ndarray | None = None) -> None:
+        """Read files into `out`, (N, bands, height, width); zeros, and a reason in `bad`, for one that cannot be
+        used."""
+        assert flip_rows is None  # test batches are never flipped
+        for row, tile in enumerate(tiles.tolist()):
+            self._read(tile, out[row])
+
+    def _read(self, tile: int, out: np.ndarray) -> None:
+        layout, path = self.layout, self.files.paths[tile]
+        expected = (len(layout.bands), layout.height, layout.width)
+        try:
+            values = tiff.read(path)
+            if values.shape != expected or values.dtype.name != layout.dtype:
+                raise tiff.TileError(path, f"{expected} {layout.dtype} (bands, height, width)",
+                                     f"{values.shape} {values.dtype.name}")  # fmt: skip
+        except tiff.TileError as error:
+            self.bad[tile] = str(error)
+            out[:] = 0
+        except OSError as error:
+            self.bad[tile] = f"{path}: expected a readable file, found {error.strerror or type(error).__name__}."
+            out[:] = 0
+        else:
+            for row, band in enumerate(self.bands):
+                out[row] = values[layout.bands.index(band)]
+
+
+class FolderLoader:
+    """Test batches of the files `begin` to `end`, in order; set them with `take` before `epoch`."""
+
+    def __init__(self, reader: TiffReader, inputs: Inputs, config: Config, device: Device) -> None:
+        layout = reader.layout
+        crop = (config.crop or max(1, round(layout.height * CROP_SHARE)),
+                config.crop or max(1, round(layout.width * CROP_SHARE)))  # fmt: skip
+        if crop[0] > layout.height or crop[1] > layout.width:
+            raise UserError(f"CROP={config.crop}: chips are {layout.height} x {layout.width} pixels.")
+        workers = config.workers or default_workers()
+        self._batch_size, self._device = config.test_batch, device.device
+        self._tiles = np.empty(0, np.int64)
+        self._labels = torch.empty((config.test_batch, 0))
+        spec = GraphSpec(
+            layout=layout, inputs=inputs, crop=crop, flips="none", test=config.test, decode="host",
+            dtype=str(device.image_dtype).removeprefix("torch."), batch_size=config.test_batch, threads=workers,
+            device_id=device.device.index if device.kind == "cuda" else None,
+        )  # fmt: skip
+        # Host decode asks a reader for its layout, its bands and `decode`, which a TiffReader has.
+        self._images = DaliBatches(cast(ChunkReader, reader), spec, train=False)
+
+    def take(self, tiles: np.ndarray) -> None:
+        """Choose the files of the next epoch, by number."""
+        self._tiles = np.asarray(tiles, np.int64)
+
+    def epoch(self, _: int) -> Iterator[Batch]:
+        """The batches; the last is padded with its last file, and `num_valid` says so."""
+        size = self._batch_size
+        padded = np.concatenate([self._tiles, np.repeat(self._tiles[-1:], -len(self._tiles) % size)])
+        plans = [
+            BatchPlan(
+                tiles=padded[start : start + size], num_valid=min(size, len(self._tiles) - start), augmentation=None
+            )
+            for start in range(0, len(padded), size)
+        ]
+        for plan, images_nchw in self._images.epoch(plans):
+            yield Batch(images_nchw, self._labels, plan.tiles, plan.num_valid)
+
+    def close(self) -> None:
+        """End the reading threads."""
+        self._images.close()

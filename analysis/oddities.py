@@ -1,0 +1,108 @@
+"""What is odd about pixels: constant, saturated, partly empty, far from the others, or another picture than the JPEG.
+
+In: a store and its `Features`. Out: `Finding`s, each chip with what is wrong with it.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from analysis.features import Features, area_means
+from analysis.pictures import colour_bands
+from analysis.tags import Finding
+from preprocess.labels import stem
+from preprocess.schema import Store
+
+MIN_SHARE = 0.01  # of a chip's pixels: below it, a bright roof or a dark shadow
+# Robust deviations (1.4826 times the median absolute deviation) from the median. Clouds reach 10 and more on real
+# chips; what this is to find are chips in another unit or of another sensor.
+MAX_DEVIATIONS = 20.0
+MIN_JPEG_CORRELATION = 0.5  # of the 16 x 16 thumbnails; real pairs reach 0.96 to 0.99, other chips' about 0
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".JPG", ".JPEG")
+
+
+def _chips(title: str, about: str, found: dict[int, str]) -> Finding:
+    tiles = sorted(found)
+    return Finding(title=title, about=about, tiles=np.array(tiles, np.int64).reshape(-1, 1),
+                   said=[found[tile] for tile in tiles])  # fmt: skip
+
+
+def pixel_findings(store: Store, features: Features) -> list[Finding]:
+    """Constant, saturated and partly empty chips. A constant chip is not named again as saturated or empty."""
+    bands, pixels = store.layout.bands, store.layout.height * store.layout.width
+    flat = features.low == features.high
+    constant = {
+        int(tile): "all bands" if flat[tile].all() else ", ".join(np.array(bands)[flat[tile]].tolist())
+        for tile in np.flatnonzero(flat.any(axis=1))
+    }
+    ceiling = features.high.max(axis=0)
+    share = np.where(features.high == ceiling, features.at_high, 0) / pixels
+    share[flat] = 0
+    saturated = {}
+    for tile in np.flatnonzero((share >= MIN_SHARE).any(axis=1)).tolist():
+        said = [f"{bands[b]} {100 * share[tile, b]:.0f} %" for b in np.flatnonzero(share[tile] >= MIN_SHARE)]
+        saturated[tile] = ", ".join(said)
+    empty_share = features.empty / pixels
+    empty = {
+        int(tile): f"{100 * empty_share[tile]:.0f} % of the pixels"
+        for tile in np.flatnonzero((empty_share >= MIN_SHARE) & ~flat.all(axis=1))
+    }
+    highest = ", ".join(f"{band} {value}" for band, value in zip(bands, ceiling.tolist(), strict=True))
+    return [
+        _chips("Constant", "A band that has one value only.", constant),
+        _chips(
+            "Saturated", f"At least 1 % of a band's pixels have the highest value of the store ({highest}).", saturated
+        ),
+        _chips("Partly empty", "At least 1 % of the pixels are 0 in every band.", empty),
+    ]
+
+
+def outliers(store: Store) -> Finding:
+    """Chips whose mean in a band lies far from the other chips' means."""
+    means = store.band_sum / (store.layout.height * store.layout.width)
+    middle = np.median(means, axis=0)
+    spread = 1.4826 * np.median(np.abs(means - middle), axis=0)
+    deviations = np.divide(np.abs(means - middle), spread, out=np.zeros_like(means), where=spread > 0)
+    found = {}
+    for tile in np.flatnonzero((deviations > MAX_DEVIATIONS).any(axis=1)):
+        band = int(deviations[tile].argmax())
+        found[int(tile)] = f"{store.layout.bands[band]}: mean {means[tile, band]:.0f}, median chip {middle[band]:.0f}"
+    about = f"The mean of a band lies more than {MAX_DEVIATIONS:.0f} robust deviations from the median chip's."
+    return _chips("Far from the others", about, found)
+
+
+def jpeg_findings(store: Store, features: Features, folder: Path | None) -> Finding:
+    """Chips that do not look like the JPEG of their name: files mixed up, or one of them damaged."""
+    title = "Unlike its JPEG"
+    if folder is None:
+        return Finding(title=title, about="", missing="JPEG=folder is needed.")
+    shown = [store.layout.bands.index(band) for band in colour_bands(store)]
+    found: dict[int, str] = {}
+    seen = 0
+    for tile, name in enumerate(store.names.tolist()):
+        base = folder / stem(name)
+        path = next((path for suffix in JPEG_SUFFIXES if (path := base.with_name(base.name + suffix)).is_file()), None)
+        if path is None:
+            continue
+        seen += 1
+        try:
+            with Image.open(path) as picture:
+                # Planet's JPEGs have four components and open as CMYK; converted they are the colours.
+                colours = np.moveaxis(np.asarray(picture.convert("RGB"), np.float32), -1, 0)
+        except (OSError, ValueError, SyntaxError) as error:
+            found[tile] = f"{path.name} cannot be read ({error})"
+            continue
+        own = features.thumbnail[tile][shown].mean(axis=0)
+        correlation = _correlation(own, area_means(colours.mean(axis=0), len(own)))
+        if correlation < MIN_JPEG_CORRELATION:
+            found[tile] = f"correlation {correlation:.2f} with {path.name}"
+    return _chips(title, f"{seen:,} of {store.num_tiles:,} chips have a JPEG; correlation below "
+                         f"{MIN_JPEG_CORRELATION} of pictures of 16 x 16 pixels.", found)  # fmt: skip
+
+
+def _correlation(one: np.ndarray, two: np.ndarray) -> float:
+    """Pearson's; 1 where a picture has no contrast, for then there is nothing to compare."""
+    a, b = (values.ravel() - values.mean() for values in (one, two))
+    length = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / length if length > 1e-6 * len(a) else 1.0

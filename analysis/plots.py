@@ -1,0 +1,217 @@
+"""The figures of a report, each from arrays that are already computed. Leaves looks to `figures`."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from sklearn.metrics import precision_recall_curve
+
+from analysis.classes import FEW_POSITIVES, Calibration
+from analysis.figures import BLUE, FAINT, GREEN, INK, ORANGE, RUN_STYLES, new, panels
+from analysis.results import Run
+from analysis.tail import TAIL_SHARES, Tail
+
+PART_STYLE: dict[str, dict[str, Any]] = {
+    "train": {"color": BLUE, "linestyle": "-", "marker": "o"},
+    "val": {"color": GREEN, "linestyle": ":", "marker": "s"},
+    "test": {"color": ORANGE, "linestyle": "--", "marker": "^"},
+}
+LOSSES = {"bce": "binary cross-entropy", "soft_margin": "multi-label soft margin"}
+_PR_POINTS = 300  # of each curve, in a picture 130 pixels wide
+
+
+def _series(run: Run, key: str) -> list[float]:
+    """A value an epoch; None (no class has a positive) leaves a gap."""
+    return [float("nan") if line.get(key) is None else float(line[key]) for line in run.history]
+
+
+def _epochs(run: Run, axes: Axes) -> list[int]:
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return [int(line["epoch"]) for line in run.history]
+
+
+def curve(run: Run, what: str) -> Figure:
+    """ "loss" or "map" of every part, an epoch; the epoch that was kept is marked."""
+    kind = LOSSES[run.config["loss"]]
+    title, unit = (f"Loss ({kind})", "nats, mean over classes") if what == "loss" else ("mAP", "mAP (0 to 1)")
+    figure, axes = new(f"{title} after each epoch", "epoch", unit)
+    epochs = _epochs(run, axes)
+    for part, style in PART_STYLE.items():
+        if f"{part}_{what}" in run.history[0]:
+            axes.plot(epochs, _series(run, f"{part}_{what}"), label=part, markersize=4, linewidth=1.6, **style)
+    axes.axvline(run.epoch, color=FAINT, linewidth=1, zorder=0, label=f"kept: epoch {run.epoch}")
+    axes.set_ylim(bottom=0, top=1.02 if what == "map" else None)
+    axes.legend(fontsize=9)
+    return figure
+
+
+def class_ap_curves(run: Run) -> Figure:
+    """AP of every class after each epoch, train and test."""
+    figure, grid = panels(run.classes, "AP of each class after each epoch", "epoch", "AP (0 to 1)")
+    for name, axes in grid:
+        epochs = _epochs(run, axes)
+        for part in ("train", "test"):
+            values = [float("nan") if (v := line[f"{part}_ap"][name]) is None else v for line in run.history]
+            axes.plot(epochs, values, label=part, markersize=2.5, linewidth=1.2, **PART_STYLE[part])
+        axes.set_ylim(0, 1.02)
+    figure.axes[0].legend(fontsize=7, loc="lower right")
+    return figure
+
+
+def learning_rate(run: Run) -> Figure:
+    """Learning rate at the start of each epoch."""
+    schedule = run.config["schedule"]
+    figure, axes = new(f"Learning rate ({schedule})", "epoch", "learning rate at its start", height=2.6)
+    axes.plot(_epochs(run, axes), _series(run, "lr"), "o-", color=BLUE, markersize=4, linewidth=1.6)
+    axes.set_ylim(bottom=0)
+    return figure
+
+
+def speed(run: Run) -> Figure:
+    """Chips a second while training, and the share of that time spent waiting for data."""
+    figure, axes = new("Speed while training", "epoch", "chips/s", height=2.6)
+    epochs = _epochs(run, axes)
+    axes.plot(epochs, _series(run, "chips_per_s"), "o-", color=BLUE, markersize=4, label="chips/s (left)")
+    axes.set_ylim(bottom=0)
+    right = axes.twinx()
+    right.plot(epochs, _series(run, "wait_share"), "^--", color=ORANGE, markersize=4, label="data wait (right)")
+    right.set(ylabel="share of time waiting for data", ylim=(0, 1))
+    right.yaxis.set_major_formatter(PercentFormatter(1))
+    right.grid(visible=False)
+    right.spines["right"].set_visible(True)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+    return figure
+
+
+def tail(common: Tail, own: Tail, classes: tuple[str, ...]) -> Figure:
+    """Mean tail accuracy over classes on common thresholds; below it how many classes count; each class behind."""
+    figure = Figure(figsize=(5.2, 4.6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    upper.plot(own.thresholds, own.accuracy, color=FAINT, linewidth=0.8, alpha=0.7)
+    upper.plot([], [], color=FAINT, linewidth=0.8, label="each class, to its own highest score")
+    upper.plot(
+        common.thresholds[:, 0], common.mean, "o-", color=BLUE, markersize=4, label="mean over the classes below"
+    )
+    upper.set(title="Tail accuracy", ylabel="share that has the class", ylim=(0, 1.03))
+    upper.legend(fontsize=9, loc="lower left")
+    step = common.thresholds[1, 0] - common.thresholds[0, 0]
+    lower.bar(common.thresholds[:, 0], common.num_classes, width=0.6 * step or 0.01, color=BLUE)
+    lower.set(xlabel="threshold on the probability (strictly above)", ylabel="classes", ylim=(0, len(classes) * 1.1))
+    lower.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+    return figure
+
+
+def tail_quantiles(tails: Tail) -> Figure:
+    """Tail accuracy of the highest-scored share of chips, where every class has a value."""
+    figure, axes = new("Accuracy of the highest-scored chips", "chips in the tail (share of the part)",
+                       "share that has the class")  # fmt: skip
+    shares = np.array(TAIL_SHARES)
+    axes.plot(shares, tails.accuracy, color=FAINT, linewidth=0.8, alpha=0.7)
+    axes.plot([], [], color=FAINT, linewidth=0.8, label="each class")
+    axes.plot(shares, tails.mean, "o-", color=BLUE, markersize=4, label="mean over classes")
+    axes.set(xscale="log", ylim=(0, 1.03))
+    axes.invert_xaxis()
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.legend(fontsize=9, loc="lower left")
+    return figure
+
+
+def ap_bars(run: Run, low: np.ndarray, high: np.ndarray) -> Figure:
+    """AP of every class with its interval, chance beside it; few positives are greyed."""
+    figure, axes = new("AP of each class, 95 % interval, and chance", "AP (0 to 1)", "",
+                       height=0.27 * len(run.classes) + 1.3)  # fmt: skip
+    rows, positives = np.arange(len(run.classes)), run.positives
+    colours = [FAINT if count < FEW_POSITIVES else BLUE for count in positives]
+    axes.barh(rows, np.nan_to_num(run.ap), color=colours, height=0.62)
+    shown = ~np.isnan(run.ap)
+    axes.hlines(rows[shown], low[shown], high[shown], color=INK, linewidth=1.3)
+    axes.plot(positives / len(run.labels), rows, "D", color=ORANGE, markersize=4, linestyle="none", label="chance")
+    axes.axvline(run.mean_ap, color=INK, linestyle=":", linewidth=1.2, label=f"mAP {run.mean_ap:.4f}")
+    axes.set_yticks(rows, [f"{name} ({count})" for name, count in zip(run.classes, positives, strict=True)])
+    axes.set(xlim=(0, 1.02), ylim=(len(rows) - 0.4, -0.6))
+    axes.grid(axis="y", visible=False)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+    return figure
+
+
+def precision_recall(run: Run) -> Figure:
+    """Precision over recall of every class, chance dashed."""
+    figure, grid = panels(run.classes, "Precision and recall of each class", "recall (0 to 1)", "precision (0 to 1)")
+    for index, (name, axes) in enumerate(grid):
+        truth = run.labels[:, index]
+        axes.set(xlim=(0, 1), ylim=(0, 1.03))
+        axes.axhline(truth.mean(), color=ORANGE, linestyle="--", linewidth=1)
+        if not truth.any():
+            axes.text(0.5, 0.5, "no positive", ha="center", fontsize=8)
+            continue
+        precision, recall, _ = precision_recall_curve(truth, run.logits[:, index])
+        kept = np.unique(np.linspace(0, len(recall) - 1, min(_PR_POINTS, len(recall))).astype(int))
+        colour = FAINT if truth.sum() < FEW_POSITIVES else BLUE
+        axes.step(recall[kept], precision[kept], where="pre", color=colour, linewidth=1.2)
+        axes.set_title(f"{name} {run.ap[index]:.3f}", fontsize=8.5, pad=3)
+    return figure
+
+
+def reliability(run: Run, calibrations: list[Calibration]) -> Figure:
+    """Forecast against what happened, a point a bin, its size the number of chips."""
+    figure, grid = panels(run.classes, "Calibration of each class (Brier score)", "forecast probability",
+                          "share that has the class")  # fmt: skip
+    for index, (name, axes) in enumerate(grid):
+        found = calibrations[index]
+        axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1)
+        colour = FAINT if run.positives[index] < FEW_POSITIVES else BLUE
+        sizes = 4 + 8 * np.log10(np.maximum(found.count, 1))
+        axes.plot(found.forecast, found.share, color=colour, linewidth=1)
+        axes.scatter(found.forecast, found.share, s=sizes, color=colour)
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+        axes.set_title(f"{name} {found.brier:.3f}", fontsize=8.5, pad=3)
+    return figure
+
+
+def heat(values: np.ndarray, classes: tuple[str, ...], title: str, xlabel: str, ylabel: str) -> Figure:
+    """A (classes, classes) matrix of shares; NaN is left blank. Light is much, in grey too."""
+    side = max(3.4, 0.24 * len(classes) + 1.6)
+    figure, axes = new(title, xlabel, ylabel, height=side + 0.5, width=max(5.2, side))
+    mesh = axes.pcolormesh(np.ma.masked_invalid(values), cmap="cividis", vmin=0, vmax=1, edgecolors="face")
+    ticks = np.arange(len(classes)) + 0.5
+    axes.set_xticks(ticks, classes, rotation=90, fontsize=9)
+    axes.set_yticks(ticks, classes, fontsize=9)
+    axes.grid(visible=False)
+    axes.invert_yaxis()
+    figure.colorbar(mesh, ax=axes, label="share (0 to 1)", shrink=0.7)
+    return figure
+
+
+def grouped_bars(classes: tuple[str, ...], values: list[tuple[str, np.ndarray]], title: str, xlabel: str) -> Figure:
+    """Horizontal bars side by side: `values` are (name, (classes,)) in order."""
+    figure, axes = new(title, xlabel, "", height=(0.13 * len(values) + 0.14) * len(classes) + 1.4)
+    rows, step = np.arange(len(classes)), 0.8 / len(values)
+    for index, (name, row) in enumerate(values):
+        style = RUN_STYLES[index % len(RUN_STYLES)]
+        axes.barh(
+            rows + (index - (len(values) - 1) / 2) * step, np.nan_to_num(row), height=step * 0.9, label=name,
+            color=style["color"], hatch=style["hatch"], edgecolor="white", linewidth=0,
+        )  # fmt: skip
+    axes.set_yticks(rows, classes)
+    axes.set(xlim=(0, 1.02), ylim=(len(classes) - 0.4, -0.6))
+    axes.grid(axis="y", visible=False)
+    figure.legend(loc="outside lower center", ncols=min(3, len(values)), fontsize=9)
+    return figure
+
+
+def differences(rows: list[tuple[str, float, float, float]], title: str) -> Figure:
+    """Points with intervals around 0: `rows` are (name, difference, low, high)."""
+    figure, axes = new(title, "difference of AP (other - this)", "", height=0.27 * len(rows) + 1.2)
+    positions = np.arange(len(rows))
+    axes.axvline(0, color=INK, linewidth=1)
+    for position, (_, value, low, high) in zip(positions, rows, strict=True):
+        clear = low > 0 or high < 0
+        axes.hlines(position, low, high, color=BLUE if clear else FAINT, linewidth=2)
+        axes.plot(value, position, "o", color=BLUE, markersize=5,
+                  markerfacecolor=BLUE if clear else "none")  # fmt: skip
+    axes.set_yticks(positions, [name for name, *_ in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    return figure

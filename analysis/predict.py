@@ -1,0 +1,203 @@
+"""`make predict`: a run and a folder of TIFFs without labels -> a CSV of scores, and Kaggle's submission form.
+
+Block by block: memory does not grow with the folder, and a block that is done is a file in OUT.partial, so a stop at
+any moment loses one block and the same command goes on. Scores are the run's own to the bit on the same machine: same
+graph, same batch size, same threads. A file that cannot be used is named and left out; the others are scored.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from analysis import decisions
+from analysis.folder import Files, FolderLoader, TiffReader, first_layout, list_files
+from analysis.results import Run, load_run
+from analysis.saved_model import inputs_of, load_saved
+from analysis.symmetries import Symmetries
+from pipeline.loader import TileLoader
+from preprocess.console import UserError, say
+from preprocess.schema import open_store, write_atomic
+from train.config import Config, config_from
+from train.device import Device, choose_device, prepare_torch
+from train.metrics import probabilities
+from train.predict import predict as predict_logits
+
+BLOCK_BATCHES = 32  # of 64 chips: a block is 2,048 chips, seconds of work
+AMP = {"off": "off", "float16": "fp16", "bfloat16": "bf16"}  # as saved -> as in the configuration
+MAX_LINES = 20  # of bad files on the terminal; the file beside OUT has all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Files of a prediction: scores, Kaggle's form, what could not be used, and the folder of blocks in work."""
+
+    scores: Path
+    submission: Path
+    bad: Path
+    partial: Path
+
+
+def output_files(out: Path) -> Output:
+    """The files that belong to OUT.
+
+    Raises:
+        UserError: OUT exists.
+    """
+    if out.exists():
+        raise UserError(f"OUT={out}: exists already. Choose another name, or remove it.")
+    return Output(
+        scores=out,
+        submission=out.with_name(f"{out.stem}_submission{out.suffix}"),
+        bad=out.with_name(f"{out.stem}_bad{out.suffix}"),
+        partial=out.with_name(out.name + ".partial"),
+    )
+
+
+def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | None, gpu: str | None, tta: bool) -> int:
+    """Score a folder; returns the number of files that could not be used.
+
+    Raises:
+        UserError: the run, the folder or OUT cannot be used.
+    """
+    output, run, files = output_files(out), load_run(run_path), list_files(data)
+    config = config_from(run.config)
+    config = replace(config, gpu=gpu or config.gpu, amp=AMP[run.made_with["amp"]])
+    reader = TiffReader(files=files, layout=first_layout(files, bands or _stored_bands(config)), bands=())
+    inputs = inputs_of(run)
+    reader.bands = inputs.stored_bands
+    if missing := [band for band in reader.bands if band not in reader.layout.bands]:
+        raise UserError(
+            f"BANDS={','.join(reader.layout.bands)}: expected {', '.join(missing)} too, which the run needs."
+        )
+    torch.set_num_threads(run.made_with["machine"]["threads"])  # another number, other roundings
+    device = choose_device(config, amp_may_differ=True)
+    prepare_torch(config, device)
+    model, digest = load_saved(run)
+    if tta:
+        model = Symmetries(model)
+    model = model.to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    loader = FolderLoader(reader, inputs, config, device)
+    step = BLOCK_BATCHES * config.test_batch
+    blocks = [np.arange(first, min(first + step, len(files.names))) for first in range(0, len(files.names), step)]
+    _begin(output, _settings(files, run, digest, config, device, tta))
+    done = [_read_block(output, number, len(tiles)) is not None for number, tiles in enumerate(blocks)]
+    if any(done):
+        say(f"{output.partial}: going on, {sum(done)} of {len(blocks)} blocks are done.")
+    for number, tiles in enumerate(blocks):
+        if not done[number]:
+            loader.take(tiles)
+            label = f"predict, block {number + 1}/{len(blocks)}"
+            # `predict_logits` asks a loader for `epoch` only.
+            logits = predict_logits(model, cast(TileLoader, loader), device, label=label, num_tiles=len(tiles))
+            bad = {int(tile): reader.bad[tile] for tile in tiles.tolist() if tile in reader.bad}
+            _write_block(output, number, logits, bad)
+    loader.close()
+    return _finish(output, run, files, len(blocks))
+
+
+def _stored_bands(config: Config) -> tuple[str, ...]:
+    """Bands of the files, in their order: those of the store that the run was trained on."""
+    try:
+        return open_store(config.store).layout.bands
+    except UserError as error:
+        raise UserError(f"{error} Or say what the files hold: BANDS=blue,green,red,nir.") from error
+
+
+def _settings(files: Files, run: Run, digest: str, config: Config, device: Device, tta: bool) -> dict[str, Any]:
+    """What must be the same for blocks to fit together."""
+    listing = hashlib.sha256(json.dumps(files.names).encode())
+    listing.update(files.size.tobytes() + files.mtime_ns.tobytes())
+    thresholds = hashlib.sha256(run.logits.tobytes()).hexdigest()
+    return {
+        "files": listing.hexdigest(), "model_sha256": digest, "device": device.name, "batch": config.test_batch,
+        "tta": tta, "scores": thresholds,
+    }  # fmt: skip
+
+
+def _begin(output: Output, settings: dict[str, Any]) -> None:
+    """Start OUT.partial, or keep its blocks if they were made with these settings."""
+    record, text = output.partial / "settings.json", json.dumps(settings, indent=1)
+    if record.exists() and record.read_text() == text:
+        return
+    if output.partial.exists():
+        say(f"{output.partial}: begun with other files or another model; it starts anew.")
+        shutil.rmtree(output.partial)
+    try:
+        output.partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"OUT={output.scores}: {output.partial} cannot be made ({error.strerror}).") from error
+    write_atomic(record, text.encode())
+
+
+def _write_block(output: Output, number: int, logits: np.ndarray, bad: dict[int, str]) -> None:
+    data = io.BytesIO()
+    np.savez(data, logits=logits, bad=np.array(json.dumps(bad)))
+    write_atomic(output.partial / f"{number}.npz", data.getbuffer())
+
+
+def _read_block(output: Output, number: int, num_tiles: int) -> tuple[np.ndarray, dict[int, str]] | None:
+    """(logits, bad files) of a block; None if it is not there or was torn by a power cut."""
+    try:
+        with np.load(io.BytesIO((output.partial / f"{number}.npz").read_bytes()), allow_pickle=False) as block:
+            logits, bad = block["logits"], json.loads(str(block["bad"]))
+    except Exception:
+        # zipfile, zlib and numpy each raise their own kinds; whatever it is, the block is made again.
+        return None
+    return (logits, {int(tile): reason for tile, reason in bad.items()}) if len(logits) == num_tiles else None
+
+
+def _finish(output: Output, run: Run, files: Files, num_blocks: int) -> int:
+    """Join the blocks into the CSVs, a block at a time, and remove OUT.partial. Returns the number of bad files."""
+    tuning, _ = decisions.halves(len(run.labels))
+    thresholds = decisions.tune(run.labels[tuning], run.logits[tuning])
+    bad: list[tuple[str, str]] = []
+    first = 0
+    # In OUT.partial, which is removed as a whole: a kill here leaves nothing else behind.
+    beside = {path: output.partial / path.name for path in (output.scores, output.submission)}
+    with (
+        open(beside[output.scores], "w", newline="") as scores,
+        open(beside[output.submission], "w", newline="") as form,
+    ):
+        score_rows, form_rows = csv.writer(scores, lineterminator="\n"), csv.writer(form, lineterminator="\n")
+        score_rows.writerow(["image_name", *run.classes])
+        form_rows.writerow(["image_name", "tags"])
+        for number in range(num_blocks):
+            block = np.load(output.partial / f"{number}.npz")
+            logits, reasons = block["logits"], json.loads(str(block["bad"]))
+            block.close()
+            values, decided = probabilities(logits), logits > thresholds.values
+            for row in range(len(logits)):
+                name = files.names[first + row]
+                if (reason := reasons.get(str(first + row))) is not None:
+                    bad.append((name, reason))
+                    continue
+                # Python writes the shortest text that reads back as the same float64.
+                score_rows.writerow([name, *values[row].tolist()])
+                form_rows.writerow([name, " ".join(np.array(run.classes)[decided[row]].tolist())])
+            first += len(logits)
+    if bad:
+        _report_bad(output, bad)
+    for path in (output.submission, output.scores):  # OUT last: where it stands, all of it does
+        os.replace(beside[path], path)
+    shutil.rmtree(output.partial)
+    good = len(files.names) - len(bad)
+    say(f"{output.scores}: scores of {good} chips; {output.submission}: their tags, by the thresholds tuned for F2")
+    return len(bad)
+
+
+def _report_bad(output: Output, bad: list[tuple[str, str]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("image_name", "reason"), *bad])
+    write_atomic(output.bad, text.getvalue().encode())
+    for _, reason in bad[:MAX_LINES]:
+        say(f"bad: {reason}")
+    say(f"{output.bad}: {len(bad)} files could not be used and are left out")

@@ -1,0 +1,94 @@
+"""The sections of a report about a run itself: what `make reproduce` found, and what the scores were made with."""
+
+import json
+import shlex
+from typing import Any
+
+import pandas as pd
+
+from analysis.page import Section, Table
+from analysis.results import Run
+from analysis.sections import Kept
+from preprocess.console import UserError
+from train.config import RECIPES
+
+# Settings that `make train` takes, in the order in which they are written; the others come from the recipe.
+SETTABLE = (
+    "task", "store", "gpu", "recipe", "arch", "weights", "finetune", "input", "split", "val", "seed", "test", "crop",
+    "flips", "amp", "epochs", "batch", "lr", "loss", "workers", "deterministic", "shuffle_labels",
+)  # fmt: skip
+_DEFAULTS = {
+    "gpu": "0", "recipe": "default", "arch": "resnet18", "weights": "auto", "finetune": "full", "input": "raw",
+    "split": "course", "val": 0.0, "seed": 0, "test": "center", "crop": 0, "amp": "auto", "workers": 0,
+    "deterministic": False, "shuffle_labels": False,
+}  # fmt: skip
+
+
+def train_command(config: dict[str, Any]) -> str:
+    """The `make train` that a configuration is of; what the recipe or the default says is left out."""
+    known = {**_DEFAULTS, **RECIPES[config["recipe"]]()}
+    parts = []
+    for key in SETTABLE:
+        if config[key] != known.get(key):
+            value = int(config[key]) if isinstance(config[key], bool) else config[key]
+            parts.append(f"{key.upper()}={shlex.quote(str(value))}")
+    return " ".join(["make train", *parts])
+
+
+def reproduction(run: Run, kept: Kept) -> Section:
+    """What `make reproduce` found last, with its table a class.
+
+    Raises:
+        UserError: its files are damaged.
+    """
+    section = Section(id="reproduction", title="Reproduction")
+    verdict, table = run.path / "reproduce.json", run.path / "reproduce.csv"
+    if not verdict.exists():
+        section.note("Not tried yet. The model is loaded in a new process and the test part predicted again by:")
+        section.note(f"make reproduce RUN={shlex.quote(str(run.path))}", "code")
+        return section
+    try:
+        found = json.loads(verdict.read_text())
+        if found["model_sha256"] != run.made_with["model_sha256"]:
+            section.note("What follows was found with earlier weights of this run: reproduce it again.", "warn")
+        section.note(found["text"], "text" if found["reproduced"] else "warn")
+        if table.exists():
+            frame = pd.read_csv(table)
+            section.blocks.append(kept.tables.add("reproduction", frame, "AP saved and AP again.", digits=8))
+    except (ValueError, KeyError, OSError) as error:
+        raise UserError(f"{verdict}: damaged ({error}). Run `make reproduce RUN={run.path}` again.") from error
+    return section
+
+
+def provenance(run: Run) -> Section:
+    """Configuration, code, versions, data and machine of the scores, and how to get the same."""
+    section = Section(id="provenance", title="Provenance")
+    made, record = run.made_with, run.record
+    section.note("To get the same, at the commit below:")
+    again = f"make reproduce RUN={shlex.quote(str(run.path))}    # predicts again and compares"
+    section.note(f"{train_command(run.config)}\n{again}", "code")
+    if str(made["commit"]).endswith("+changes"):
+        section.note(
+            "The code differed from its commit when this was trained: the commit alone does not say all.", "warn"
+        )
+    split, store = made["split"], made["store"]
+    parts = ", ".join(f"{split[part]:,} {part}" for part in ("train", "val", "test") if split[part])
+    rows = [
+        ["run", f"{run.path} ({record.get('state', 'unknown')}, started {record.get('started', 'unknown')})"],
+        ["commit", made["commit"]],
+        ["store", f"{store['path']}: {store['chips']:,} chips, fingerprint {store['fingerprint']}"],
+        ["split", f"{split['rule']}: {parts}; sha256 {split['sha256']}"],
+        ["epoch chosen on", split["epoch_chosen_on"]],
+        ["weights, sha256", made["model_sha256"]],
+        ["machine", f"{made['machine']['device']}; {made['machine']['threads']} threads; {made['machine']['system']}"],
+        ["number format", f"AMP {made['amp']}"],
+        ["versions", ", ".join(f"{name} {version}" for name, version in made["versions"].items())],
+    ]
+    section.blocks.append(
+        Table(columns=["what", "value"], rows=[[str(cell) for cell in row] for row in rows], words=True)
+    )
+    settings = [[name, str(value)] for name, value in run.config.items()]
+    section.blocks.append(
+        Table(columns=["setting", "value"], rows=settings, caption="The whole configuration.", words=True)
+    )
+    return section

@@ -1,0 +1,102 @@
+"""`make report`: one run -> one HTML page, its figures as PNG and its tables as CSV, in RUN/report/.
+
+In: run folders and, for the pictures, the store. Needs neither a GPU nor the training packages. Leaves every number to
+`tail`, `ranking`, `classes`, `decisions` and `comparison`, and every section to `sections`, `verdicts`, `provenance`.
+"""
+
+from pathlib import Path
+
+from analysis import classes, comparison
+from analysis.figures import Figures
+from analysis.page import Note, Section, Tables, render
+from analysis.provenance import provenance, reproduction
+from analysis.ranking import rank
+from analysis.results import Run, load_run
+from analysis.sections import Kept, curves, task_2
+from analysis.verdicts import compared, decided, each_class
+from preprocess.console import UserError, say
+from preprocess.schema import Store, open_store
+
+
+def report(run_path: Path, *, compare: tuple[Path, ...], wanted_class: str | None, store_path: Path | None) -> Path:
+    """Make the report and return its path.
+
+    Raises:
+        UserError: a run cannot be read, runs cannot be compared, or no such class.
+    """
+    run = load_run(run_path)
+    others = [load_run(path) for path in compare]
+    names = [run.name, *(other.name for other in others)]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"COMPARE: expected runs of different names, found {', '.join(repeated)} more than once.")
+    for other in others:
+        comparison.check_comparable(run, other)
+    ranking = rank(run, wanted_class)
+    store = _store(run, store_path)
+    folder = run_path / "report"
+    kept = Kept(figures=Figures(folder=folder / "figures"), tables=Tables(folder=folder / "tables"))
+    counts = classes.resample_counts(len(run.labels))
+    resampled = classes.bootstrap_ap(run.labels, run.logits, counts)
+    sections = [
+        curves(run, kept),
+        task_2(run, ranking, store, kept),
+        each_class(run, resampled, kept),
+        decided(run, kept),
+    ]
+    if others:
+        found = [comparison.difference(run, other, resampled, counts) for other in others]
+        sections.append(compared(run, found, kept))
+    sections += [reproduction(run, kept), provenance(run)]
+    _warn(run, sections[0])
+    low, high = classes.interval(classes.mean_over_classes(resampled))
+    best = run.classes[ranking.class_index]
+    split = run.made_with["split"]
+    render(
+        folder / "report.html",
+        title=f"{run.name}: task {run.config['task']}, {run.config['arch']}",
+        subtitle=f"{len(run.names):,} test chips, {len(run.classes)} classes; recipe {run.config['recipe']}; "
+        f"epoch {run.epoch} of {len(run.history)}, chosen on {split['epoch_chosen_on']}",
+        facts=[
+            ("test mAP", f"{run.mean_ap:.4f}"),
+            ("its 95 % interval", f"{float(low):.4f} to {float(high):.4f}"),
+            ("mAP of chance", f"{float(run.labels.mean(axis=0)[run.positives > 0].mean()):.4f}"),
+            ("classes that count", f"{int((run.positives > 0).sum())} of {len(run.classes)}"),
+            (f"{'best' if wanted_class is None else 'chosen'} class", f"{best} {run.ap[ranking.class_index]:.4f}"),
+            ("split", Path(str(split["rule"])).name),
+        ],
+        sections=sections,
+    )
+    say(f"{folder / 'report.html'}: the report ({len(kept.figures.names)} figures, tables beside it)")
+    return folder / "report.html"
+
+
+def _store(run: Run, wanted: Path | None) -> Store | str:
+    """The run's store, or why there is none to take pictures from; one that is named must be the right one."""
+    path = wanted or Path(run.config["store"])
+    expected = run.made_with["store"]["fingerprint"]
+    try:
+        store = open_store(path)
+        if store.fingerprint != expected:
+            raise UserError(
+                f"{path}: expected the store with fingerprint {expected[:12]}, found {store.fingerprint[:12]}."
+            )
+    except UserError as error:
+        if wanted is not None:
+            raise
+        say(f"no pictures in the report: {error} (STORE=... if it has moved)")
+        return str(error)
+    return store
+
+
+def _warn(run: Run, section: Section) -> None:
+    """What a reader must know before believing the scores, at the top."""
+    warnings = []
+    if run.made_with["split"]["epoch_chosen_on"] == "test":
+        warnings.append("The epoch was chosen on the test part, which flatters: VAL=0.1 chooses it on a part of train.")
+    if not str(run.made_with["split"]["rule"]).endswith(".csv"):
+        warnings.append("Neighbouring chips come from one scene, so a random split leaks from train to test.")
+    if run.config.get("shuffle_labels"):
+        warnings.append("The labels were shuffled (SHUFFLE_LABELS=1): these scores are of chance.")
+    if run.record.get("state") != "done":
+        warnings.append(f"The run is not done (state: {run.record.get('state')}).")
+    section.blocks[:0] = [Note(text=text, kind="warn") for text in warnings]

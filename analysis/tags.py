@@ -1,0 +1,125 @@
+"""What is odd about tags: contradictions, gaps, repetitions, and labels that a model doubts.
+
+In: a store's labels, its CSV where it is at hand, a run's scores. Out: `Finding`s. The store keeps a tag once however
+often the CSV repeats it, so repetitions are found in the CSV only.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from cleanlab.filter import find_label_issues
+from cleanlab.rank import get_label_quality_scores
+
+from analysis.results import Run
+from preprocess.console import UserError
+from preprocess.labels import COLUMNS, read_labels, read_rows, stem
+from preprocess.schema import Store
+
+MIN_EXAMPLES = 10  # of each kind: below it cleanlab's estimate of a class's noise means nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One kind of oddity. `tiles`: (F, k) tile numbers that belong together (k = 1: chips); `said` a line each.
+
+    `missing` says why it was not looked for; then nothing was found because nothing was sought.
+    """
+
+    title: str
+    about: str
+    tiles: np.ndarray = field(default_factory=lambda: np.empty((0, 1), np.int64))
+    said: list[str] = field(default_factory=list)
+    missing: str = ""
+
+
+def _finding(title: str, about: str, found: list[tuple[int, str]]) -> Finding:
+    tiles = np.array([tile for tile, _ in found], np.int64).reshape(-1, 1)
+    return Finding(title=title, about=about, tiles=tiles, said=[said for _, said in found])
+
+
+def exclusive_findings(store: Store, exclusive: tuple[str, ...]) -> list[Finding]:
+    """Chips with several, and with none, of classes of which each has exactly one.
+
+    Raises:
+        UserError: a class that the store has not.
+    """
+    titles = ("Contradictory tags", "None of the exclusive tags")
+    if not exclusive:
+        return [Finding(title=title, about="", missing="EXCLUSIVE=a,b,c names classes that exclude each other.")
+                for title in titles]  # fmt: skip
+    for name in exclusive:
+        if name not in store.classes:
+            raise UserError(f"EXCLUSIVE={','.join(exclusive)}: expected classes of the store, found {name!r}.")
+    columns = [store.classes.index(name) for name in exclusive]
+    count = store.labels[:, columns].sum(axis=1)
+    about = f"Of {', '.join(exclusive)} a chip should have exactly one."
+    return [
+        _finding(title, about, [(int(tile), tags_of(store, tile)) for tile in np.flatnonzero(rows).tolist()])
+        for title, rows in zip(titles, (count > 1, count == 0), strict=True)
+    ]
+
+
+def tags_of(store: Store, tile: int) -> str:
+    """The tile's tags, in the classes' order."""
+    return " ".join(np.array(store.classes)[store.labels[tile] == 1].tolist()) or "no tag"
+
+
+def csv_findings(store: Store, path: Path | None) -> list[Finding]:
+    """Rows that repeat a tag, and chips whose tags are not the store's.
+
+    Raises:
+        UserError: the CSV cannot be read, or is of other chips.
+    """
+    titles = ("Repeated tags", "Tags differ from the CSV")
+    if path is None:
+        return [Finding(title=title, about="", missing="LABELS=file.csv is needed.") for title in titles]
+    table = read_labels(path, store.classes)
+    tile_of = {stem(str(name)): tile for tile, name in enumerate(store.names)}
+    row_of = {stem(name): row for row, name in enumerate(table.names)}
+    if absent := [name for name in tile_of if name not in row_of]:
+        raise UserError(f"LABELS={path}: {len(absent)} chips of the store are not in it, e.g. {absent[0]}.")
+    repeated = []
+    for line, row in read_rows(path, COLUMNS):
+        tags, name = row["tags"].split(), stem(row["image_name"])
+        twice = sorted({tag for tag in tags if tags.count(tag) > 1})
+        if twice and name in tile_of:
+            repeated.append((tile_of[name], f"line {line}: {' '.join(twice)} repeated"))
+    rows = np.array([row_of[name] for name in tile_of])
+    differ = np.flatnonzero((table.labels[rows] != store.labels).any(axis=1))
+    return [
+        _finding(titles[0], "A tag that is named twice counts once.", sorted(repeated)),
+        _finding(titles[1], "The CSV has changed since the conversion.", [(int(tile), "") for tile in differ]),
+    ]
+
+
+def doubted_labels(store: Store, run: Run | None) -> Finding:
+    """Labels that cleanlab (confident learning, both of its prunings) takes for wrong, the most doubted first.
+
+    Only the test part is judged: its scores were made by a model that has not learnt these labels.
+
+    Raises:
+        UserError: the run is of other chips or classes.
+    """
+    title = "Labels that the model doubts"
+    if run is None:
+        return Finding(title=title, about="", missing="RUN=runs/task1 gives the scores for it.")
+    tile_of = {str(name): tile for tile, name in enumerate(store.names)}
+    if run.classes != store.classes or any(name not in tile_of for name in run.names.tolist()):
+        raise UserError(f"RUN={run.path}: expected a run on {store.path}, found other chips or classes.")
+    found: list[tuple[float, int, str]] = []
+    for index, name in enumerate(run.classes):
+        truth = run.labels[:, index].astype(np.int64)
+        if min(truth.sum(), (1 - truth).sum()) < MIN_EXAMPLES:
+            continue
+        scores = np.stack([1 - run.probabilities[:, index], run.probabilities[:, index]], axis=1)
+        doubted = find_label_issues(truth, scores, filter_by="both", n_jobs=1)
+        quality = get_label_quality_scores(truth, scores)
+        for row in np.flatnonzero(doubted).tolist():
+            says = f"{name}: {'tagged' if truth[row] else 'not tagged'}, p = {scores[row, 1]:.4f}"
+            found.append((float(quality[row]), tile_of[str(run.names[row])], says))
+    about = (
+        f"By cleanlab, from the scores of {run.name} on its {len(run.names):,} test chips; classes with fewer than "
+        f"{MIN_EXAMPLES} examples of either kind are left out."
+    )
+    return _finding(title, about, [(tile, says) for _, tile, says in sorted(found)])

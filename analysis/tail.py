@@ -1,0 +1,66 @@
+"""Tail accuracy (Task 2): of the chips that a class is given with more than t, the share that has it.
+
+In: labels and probabilities. Out: one value a threshold and class, NaN where no chip is above the threshold. Per
+class c and threshold t: sum_i I[f_c(x_i) > t] I[y_ic = 1] / sum_i I[f_c(x_i) > t], strictly above.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+NUM_THRESHOLDS = 20
+# The share of chips in the tail, for the view in which every class has one; 0.05 of 13,359 chips are 667.
+TAIL_SHARES = (0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tail:
+    """thresholds (T, classes) in probability; count (T, classes) chips above; accuracy (T, classes), NaN for none."""
+
+    thresholds: np.ndarray
+    count: np.ndarray
+    accuracy: np.ndarray
+
+    @property
+    def num_classes(self) -> np.ndarray:
+        """(T,) classes that have a value, and so count in the mean."""
+        return np.asarray((~np.isnan(self.accuracy)).sum(axis=1))
+
+    @property
+    def mean(self) -> np.ndarray:
+        """(T,) mean over the classes that have a value; NaN if none has."""
+        total = np.nansum(self.accuracy, axis=1)
+        count = self.num_classes
+        return np.asarray(np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0))
+
+
+def tail_accuracy(labels: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray) -> Tail:
+    """Tail accuracy.
+
+    Args:
+        labels: (N, classes) 0/1.
+        probabilities: (N, classes).
+        thresholds: (T, classes).
+    """
+    above = probabilities[None] > thresholds[:, None]  # (T, N, classes) bool: 4.5 MB for 13,359 x 17 x 20
+    count = above.sum(axis=1)
+    hits = (above & (labels[None] == 1)).sum(axis=1)
+    accuracy = np.divide(hits, count, out=np.full(count.shape, np.nan), where=count > 0)
+    return Tail(thresholds=thresholds, count=count, accuracy=accuracy)
+
+
+def own_thresholds(probabilities: np.ndarray) -> np.ndarray:
+    """(20, classes): from 0.5 to each class's highest score. A class that stays below 0.5 has empty tails only."""
+    top = np.maximum(probabilities.max(axis=0), 0.5)
+    return np.linspace(np.full_like(top, 0.5), top, NUM_THRESHOLDS)
+
+
+def common_thresholds(probabilities: np.ndarray) -> np.ndarray:
+    """(20, classes): from 0.5 to the highest score of any class, the same for all, so that a mean makes sense."""
+    top = max(float(probabilities.max()), 0.5)
+    return np.repeat(np.linspace(0.5, top, NUM_THRESHOLDS)[:, None], probabilities.shape[1], axis=1)
+
+
+def quantile_thresholds(probabilities: np.ndarray) -> np.ndarray:
+    """(10, classes): each class's own quantiles, so that `TAIL_SHARES` of the chips are above them (ties apart)."""
+    return np.asarray(np.quantile(probabilities, 1 - np.array(TAIL_SHARES), axis=0, method="lower"))

@@ -1,0 +1,163 @@
+"""The sections of a report that judge: each class, decisions, and the comparison with other runs.
+
+In: a run and what was computed from it. Out: `page.Section`s; figures and tables are written on the way.
+"""
+
+import numpy as np
+import pandas as pd
+
+from analysis import classes, decisions, plots
+from analysis.comparison import Difference
+from analysis.page import Section
+from analysis.results import Run
+from analysis.sections import Kept
+
+
+def each_class(run: Run, resampled_ap: np.ndarray, kept: Kept) -> Section:
+    """AP with intervals and chance, precision and recall, calibration, co-occurrence."""
+    section = Section(id="classes", title="Classes")
+    low, high = classes.interval(resampled_ap)
+    calibrations = [
+        classes.calibration(run.labels[:, index], run.probabilities[:, index]) for index in range(len(run.classes))
+    ]
+    few = frozenset(np.flatnonzero(run.positives < classes.FEW_POSITIVES).tolist())
+    chance = run.positives / len(run.labels)
+    section.note(
+        f"Intervals: 95 % percentiles of {len(resampled_ap):,} bootstrap resamples of the test chips (seed "
+        f"{classes.SEED}). Chance is the share of chips that have the class: what random scores reach."
+    )
+    if few:
+        names = ", ".join(run.classes[index] for index in sorted(few))
+        section.note(f"Grey, fewer than {classes.FEW_POSITIVES} positives, so luck decides much: {names}.", "warn")
+    section.plot(kept.figures.add("class_ap", plots.ap_bars(run, low, high)))
+    section.plot(kept.figures.add("precision_recall", plots.precision_recall(run)), "Title: AP. Dashed: chance.")
+    section.plot(kept.figures.add("calibration", plots.reliability(run, calibrations)),
+                 "Title: Brier score. The line is perfect calibration; larger points hold more chips.")  # fmt: skip
+    section.plot(
+        kept.figures.add(
+            "cooccurrence",
+            plots.heat(classes.cooccurrence(run.labels), run.classes, "Tags that occur together",
+                       "share that also has", "chips with"),
+        )
+    )  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "class": run.classes, "positives": run.positives, "chance": chance, "AP": run.ap, "low": low, "high": high,
+            "Brier": [found.brier for found in calibrations],
+            "Brier of chance": [found.reference for found in calibrations],
+        }
+    )  # fmt: skip
+    section.blocks.append(
+        kept.tables.add("classes", frame, "AP with its 95 % interval, chance, Brier score.", muted=few)
+    )
+    bins = np.arange(classes.NUM_BINS) / classes.NUM_BINS
+    kept.tables.add(
+        "calibration",
+        pd.concat(
+            [
+                pd.DataFrame({"class": name, "bin from": bins, "chips": found.count, "forecast": found.forecast,
+                              "share": found.share})
+                for name, found in zip(run.classes, calibrations, strict=True)
+            ]
+        ),
+    )  # fmt: skip
+    return section
+
+
+def decided(run: Run, kept: Kept) -> Section:
+    """Thresholds for F2, tuned on one half and reported on the other."""
+    section = Section(id="decisions", title="Decisions")
+    tuning, reporting = decisions.halves(len(run.labels))
+    found = decisions.tune(run.labels[tuning], run.logits[tuning])
+    truth, before = run.labels[reporting], run.logits[reporting] > 0
+    after = run.logits[reporting] > found.values
+    section.note(
+        f"Thresholds for F2 were tuned on {len(tuning):,} of the test chips ({decisions.NUM_FOLDS} folds, seed "
+        f"{decisions.SEED}; the mean of the folds' thresholds); everything here is reported on the other "
+        f"{len(reporting):,}. F2 samples is Kaggle's measure. Macro is over the classes with a positive."
+    )
+    kinds = decisions.scores(truth, before), decisions.scores(truth, after)
+    section.blocks.append(
+        kept.tables.add(
+            "f_scores",
+            pd.DataFrame({"score": list(kinds[0]), "all thresholds 0.5": list(kinds[0].values()),
+                          "tuned thresholds": list(kinds[1].values())}),
+            "Before and after.",
+        )
+    )  # fmt: skip
+    each = pd.DataFrame(
+        {
+            "class": run.classes,
+            "threshold": 1 / (1 + np.exp(-found.values)),
+            "F2 at 0.5": [decisions.f_beta(truth[:, c], before[:, c]) for c in range(len(run.classes))],
+            "F2 tuned": [decisions.f_beta(truth[:, c], after[:, c]) for c in range(len(run.classes))],
+            "F2 in the folds": found.held_out_f2,
+            "positives tuned on": run.labels[tuning].sum(axis=0, dtype=int),
+            "positives reported on": truth.sum(axis=0, dtype=int),
+        }
+    )
+    without = truth.sum(axis=0) == 0
+    each.loc[without, ["F2 at 0.5", "F2 tuned"]] = np.nan
+    section.plot(
+        kept.figures.add(
+            "f2",
+            plots.grouped_bars(
+                run.classes, [("threshold 0.5", each["F2 at 0.5"].to_numpy()), ("tuned", each["F2 tuned"].to_numpy())],
+                "F2 of each class, before and after", "F2 (0 to 1)",
+            ),
+        )
+    )  # fmt: skip
+    section.plot(
+        kept.figures.add(
+            "false_alarms",
+            plots.heat(classes.false_alarms(truth, after), run.classes, "Taken for, with tuned thresholds",
+                       "decided as (has it not)", "chips with"),
+        ),
+        "Of the chips with the row's class but not the column's, the share decided as the column's. Diagonal: missed.",
+    )  # fmt: skip
+    muted = frozenset(np.flatnonzero(~found.tuned).tolist())
+    section.blocks.append(
+        kept.tables.add("thresholds", each, f"Grey: fewer than {decisions.NUM_FOLDS} positives to tune on, 0.5 stays.",
+                        muted=muted)
+    )  # fmt: skip
+    return section
+
+
+def compared(run: Run, found: list[Difference], kept: Kept) -> Section:
+    """AP of several runs side by side, and the intervals of their differences."""
+    section = Section(id="comparison", title="Comparison")
+    for entry in found:
+        low, high = entry.mean_ap_interval
+        verdict = "no difference can be told" if low <= 0 <= high else ("better" if low > 0 else "worse")
+        names = f"{_titled(entry.other)} - {_titled(run)}"
+        section.note(f"{names}: mAP {entry.mean_ap:+.4f}, 95 % CI {low:+.4f} to {high:+.4f}: {verdict}.")
+    section.note(
+        "Paired bootstrap: each resample draws the same test chips for both runs. The interval is about these chips, "
+        "not about training again with another seed."
+    )
+    runs = [run, *(entry.other for entry in found)]
+    section.plot(
+        kept.figures.add(
+            "comparison",
+            plots.grouped_bars(run.classes, [(other.name, other.ap) for other in runs], "AP of each class, by run",
+                               "AP (0 to 1)"),
+        )
+    )  # fmt: skip
+    for entry in found:
+        rows = [("mAP", entry.mean_ap, *entry.mean_ap_interval)]
+        rows += [(name, float(entry.ap[c]), float(entry.ap_low[c]), float(entry.ap_high[c]))
+                 for c, name in enumerate(run.classes) if not np.isnan(entry.ap[c])]  # fmt: skip
+        title = f"{entry.other.name} - {run.name}"
+        section.plot(kept.figures.add(f"difference_{entry.other.name}", plots.differences(rows, title)),
+                     "Filled: the interval leaves out 0.")  # fmt: skip
+        kept.tables.add(f"difference_{entry.other.name}",
+                        pd.DataFrame(rows, columns=["class", "difference", "low", "high"]))  # fmt: skip
+    frame = pd.DataFrame({"class": [*run.classes, "mAP"]})
+    for other in runs:
+        frame[other.name] = [*other.ap, other.mean_ap]
+    section.blocks.append(kept.tables.add("comparison", frame, "AP by run."))
+    return section
+
+
+def _titled(run: Run) -> str:
+    return f"{run.name} (task {run.config['task']})"

@@ -1,0 +1,266 @@
+"""The audit on a store with planted faults: each is found, and nothing else."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from conftest import write_csv
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from sklearn.metrics import average_precision_score
+from test_report import Page, write_run
+
+from analysis import similar, tags
+from analysis.audit import audit
+from analysis.features import area_means, read_features
+from preprocess.convert import convert
+from preprocess.labels import read_labels
+from preprocess.plan import Request
+from preprocess.presets import PRESETS, exclusive_classes
+from preprocess.schema import Store, open_store
+from preprocess.splits import course_rows, groups_path, make_split
+
+ROOT = Path(__file__).resolve().parents[1]
+COUNT, SIDE = 90, 64
+CLASSES = ("clear", "cloudy", "road", "water")
+
+
+def texture(rng: np.random.Generator, height: int = SIDE, width: int = SIDE) -> np.ndarray:
+    """(height, width, 4) uint16, as smooth as a picture, with bands that are alike."""
+    common = gaussian_filter(rng.normal(size=(height, width)), 1.5)
+    own = gaussian_filter(rng.normal(size=(height, width, 4)), (1.5, 1.5, 0))
+    return np.clip(5000 + 3000 * common[..., None] + 1500 * own, 100, 60000).astype(np.uint16)
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A store of 90 chips, with one fault of each kind; `rows` says where."""
+    folder = tmp_path_factory.mktemp("planted")
+    rng = np.random.default_rng(5)
+    train, test = (sorted(rows.tolist()) for rows in course_rows(COUNT))
+    chips = [texture(rng) for _ in range(COUNT)]
+    rows = {
+        "exact": (train[0], test[0]), "near": (train[1], test[1]), "beside": (train[2], test[2]),
+        "below": (train[3], train[4]), "constant": train[5], "one band": train[6], "saturated": train[7],
+        "empty": train[8], "far": train[9], "swapped": (test[5], test[6]),
+    }  # fmt: skip
+    chips[rows["exact"][1]] = chips[rows["exact"][0]]
+    noise = rng.normal(0, 20, chips[0].shape)
+    chips[rows["near"][1]] = np.clip(chips[rows["near"][0]] * 1.002 + noise, 0, 65535).astype(np.uint16)
+    wide, tall = texture(rng, SIDE, 2 * SIDE), texture(rng, 2 * SIDE, SIDE)
+    chips[rows["beside"][0]], chips[rows["beside"][1]] = wide[:, :SIDE], wide[:, SIDE:]
+    chips[rows["below"][1]], chips[rows["below"][0]] = tall[:SIDE], tall[SIDE:]
+    chips[rows["constant"]][:] = 5000
+    chips[rows["one band"]][..., 2] = 5100
+    chips[rows["saturated"]][:8, :8] = 65535
+    chips[rows["empty"]][-10:] = 0
+    chips[rows["far"]] = chips[rows["far"]] // 40
+    names = [f"t_{index}" for index in range(COUNT)]
+    (folder / "tif").mkdir()
+    (folder / "jpg").mkdir()
+    for name, chip in zip(names, chips, strict=True):
+        tifffile.imwrite(folder / "tif" / f"{name}.tif", chip, photometric="minisblack", planarconfig=1)
+    for row in (*train[10:14], *test[10:14]):
+        shown = np.clip(chips[row if row != test[10] else 0][..., [2, 1, 0]] / 40, 0, 255).astype(np.uint8)
+        Image.fromarray(shown).save(folder / "jpg" / f"{names[row]}.jpg")
+    rows["jpeg"] = test[10]
+    said = [f"{('clear', 'cloudy')[index % 2]} {('road', 'water')[index // 2 % 2]}" for index in range(COUNT)]
+    said[train[15]], said[train[16]], said[train[17]] = "clear cloudy", "road", "clear road road"
+    rows |= {"contradictory": train[15], "none": train[16], "repeated": train[17]}
+    write_csv(folder / "tags.csv", list(zip(names, said, strict=True)))
+    convert(Request(data=folder / "tif", labels=folder / "tags.csv", store=folder / "tiles.zarr",
+                    bands=("blue", "green", "red", "nir")))  # fmt: skip
+    store = open_store(folder / "tiles.zarr")
+    run = doubting_run(folder / "runs" / "one", store, rows["swapped"])
+    findings = audit(store.path, labels=folder / "tags.csv", jpeg=folder / "jpg", run_path=run, split_rule="course",
+                     exclusive=("clear", "cloudy"))  # fmt: skip
+    found = {finding.title: finding for finding in findings}
+    return SimpleNamespace(
+        folder=folder, store=store, rows=rows, found=found, page=Page(folder / "tiles.zarr.audit/audit.html")
+    )
+
+
+def doubting_run(path: Path, store: Store, swapped: tuple[int, int]) -> Path:
+    """A run whose model is right about every label but two of `road`, where the label says otherwise."""
+    write_run(path, store)
+    with np.load(path / "results.npz") as archive:
+        arrays: dict[str, Any] = dict(archive)
+    labels = store.labels[make_split("course", store).test]
+    truth = labels.copy()
+    row_of = {str(name): row for row, name in enumerate(arrays["fnames"])}
+    for tile in swapped:
+        truth[row_of[str(store.names[tile])], 2] ^= 1
+    rng = np.random.default_rng(0)
+    logits = (8.0 * truth - 4 + rng.normal(0, 0.3, truth.shape)).astype(np.float32)
+    ap = np.array([average_precision_score(labels[:, c], logits[:, c].astype(float)) for c in range(4)])
+    arrays |= {"labels": labels, "logits": logits, "preds": 1 / (1 + np.exp(-logits.astype(float))), "AP": ap,
+               "mAP": ap.mean()}  # fmt: skip
+    np.savez(path / "results.npz", **arrays)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("title", "where"),
+    [
+        ("Exact duplicates", ["exact"]), ("Exact duplicates, in train and in test", ["exact"]),
+        ("Near duplicates", ["near"]), ("Near duplicates, in train and in test", ["near"]),
+        ("Neighbours", ["beside", "below"]), ("Neighbours, in train and in test", ["beside"]),
+        ("Constant", ["constant", "one band"]), ("Saturated", ["saturated"]), ("Partly empty", ["empty"]),
+        ("Far from the others", ["far"]), ("Unlike its JPEG", ["jpeg"]), ("Contradictory tags", ["contradictory"]),
+        ("None of the exclusive tags", ["none"]), ("Repeated tags", ["repeated"]), ("Tags differ from the CSV", []),
+        ("Labels that the model doubts", ["swapped 0", "swapped 1"]),
+    ],
+)  # fmt: skip
+def test_each_planted_fault_is_found_and_nothing_else(planted: SimpleNamespace, title: str, where: list[str]) -> None:
+    rows = {**planted.rows, "swapped 0": planted.rows["swapped"][0], "swapped 1": planted.rows["swapped"][1]}
+    expected = sorted(sorted(np.atleast_1d(rows[name]).tolist()) for name in where)
+    assert sorted(planted.found[title].tiles.tolist()) == expected
+    assert len(planted.found) == 16
+
+
+def test_the_page_shows_the_chips_of_every_finding(planted: SimpleNamespace) -> None:
+    for finding in planted.found.values():
+        if len(finding.tiles):
+            assert f"{finding.title} ({len(finding.tiles)})" in planted.page.text
+        for tile in finding.tiles.ravel():
+            assert str(planted.store.names[tile]) in dict(planted.page.pictures)
+    assert planted.page.outside == []
+    assert "constant" in planted.page.ids
+    assert "tags_differ_from_the_csv" not in planted.page.ids  # nothing found, nothing to show
+    assert f"line {planted.rows['repeated'] + 2}: road repeated" in planted.page.text
+
+
+def test_a_blocked_split_divides_no_group(planted: SimpleNamespace) -> None:
+    split, rows = make_split("blocked", planted.store), planted.rows
+    sides = [set(part.tolist()) for part in (split.train, split.val, split.test)]
+    assert sorted(tile for side in sides for tile in side) == list(range(COUNT))
+    for name in ("exact", "near", "beside", "below"):
+        assert sum(bool(set(rows[name]) & side) for side in sides) == 1
+    assert len(split.test) == round(0.33 * COUNT)
+    again, with_val = make_split("blocked", planted.store), make_split("blocked", planted.store, val=0.2)
+    assert again.sha256() == split.sha256()
+    assert np.array_equal(with_val.test, split.test)
+    assert len(with_val.val) == round(0.2 * (COUNT - len(split.test)))
+    for name in ("exact", "near", "beside", "below"):
+        assert len({bool(set(with_val.val.tolist()) & {tile}) for tile in rows[name]}) == 1
+
+
+def test_a_blocked_split_needs_the_audit_of_this_store(session_store: Store, tmp_path: Path, refused: Callable,
+                                                       planted: SimpleNamespace) -> None:  # fmt: skip
+    text = refused(lambda: make_split("blocked", session_store))
+    assert "make audit STORE=" in text
+    path = groups_path(planted.store.path)
+    whole = path.read_text()
+    try:
+        path.write_text(json.dumps({**json.loads(whole), "fingerprint": "0"}))
+        assert "another store's chips" in refused(lambda: make_split("blocked", planted.store))
+        path.write_text("{")
+        assert "damaged" in refused(lambda: make_split("blocked", planted.store))
+    finally:
+        path.write_text(whole)
+
+
+def test_what_was_not_looked_for_is_said(uint8_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    findings = audit(uint8_store.path, labels=None, jpeg=None, run_path=None, split_rule="course", exclusive=None)
+    missing = {finding.title for finding in findings if finding.missing}
+    assert missing == {
+        "Unlike its JPEG", "Contradictory tags", "None of the exclusive tags", "Repeated tags",
+        "Tags differ from the CSV", "Labels that the model doubts",
+    }  # fmt: skip
+    assert "Repeated tags: not looked for: LABELS=file.csv is needed." in capsys.readouterr().out
+
+
+def test_features_are_those_of_the_pixels(planted: SimpleNamespace) -> None:
+    features = read_features(planted.store)
+    tile = planted.rows["saturated"]
+    chip = np.moveaxis(tifffile.imread(planted.folder / "tif" / f"t_{tile}.tif"), -1, 0)
+    assert features.low[tile].tolist() == chip.min(axis=(1, 2)).tolist()
+    assert features.high[tile].tolist() == [65535] * 4
+    assert features.at_high[tile].tolist() == [64] * 4
+    assert features.empty[planted.rows["empty"]] == 10 * SIDE
+    mean, std = planted.store.band_statistics(np.arange(COUNT))
+    standard = (chip - mean[:, None, None]) / std[:, None, None]
+    assert np.allclose(features.thumbnail[tile], standard.reshape(4, 16, 4, 16, 4).mean(axis=(2, 4)), atol=1e-4)
+    lines = np.stack([standard[:, :, 0], standard[:, :, -1], standard[:, 0], standard[:, -1]])  # (side, band, pixel)
+    assert np.allclose(features.edges[tile, :, 0], lines.mean(axis=1), atol=1e-4)
+    assert np.allclose(features.edges[tile, :, 1], lines[:, 3] - lines[:, :3].mean(axis=1), atol=1e-4)
+
+
+def test_area_means_of_sides_that_do_not_divide() -> None:
+    values = np.arange(2 * 5 * 7, dtype=np.float32).reshape(2, 5, 7)
+    found = area_means(values, 3)
+    assert found.shape == (2, 3, 3)
+    assert found[0, 0, 0] == values[0, :1, :2].mean()
+    assert found[1, 2, 2] == values[1, 3:, 4:].mean()
+
+
+def test_hamming_pairs_are_those_of_counting_bits() -> None:
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**63, 60, dtype=np.uint64)
+    hashes[40:] = hashes[:20] ^ (np.uint64(1) << rng.integers(0, 63, 20).astype(np.uint64))
+    found = similar._close_hashes(hashes, 8).tolist()
+    direct = [[i, j] for i in range(60) for j in range(i + 1, 60)
+              if (int(hashes[i]) ^ int(hashes[j])).bit_count() <= 8]  # fmt: skip
+    assert found == direct
+    assert len(found) >= 20
+
+
+def test_groups_are_joined_through_others() -> None:
+    def pairs(*rows: tuple[int, int]) -> similar.Pairs:
+        return similar.Pairs(tiles=np.array(rows, np.int64).reshape(-1, 2), how=[""] * len(rows))
+
+    assert similar.groups(8, pairs((0, 5), (2, 3)), pairs((3, 7)), pairs()) == [[0, 5], [2, 3, 7]]
+    assert similar.groups(3, pairs(), pairs()) == []
+
+
+def test_the_real_labels_repeat_a_tag_73_times_and_lack_the_weather_once(shared: Path) -> None:
+    path = shared / "data/planet/train_v2.csv"
+    table = read_labels(path, PRESETS["planet"].classes)
+    store: Any = SimpleNamespace(names=np.array(table.names), labels=table.labels, classes=table.classes)
+    repeated, differ = tags.csv_findings(store, path)
+    assert len(repeated.tiles) == 73
+    assert len(differ.tiles) == 0
+    several, none = tags.exclusive_findings(store, exclusive_classes(table.classes))
+    assert len(several.tiles) == 0
+    assert len(none.tiles) == 1
+    assert set(table.classes) - set(none.said[0].split()) >= set(PRESETS["planet"].exclusive)
+
+
+def test_the_neighbours_of_real_scenes_are_found_without_a_wrong_one(shared: Path, tmp_path: Path) -> None:
+    """Chips of 64 pixels at steps of 32: the chip 64 pixels on is the neighbour whose edge continues this one's."""
+    data = shared / "data/landsat_masks"
+    convert(Request(data=data / "tiles", labels=data / "train.csv", store=tmp_path / "s.zarr",
+                    bands=("blue", "green", "red", "nir")))  # fmt: skip
+    store = open_store(tmp_path / "s.zarr")
+    with open(data / "tiles_index.csv", newline="") as file:
+        place = {row["image_name"]: (row["scene"], int(row["y"]), int(row["x"])) for row in csv.DictReader(file)}
+    at = [place[name] for name in store.names.tolist()]
+    found, _ = similar.neighbours(read_features(store))
+    apart = {
+        (at[a][0] == at[b][0], abs(at[a][1] - at[b][1]), abs(at[a][2] - at[b][2])) for a, b in found.tiles.tolist()
+    }
+    assert apart == {(True, 0, 64), (True, 64, 0)}
+    assert len(found.tiles) > 500  # of 1,170
+
+
+def test_exclusive_classes_must_be_there(session_store: Store, refused: Callable) -> None:
+    assert "found 'x'" in refused(lambda: tags.exclusive_findings(session_store, ("a", "x")))
+    assert exclusive_classes(session_store.classes) == ()
+
+
+def test_an_audit_loads_neither_torch_nor_dali(planted: SimpleNamespace) -> None:
+    code = (
+        "import sys, analysis, analysis.__main__, analysis.audit, analysis.report, analysis.curves\n"
+        "print([m for m in ('torch', 'nvidia', 'train.loop') if m in sys.modules])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == "[]"

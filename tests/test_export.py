@@ -1,0 +1,75 @@
+"""Exported networks take raw chips and give the run's logits."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tifffile
+import torch
+from conftest import to_store, write_chips
+from test_train import train
+
+from analysis.export import export
+from analysis.results import Run, load_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Task 3, whose bands are chosen and re-ordered: R, G, B | NIR of files with B, G, R, NIR."""
+    chips = write_chips(tmp_path_factory.mktemp("export") / "tif", count=120, height=40, width=32)
+    folder = chips.folder.parent
+    to_store(chips, folder / "tiles.zarr")
+    ended = train(folder / "tiles.zarr", folder / "run", "--epochs", 1, "--crop", 28, task=3)
+    assert ended.returncode == 0, ended.stderr
+    export(folder / "run", store_path=None)
+    return load_run(folder / "run")
+
+
+def raw(run: Run, names: list[str]) -> np.ndarray:
+    return np.stack([np.moveaxis(tifffile.imread(run.path.parent / "tif" / f"{name}.tif"), -1, 0) for name in names])
+
+
+@pytest.mark.parametrize("count", [1, 7, 40])
+def test_raw_chips_give_the_saved_logits(run: Run, count: int) -> None:
+    chips = raw(run, run.names[:count].tolist())
+    session = onnxruntime.InferenceSession(run.path / "export/model.onnx", providers=["CPUExecutionProvider"])
+    assert (session.get_inputs()[0].type, session.get_inputs()[0].shape[1:]) == ("tensor(uint16)", [4, 40, 32])
+    (logits,) = session.run(None, {"chips": chips})
+    program = torch.export.load(run.path / "export/model.pt2").module()
+    with torch.no_grad():
+        again = program(torch.from_numpy(chips)).numpy()
+    for found in (logits, again):
+        assert found.dtype == np.float32
+        assert np.abs(found - run.logits[:count]).max() < 1e-4
+
+
+def test_what_a_user_must_know_is_with_the_file(run: Run) -> None:
+    model = onnx.load(run.path / "export/model.onnx")
+    known = {entry.key: entry.value for entry in model.metadata_props}
+    assert known["classes"] == "a,b,c"
+    assert known["bands"] == "blue,green,red,nir"
+    assert known["model_sha256"] == run.made_with["model_sha256"]
+    assert not list((run.path / "export").glob("*.data"))
+    card = (run.path / "export/MODEL_CARD.md").read_text()
+    parity = json.loads((run.path / "export/parity.json").read_text())
+    assert parity["chips"] == 120
+    assert max(parity["onnx_from_torch"], parity["export_from_torch"]) <= 1e-5
+    for word in (f"{run.mean_ap:.4f}", "(batch, 4, 40, 32) uint16", "| 2 | c |", "make train TASK=3", "flatters"):
+        assert word in card
+
+
+def test_other_weights_and_other_stores_are_refused(run: Run, tmp_path: Path, refused: Callable) -> None:
+    other = shutil.copytree(run.path, tmp_path / "run")
+    chips = write_chips(tmp_path / "tif", count=20, seed=3)
+    store = to_store(chips, tmp_path / "other.zarr")
+    assert "expected the store with fingerprint" in refused(lambda: export(other, store_path=store.path))
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(other / "model.safetensors")
+    save_file({name: value + 1 for name, value in weights.items()}, other / "model.safetensors")
+    assert "expected the weights that made the saved scores" in refused(lambda: export(other, store_path=None))

@@ -1,0 +1,205 @@
+"""Scores of new TIFFs: the run's own to the bit, whatever is stopped, damaged or beside them."""
+
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from conftest import to_store, write_chips
+from test_train import train
+from torch import nn
+
+from analysis import decisions, predict
+from analysis.results import load_run
+from analysis.symmetries import Symmetries, views
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A Task 4 run, and its test part's TIFFs in a folder of their own."""
+    chips = write_chips(tmp_path_factory.mktemp("predict") / "tif", count=300, height=32, width=32)
+    folder = chips.folder.parent
+    to_store(chips, folder / "tiles.zarr")
+    ended = train(folder / "tiles.zarr", folder / "run", "--epochs", 1, task=4)
+    assert ended.returncode == 0, ended.stderr
+    run = load_run(folder / "run")
+    (folder / "new").mkdir()
+    for name in run.names:
+        shutil.copy(chips.folder / f"{name}.tif", folder / "new")
+    return SimpleNamespace(run=run, folder=folder, new=folder / "new")
+
+
+def score(
+    trained: SimpleNamespace, data: Path, out: Path, *, tta: bool = False, bands: tuple[str, ...] | None = None
+) -> int:
+    return predict.predict(trained.run.path, data, out, bands=bands, gpu="cpu", tta=tta)
+
+
+def read(path: Path) -> dict[str, list[float]]:
+    with open(path, newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["image_name", "a", "b", "c"]
+    return {row[0]: [float(cell) for cell in row[1:]] for row in rows[1:]}
+
+
+@pytest.fixture(scope="module")
+def whole(trained: SimpleNamespace) -> Path:
+    assert score(trained, trained.new, trained.folder / "whole.csv") == 0
+    return trained.folder / "whole.csv"
+
+
+def test_the_scores_are_the_runs_own_to_the_bit(trained: SimpleNamespace, whole: Path) -> None:
+    found = read(whole)
+    assert list(found) == sorted(trained.run.names.tolist())
+    assert list(found) != trained.run.names.tolist()
+    for name, saved in zip(trained.run.names.tolist(), trained.run.probabilities.tolist(), strict=True):
+        assert found[name] == saved
+    assert not (trained.folder / "whole.csv.partial").exists()
+    assert not (trained.folder / "whole_bad.csv").exists()
+
+
+def test_kaggles_form_follows_the_thresholds_of_the_report(trained: SimpleNamespace, whole: Path) -> None:
+    run = trained.run
+    tuning, _ = decisions.halves(len(run.labels))
+    thresholds = decisions.tune(run.labels[tuning], run.logits[tuning]).values
+    expected = {
+        name: " ".join(run.classes[c] for c in range(3) if run.logits[row, c] > thresholds[c])
+        for row, name in enumerate(run.names.tolist())
+    }
+    with open(whole.with_name("whole_submission.csv"), newline="") as file:
+        found = {row["image_name"]: row["tags"] for row in csv.DictReader(file)}
+    assert found == expected
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_stop_in_the_middle_and_a_second_run_give_the_same_file(
+    trained: SimpleNamespace, whole: Path, tmp_path: Path, torn: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.csv"
+    write, calls = predict._write_block, []
+
+    def stop_at_the_second(*arguments: object) -> None:
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        calls.append(arguments[1])
+        write(*arguments)  # type: ignore[arg-type]
+
+    small = mock.patch.object(predict, "BLOCK_BATCHES", 1)
+    with small, mock.patch.object(predict, "_write_block", stop_at_the_second), pytest.raises(KeyboardInterrupt):
+        score(trained, trained.new, out)
+    assert not out.exists()
+    if torn:
+        block = tmp_path / "out.csv.partial" / "0.npz"
+        block.write_bytes(block.read_bytes()[:100])
+    with mock.patch.object(predict, "BLOCK_BATCHES", 1):
+        assert score(trained, trained.new, out) == 0
+    assert ("going on, 1 of 2 blocks" in capsys.readouterr().out) == (not torn)
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_blocks_of_other_files_are_not_taken(trained: SimpleNamespace, whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.csv.partial").mkdir()
+    (tmp_path / "out.csv.partial" / "settings.json").write_text("{}")
+    count = len(trained.run.names)
+    np.savez(tmp_path / "out.csv.partial" / "0.npz", logits=np.zeros((count, 3)), bad=np.array("{}"))
+    assert score(trained, trained.new, tmp_path / "out.csv") == 0
+    assert (tmp_path / "out.csv").read_bytes() == whole.read_bytes()
+
+
+def test_bad_files_are_named_and_the_others_keep_their_scores(
+    trained: SimpleNamespace, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = shutil.copytree(trained.new, tmp_path / "data")
+    names = sorted(trained.run.names.tolist())
+    bad = {names[0]: "not a TIFF", names[10]: "damaged", names[-1]: "(4, 8, 8) uint16"}
+    (data / f"{names[0]}.tif").write_text("no picture")
+    cut = data / f"{names[10]}.tif"
+    cut.write_bytes(cut.read_bytes()[:3000])
+    tifffile.imwrite(
+        data / f"{names[-1]}.tif", np.zeros((8, 8, 4), np.uint16), photometric="minisblack", planarconfig=1
+    )
+    assert score(trained, data, tmp_path / "out.csv") == 3
+    assert read(tmp_path / "out.csv") == {name: row for name, row in read(whole).items() if name not in bad}
+    with open(tmp_path / "out_bad.csv", newline="") as file:
+        reasons = {row["image_name"]: row["reason"] for row in csv.DictReader(file)}
+    assert set(reasons) == set(bad)
+    said = capsys.readouterr().out
+    for name, reason in bad.items():
+        assert reason in reasons[name]
+        assert f"bad: {data / name}.tif" in said
+
+
+def test_files_of_another_batch_are_scored_alike(trained: SimpleNamespace, whole: Path, tmp_path: Path) -> None:
+    """A chip's scores do not depend on the chips beside it, nor on its place."""
+    (tmp_path / "data" / "sub").mkdir(parents=True)
+    names = sorted(trained.run.names.tolist())
+    for index, name in enumerate(names[5:20]):
+        shutil.copy(trained.new / f"{name}.tif", tmp_path / "data" / ("sub" if index % 2 else ".") / f"{name}.tif")
+    assert score(trained, tmp_path / "data", tmp_path / "out.csv") == 0
+    found, expected = read(tmp_path / "out.csv"), read(whole)
+    assert {name.removeprefix("sub/"): row for name, row in found.items()} == {n: expected[n] for n in names[5:20]}
+
+
+def test_refusals(trained: SimpleNamespace, whole: Path, tmp_path: Path, refused: Callable) -> None:
+    assert "exists already" in refused(lambda: score(trained, trained.new, whole))
+    out = tmp_path / "out.csv"
+    assert "found nothing" in refused(lambda: score(trained, tmp_path / "none", out))
+    (tmp_path / "data").mkdir()
+    assert "expected TIFFs" in refused(lambda: score(trained, tmp_path / "data", out))
+    name = trained.run.names[0]
+    shutil.copy(trained.new / f"{name}.tif", tmp_path / "data" / "x.tif")
+    assert "expected nir too" in refused(
+        lambda: score(trained, tmp_path / "data", out, bands=("blue", "green", "red", "swir"))
+    )
+    assert "2 bands (red, nir)" in refused(lambda: score(trained, tmp_path / "data", out, bands=("red", "nir")))
+    shutil.copy(trained.new / f"{name}.tif", tmp_path / "data" / "x.TIFF")
+    assert "two files for one name, 'x'" in refused(lambda: score(trained, tmp_path / "data", out))
+    assert list(tmp_path.glob("out*")) == []
+
+
+class _Corner(nn.Module):
+    """Logits that differ with every symmetry: the first row and column count by their place."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        weights = torch.arange(1.0, 1 + images.shape[-1], dtype=images.dtype)
+        return torch.stack([(images[:, 0, 0] * weights).sum(1), images[:, 0, 1, 0] ** 2], dim=1)
+
+
+def test_tta_is_the_mean_over_the_8_symmetries() -> None:
+    image = torch.rand(2, 3, 4, 4, dtype=torch.float64)
+    expected = torch.stack(
+        [
+            _Corner()(view)
+            for k in range(4)
+            for view in (torch.rot90(image, k, (2, 3)), torch.rot90(image, k, (2, 3)).flip(3))
+        ]
+    ).mean(0)
+    found = Symmetries(_Corner())(image)
+    assert torch.allclose(found, expected, rtol=1e-12)
+    for view in views(image):
+        assert view.is_contiguous(memory_format=torch.channels_last)
+        assert torch.allclose(Symmetries(_Corner())(view), expected, rtol=1e-12)
+    assert len(views(torch.rand(1, 1, 3, 5))) == 4
+
+
+def test_tta_of_a_run_gives_other_scores_that_a_flip_does_not_change(
+    trained: SimpleNamespace, whole: Path, tmp_path: Path
+) -> None:
+    flipped = tmp_path / "flipped"
+    flipped.mkdir()
+    for name in trained.run.names:
+        values = tifffile.imread(trained.new / f"{name}.tif")[::-1]
+        tifffile.imwrite(flipped / f"{name}.tif", values, photometric="minisblack", planarconfig=1)
+    score(trained, trained.new, tmp_path / "one.csv", tta=True)
+    score(trained, flipped, tmp_path / "two.csv", tta=True)
+    one, two, plain = (
+        np.array(list(read(path).values())) for path in (tmp_path / "one.csv", tmp_path / "two.csv", whole)
+    )
+    assert np.abs(one - two).max() < 1e-5
+    assert np.abs(one - plain).max() > 1e-4

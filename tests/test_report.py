@@ -1,0 +1,280 @@
+"""The report: what is on the page is what is in the run and in the store."""
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from conftest import Chips
+from PIL import Image
+from sklearn.metrics import average_precision_score
+
+from analysis.report import report
+from analysis.results import load_run
+from preprocess.schema import Store
+from preprocess.splits import make_split
+from train.config import make_config
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def write_run(path: Path, store: Store, *, seed: int = 0, skill: float = 2.0) -> Path:
+    """A run's folder with made-up scores of the course split's test part; the last class has no positive there."""
+    split = make_split("course", store)
+    labels, names = store.labels[split.test].copy(), store.names[split.test]
+    labels[:, -1] = 0
+    rng = np.random.default_rng(seed)
+    logits = (rng.normal(size=labels.shape) + skill * labels).astype(np.float32)
+    logits[:5] = np.round(logits[:5])
+    present = [c for c in range(labels.shape[1]) if labels[:, c].any()]
+    ap = np.full(labels.shape[1], np.nan)
+    ap[present] = [average_precision_score(labels[:, c], logits[:, c].astype(float)) for c in present]
+    config = vars(make_config("default", task=1, store=str(store.path), epochs=2))
+    made: dict[str, Any] = {
+        "config": config, "versions": {"torch": "2"}, "amp": "off", "commit": "abc+changes", "model_sha256": "f" * 64,
+        "machine": {"device": "CPU", "threads": 2, "system": "Linux"},
+        "store": {"path": str(store.path), "fingerprint": store.fingerprint, "chips": store.num_tiles},
+        "split": {"rule": "course", "sha256": split.sha256(), "train": 1, "val": 0, "test": len(names),
+                  "epoch_chosen_on": "test"},
+    }  # fmt: skip
+    by_name = {name: None if np.isnan(v) else v for name, v in zip(store.classes, ap.tolist(), strict=True)}
+    line = {"lr": 0.1, "train_loss": 0.5, "test_loss": 0.6, "train_map": 0.4, "test_map": float(np.nanmean(ap)),
+            "train_ap": by_name, "test_ap": by_name, "chips_per_s": 100.0, "wait_share": 0.1}  # fmt: skip
+    path.mkdir(parents=True)
+    (path / "run.json").write_text(json.dumps({**made, "state": "done", "started": "today"}))
+    (path / "metrics.jsonl").write_text("".join(json.dumps({"epoch": n, **line}) + "\n" for n in (1, 2)))
+    np.savez(
+        path / "results.npz", epoch=2, AP=ap, mAP=np.nanmean(ap), labels=labels, fnames=names, logits=logits,
+        preds=1 / (1 + np.exp(-logits.astype(float))), classes=np.array(store.classes), depends_on=json.dumps(made),
+    )  # fmt: skip
+    return path
+
+
+class Page(HTMLParser):
+    """Sources of pictures, what is asked for from elsewhere, tables as rows of cells, and the plain text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.pictures: list[tuple[str, bytes]] = []
+        self.outside: list[str] = []
+        self.ids: list[str] = []
+        self.cells: list[str] = []
+        self.words: list[str] = []
+        self.feed(path.read_text())
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "img":
+            source = given["src"] or ""
+            self.pictures.append((given["alt"] or "", base64.b64decode(source.partition("base64,")[2])))
+        self.ids += [given["id"]] if given.get("id") else []
+        for name in ("src", "href", "xlink:href", "srcset", "action"):
+            value = given.get(name)
+            if value and not value.startswith(("#", "data:")):
+                self.outside.append(value)
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def made(session_store: Store, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    folder = tmp_path_factory.mktemp("runs")
+    run = write_run(folder / "one", session_store)
+    others = (
+        write_run(folder / "two", session_store, seed=1, skill=0.5),
+        write_run(folder / "three", session_store, seed=2),
+    )
+    path = report(run, compare=others, wanted_class=None, store_path=None)
+    return SimpleNamespace(run=run, others=others, path=path, page=Page(path), folder=path.parent)
+
+
+def test_the_page_is_one_small_file_that_asks_for_nothing(made: SimpleNamespace) -> None:
+    text = made.path.read_text()
+    assert made.page.outside == []
+    assert "<script" not in text
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+    assert made.path.stat().st_size < 10e6
+    assert len(made.page.ids) == len(set(made.page.ids))
+    links = re.findall(r'(?:url\(#|href="#)([^")]+)', text)
+    assert links
+    assert set(links) <= set(made.page.ids)
+
+
+def test_every_figure_has_a_title_and_is_there_as_png(made: SimpleNamespace) -> None:
+    names = sorted(path.stem for path in (made.folder / "figures").iterdir())
+    shown = sorted(re.findall(r'aria-label="([^"]+)"', made.path.read_text()))
+    assert [name.replace("_", " ") for name in names] == shown
+    assert {"loss", "map", "tail_accuracy", "class_ap", "calibration", "difference_two"} <= set(names)
+    for name in names:
+        with Image.open(made.folder / "figures" / f"{name}.png") as picture:
+            assert picture.width > 500
+
+
+def test_pictures_are_the_stores_pixels_of_the_highest_scores(
+    made: SimpleNamespace, session_chips: Chips, session_store: Store
+) -> None:
+    run = load_run(made.run)
+    best_class = int(np.nanargmax(run.ap))
+    column = run.logits[:, best_class].tolist()
+    for word, sign, first in (("highest", -1, 0), ("lowest", 1, 20)):
+        expected = [name for _, name in sorted((sign * v, n) for v, n in zip(column, run.names.tolist(), strict=True))][
+            :10
+        ]
+        frame = pd.read_csv(made.folder / "tables" / f"{word}_{run.classes[best_class]}.csv")
+        assert frame["image_name"].tolist() == expected
+        shown = made.page.pictures[first : first + 20]
+        assert [alt for alt, _ in shown] == [alt for name in expected for alt in (name, f"{name}, near infrared")]
+        files = np.stack([tifffile.imread(session_chips.folder / f"{name}.tif") for name in expected])  # B, G, R, NIR
+        bytes_of = np.empty(files.shape, np.uint8)
+        for band in range(4):
+            low, high = np.percentile(files[..., band], [1, 99])
+            bytes_of[..., band] = np.rint(np.clip((files[..., band] - low) / (high - low), 0, 1) * 255)
+        for index in range(10):
+            colour, nir = (
+                np.asarray(Image.open(io.BytesIO(png)))[..., :3] for _, png in shown[2 * index : 2 * index + 2]
+            )
+            assert np.array_equal(colour, bytes_of[index][..., [2, 1, 0]])
+            assert np.array_equal(nir, np.repeat(bytes_of[index][..., 3:], 3, axis=-1))
+    assert frame["logit"].iloc[0] == min(column)
+
+
+def test_the_numbers_on_the_page_are_those_of_the_scores(made: SimpleNamespace) -> None:
+    run = load_run(made.run)
+    assert f"test mAP {run.mean_ap:.4f}" in made.page.text
+    frame = pd.read_csv(made.folder / "tables" / "classes.csv")
+    assert frame["class"].tolist() == list(run.classes)
+    assert np.array_equal(frame["AP"].to_numpy(), run.ap, equal_nan=True)
+    assert frame["positives"].tolist() == run.labels.sum(axis=0).tolist()
+    kept = frame["AP"].notna()
+    assert (frame["low"][kept] <= frame["AP"][kept]).all()
+    assert (frame["AP"][kept] <= frame["high"][kept]).all()
+    assert kept.tolist() == [True, True, False]
+    for word in ("two (task 1) - one (task 1): mAP -", "worse", "make train TASK=1", "EPOCHS=2", "abc+changes",
+                 "Not tried yet", "flatters", "leaks from train to test"):  # fmt: skip
+        assert word in made.page.text
+    frame = pd.read_csv(made.folder / "tables" / "comparison.csv")
+    assert frame["two"].tolist()[-1] == load_run(made.others[0]).mean_ap
+
+
+def test_the_same_run_gives_the_same_bytes(made: SimpleNamespace, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()}
+    report(made.run, compare=made.others, wanted_class=None, store_path=None)
+    assert before == {path.name: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()}
+
+
+def test_the_verdict_of_reproduce_is_shown_and_a_stale_one_is_called_so(made: SimpleNamespace, tmp_path: Path) -> None:
+    run = shutil.copytree(made.run, tmp_path / "run")
+    (run / "reproduce.csv").write_text("class,ap_saved,ap_again\na,0.5,0.5\n")
+    for digest, stale in (("f" * 64, False), ("0" * 64, True)):
+        verdict = {"reproduced": True, "text": "run: BIT-IDENTICAL.", "model_sha256": digest}
+        (run / "reproduce.json").write_text(json.dumps(verdict))
+        page = Page(report(run, compare=(), wanted_class="b", store_path=None))
+        assert "BIT-IDENTICAL" in page.text
+        assert ("earlier weights" in page.text) == stale
+        assert "Comparison" not in page.text
+        assert "highest scores of b" in page.text
+
+
+def test_a_store_that_has_moved(made: SimpleNamespace, tmp_path: Path, uint8_store: Store, refused: Callable,
+                                capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    run = shutil.copytree(made.run, tmp_path / "run")
+    with np.load(run / "results.npz") as archive:
+        arrays = dict(archive)
+    depends = json.loads(str(arrays["depends_on"]))
+    depends["config"]["store"] = str(tmp_path / "gone.zarr")
+    np.savez(run / "results.npz", **{**arrays, "depends_on": json.dumps(depends)})
+    page = Page(report(run, compare=(), wanted_class=None, store_path=None))
+    assert page.pictures == []
+    assert "No pictures: " in page.text
+    assert "gone.zarr" in capsys.readouterr().out
+    text = refused(lambda: report(run, compare=(), wanted_class=None, store_path=uint8_store.path))
+    assert "expected the store with fingerprint" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"AP": np.array([0.1, 0.2, np.nan])}, "the saved AP is not that of the saved scores"),
+        ({"logits": np.zeros((3, 3))}, "expected finite logits"),
+        ({"classes": np.array(["a"])}, "with a name each"),
+        ({"labels": None}, "labels is not there"),
+    ],
+)
+def test_a_run_that_does_not_fit_together_is_refused(
+    made: SimpleNamespace, tmp_path: Path, refused: Callable, change: dict, found: str
+) -> None:
+    run = shutil.copytree(made.run, tmp_path / "run")
+    with np.load(run / "results.npz") as archive:
+        arrays = {**archive, **change}
+    np.savez(run / "results.npz", **{name: value for name, value in arrays.items() if value is not None})
+    assert found in refused(lambda: load_run(run))
+
+
+def test_runs_that_cannot_be_compared_are_refused(made: SimpleNamespace, tmp_path: Path, refused: Callable) -> None:
+    other = shutil.copytree(made.others[0], tmp_path / "other")
+    with np.load(other / "results.npz") as archive:
+        arrays = dict(archive)
+
+    def compare(**changed: np.ndarray) -> str:
+        np.savez(other / "results.npz", **{**arrays, **changed})
+        return refused(lambda: report(made.run, compare=(other,), wanted_class=None, store_path=None))
+
+    renamed = arrays["fnames"].copy()
+    renamed[0] = "elsewhere"
+    assert "Compare runs of the same STORE and SPLIT" in compare(fnames=renamed)
+    assert "expected the classes a, b, c, found a, b, x" in compare(classes=np.array(["a", "b", "x"]))
+    swapped = arrays["labels"][:, [1, 0, 2]]
+    assert "other labels" in compare(labels=swapped, AP=_ap(swapped, arrays["logits"]))
+    assert "different names" in refused(
+        lambda: report(made.run, compare=(made.run,), wanted_class=None, store_path=None)
+    )
+    assert "found no run.json" in refused(lambda: load_run(tmp_path))
+
+
+def _ap(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    return np.array(
+        [average_precision_score(labels[:, c], logits[:, c].astype(float)) if labels[:, c].any() else np.nan
+         for c in range(labels.shape[1])]
+    )  # fmt: skip
+
+
+def test_a_report_loads_neither_torch_nor_dali(made: SimpleNamespace) -> None:
+    code = (
+        "import sys; sys.argv = ['analysis', 'report', '--run', sys.argv[1]]\n"
+        "from analysis.__main__ import main\nassert main() == 0\n"
+        "print([m for m in ('torch', 'nvidia', 'train.loop') if m in sys.modules])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(made.others[1])], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_command_to_get_the_same_is_one_that_make_takes() -> None:
+    from dataclasses import asdict
+
+    from analysis.provenance import SETTABLE, train_command
+    from train.config import config_from
+
+    makefile = (ROOT / "Makefile").read_text()
+    listed = re.search(r"TRAIN_VARIABLES = ((?:.*\\\n)*.*)", makefile)
+    assert listed is not None
+    assert {name.upper() for name in SETTABLE} <= {*listed[1].replace("\\", " ").split(), "STORE"}
+    config = make_config("course", task=4, store="a b.zarr", epochs=3, deterministic=True, val=0.1)
+    words = train_command(asdict(config))
+    assert words == "make train TASK=4 STORE='a b.zarr' RECIPE=course VAL=0.1 EPOCHS=3 DETERMINISTIC=1"
+    assert config_from(asdict(config)) == config

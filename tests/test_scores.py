@@ -1,0 +1,247 @@
+"""Every number of a report against scikit-learn, or against numpy written the long way."""
+
+import math
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, fbeta_score
+
+from analysis import classes, decisions, ranking, tail
+
+
+def scores(seed: int = 0, *, count: int = 600, ties: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(labels, logits, probabilities) of 6 classes: the last has no positive, the one before it two."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((count, 6)) < [0.6, 0.3, 0.1, 0.05, 0, 0]).astype(np.uint8)
+    labels[[3, count - 1], 4] = 1
+    logits = rng.normal(size=(count, 6)) * 3 + 2 * labels - 1
+    if ties:
+        logits = np.round(logits)
+    return labels, logits, 1 / (1 + np.exp(-logits))
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_tail_accuracy_is_the_sum_of_the_definition(ties: bool) -> None:
+    labels, _, probabilities = scores(ties=ties)
+    for thresholds in (
+        tail.own_thresholds(probabilities),
+        tail.common_thresholds(probabilities),
+        tail.quantile_thresholds(probabilities),
+    ):
+        found = tail.tail_accuracy(labels, probabilities, thresholds)
+        for k, row in enumerate(thresholds):
+            for c, t in enumerate(row):
+                above = right = 0
+                for y, f in zip(labels[:, c].tolist(), probabilities[:, c].tolist(), strict=True):
+                    above += f > t
+                    right += f > t and y == 1
+                assert found.count[k, c] == above
+                assert found.accuracy[k, c] == right / above if above else math.isnan(found.accuracy[k, c])
+        present = [[value for value in row if not math.isnan(value)] for row in found.accuracy.tolist()]
+        assert found.num_classes.tolist() == [len(row) for row in present]
+        for mean, row in zip(found.mean.tolist(), present, strict=True):
+            assert mean == pytest.approx(math.fsum(row) / len(row), rel=1e-15) if row else math.isnan(mean)
+
+
+def test_tails_go_from_a_half_to_the_highest_score_and_the_last_is_empty() -> None:
+    labels, _, probabilities = scores()
+    probabilities[:, 3] = np.minimum(probabilities[:, 3], 0.4)
+    own = tail.own_thresholds(probabilities)
+    assert own.shape == (20, 6)
+    assert (own[0] == 0.5).all()
+    assert own[-1].tolist() == [*probabilities.max(axis=0)[:3], 0.5, *probabilities.max(axis=0)[4:]]
+    found = tail.tail_accuracy(labels, probabilities, own)
+    assert (found.count[-1] == 0).all()
+    assert found.num_classes[-1] == 0
+    assert math.isnan(found.mean[-1])
+    assert np.isnan(found.accuracy[:, 3]).all()
+    assert found.num_classes[0] == 5
+    common = tail.common_thresholds(probabilities)
+    assert common[-1].tolist() == [probabilities.max()] * 6
+
+
+def test_strictly_above() -> None:
+    labels, probabilities = np.array([[1], [0], [1]]), np.array([[0.5], [0.75], [1.0]])
+    found = tail.tail_accuracy(labels, probabilities, np.array([[0.5], [0.75], [1.0]]))
+    assert found.count[:, 0].tolist() == [2, 1, 0]
+    assert found.accuracy[:2, 0].tolist() == [0.5, 1.0]
+
+
+def test_extremes_are_the_highest_and_lowest_with_ties_in_name_order() -> None:
+    names = np.array(["d", "b", "c", "a", "f", "e"])
+    values = np.array([1.0, 1.0, 0.5, 1.0, 0.0, 0.0])
+    best, worst = ranking.extremes(values, names, 4)
+    assert names[best].tolist() == ["a", "b", "d", "c"]
+    assert names[worst].tolist() == ["e", "f", "c", "a"]
+    rng = np.random.default_rng(0)
+    values, names = np.round(rng.normal(size=500), 1), np.array([f"t_{i}" for i in rng.permutation(500)])
+    best, worst = ranking.extremes(values, names)
+    by_hand = sorted(zip((-values).tolist(), names.tolist(), strict=True))
+    assert names[best].tolist() == [name for _, name in by_hand[:10]]
+    assert values[best[0]] == values.max()
+    by_hand = sorted(zip(values.tolist(), names.tolist(), strict=True))
+    assert names[worst].tolist() == [name for _, name in by_hand[:10]]
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_bootstrap_ap_is_scikit_learns_with_sample_weights(ties: bool) -> None:
+    labels, logits, _ = scores(ties=ties)
+    counts = classes.resample_counts(len(labels), 25)
+    assert (counts.sum(axis=1) == len(labels)).all()
+    found = classes.bootstrap_ap(labels, logits, counts)
+    empty = 0
+    for b, weights in enumerate(counts):
+        for c in range(6):
+            if not labels[weights > 0, c].any():
+                assert np.isnan(found[b, c])
+                empty += 1
+                continue
+            direct = average_precision_score(labels[:, c], logits[:, c], sample_weight=weights)
+            drawn = np.repeat(np.arange(len(labels)), weights)
+            assert found[b, c] == pytest.approx(direct, rel=1e-13)
+            assert found[b, c] == pytest.approx(average_precision_score(labels[drawn, c], logits[drawn, c]), rel=1e-13)
+    assert empty > 25  # the class without positives always, the one with two sometimes
+
+
+def test_resamples_are_a_function_of_the_seed() -> None:
+    assert np.array_equal(classes.resample_counts(50, 10, 3), classes.resample_counts(50, 10, 3))
+    assert not np.array_equal(classes.resample_counts(50, 10, 3), classes.resample_counts(50, 10, 4))
+
+
+def test_intervals_leave_out_resamples_without_a_value() -> None:
+    values = np.array([[0.1, np.nan], [0.2, np.nan], [0.3, 0.5], [0.4, np.nan]])
+    low, high = classes.interval(values)
+    assert low.tolist() == [np.percentile([0.1, 0.2, 0.3, 0.4], 2.5), 0.5]
+    assert high.tolist() == [np.percentile([0.1, 0.2, 0.3, 0.4], 97.5), 0.5]
+    assert [float(bound) for bound in classes.interval(values[:, 0])] == [low[0], high[0]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(classes.interval(np.full((4, 2), np.nan))).all()
+        assert classes.mean_over_classes(np.array([[0.5, np.nan], [np.nan, np.nan]])).tolist()[0] == 0.5
+
+
+def test_the_interval_of_ap_covers_what_a_large_sample_says() -> None:
+    """A known distribution: of 40 samples of 300 chips, about 95 % of the intervals hold the AP of 200,000."""
+    rng = np.random.default_rng(1)
+
+    def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = (rng.random((count, 1)) < 0.4).astype(np.uint8)
+        return labels, rng.normal(size=(count, 1)) + 1.5 * labels
+
+    truth = average_precision_score(*draw(200_000))
+    covered = 0
+    for seed in range(40):
+        labels, logits = draw(300)
+        low, high = classes.interval(classes.bootstrap_ap(labels, logits, classes.resample_counts(300, 300, seed)))
+        covered += bool(low[0] <= truth <= high[0])
+    assert 33 <= covered <= 40
+
+
+def test_calibration_is_scikit_learns() -> None:
+    labels, _, probabilities = scores()
+    for c in range(5):
+        found = classes.calibration(labels[:, c], probabilities[:, c])
+        assert found.brier == pytest.approx(brier_score_loss(labels[:, c], probabilities[:, c]), rel=1e-14)
+        share, forecast = calibration_curve(labels[:, c], probabilities[:, c], n_bins=10, strategy="uniform")
+        kept = found.count > 0
+        assert np.allclose(found.share[kept], share, rtol=1e-14, atol=0)
+        assert np.allclose(found.forecast[kept], forecast, rtol=1e-14, atol=0)
+        assert np.isnan(found.share[~kept]).all()
+        assert found.count.sum() == len(labels)
+        constant = np.full(len(labels), labels[:, c].mean())
+        assert found.reference == pytest.approx(brier_score_loss(labels[:, c], constant), rel=1e-12)
+
+
+def test_cooccurrence_and_false_alarms_are_shares() -> None:
+    labels = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0], [0, 0, 1, 0]], np.uint8)
+    found = classes.cooccurrence(labels)
+    assert found[0].tolist() == [1, 2 / 3, 1 / 3, 0]
+    assert found[1].tolist() == [1, 1, 0.5, 0]
+    assert np.isnan(found[3]).all()
+    decided = np.array([[1, 0, 1, 0], [0, 1, 0, 0], [1, 1, 1, 1], [0, 0, 1, 0]], bool)
+    wrong = classes.false_alarms(labels, decided)
+    assert wrong[0].tolist() == [1 / 3, 1, 0.5, 1 / 3]
+    assert wrong[1, 1] == 0.5
+    assert wrong[2, 0] == 0
+    assert np.isnan(wrong[3]).all()
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_best_threshold_is_the_best_of_all(ties: bool) -> None:
+    labels, logits, _ = scores(ties=ties, count=120)
+    for c in range(5):
+        chosen = decisions.best_threshold(labels[:, c], logits[:, c])
+        tried = np.unique(logits[:, c])
+        all_scores = [
+            fbeta_score(labels[:, c], logits[:, c] > t, beta=2, zero_division=0) for t in [*tried, tried[0] - 1]
+        ]
+        assert fbeta_score(labels[:, c], logits[:, c] > chosen, beta=2) == max(all_scores)
+        assert chosen not in tried
+
+
+def test_thresholds_are_tuned_where_nothing_is_reported() -> None:
+    labels, logits, _ = scores()
+    tuning, reporting = decisions.halves(len(labels))
+    assert sorted([*tuning, *reporting]) == list(range(len(labels)))
+    assert not set(tuning) & set(reporting)
+    found = decisions.tune(labels[tuning], logits[tuning])
+    changed = labels.copy()
+    changed[reporting] = 1 - changed[reporting]
+    again = decisions.tune(changed[tuning], logits[tuning])
+    assert np.array_equal(found.values, again.values)
+    assert found.tuned.tolist() == [True, True, True, True, False, False]
+    assert found.values[4:].tolist() == [0, 0]
+    assert np.isnan(found.held_out_f2[4:]).all()
+
+
+def test_tuned_thresholds_do_better_on_chips_they_have_not_seen() -> None:
+    labels, logits, _ = scores(count=4000)
+    tuning, reporting = decisions.halves(len(labels))
+    found = decisions.tune(labels[tuning], logits[tuning])
+    truth = labels[reporting]
+    before = decisions.scores(truth, logits[reporting] > 0)
+    after = decisions.scores(truth, logits[reporting] > found.values)
+    assert after["F2 macro"] > before["F2 macro"] + 0.02
+    held_out = [fbeta_score(truth[:, c], logits[reporting, c] > found.values[c], beta=2) for c in range(4)]
+    assert np.abs(np.array(held_out) - found.held_out_f2[:4]).max() < 0.08
+
+
+def test_f_scores_are_scikit_learns_and_kaggles() -> None:
+    labels, logits, _ = scores()
+    decided = logits > 0.3
+    found = decisions.scores(labels, decided)
+    for average in ("micro", "samples"):
+        assert found[f"F1 {average}"] == f1_score(labels, decided, average=average, zero_division=0)
+        assert found[f"F2 {average}"] == fbeta_score(labels, decided, beta=2, average=average, zero_division=0)
+    present = labels.any(axis=0)
+    assert not present[5]
+    assert found["F2 macro"] == fbeta_score(
+        labels[:, present], decided[:, present], beta=2, average="macro", zero_division=0
+    )
+    by_chip = []
+    for truth, said in zip(labels, decided, strict=True):  # Kaggle's own formula, chip by chip
+        right = int((truth & said).sum())
+        p, r = right / max(said.sum(), 1), right / max(truth.sum(), 1)
+        by_chip.append(5 * p * r / (4 * p + r) if right else 0.0)
+    assert found["F2 samples"] == pytest.approx(np.mean(by_chip), rel=1e-12)
+
+
+def test_a_part_without_any_label_has_scores_without_a_warning() -> None:
+    labels, logits, _ = scores()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = decisions.scores(np.zeros_like(labels), logits > 0)
+    assert len(found) == 6
+    assert all(math.isnan(value) for value in found.values())
+
+
+def test_an_unknown_class_is_refused(refused: Callable[..., str]) -> None:
+    from types import SimpleNamespace
+
+    run = SimpleNamespace(classes=("a", "b"), ap=np.array([np.nan, 0.3]))
+    assert ranking.choose_class(run, None) == 1  # type: ignore[arg-type]
+    assert ranking.choose_class(run, "a") == 0  # type: ignore[arg-type]
+    assert "CLASS=road: expected one of a, b" in refused(lambda: ranking.choose_class(run, "road"))  # type: ignore[arg-type]
