@@ -147,7 +147,9 @@ def precision_recall(run: Run) -> Figure:
             axes.text(0.5, 0.5, "no positive", ha="center", fontsize=8)
             continue
         precision, recall, _ = precision_recall_curve(truth, run.logits[:, index])
-        kept = np.unique(np.linspace(0, len(recall) - 1, min(_PR_POINTS, len(recall))).astype(int))
+        # From recall 0 up. Where a positive is found the step has the precision that AP counts for it.
+        precision, recall = precision[::-1], recall[::-1]
+        kept = np.unique(np.searchsorted(recall, np.linspace(0, 1, _PR_POINTS)))
         colour = FAINT if truth.sum() < FEW_POSITIVES else BLUE
         axes.step(recall[kept], precision[kept], where="pre", color=colour, linewidth=1.2)
         axes.set_title(f"{name} {run.ap[index]:.3f}", fontsize=8.5, pad=3)
