@@ -5,6 +5,7 @@ device, without a copy in torch. Leaves the split to `preprocess.splits`, the mo
 """
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -98,7 +99,10 @@ def eval_loader(
 
 
 class TileLoader:
-    """Made by `train_loader` or `eval_loader`; `epoch(n)` yields its batches, `len()` counts them."""
+    """Made by `train_loader` or `eval_loader`; `epoch(n)` yields its batches, `len()` counts them.
+
+    `hand_over_s` adds up the seconds between a batch's images and the batch: what torch does with them, and labels.
+    """
 
     def __init__(
         self, store: Store, tiles: np.ndarray, inputs: Inputs, *, batch_size: int, seed: int, flips: str,
@@ -131,14 +135,20 @@ class TileLoader:
             flips=flips, room=(layout.height - crop[0], layout.width - crop[1]),
             allocate=_pinned if on_gpu else _touched,
         )  # fmt: skip
+        self.deal(0, 1)
+        self.hand_over_s = 0.0
         make_graph = train_graph if self._train else eval_graph
         self._pipeline: Any = make_graph(self.spec, self._source)  # DALI ships no types
         self._pipeline.build()
 
+    def deal(self, rank: int, world: int) -> None:
+        """Of a train epoch's order give out every `world`-th tile, from place `rank` on."""
+        self._rank, self._world = rank, world
+
     def __len__(self) -> int:
         """Batches an epoch."""
         num_tiles = len(self._tiles)
-        return num_tiles // self._batch_size if self._train else -(-num_tiles // self._batch_size)
+        return num_tiles // self._world // self._batch_size if self._train else -(-num_tiles // self._batch_size)
 
     def plans(self, epoch: int, first_step: int = 0) -> list[BatchPlan]:
         """What `epoch(epoch, first_step)` will read: a pure function of its arguments."""
@@ -154,7 +164,7 @@ class TileLoader:
                 )
                 for start in range(first_step * size, len(padded), size)
             ]
-        order = epoch_order(self._seed, epoch, self._tiles)
+        order = epoch_order(self._seed, epoch, self._tiles)[self._rank :: self._world]
         draws = augmentation(
             self._seed, epoch, order, height=spec.layout.height, width=spec.layout.width,
             crop=spec.crop, flips=spec.flips,
@@ -175,7 +185,10 @@ class TileLoader:
         try:
             for plan in plans:
                 (images,) = self._pipeline.run()
-                yield self._batch(plan, images)
+                started = time.perf_counter()
+                batch = self._batch(plan, images)
+                self.hand_over_s += time.perf_counter() - started
+                yield batch
         finally:
             # Also when the caller breaks off: take out what is under way, so that the next epoch starts clean.
             self._source.stop()

@@ -41,6 +41,16 @@ def test_a_setting_goes_over_the_recipe_and_survives_json() -> None:
         ({"lr": 0.0}, "LR=0.0: expected a positive number"),
         ({"lr": float("nan")}, "LR=nan"),
         ({"val": 1.0}, "VAL=1.0"),
+        ({"warmup": -0.1}, "WARMUP=-0.1: expected a share of all steps, from 0 to less than 1"),
+        ({"ema": 1.0}, "EMA=1.0"),
+        ({"smoothing": float("nan")}, "SMOOTHING=nan"),
+        ({"balance": 2.0}, "BALANCE=2.0"),
+        ({"trunk_lr": 0.0}, "TRUNK_LR=0.0"),
+        ({"momentum": float("nan")}, "MOMENTUM=nan"),
+        ({"checkpoint_minutes": 0.0}, "CHECKPOINT_MINUTES=0.0"),
+        ({"accumulate": 3}, "ACCUMULATE=3: expected a divisor of BATCH=64"),
+        ({"conv1": "zero"}, "CONV1=zero"),
+        ({"compile": "yes"}, "COMPILE=yes"),
         ({"seed": -1}, "SEED=-1"),
         ({"gpu": "zero"}, "GPU=zero: expected a number (0), numbers (0,1), or cpu"),
         ({"gpu": "0,"}, "GPU=0,"),
@@ -68,8 +78,9 @@ def test_the_list_of_settings_is_frozen() -> None:
     """A new setting is a decision: add it here too, and to the README if it is a Make variable."""
     assert [field.name for field in dataclasses.fields(Config)] == [
         "task", "store", "gpu", "arch", "weights", "finetune", "input", "split", "val", "seed", "test", "crop", "amp",
-        "deterministic", "workers", "shuffle_labels", "recipe", "epochs", "batch", "test_batch", "flips", "optimizer",
-        "lr", "momentum", "weight_decay", "schedule", "step_epochs", "step_gamma", "loss",
+        "deterministic", "workers", "shuffle_labels", "conv1", "compile", "accumulate", "checkpoint_minutes", "recipe",
+        "epochs", "batch", "test_batch", "flips", "optimizer", "lr", "momentum", "weight_decay", "schedule",
+        "step_epochs", "step_gamma", "loss", "warmup", "ema", "smoothing", "balance", "trunk_lr",
     ]  # fmt: skip
 
 

@@ -16,6 +16,9 @@ from preprocess.schema import Store, open_store
 from preprocess.splits import PARTS, Split, make_split
 from train.config import Config
 from train.device import Device
+from train.world import World
+
+ALONE = World()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,18 +71,34 @@ def _shuffled(store: Store, split: Split, seed: int) -> Store:
     return replace(store, labels=labels)
 
 
-def make_train_loader(config: Config, data: Data, device: Device) -> TileLoader:
-    """The train part, as the configuration says."""
-    return train_loader(
-        data.store, data.split.train, data.inputs, batch_size=config.batch, seed=config.seed, flips=config.flips,
-        crop=_crop(config), device=device.device, workers=config.workers or None, dtype=device.image_dtype,
+def make_train_loader(config: Config, data: Data, device: Device, world: World = ALONE) -> TileLoader:
+    """The train part, as the configuration says; of each update's chips this rank's share, in `accumulate` parts.
+
+    Raises:
+        UserError: BATCH cannot be dealt to so many processes, or the train part is smaller than it.
+    """
+    parts = world.size * config.accumulate
+    if config.batch % parts:
+        raise UserError(
+            f"BATCH={config.batch}: expected a multiple of {parts} ({world.size} processes, "
+            f"ACCUMULATE={config.accumulate}): it counts the chips of an update over all of them."
+        )
+    if len(data.split.train) < config.batch:
+        chips = len(data.split.train)
+        raise UserError(f"BATCH={config.batch}: the train part has only {chips} chips. Choose a smaller BATCH.")
+    loader = train_loader(
+        data.store, data.split.train, data.inputs, batch_size=config.batch // parts, seed=config.seed,
+        flips=config.flips, crop=_crop(config), device=device.device, workers=config.workers or None,
+        dtype=device.image_dtype,
     )  # fmt: skip
+    loader.deal(world.rank, world.size)
+    return loader
 
 
-def make_eval_loader(config: Config, data: Data, device: Device, part: str) -> TileLoader:
-    """One part ("train", "val", "test") in store order, without chance."""
+def make_eval_loader(config: Config, data: Data, device: Device, part: str, world: World = ALONE) -> TileLoader:
+    """One part ("train", "val", "test") in store order, without chance; of several ranks, this one's share."""
     return eval_loader(
-        data.store, data.split.part(part), data.inputs, batch_size=config.test_batch, test=config.test,
+        data.store, world.share(data.split.part(part)), data.inputs, batch_size=config.test_batch, test=config.test,
         crop=_crop(config), device=device.device, workers=config.workers or None, dtype=device.image_dtype,
     )  # fmt: skip
 

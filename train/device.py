@@ -8,6 +8,8 @@ import torch
 from preprocess.console import UserError, say
 from train.config import Config
 
+AMP_SETTING = {"off": "off", "float16": "fp16", "bfloat16": "bf16"}  # `amp_name` -> as in the configuration
+
 
 @dataclass(frozen=True, kw_only=True)
 class Device:

@@ -1,0 +1,55 @@
+"""From a checked configuration to a run that is under way: store, device, ranks. Torch and DALI load here."""
+
+import dataclasses
+import shlex
+from pathlib import Path
+
+from preprocess.console import UserError, say
+from train import runfolder
+from train.assemble import Data, open_data
+from train.config import Config
+from train.device import AMP_SETTING, Device, amp_name, choose_device
+from train.loop import fit
+from train.stop import Stopped
+from train.world import join_world, leave_world
+
+
+def start(config: Config, wanted_run: str | None, resume: Path | None, run_file: Path | None) -> int:
+    """Train; returns the exit code.
+
+    Raises:
+        UserError: what the user can put right.
+    """
+    data = open_data(config)
+    device = _device(config, data, resume)
+    world = join_world(device.device)
+    try:
+        folder = fit(config, data, device, world, wanted_run, resume)
+    except Stopped as stopped:
+        return stopped.code
+    finally:
+        leave_world(world)
+    if run_file:
+        run_file.write_text(f"{folder}\n")
+    check = f"make reproduce RUN={shlex.quote(str(folder))}"
+    say(f"{folder}: model.safetensors, results.npz, metrics.jsonl, run.json. Check it: {check}")
+    return 0
+
+
+def _device(config: Config, data: Data, resume: Path | None) -> Device:
+    """The device; of a run that goes on, with the number format that it had, if this one has that too."""
+    if resume is None:
+        return choose_device(config)
+    record = runfolder.read_run(resume)
+    for what, old, new in (
+        ("fingerprint of the store", record["store"]["fingerprint"], data.store.fingerprint),
+        ("split", record["split"]["sha256"], data.split.sha256()),
+    ):
+        if old != new:
+            raise UserError(f"RESUME={resume}: expected {what} {old[:12]}, found {new[:12]}. Is STORE the run's own?")
+    device = choose_device(dataclasses.replace(config, amp=AMP_SETTING[record["amp"]]), amp_may_differ=True)
+    now = {"AMP": amp_name(device.amp), **runfolder.machine(device.name)}
+    before = {"AMP": record["amp"], **record["machine"]}
+    if changed := [f"{name} was {before[name]}, is {value}" for name, value in now.items() if before[name] != value]:
+        say(f"{resume}: {'; '.join(changed)}: the same tiles in the same order, but other roundings.")
+    return device
