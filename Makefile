@@ -9,7 +9,7 @@ MODULE = $(VENV)/bin/python -m
 
 ZARR_VARIABLES = DATA LABELS STORE PRESET BANDS CLASSES CODEC JOBS ALLOW_MISSING
 TRAIN_WORDS = TASK GPU RUN RESUME RECIPE ARCH WEIGHTS CONV1 FINETUNE INPUT SPLIT VAL SEED TEST CROP FLIPS AMP COMPILE \
-	EPOCHS BATCH ACCUMULATE LR LOSS SET WORKERS CHECKPOINT_MINUTES
+	EPOCHS BATCH ACCUMULATE LR LOSS SET WORKERS CHECKPOINT_MINUTES TRACKER
 TRAIN_VARIABLES = $(TRAIN_WORDS) DETERMINISTIC SHUFFLE_LABELS
 KNOWN = PYTHON VENV CUDA ARGS MODE ROUNDS KILLS $(ZARR_VARIABLES) $(TRAIN_VARIABLES)
 
@@ -67,7 +67,7 @@ help:
 	@echo
 	@echo 'zarr:   DATA LABELS STORE  PRESET=planet  BANDS=blue,green,red,nir  CLASSES=a,b,c  CODEC=lz4|none'
 	@echo '        JOBS=cores  ALLOW_MISSING=1'
-	@echo 'train:  TASK=1 (RGB) | 3 (RGB and NIR, two nets joined) | 4 (RGB + NIR in one net)  GPU=0|cpu'
+	@echo 'train:  TASK=1 (RGB) | 3 (RGB and NIR, two nets joined) | 4 (RGB + NIR in one net)  GPU=0|0,1,2,3|auto|cpu'
 	@echo '        RECIPE=default|course  EPOCHS BATCH LR SEED  RUN=runs/name  FINETUNE=full|head  SET="ema=0.999 ..."'
 	@echo '        ARCH=resnet18|resnet34|resnet50|resnet101|resnet152|resnext50_32x4d|wide_resnet50_2'
 	@echo '        WEIGHTS=imagenet|none|file.safetensors  CONV1=kaiming|mean|copy-red (filters of new bands)'
@@ -75,7 +75,7 @@ help:
 	@echo '        SPLIT=course | 0.8,0.2 | 0.7,0.1,0.2@seed | file.csv (image_name,part)  VAL=0.1 (chooses the epoch)'
 	@echo '        FLIPS=none|horizontal|both|dihedral  AMP=auto|off|bf16|fp16  LOSS=bce|soft_margin|asymmetric'
 	@echo '        WORKERS=threads  ACCUMULATE=parts  COMPILE=off|default|max  CHECKPOINT_MINUTES=10  DETERMINISTIC=1'
-	@echo '        SHUFFLE_LABELS=1 (a control)'
+	@echo '        TRACKER=none|wandb (offline, beside TensorBoard)  SHUFFLE_LABELS=1 (a control)'
 	@echo 'all:    VENV=.venv  PYTHON=python3  CUDA=13|12 (of the GPU driver)'
 
 # One stamp a CUDA major; a changed pyproject.toml or constraints.txt installs again, nothing else does.

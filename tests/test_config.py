@@ -52,7 +52,7 @@ def test_a_setting_goes_over_the_recipe_and_survives_json() -> None:
         ({"conv1": "zero"}, "CONV1=zero"),
         ({"compile": "yes"}, "COMPILE=yes"),
         ({"seed": -1}, "SEED=-1"),
-        ({"gpu": "zero"}, "GPU=zero: expected a number (0), numbers (0,1), or cpu"),
+        ({"gpu": "zero"}, "GPU=zero: expected a number (0), numbers (0,1), auto, or cpu"),
         ({"gpu": "0,"}, "GPU=0,"),
         ({"weights": "file.pth"}, "WEIGHTS=file.pth: expected imagenet, none or a .safetensors file"),
         ({"finetune": "some"}, "FINETUNE=some"),
@@ -78,8 +78,8 @@ def test_the_list_of_settings_is_frozen() -> None:
     """A new setting is a decision: add it here too, and to the README if it is a Make variable."""
     assert [field.name for field in dataclasses.fields(Config)] == [
         "task", "store", "gpu", "arch", "weights", "finetune", "input", "split", "val", "seed", "test", "crop", "amp",
-        "deterministic", "workers", "shuffle_labels", "conv1", "compile", "accumulate", "checkpoint_minutes", "recipe",
-        "epochs", "batch", "test_batch", "flips", "optimizer", "lr", "momentum", "weight_decay", "schedule",
+        "deterministic", "workers", "shuffle_labels", "conv1", "compile", "accumulate", "checkpoint_minutes", "tracker",
+        "recipe", "epochs", "batch", "test_batch", "flips", "optimizer", "lr", "momentum", "weight_decay", "schedule",
         "step_epochs", "step_gamma", "loss", "warmup", "ema", "smoothing", "balance", "trunk_lr",
     ]  # fmt: skip
 

@@ -203,7 +203,7 @@ def test_leavings_of_a_killed_write_are_swept(store: Store, tmp_path: Path) -> N
     (tmp_path / "run" / ".model.safetensors.123").write_bytes(b"half")
     assert resume(tmp_path / "run").returncode == 0
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "metrics.jsonl", "model.safetensors", "results.npz", "run.json",
+        "metrics.jsonl", "model.safetensors", "results.npz", "run.json", "tensorboard",
     ]  # fmt: skip
 
 

@@ -80,7 +80,7 @@ def test_the_run_folder(run: Path, store: Path) -> None:
     from preprocess.splits import make_split
 
     assert sorted(path.name for path in run.iterdir()) == [
-        "metrics.jsonl", "model.safetensors", "results.npz", "run.json",
+        "metrics.jsonl", "model.safetensors", "results.npz", "run.json", "tensorboard",
     ]  # fmt: skip
     record = json.loads((run / "run.json").read_text())
     opened = open_store(store)

@@ -11,7 +11,7 @@ from train.recipes import RECIPES
 
 # (flag, field of Config, how its text is read, help). What is not here is set by the recipe, or by --set.
 _FLAGS = (
-    ("--gpu", "gpu", str, "0 (default), 0,1, or cpu"),
+    ("--gpu", "gpu", str, "0 (default), 0,1,2,3 (a process each), auto (the least used), or cpu"),
     ("--arch", "arch", str, "resnet18 (default) ... wide_resnet50_2"),
     ("--weights", "weights", str, "imagenet, none or a .safetensors file; default: imagenet where it can be had"),
     ("--conv1", "conv1", str, "filters of new bands on pretrained weights: kaiming (default), mean or copy-red"),
@@ -32,6 +32,7 @@ _FLAGS = (
     ("--loss", "loss", str, "bce (default), soft_margin or asymmetric"),
     ("--workers", "workers", int, "reading threads; default: cores, at most 8"),
     ("--checkpoint-minutes", "checkpoint_minutes", float, "a checkpoint that often, and after each epoch; default 10"),
+    ("--tracker", "tracker", str, "none (default) or wandb (offline), beside TensorBoard"),
 )
 
 

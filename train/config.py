@@ -21,7 +21,7 @@ TASK_2 = (
 )
 ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2")
 # Where a run is computed, not what: these may change when it goes on.
-WHERE = ("store", "gpu", "workers", "checkpoint_minutes")
+WHERE = ("store", "gpu", "workers", "checkpoint_minutes", "tracker")
 _CHOICES = {
     "task": tuple(TASKS),
     "arch": ARCHS,
@@ -33,6 +33,7 @@ _CHOICES = {
     "schedule": ("step", "onecycle", "cosine"),
     "loss": ("bce", "soft_margin", "asymmetric"),
     "conv1": ("kaiming", "mean", "copy-red"),
+    "tracker": ("none", "wandb"),
     "compile": ("off", "default", "max"),
     "amp": ("auto", "off", "bf16", "fp16"),
 }
@@ -73,6 +74,7 @@ class Config:
     compile: str = "off"
     accumulate: int = 1
     checkpoint_minutes: float = 10.0
+    tracker: str = "none"
     recipe: str
     epochs: int
     batch: int
@@ -122,8 +124,9 @@ class Config:
             raise _bad("step_gamma", self.step_gamma, "a factor above 0, at most 1")
         if self.batch % self.accumulate:
             raise _bad("accumulate", self.accumulate, f"a divisor of BATCH={self.batch}")
-        if self.gpu != "cpu" and not all(part.isdecimal() for part in self.gpu.split(",")):
-            raise _bad("gpu", self.gpu, "a number (0), numbers (0,1), or cpu")
+        named = self.gpu.split(",")
+        if self.gpu != "auto" and set(named) != {"cpu"} and not all(part.isdecimal() for part in named):
+            raise _bad("gpu", self.gpu, "a number (0), numbers (0,1), auto, or cpu")
         if self.weights not in ("auto", "imagenet", "none") and not self.weights.endswith(".safetensors"):
             raise _bad("weights", self.weights, "imagenet, none or a .safetensors file")
         if self.finetune == "head" and self.weights == "none":

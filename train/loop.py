@@ -14,6 +14,7 @@ import torch
 from pipeline.loader import Batch, TileLoader
 from preprocess.console import Progress, UserError, say
 from train import runfolder
+from train.alarms import chance_alarm
 from train.assemble import Data, make_eval_loader, make_model, make_train_loader
 from train.checkpoint import (
     Checkpoint,
@@ -32,8 +33,10 @@ from train.metrics import class_ap, mean_ap
 from train.predict import predict
 from train.record import chosen_on, describe, epoch_line, introduce, publish, surroundings
 from train.state import Score, State
+from train.statistics import share_statistics
 from train.step import Trainer, make_trainer, train_step
 from train.stop import Stopped, StopSignals
+from train.telemetry import Latest, Tracker, advice, open_trackers, scalars, time_line
 from train.world import World
 
 
@@ -52,6 +55,7 @@ class Fit:
     run: Path = field(default_factory=Path)
     record: dict[str, Any] = field(default_factory=dict)
     state: State = field(default_factory=State)
+    trackers: list[Tracker] = field(default_factory=list)
     saved_at_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -80,12 +84,15 @@ def fit(config: Config, data: Data, device: Device, world: World, wanted_run: st
         sweep(resume)
     checkpoint = load_checkpoint(resume, config) if resume else None
     model = make_model(config, data, pretrained=checkpoint is None)
+    if world.size > 1:
+        model = share_statistics(model, device.kind)
     net = model.to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     train = make_train_loader(config, data, device, world)
     parts = ["test"] if not len(data.split.val) else ["val", "test"]
     scored_on = {part: make_eval_loader(config, data, device, part, world) for part in parts}
     weight = positive_weights(data.store.labels[data.split.train], config.balance)
-    trainer = make_trainer(net, config, device, len(train) // config.accumulate, weight)
+    steps = len(train) // config.accumulate
+    trainer = make_trainer(net, config, device, steps, positive_weight=weight, ranks=world.size)
     with StopSignals() as stop:
         under_way = Fit(
             config=config, data=data, device=device, world=world, trainer=trainer, train=train, scored_on=scored_on,
@@ -95,12 +102,17 @@ def fit(config: Config, data: Data, device: Device, world: World, wanted_run: st
             _go_on(under_way, resume, checkpoint)
         else:
             _begin(under_way, wanted_run)
+        if world.main:
+            under_way.trackers = open_trackers(config, under_way.run, under_way.record, under_way.state.epoch + 1)
         try:
             while under_way.state.epoch < config.epochs:
                 _epoch(under_way)
         except BaseException:
             _leave(under_way)
             raise
+        finally:
+            for tracker in under_way.trackers:
+                tracker.close()
     _finish(under_way)
     return under_way.run
 
@@ -161,7 +173,19 @@ def _epoch(fit: Fit) -> None:
     _save(fit, best=best)
     if fit.world.main:
         publish(fit.run, fit.state, fit.data, fit.record, weights=best)
-        say(epoch_line(fit.config, fit.state))
+        _tell(fit, scores)
+
+
+def _tell(fit: Fit, scores: dict[str, Score]) -> None:
+    line = fit.state.lines[-1]
+    for tracker in fit.trackers:
+        tracker.log(scalars(line), line["epoch"])
+    say(epoch_line(fit.config, fit.state))
+    say(time_line(line, fit.device))
+    alarms = [chance_alarm(fit.data.store.labels[fit.data.split.part(p)], s.mean_ap, p) for p, s in scores.items()]
+    for text in (advice(line, fit.device), *alarms):
+        if text:
+            say(text)
 
 
 def _train(fit: Fit) -> None:
@@ -169,6 +193,7 @@ def _train(fit: Fit) -> None:
     config, state, trainer = fit.config, fit.state, fit.trainer
     unfinished, seconds = state.unfinished, state.unfinished.seconds
     trainer.net.train()
+    latest, last = Latest(fit.device), f", mAP {state.lines[-1]['test_map']:.3f}" if state.lines else ""
     first = state.step * config.accumulate
     left = fit.steps * config.accumulate - first
     label, chips = f"epoch {state.epoch + 1}/{config.epochs}", fit.steps * config.batch
@@ -191,8 +216,13 @@ def _train(fit: Fit) -> None:
             unfinished.logits.append(logits)
             unfinished.tiles.append(batch.tiles)
             seconds["step"] += time.perf_counter() - got
+            latest.offer(loss)
+            if latest.failed:
+                _check_losses(fit)
             share = seconds["wait"] / sum(seconds.values())
-            progress.update(len(batch.tiles) * fit.world.size, f"{100 * share:.0f} % waiting for data")
+            progress.update(
+                len(batch.tiles) * fit.world.size, f"loss {latest.value:.3f}{last}, wait {100 * share:.0f} %"
+            )
             if part == config.accumulate - 1:
                 state.step += 1
                 _between(fit)

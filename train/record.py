@@ -14,6 +14,7 @@ from preprocess.console import say
 from preprocess.schema import write_atomic
 from preprocess.splits import PARTS
 from train import runfolder
+from train.alarms import data_alarms
 from train.assemble import Data
 from train.checkpoint import best_weights
 from train.config import Config
@@ -67,6 +68,8 @@ def introduce(config: Config, data: Data, device: Device, net: nn.Module, run: P
     counts = ", ".join(f"{len(split.part(part))} {part}" for part in PARTS if len(split.part(part)))
     chosen = "val" if len(split.val) else "test (which flatters; VAL=0.1 carves a part out of train for it)"
     say(f"{run}: split {split.rule}: {counts} chips; the best epoch is chosen on {chosen}")
+    for alarm in data_alarms(data.store, split):
+        say(f"{run}: {alarm}")
     if config.shuffle_labels:
         say(f"{run}: SHUFFLE_LABELS=1: the labels are shuffled, the scores mean nothing but chance.")
 
@@ -121,6 +124,5 @@ def epoch_line(config: Config, state: State) -> str:
     for part in PARTS:
         if f"{part}_loss" in line:
             parts.append(f"{part} loss {line[f'{part}_loss']:.4f} mAP {line[f'{part}_map']:.4f}")
-    parts.append(f"{line['chips_per_s']:.0f} chips/s, {100 * line['wait_share']:.1f} % waiting for data")
     best = "best so far" if state.best + 1 == line["epoch"] else f"best was {state.best + 1}"
     return " | ".join([*parts, best])

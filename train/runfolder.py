@@ -3,6 +3,7 @@
 run.json           configuration, versions, commit, machine, store fingerprint, split, state
 metrics.jsonl      a line an epoch
 model.safetensors  the best epoch's weights
+tensorboard/       the same as metrics.jsonl for `tensorboard --logdir runs`
 checkpoints/       where it goes on after an interruption (`checkpoint`); gone when the run is done
 results.npz        epoch, AP, mAP, labels, preds, fnames, trainlosses, testlosses, testperfs; and logits,
                    classes, and what the scores depend on, for `make reproduce`

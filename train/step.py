@@ -1,10 +1,12 @@
 """One training step, one evaluation step. Knows nothing of Zarr, DALI or files; nothing here waits for the GPU."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from train.config import Config
 from train.device import Device
@@ -16,7 +18,7 @@ from train.optim import Ema, make_optimizer, make_schedule
 class Trainer:
     """What a step changes, and how: network, optimiser, schedule, the scaler that fp16 needs (off otherwise), average.
 
-    `net` holds the weights; `model` is what a step calls: `net` itself, or compiled.
+    `net` holds the weights; `model` is what a step calls: `net` itself, averaged over ranks, compiled.
     """
 
     net: nn.Module
@@ -37,6 +39,11 @@ class Trainer:
     def scored(self) -> nn.Module:
         """The network that is evaluated and saved."""
         return self.ema.net if self.ema else self.net
+
+    def unsynced(self) -> AbstractContextManager[None]:
+        """While it lasts, gradients of several ranks are added up here and not averaged yet."""
+        inner = getattr(self.model, "_orig_mod", self.model)  # torch.compile's wrapper keeps the module there
+        return inner.no_sync() if isinstance(inner, DistributedDataParallel) else nullcontext()
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All tensors that a checkpoint keeps, by name."""
@@ -88,12 +95,16 @@ def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Ten
 
 
 def make_trainer(
-    net: nn.Module, config: Config, device: Device, steps_per_epoch: int, positive_weight: torch.Tensor | None = None
-) -> Trainer:
-    """Optimiser, schedule and the rest around a network that is already on the device."""
+    net: nn.Module, config: Config, device: Device, steps_per_epoch: int, *,
+    positive_weight: torch.Tensor | None = None, ranks: int = 1,
+) -> Trainer:  # fmt: skip
+    """Optimiser, schedule and the rest around a network that is already on the device.
+
+    With several `ranks` its BatchNorm statistics are already shared (`statistics`); its gradients are from here on.
+    """
     optimizer = make_optimizer(net, config)
     return Trainer(
-        net=net, model=_compiled(net, config), optimizer=optimizer,
+        net=net, model=_model(net, config, device, ranks), optimizer=optimizer,
         schedule=make_schedule(optimizer, config, steps_per_epoch),
         scaler=torch.amp.GradScaler(device.kind, enabled=device.amp is torch.float16),
         ema=Ema(net, config.ema) if config.ema else None,
@@ -103,7 +114,15 @@ def make_trainer(
     )  # fmt: skip
 
 
-def _compiled(net: nn.Module, config: Config) -> nn.Module:
+def _model(net: nn.Module, config: Config, device: Device, ranks: int) -> nn.Module:
+    if ranks > 1:
+        # Buffers need no broadcast: shared statistics are the same on every rank.
+        net = DistributedDataParallel(
+            net,
+            [device.device] if device.kind == "cuda" else None,
+            forward_sync_buffers=False,
+            gradient_as_bucket_view=True,
+        )
     if config.compile == "off":
         return net
     # "max" times kernels against each other and, on a GPU, replays the step as CUDA graphs.
@@ -127,14 +146,16 @@ def train_step(
     device = trainer.device
     if part == 0:
         trainer.optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(device.kind, device.amp, enabled=device.amp is not None):
-        logits = trainer.model(images)
-    loss = loss_function(
-        trainer.loss, logits, labels, positive_weight=trainer.positive_weight, smoothing=trainer.smoothing
-    )
-    share = loss / trainer.accumulate if trainer.accumulate > 1 else loss
-    trainer.scaler.scale(share).backward()  # type: ignore[no-untyped-call]  # torch
-    if part == trainer.accumulate - 1:
+    last = part == trainer.accumulate - 1
+    with nullcontext() if last else trainer.unsynced():
+        with torch.autocast(device.kind, device.amp, enabled=device.amp is not None):
+            logits = trainer.model(images)
+        loss = loss_function(
+            trainer.loss, logits, labels, positive_weight=trainer.positive_weight, smoothing=trainer.smoothing
+        )
+        share = loss / trainer.accumulate if trainer.accumulate > 1 else loss
+        trainer.scaler.scale(share).backward()  # type: ignore[no-untyped-call]  # torch
+    if last:
         trainer.scaler.step(trainer.optimizer)
         trainer.scaler.update()
         if trainer.ema:
