@@ -1,4 +1,4 @@
-"""One rank of a tiny run, for tests: `python tests/rank_run.py FOLDER STOP ARGUMENTS...`, alone or under torchrun.
+"""One rank of a tiny run, for tests: `python tests/rank_run.py FOLDER STOP ARGUMENTS...` under torchrun.
 
 Writes FOLDER/<rank>.log, a line a batch: epoch, tiles, loss (hex). With STOP above 0, the last rank sends itself
 SIGTERM in its step of that number.
@@ -8,8 +8,8 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 from tiny import Steps, tiny_networks
@@ -19,8 +19,9 @@ from preprocess import console
 from train.__main__ import main
 
 
-def logged(log: Path, stop: int) -> None:
-    """Run the command; every step goes into the log."""
+@contextmanager
+def logged(log: Path, stop: int) -> Iterator[None]:
+    """While it lasts, networks are tiny and every step goes into the log."""
     current: list[str] = []
     real = TileLoader.epoch
 
@@ -36,14 +37,13 @@ def logged(log: Path, stop: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     steps = Steps(act)
-    patches: list[Any] = [tiny_networks(), steps.patch, mock.patch.object(TileLoader, "epoch", epoch)]
-    for patch in patches:
-        patch.start()
-    console.run(main)
+    with tiny_networks(), steps.patch, mock.patch.object(TileLoader, "epoch", epoch):
+        yield
 
 
 if __name__ == "__main__":
     folder, stop_at = Path(sys.argv[1]), int(sys.argv[2])
     sys.argv[1:] = sys.argv[3:]
     folder.mkdir(exist_ok=True)
-    logged(folder / f"{os.environ.get('RANK', '0')}.log", stop_at)
+    with logged(folder / f"{os.environ['RANK']}.log", stop_at):
+        console.run(main)

@@ -50,6 +50,7 @@ def test_a_setting_goes_over_the_recipe_and_survives_json() -> None:
         ({"checkpoint_minutes": 0.0}, "CHECKPOINT_MINUTES=0.0"),
         ({"accumulate": 3}, "ACCUMULATE=3: expected a divisor of BATCH=64"),
         ({"conv1": "zero"}, "CONV1=zero"),
+        ({"conv1": "mean", "weights": "none"}, "CONV1=mean: expected nothing with WEIGHTS=none"),
         ({"compile": "yes"}, "COMPILE=yes"),
         ({"seed": -1}, "SEED=-1"),
         ({"gpu": "zero"}, "GPU=zero: expected a number (0), numbers (0,1), auto, or cpu"),
@@ -81,6 +82,7 @@ def test_the_list_of_settings_is_frozen() -> None:
         "deterministic", "workers", "shuffle_labels", "conv1", "compile", "accumulate", "checkpoint_minutes", "tracker",
         "recipe", "epochs", "batch", "test_batch", "flips", "optimizer", "lr", "momentum", "weight_decay", "schedule",
         "step_epochs", "step_gamma", "loss", "warmup", "ema", "smoothing", "balance", "trunk_lr",
+        "pool",
     ]  # fmt: skip
 
 
@@ -88,6 +90,7 @@ def test_choices_are_those_of_the_code_they_stand_for() -> None:
     assert module.ARCHS == resnet.ARCHS
     assert module._CHOICES["flips"] == order.FLIPS
     assert module._CHOICES["test"] == TESTS
+    assert module._CHOICES["conv1"] == resnet.NEW_BANDS
 
 
 def test_configuration_loads_nothing_heavy() -> None:

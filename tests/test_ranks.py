@@ -16,15 +16,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import to_store, write_chips
-from test_train import ROOT, here
+from rank_run import logged
+from test_train import ROOT, Ended, here
 from tiny import tiny_networks
 
 from analysis.__main__ import main as analysis_main
 from preprocess.schema import Store
+from train.__main__ import main as train_main
 
 STEPS = 12  # 241 train chips in batches of 20
 BATCH = 20
-ALONE = [sys.executable]
 BOTH = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--"]
 
 
@@ -46,12 +47,24 @@ def read(folder: Path, rank: int = 0) -> Logged:
     )
 
 
-def ranks(launcher: list[str], logs: Path, stop: int, *arguments: object) -> "subprocess.CompletedProcess[str]":
-    """`rank_run.py`, alone or twice; one thread each, so that sums within a process are the same."""
+def both_ranks(logs: Path, stop: int, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    """`rank_run.py` twice, under torchrun; one thread each, so that sums within a process are the same as alone."""
     return subprocess.run(
-        [*launcher, str(ROOT / "tests" / "rank_run.py"), str(logs), str(stop), *map(str, arguments)],
+        [*BOTH, str(ROOT / "tests" / "rank_run.py"), str(logs), str(stop), *map(str, arguments)],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
     )  # fmt: skip
+
+
+def one_process(logs: Path, stop: int, *arguments: object) -> Ended:
+    """The same alone, in this process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    logs.mkdir(exist_ok=True)
+    try:
+        with logged(logs / "0.log", stop):
+            return here(train_main, "train", *arguments)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +84,7 @@ def settings(store: Store) -> tuple[object, ...]:
 @pytest.fixture(scope="module")
 def alone(store: Store, settings: tuple[object, ...]) -> Path:
     place = store.path.parent / "alone"
-    ended = ranks(ALONE, place, 0, *settings, "--run", place / "run")
+    ended = one_process(place, 0, *settings, "--run", place / "run")
     assert ended.returncode == 0, ended.stderr
     return place
 
@@ -79,7 +92,7 @@ def alone(store: Store, settings: tuple[object, ...]) -> Path:
 @pytest.fixture(scope="module")
 def both(store: Store, settings: tuple[object, ...]) -> Path:
     place = store.path.parent / "both"
-    ended = ranks(BOTH, place, 0, *settings, "--run", place / "run")
+    ended = both_ranks(place, 0, *settings, "--run", place / "run")
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("epoch 3/3") == 1  # one rank speaks
     return place
@@ -118,11 +131,11 @@ def test_scores_of_two_ranks_are_those_of_one_to_the_bit(both: Path) -> None:
 
 def test_stopped_with_two_ranks_goes_on_with_one(alone: Path, settings: tuple[object, ...], tmp_path: Path) -> None:
     """Rank 1 alone is told to stop, in step 17: both agree, one step later."""
-    ended = ranks(BOTH, tmp_path / "both", 17, *settings, "--run", tmp_path / "run")
+    ended = both_ranks(tmp_path / "both", 17, *settings, "--run", tmp_path / "run")
     assert "It can go on" in ended.stdout, ended.stderr
     done = len(read(tmp_path / "both").tiles)
     assert done == 18
-    ended = ranks(ALONE, tmp_path / "alone", 0, "--resume", tmp_path / "run")
+    ended = one_process(tmp_path / "alone", 0, "--resume", tmp_path / "run")
     assert ended.returncode == 0, ended.stderr
     assert "processes was 2, is 1" in ended.stdout
     one, rest = read(alone), read(tmp_path / "alone")
@@ -134,9 +147,9 @@ def test_stopped_with_two_ranks_goes_on_with_one(alone: Path, settings: tuple[ob
 
 
 def test_stopped_with_one_rank_goes_on_with_two(alone: Path, settings: tuple[object, ...], tmp_path: Path) -> None:
-    ended = ranks(ALONE, tmp_path / "alone", 5, *settings, "--run", tmp_path / "run")
+    ended = one_process(tmp_path / "alone", 5, *settings, "--run", tmp_path / "run")
     assert ended.returncode == 75
-    ended = ranks(BOTH, tmp_path / "both", 0, "--resume", tmp_path / "run")
+    ended = both_ranks(tmp_path / "both", 0, "--resume", tmp_path / "run")
     assert ended.returncode == 0, ended.stderr
     one, first, second = read(alone), read(tmp_path / "both", 0), read(tmp_path / "both", 1)
     assert [sorted(a + b) for a, b in zip(first.tiles, second.tiles, strict=True)] == [

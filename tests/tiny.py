@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 
-def tiny_net(arch: str, num_bands: int, num_classes: int | None) -> nn.Module:
+def tiny_net(arch: str, num_bands: int, num_classes: int | None, *, pool: bool = True) -> nn.Module:
     """In the place of `models.resnet.make_resnet`."""
     net = nn.Sequential()
     net.conv1 = nn.Conv2d(num_bands, 8, 7, stride=2, padding=3, bias=False)

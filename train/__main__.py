@@ -112,9 +112,11 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _read(name: str, kind: Any, text: str) -> Any:
+    if kind is bool:
+        kind = {"0": False, "1": True}.__getitem__
     try:
         return kind(text)
-    except ValueError:
+    except (KeyError, ValueError):
         raise UserError(f"{name.upper()}={text}: expected a number.") from None
 
 

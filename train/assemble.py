@@ -10,7 +10,7 @@ from torch import nn
 from models.build import build, file_state, head_parameters, imagenet_state
 from models.resnet import RGB, Branch, WeightsError, branch
 from pipeline.inputs import Inputs, course_inputs, raw_inputs
-from pipeline.loader import TileLoader, eval_loader, train_loader
+from pipeline.loader import TileLoader, default_crop, eval_loader, train_loader
 from preprocess.console import UserError, say
 from preprocess.schema import Store, open_store
 from preprocess.splits import PARTS, Split, make_split
@@ -77,34 +77,41 @@ def make_train_loader(config: Config, data: Data, device: Device, world: World =
     Raises:
         UserError: BATCH cannot be dealt to so many processes, or the train part is smaller than it.
     """
+    check_batch(config, world.size)
     parts = world.size * config.accumulate
-    if config.batch % parts:
-        raise UserError(
-            f"BATCH={config.batch}: expected a multiple of {parts} ({world.size} processes, "
-            f"ACCUMULATE={config.accumulate}): it counts the chips of an update over all of them."
-        )
     if len(data.split.train) < config.batch:
         chips = len(data.split.train)
         raise UserError(f"BATCH={config.batch}: the train part has only {chips} chips. Choose a smaller BATCH.")
     loader = train_loader(
         data.store, data.split.train, data.inputs, batch_size=config.batch // parts, seed=config.seed,
-        flips=config.flips, crop=_crop(config), device=device.device, workers=config.workers or None,
+        flips=config.flips, crop=crop_of(config, data), device=device.device, workers=config.workers or None,
         dtype=device.image_dtype,
     )  # fmt: skip
     loader.deal(world.rank, world.size)
     return loader
 
 
+def check_batch(config: Config, ranks: int) -> None:
+    """UserError if BATCH cannot be dealt to so many processes."""
+    parts = ranks * config.accumulate
+    if config.batch % parts:
+        raise UserError(
+            f"BATCH={config.batch}: expected a multiple of {parts} ({ranks} processes, "
+            f"ACCUMULATE={config.accumulate}): it counts the chips of an update over all of them."
+        )
+
+
 def make_eval_loader(config: Config, data: Data, device: Device, part: str, world: World = ALONE) -> TileLoader:
     """One part ("train", "val", "test") in store order, without chance; of several ranks, this one's share."""
     return eval_loader(
         data.store, world.share(data.split.part(part)), data.inputs, batch_size=config.test_batch, test=config.test,
-        crop=_crop(config), device=device.device, workers=config.workers or None, dtype=device.image_dtype,
+        crop=crop_of(config, data), device=device.device, workers=config.workers or None, dtype=device.image_dtype,
     )  # fmt: skip
 
 
-def _crop(config: Config) -> tuple[int, int] | None:
-    return (config.crop, config.crop) if config.crop else None
+def crop_of(config: Config, data: Data) -> tuple[int, int]:
+    """(height, width) in pixels of what the model is fed."""
+    return (config.crop, config.crop) if config.crop else default_crop(data.store)
 
 
 def make_model(config: Config, data: Data, *, pretrained: bool) -> nn.Module:
@@ -115,7 +122,10 @@ def make_model(config: Config, data: Data, *, pretrained: bool) -> nn.Module:
     """
     try:
         state, source = _state(config) if pretrained else (None, "")
-        net = build(config.arch, data.branches, len(data.store.classes), state, source)
+        net = build(
+            config.arch, data.branches, len(data.store.classes), state, source,
+            new_bands=config.conv1, pool=config.pool,
+        )  # fmt: skip
     except WeightsError as error:
         raise UserError(str(error)) from error
     if config.finetune == "head":

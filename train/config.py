@@ -51,7 +51,8 @@ class Config:
 
     `batch` counts chips an update, over all GPUs and `accumulate` parts, so that it means the same anywhere.
     `warmup` is a share of all steps, `ema` the decay of the weights' moving average (0: none), `smoothing` of labels,
-    `balance` the power of negatives / positives that a positive weighs, `trunk_lr` a factor of `lr` before the head.
+    `balance` the power of negatives / positives that a positive weighs, `trunk_lr` a factor of `lr` before the head. `pool` is the max pooling
+    behind conv1: False for small chips.
     """
 
     task: int
@@ -93,6 +94,7 @@ class Config:
     smoothing: float = 0.0
     balance: float = 0.0
     trunk_lr: float = 1.0
+    pool: bool = True
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -131,6 +133,9 @@ class Config:
             raise _bad("weights", self.weights, "imagenet, none or a .safetensors file")
         if self.finetune == "head" and self.weights == "none":
             raise _bad("finetune", self.finetune, "full with WEIGHTS=none: a random trunk must be trained")
+
+        if self.conv1 != "kaiming" and self.weights == "none":
+            raise _bad("conv1", self.conv1, "nothing with WEIGHTS=none: it is about bands that the weights do not know")
 
     @property
     def band_groups(self) -> tuple[tuple[str, ...], ...]:

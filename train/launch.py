@@ -24,7 +24,7 @@ def launch(processes: int, arguments: list[str]) -> int:
     A signal is handed on to all of them, and they are waited for: they write a checkpoint and end.
     """
     # Each rank says in one line what is wrong with it; torchrun would add a page.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.disable(logging.ERROR)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=uuid.uuid4().hex, rdzv_backend="c10d",

@@ -15,7 +15,7 @@ from pipeline.loader import Batch, TileLoader
 from preprocess.console import Progress, UserError, say
 from train import runfolder
 from train.alarms import chance_alarm
-from train.assemble import Data, make_eval_loader, make_model, make_train_loader
+from train.assemble import Data, crop_of, make_eval_loader, make_model, make_train_loader
 from train.checkpoint import (
     Checkpoint,
     last_good,
@@ -29,6 +29,7 @@ from train.checkpoint import (
 from train.config import Config
 from train.device import Device, prepare_torch
 from train.losses import loss_function, positive_weights
+from train.memory import estimate_bytes, too_much
 from train.metrics import class_ap, mean_ap
 from train.predict import predict
 from train.record import chosen_on, describe, epoch_line, introduce, publish, surroundings
@@ -102,11 +103,14 @@ def fit(config: Config, data: Data, device: Device, world: World, wanted_run: st
             _go_on(under_way, resume, checkpoint)
         else:
             _begin(under_way, wanted_run)
-        if world.main:
-            under_way.trackers = open_trackers(config, under_way.run, under_way.record, under_way.state.epoch + 1)
         try:
+            if world.main:
+                under_way.trackers = open_trackers(config, under_way.run, under_way.record, under_way.state.epoch + 1)
             while under_way.state.epoch < config.epochs:
                 _epoch(under_way)
+        except torch.OutOfMemoryError as error:
+            _leave(under_way)
+            raise UserError(too_much(config, world.size)) from error
         except BaseException:
             _leave(under_way)
             raise
@@ -124,6 +128,15 @@ def _begin(fit: Fit, wanted_run: str | None) -> None:
     fit.record = describe(fit.config, fit.data, fit.device, fit.world.size)
     runfolder.write_json(fit.run / "run.json", fit.record)
     introduce(fit.config, fit.data, fit.device, fit.trainer.net, fit.run)
+    _say_memory(fit)
+
+
+def _say_memory(fit: Fit) -> None:
+    if fit.device.kind == "cuda":
+        image = (len(fit.data.inputs.bands), *crop_of(fit.config, fit.data))
+        amp = fit.device.amp is not None
+        num_bytes = estimate_bytes(fit.trainer.net, fit.config, image, amp=amp, ranks=fit.world.size)
+        say(f"{fit.run}: about {num_bytes / 2**30:.1f} GiB of GPU memory at BATCH={fit.config.batch}")
 
 
 def _go_on(fit: Fit, run: Path, checkpoint: Checkpoint) -> None:

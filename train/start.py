@@ -10,7 +10,7 @@ from pathlib import Path
 
 from preprocess.console import UserError, say
 from train import runfolder
-from train.assemble import Data, open_data
+from train.assemble import Data, check_batch, open_data
 from train.config import Config
 from train.device import AMP_SETTING, Device, amp_name, choose_device, processes
 from train.launch import launch, under_torchrun
@@ -30,6 +30,7 @@ def start(config: Config, wanted_run: str | None, resume: Path | None, run_file:
         _be_quiet()
     data = open_data(config)
     if not ranks and (count := processes(config)) > 1:
+        check_batch(config, count)
         return launch(count, sys.argv[1:])
     device = _device(config, data, resume, int(os.environ["LOCAL_RANK"]) if ranks else None)
     world = join_world(device.device)
@@ -76,7 +77,8 @@ def _device(config: Config, data: Data, resume: Path | None, local_rank: int | N
             raise UserError(f"RESUME={resume}: expected {what} {old[:12]}, found {new[:12]}. Is STORE the run's own?")
     settings = dataclasses.replace(config, amp=AMP_SETTING[record["amp"]])
     device = choose_device(settings, amp_may_differ=True, local_rank=local_rank)
-    now = {"AMP": amp_name(device.amp), **runfolder.machine(device.name)}
+    ranks = int(os.environ["WORLD_SIZE"]) if local_rank is not None else 1
+    now = {"AMP": amp_name(device.amp), **runfolder.machine(device.name), "processes": ranks}
     before = {"AMP": record["amp"], **record["machine"]}
     if changed := [f"{name} was {before[name]}, is {value}" for name, value in now.items() if before[name] != value]:
         say(f"{resume}: {'; '.join(changed)}: the same tiles in the same order, but other roundings.")
