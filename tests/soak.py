@@ -25,6 +25,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import torch
 from conftest import to_store, write_chips
 from tiny import outcome, tiny_networks
 
@@ -78,6 +79,7 @@ class Soak:
         os.dup2(out, 2)
         lines = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.write(lines, b"life\n")
+        torch.set_num_threads(1)  # the network is too small for two, and they would only wait for each other
         with contextlib.ExitStack() as patches:
             patches.enter_context(tiny_networks())
             patches.enter_context(mock.patch.object(sys, "argv", ["train", *arguments]))
@@ -114,6 +116,7 @@ class Soak:
             reached = lambda: self.shared[counted] >= times and self.shared[0] == phase  # noqa: E731
         while not reached():
             if _ended(process):
+                self._check_end(os.waitpid(process, 0)[1])
                 return False
             time.sleep(0.0002)
         time.sleep(self.rng.uniform(0, 0.003))

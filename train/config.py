@@ -51,8 +51,8 @@ class Config:
 
     `batch` counts chips an update, over all GPUs and `accumulate` parts, so that it means the same anywhere.
     `warmup` is a share of all steps, `ema` the decay of the weights' moving average (0: none), `smoothing` of labels,
-    `balance` the power of negatives / positives that a positive weighs, `trunk_lr` a factor of `lr` before the head. `pool` is the max pooling
-    behind conv1: False for small chips.
+    `balance` the power of negatives / positives that a positive weighs, `trunk_lr` a factor of `lr` before the head;
+    without `pool` there is no max pooling behind conv1 (for small chips).
     """
 
     task: int
