@@ -73,23 +73,27 @@ def test_a_tracker_that_is_not_there_is_one_line(store: Store, tmp_path: Path, m
     assert not (tmp_path / "run").exists()
 
 
-def line(wait: float) -> dict[str, object]:
-    return {"wait_share": wait, "chips_per_s": 3100.0, "seconds": dict.fromkeys(telemetry.SECONDS, 1.0)}
+def line(wait_s: float, first_s: float = 0.0) -> dict[str, object]:
+    """31,000 chips in 10 s and the first batch's wait."""
+    took_s = 10.0 + first_s
+    seconds = dict.fromkeys(telemetry.SECONDS, 1.0) | {"wait": wait_s + first_s}
+    return {"chips_per_s": 31_000 / took_s, "train_s": took_s, "seconds": seconds, "first_wait_s": first_s}
 
 
 CPU = Device(device=torch.device("cpu"), amp=None, name="CPU")
 
 
 def test_advice_names_both_rates_when_data_is_waited_for() -> None:
-    assert telemetry.advice(line(0.05), CPU) == ""
-    assert telemetry.advice(line(0.5), CPU) == (
-        "  waiting for data: 50 %: the loader gives 3,100 chips/s, the CPU takes 6,200: more WORKERS, or CODEC=none."
-    )
+    assert telemetry.advice(line(0.5), CPU) == telemetry.advice(line(0.5, first_s=9.0), CPU) == ""
+    for first_s in (0.0, 9.0):
+        assert telemetry.advice(line(5.0, first_s), CPU) == (
+            "  50 % waiting: the loader gives 3,100 chips/s, the CPU takes 6,200: more WORKERS, or CODEC=none"
+        )
 
 
 def test_the_time_is_split(run: Path) -> None:
-    assert telemetry.time_line(line(0), CPU) == (
-        "  seconds: wait 1.0, copy 1.0, step 1.0, evaluate 1.0, checkpoint 1.0; 3100 chips/s"
+    assert telemetry.time_line(line(1.0), CPU) == (
+        "  wait 1.0 s, copy 1.0, step 1.0, evaluate 1.0, checkpoint 1.0; 3100 chips/s"
     )
     for entry in (json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()):
         assert all(value > 0 for name, value in entry["seconds"].items() if name != "checkpoint")

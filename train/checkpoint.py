@@ -65,6 +65,7 @@ def save_checkpoint(run: Path, trainer: Trainer, state: State, config: dict[str,
     values = {
         "state": {name: getattr(state, name) for name in _FIELDS},
         "seconds": unfinished.seconds,
+        "first_wait_s": unfinished.first_wait_s,
         "trainer": trainer.values(),
         "config": config,
     }
@@ -131,7 +132,7 @@ def restore(checkpoint: Checkpoint, trainer: Trainer) -> State:
             logits=[tensors["unfinished.logits"].to(device)],
             tiles=[tensors["unfinished.tiles"].numpy()],
         )
-    state.unfinished.seconds = values["seconds"]
+    state.unfinished.seconds, state.unfinished.first_wait_s = values["seconds"], values["first_wait_s"]
     return state
 
 

@@ -136,7 +136,7 @@ def _say_memory(fit: Fit) -> None:
         image = (len(fit.data.inputs.bands), *crop_of(fit.config, fit.data))
         amp = fit.device.amp is not None
         num_bytes = estimate_bytes(fit.trainer.net, fit.config, image, amp=amp, ranks=fit.world.size)
-        say(f"{fit.run}: about {num_bytes / 2**30:.1f} GiB of GPU memory at BATCH={fit.config.batch}")
+        say(f"  about {num_bytes / 2**30:.1f} GiB of GPU memory at BATCH={fit.config.batch}")
 
 
 def _go_on(fit: Fit, run: Path, checkpoint: Checkpoint) -> None:
@@ -150,7 +150,7 @@ def _go_on(fit: Fit, run: Path, checkpoint: Checkpoint) -> None:
     runfolder.write_json(run / "run.json", fit.record)
     publish(run, fit.state, fit.data, fit.record, weights=True)
     introduce(fit.config, fit.data, fit.device, fit.trainer.net, run)
-    say(f"{run}: goes on in epoch {where['epoch']} after step {where['step']} of {fit.steps} ({checkpoint.path.name})")
+    say(f"  goes on in epoch {where['epoch']} after step {where['step']} of {fit.steps} ({checkpoint.path.name})")
 
 
 def _leave(fit: Fit) -> None:
@@ -223,6 +223,8 @@ def _train(fit: Fit) -> None:
             copied = fit.train.hand_over_s - handed
             seconds["wait"] += got - asked - copied
             seconds["copy"] += copied
+            if number == 0:
+                unfinished.first_wait_s += got - asked - copied
             part = number % config.accumulate
             loss, logits = train_step(trainer, batch.images_nchw, batch.labels, part=part)
             unfinished.losses.append(loss)
@@ -304,6 +306,7 @@ def _train_line(fit: Fit) -> dict[str, Any]:
         "wait_share": seconds["wait"] / training_s,
         "train_s": training_s,
         "seconds": seconds,
+        "first_wait_s": unfinished.first_wait_s,
     }
 
 

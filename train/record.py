@@ -59,19 +59,20 @@ def chosen_on(data: Data) -> str:
 
 
 def introduce(config: Config, data: Data, device: Device, net: nn.Module, run: Path) -> None:
-    """Two lines: what is trained where, on which split."""
+    """What is trained where, on which split, and what looks wrong with it. At most 80 columns where it can be."""
     split = data.split
     learning = sum(p.numel() for p in net.parameters() if p.requires_grad)
     groups = " | ".join(",".join(spec.bands) for spec in data.branches)
-    what = f"task {config.task}, {config.arch} on {groups}, {learning:,} parameters learn"
-    say(f"{run}: {what}, on {device.name}, AMP {amp_name(device.amp)}")
+    say(f"{run}: task {config.task}, {config.arch} on {groups}")
+    say(f"  {learning:,} parameters learn, on {device.name}, AMP {amp_name(device.amp)}")
     counts = ", ".join(f"{len(split.part(part))} {part}" for part in PARTS if len(split.part(part)))
-    chosen = "val" if len(split.val) else "test (which flatters; VAL=0.1 carves a part out of train for it)"
-    say(f"{run}: split {split.rule}: {counts} chips; the best epoch is chosen on {chosen}")
+    say(f"  split {split.rule}: {counts} chips; epoch chosen on {chosen_on(data)}")
+    if not len(split.val):
+        say("  (which flatters; VAL=0.1 carves a part out of train for it)")
     for alarm in data_alarms(data.store, split):
-        say(f"{run}: {alarm}")
+        say(f"  {alarm}")
     if config.shuffle_labels:
-        say(f"{run}: SHUFFLE_LABELS=1: the labels are shuffled, the scores mean nothing but chance.")
+        say("  SHUFFLE_LABELS=1: the labels are shuffled, the scores mean nothing but chance.")
 
 
 def publish(run: Path, state: State, data: Data, record: dict[str, Any], *, weights: bool) -> None:
@@ -118,11 +119,12 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def epoch_line(config: Config, state: State) -> str:
-    """The line after an epoch."""
+    """The line after an epoch; a second one for the test part where val chooses, to stay within 80 columns."""
     line = state.lines[-1]
-    parts = [f"epoch {line['epoch']}/{config.epochs}"]
-    for part in PARTS:
-        if f"{part}_loss" in line:
-            parts.append(f"{part} loss {line[f'{part}_loss']:.4f} mAP {line[f'{part}_map']:.4f}")
-    best = "best so far" if state.best + 1 == line["epoch"] else f"best was {state.best + 1}"
-    return " | ".join([*parts, best])
+    shown = {part: f"{part} loss {line[f'{part}_loss']:.4f} mAP {line[f'{part}_map']:.4f}" for part in PARTS
+             if f"{part}_loss" in line}  # fmt: skip
+    best = "best" if state.best + 1 == line["epoch"] else f"best: {state.best + 1}"
+    head = [f"epoch {line['epoch']}/{config.epochs}", shown["train"]]
+    if "val" in shown:
+        return " | ".join([*head, shown["val"], best]) + f"\n  {shown['test']}"
+    return " | ".join([*head, shown["test"], best])

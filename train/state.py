@@ -42,6 +42,7 @@ class Unfinished:
     logits: list[torch.Tensor] = field(default_factory=list)
     tiles: list[np.ndarray] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SECONDS, 0.0))
+    first_wait_s: float = 0.0  # for the first batches, while the loader starts; part of seconds["wait"]
 
     def gathered(self, world: World) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
         """Losses (mean over ranks), logits and tiles of all ranks, on the host; waits for device and ranks."""
@@ -77,7 +78,7 @@ class State:
         if world.size == 1 or not self.unfinished.tiles:
             return self
         losses, logits, tiles = self.unfinished.gathered(world)
-        unfinished = Unfinished(losses=list(losses), logits=[logits], tiles=[tiles], seconds=self.unfinished.seconds)
+        unfinished = replace(self.unfinished, losses=list(losses), logits=[logits], tiles=[tiles])
         return replace(self, unfinished=unfinished)
 
     def finish_epoch(self, line: dict[str, Any], value: float, test: Score) -> bool:

@@ -90,24 +90,27 @@ def scalars(line: dict[str, Any]) -> dict[str, float]:
 
 
 def time_line(line: dict[str, Any], device: Device) -> str:
-    """Where the epoch's time went, and on a GPU how busy and how full it was."""
-    parts = ", ".join(f"{name} {line['seconds'][name]:.1f}" for name in SECONDS)
-    text = f"  seconds: {parts}; {line['chips_per_s']:.0f} chips/s"
+    """Where the epoch's time went, and on a GPU, in a second line, how busy and how full it was."""
+    seconds = line["seconds"]
+    parts = ", ".join(f"{name} {seconds[name]:.1f}" for name in SECONDS[1:])
+    text = f"  wait {seconds['wait']:.1f} s, {parts}; {line['chips_per_s']:.0f} chips/s"
     if device.kind == "cuda":
         peak_gib = torch.cuda.max_memory_allocated(device.device) / 2**30
-        text += f"; GPU {torch.cuda.utilization(device.device)} % busy, at most {peak_gib:.1f} GiB"
+        text += f"\n  GPU {torch.cuda.utilization(device.device)} % busy, at most {peak_gib:.1f} GiB"
     return text
 
 
 def advice(line: dict[str, Any], device: Device) -> str:
-    """One sentence where the loader holds training up; empty otherwise."""
-    if line["wait_share"] <= WAIT_SHARE:
+    """One sentence where the loader holds training up; empty otherwise. An epoch's first batch does not count."""
+    chips = line["chips_per_s"] * line["train_s"]
+    wait_s = line["seconds"]["wait"] - line["first_wait_s"]
+    steady_s = line["train_s"] - line["first_wait_s"]
+    if wait_s <= WAIT_SHARE * steady_s:
         return ""
     what = "GPU" if device.kind == "cuda" else "CPU"
-    able = line["chips_per_s"] / (1 - line["wait_share"]) if line["wait_share"] < 1 else math.inf
     return (
-        f"  waiting for data: {100 * line['wait_share']:.0f} %: the loader gives {line['chips_per_s']:,.0f} chips/s, "
-        f"the {what} takes {able:,.0f}: more WORKERS, or CODEC=none."
+        f"  {100 * wait_s / steady_s:.0f} % waiting: the loader gives {chips / steady_s:,.0f} chips/s, "
+        f"the {what} takes {chips / (steady_s - wait_s):,.0f}: more WORKERS, or CODEC=none"
     )
 
 
