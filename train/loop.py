@@ -206,7 +206,7 @@ def _train(fit: Fit) -> None:
     config, state, trainer = fit.config, fit.state, fit.trainer
     unfinished, seconds = state.unfinished, state.unfinished.seconds
     trainer.net.train()
-    latest, last = Latest(fit.device), f", mAP {state.lines[-1]['test_map']:.3f}" if state.lines else ""
+    latest, last = Latest(fit.device), f" mAP {state.lines[-1]['test_map']:.3f}" if state.lines else ""
     first = state.step * config.accumulate
     left = fit.steps * config.accumulate - first
     label, chips = f"epoch {state.epoch + 1}/{config.epochs}", fit.steps * config.batch
@@ -236,7 +236,7 @@ def _train(fit: Fit) -> None:
                 _check_losses(fit)
             share = seconds["wait"] / sum(seconds.values())
             progress.update(
-                len(batch.tiles) * fit.world.size, f"loss {latest.value:.3f}{last}, wait {100 * share:.0f} %"
+                len(batch.tiles) * fit.world.size, f"loss {latest.value:.3f}{last} wait {100 * share:.0f} %"
             )
             if part == config.accumulate - 1:
                 state.step += 1
