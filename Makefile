@@ -8,10 +8,11 @@ READY = $(VENV)/.canopy-cuda$(CUDA)
 MODULE = $(VENV)/bin/python -m
 
 ZARR_VARIABLES = DATA LABELS STORE PRESET BANDS CLASSES CODEC JOBS ALLOW_MISSING
-TRAIN_VARIABLES = TASK GPU RUN RECIPE ARCH WEIGHTS FINETUNE INPUT SPLIT VAL SEED TEST CROP FLIPS AMP EPOCHS BATCH LR \
-	LOSS WORKERS DETERMINISTIC SHUFFLE_LABELS
+TRAIN_WORDS = TASK GPU RUN RESUME RECIPE ARCH WEIGHTS CONV1 FINETUNE INPUT SPLIT VAL SEED TEST CROP FLIPS AMP COMPILE \
+	EPOCHS BATCH ACCUMULATE LR LOSS SET WORKERS CACHE DECODE CHECKPOINT_MINUTES TRACKER
+TRAIN_VARIABLES = $(TRAIN_WORDS) DETERMINISTIC SHUFFLE_LABELS
 ANALYSIS_VARIABLES = COMPARE CLASS OUT TTA JPEG EXCLUSIVE
-KNOWN = PYTHON VENV CUDA ARGS MODE ROUNDS ROWS $(ZARR_VARIABLES) $(TRAIN_VARIABLES) $(ANALYSIS_VARIABLES)
+KNOWN = PYTHON VENV CUDA ARGS MODE ROUNDS ROWS KILLS $(ZARR_VARIABLES) $(TRAIN_VARIABLES) $(ANALYSIS_VARIABLES)
 
 # A misspelt variable would be ignored without a word: make train EPOCH=3.
 GIVEN = $(foreach name,$(.VARIABLES),$(if $(filter command line,$(origin $(name))),$(name)))
@@ -33,7 +34,7 @@ $(if $(filter STORE,$(GIVEN)),$(if $(STORE),,$(error STORE is given, but empty))
 
 # What a target cannot do without is asked for before anything is installed.
 needs = $(if $(filter $(1),$(MAKECMDGOALS)),$(if $($(2)),,$(error $(2) is not set: make $(firstword $(filter $(1),$(MAKECMDGOALS))) $(3))))
-$(call needs,train,TASK,TASK=1 (or 3, 4))
+$(if $(RESUME),,$(call needs,train,TASK,TASK=1 (or 3, 4)))
 $(call needs,zarr,DATA,DATA=folder LABELS=file.csv STORE=tiles.zarr)
 $(call needs,verify info tune audit,STORE,STORE=tiles.zarr)
 $(call needs,reproduce curves report export,RUN,RUN=runs/task1)
@@ -47,11 +48,10 @@ switch = $(if $(filter 1,$($(1))),--$(call lower,$(1)))
 options = $(foreach name,$(1),$(call option,$(name)))
 
 ZARR_OPTIONS = $(call options,DATA LABELS STORE PRESET BANDS CLASSES CODEC JOBS) $(call switch,ALLOW_MISSING)
-TRAIN_OPTIONS = $(call options,TASK STORE GPU RUN RECIPE ARCH WEIGHTS FINETUNE INPUT SPLIT VAL SEED TEST CROP FLIPS \
-	AMP EPOCHS BATCH LR LOSS WORKERS) $(call switch,DETERMINISTIC) $(call switch,SHUFFLE_LABELS)
+TRAIN_OPTIONS = $(call options,STORE $(TRAIN_WORDS)) $(call switch,DETERMINISTIC) $(call switch,SHUFFLE_LABELS)
 
 .PHONY: help setup demo zarr verify info train reproduce curves report audit predict export bench bench-report tune \
-	gpu-check test lint format clean
+	gpu-check test soak lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -60,6 +60,7 @@ help:
 	@echo 'make train TASK=1                 demo chips -> store -> a trained model (installs what it needs first)'
 	@echo 'make train TASK=1 STORE=x.zarr    train on a store; with DATA=... it is converted first'
 	@echo 'make zarr DATA=dir LABELS=x.csv STORE=x.zarr    convert a folder of TIFFs and a CSV of tags'
+	@echo 'make train RESUME=runs/task1      go on with a run that was stopped or killed, to the bit as if it had not been'
 	@echo 'make reproduce RUN=runs/task1     predict the test part again in a new process and compare'
 	@echo 'make curves RUN=runs/task1        draw the learning curve again'
 	@echo 'make report RUN=runs/task1        one page about a run: COMPARE=runs/task3,runs/task4  CLASS=road  STORE=moved.zarr'
@@ -74,17 +75,21 @@ help:
 	@echo 'make bench-report                 draw the newest records'
 	@echo 'make tune STORE=x.zarr            which loader settings are fastest here; make train then uses them (GPU=0)'
 	@echo 'make gpu-check                    is the GPU path right on this machine, and does the GPU wait?'
+	@echo 'make soak KILLS=200               kill a run that often, at random moments, and prove that nothing was lost'
 	@echo 'make test | lint | setup          the tests; format, types, imports; only the installation'
 	@echo
 	@echo 'zarr:   DATA LABELS STORE  PRESET=planet  BANDS=blue,green,red,nir  CLASSES=a,b,c  CODEC=lz4|none'
 	@echo '        JOBS=cores  ALLOW_MISSING=1'
-	@echo 'train:  TASK=1 (RGB) | 3 (RGB and NIR, two nets joined) | 4 (RGB + NIR in one net)  GPU=0|cpu'
-	@echo '        RECIPE=default|course  EPOCHS BATCH LR SEED  RUN=runs/name  FINETUNE=full|head'
+	@echo 'train:  TASK=1 (RGB) | 3 (RGB and NIR, two nets joined) | 4 (RGB + NIR in one net)  GPU=0|0,1,2,3|auto|cpu'
+	@echo '        RECIPE=default|course  EPOCHS BATCH LR SEED  RUN=runs/name  FINETUNE=full|head  SET="ema=0.999 ..."'
 	@echo '        ARCH=resnet18|resnet34|resnet50|resnet101|resnet152|resnext50_32x4d|wide_resnet50_2'
-	@echo '        WEIGHTS=imagenet|none|file.safetensors  INPUT=raw|course  TEST=center|resize  CROP=pixels'
+	@echo '        WEIGHTS=imagenet|none|file.safetensors  CONV1=kaiming|mean|copy-red (filters of new bands)'
+	@echo '        INPUT=raw|course  TEST=center|resize  CROP=pixels'
 	@echo '        SPLIT=course | blocked (after make audit) | 0.8,0.2 | 0.7,0.1,0.2@seed | file.csv (image_name,part)  VAL=0.1 (chooses the epoch)'
-	@echo '        FLIPS=none|horizontal|both|dihedral  AMP=auto|off|bf16|fp16  LOSS=bce|soft_margin'
-	@echo '        WORKERS=threads  DETERMINISTIC=1  SHUFFLE_LABELS=1 (a control)'
+	@echo '        FLIPS=none|horizontal|both|dihedral  AMP=auto|off|bf16|fp16  LOSS=bce|soft_margin|asymmetric'
+	@echo '        WORKERS=threads  ACCUMULATE=parts  COMPILE=off|default|max  CHECKPOINT_MINUTES=10  DETERMINISTIC=1'
+	@echo '        CACHE=none|host|device (the decoded store, kept)  DECODE=auto|host|device (where LZ4 is undone)'
+	@echo '        TRACKER=none|wandb (offline, beside TensorBoard)  SHUFFLE_LABELS=1 (a control)'
 	@echo 'all:    VENV=.venv  PYTHON=python3  CUDA=13|12 (of the GPU driver)'
 
 # One stamp a CUDA major; a changed pyproject.toml or constraints.txt installs again, nothing else does.
@@ -111,7 +116,9 @@ demo: $(READY)
 	@$(MODULE) preprocess convert --data demo/tif --labels demo/labels.csv --bands blue,green,red,nir --store demo/tiles.zarr
 
 # Without STORE and DATA: the demo chips, from scratch, so that the numbers are the same with and without a network.
-ifeq ($(STORE)$(DATA),)
+# With RESUME: what the run says.
+ifneq ($(RESUME),)
+else ifeq ($(STORE)$(DATA),)
 train: override STORE := demo/tiles.zarr
 train: EPOCHS ?= 8
 train: WEIGHTS ?= none
@@ -158,6 +165,9 @@ gpu-check: $(READY)
 
 test: $(READY)
 	@$(MODULE) pytest $(ARGS)
+
+soak: $(READY)
+	@$(VENV)/bin/python tests/soak.py --kills '$(or $(KILLS),200)'
 
 lint: $(READY)
 	@$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports

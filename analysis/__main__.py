@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from preprocess.console import Parser, run, say
+from preprocess.files import local_store, store_place
 
 
 def main() -> int:
@@ -13,15 +14,15 @@ def main() -> int:
     curves.add_argument("--run", type=Path, required=True)
     reproduce = commands.add_parser("reproduce", help="predict the test part again and compare")
     reproduce.add_argument("--run", type=Path, required=True)
-    reproduce.add_argument("--store", type=Path, help="if the store has moved")
+    reproduce.add_argument("--store", type=store_place, help="if the store has moved")
     reproduce.add_argument("--gpu", help="another device than the run's: 0, cpu")
     report = commands.add_parser("report", help="one page about a run")
     report.add_argument("--run", type=Path, required=True)
     report.add_argument("--compare", default="", help="other runs, with commas: runs/task3,runs/task4")
     report.add_argument("--class", dest="wanted_class", help="whose best and worst chips; default: the highest AP")
-    report.add_argument("--store", type=Path, help="if the store has moved")
+    report.add_argument("--store", type=store_place, help="if the store has moved")
     audit = commands.add_parser("audit", help="what is odd about a store")
-    audit.add_argument("--store", type=Path, required=True)
+    audit.add_argument("--store", type=local_store, required=True)
     audit.add_argument("--labels", type=Path, help="the CSV it was made from: repeated tags")
     audit.add_argument("--jpeg", type=Path, help="folder of the chips' JPEGs")
     audit.add_argument("--run", type=Path, help="a run on it: the labels that its model doubts")
@@ -36,7 +37,7 @@ def main() -> int:
     predict.add_argument("--tta", action="store_true", help="mean of the logits of all 8 symmetries")
     export = commands.add_parser("export", help="the network as ONNX and torch.export, raw chips in")
     export.add_argument("--run", type=Path, required=True)
-    export.add_argument("--store", type=Path, help="if the store has moved")
+    export.add_argument("--store", type=store_place, help="if the store has moved")
     args = parser.parse_args()
     # Each command imports what it needs: a report loads neither torch nor DALI.
     if args.command == "report":

@@ -73,7 +73,7 @@ class Parity:
     largest_logit: float
 
 
-def export(run_path: Path, *, store_path: Path | None) -> Path:
+def export(run_path: Path, *, store_path: str | None) -> Path:
     """Write and check the exported network; returns its folder.
 
     Raises:
@@ -113,8 +113,8 @@ def export(run_path: Path, *, store_path: Path | None) -> Path:
     return folder
 
 
-def _store(run: Run, wanted: Path | None) -> Store:
-    store = open_store(wanted or Path(run.config["store"]))
+def _store(run: Run, wanted: str | None) -> Store:
+    store = open_store(wanted or run.config["store"])
     expected = run.made_with["store"]["fingerprint"]
     if store.fingerprint != expected:
         found = store.fingerprint[:12]

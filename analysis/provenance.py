@@ -1,5 +1,6 @@
 """The sections of a report about a run itself: what `make reproduce` found, and what the scores were made with."""
 
+import dataclasses
 import json
 import shlex
 from typing import Any
@@ -10,28 +11,27 @@ from analysis.page import Section, Table
 from analysis.results import Run
 from analysis.sections import Kept
 from preprocess.console import UserError
-from train.config import RECIPES
+from train.config import make_config
+from train.flags import FLAGS
 
-# Settings that `make train` takes, in the order in which they are written; the others come from the recipe.
-SETTABLE = (
-    "task", "store", "gpu", "recipe", "arch", "weights", "finetune", "input", "split", "val", "seed", "test", "crop",
-    "flips", "amp", "epochs", "batch", "lr", "loss", "workers", "deterministic", "shuffle_labels",
-)  # fmt: skip
-_DEFAULTS = {
-    "gpu": "0", "recipe": "default", "arch": "resnet18", "weights": "auto", "finetune": "full", "input": "raw",
-    "split": "course", "val": 0.0, "seed": 0, "test": "center", "crop": 0, "amp": "auto", "workers": 0,
-    "deterministic": False, "shuffle_labels": False,
-}  # fmt: skip
+_VARIABLES = ("task", "store", "recipe", "deterministic", "shuffle_labels", *(name for _, name, _, _ in FLAGS))
 
 
 def train_command(config: dict[str, Any]) -> str:
     """The `make train` that a configuration is of; what the recipe or the default says is left out."""
-    known = {**_DEFAULTS, **RECIPES[config["recipe"]]()}
-    parts = []
-    for key in SETTABLE:
-        if config[key] != known.get(key):
-            value = int(config[key]) if isinstance(config[key], bool) else config[key]
-            parts.append(f"{key.upper()}={shlex.quote(str(value))}")
+    known = dataclasses.asdict(make_config(config["recipe"], task=config["task"], store=""))
+    parts, others = [f"TASK={config['task']}"], []
+    for key, value in config.items():
+        if value != known[key]:
+            text = str(int(value) if isinstance(value, bool) else value)
+            if key in _VARIABLES:
+                parts.append(f"{key.upper()}={shlex.quote(text)}")
+            else:
+                others.append(f"{key}={text}")
+    if config["recipe"] != "default":
+        parts.append(f"RECIPE={config['recipe']}")
+    if others:
+        parts.append(f"SET={shlex.quote(' '.join(others))}")
     return " ".join(["make train", *parts])
 
 

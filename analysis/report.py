@@ -18,7 +18,7 @@ from preprocess.console import UserError, say
 from preprocess.schema import Store, open_store
 
 
-def report(run_path: Path, *, compare: tuple[Path, ...], wanted_class: str | None, store_path: Path | None) -> Path:
+def report(run_path: Path, *, compare: tuple[Path, ...], wanted_class: str | None, store_path: str | None) -> Path:
     """Make the report and return its path.
 
     Raises:
@@ -70,9 +70,9 @@ def report(run_path: Path, *, compare: tuple[Path, ...], wanted_class: str | Non
     return folder / "report.html"
 
 
-def _store(run: Run, wanted: Path | None) -> Store | str:
+def _store(run: Run, wanted: str | None) -> Store | str:
     """The run's store, or why there is none to take pictures from; one that is named must be the right one."""
-    path = wanted or Path(run.config["store"])
+    path = wanted or run.config["store"]
     expected = run.made_with["store"]["fingerprint"]
     try:
         store = open_store(path)

@@ -17,7 +17,7 @@ from preprocess.console import UserError, say
 from preprocess.schema import write_atomic
 from train import runfolder
 from train.assemble import Data, make_eval_loader, make_model, open_data
-from train.config import config_from
+from train.config import WHERE, config_from
 from train.device import Device, amp_name, choose_device, prepare_torch
 from train.metrics import class_ap, mean_ap, probabilities
 from train.predict import predict
@@ -36,7 +36,7 @@ class Difference:
     decides: bool
 
 
-def reproduce(run: Path, *, store: Path | None, gpu: str | None) -> bool:
+def reproduce(run: Path, *, store: str | None, gpu: str | None) -> bool:
     """Predict again and print the comparison. True for bit-identical or within rounding.
 
     Raises:
@@ -46,7 +46,7 @@ def reproduce(run: Path, *, store: Path | None, gpu: str | None) -> bool:
     saved = runfolder.read_results(run)
     before = json.loads(str(saved["depends_on"]))
     config = config_from(record["config"])
-    config = replace(config, store=str(store.resolve()) if store else config.store, gpu=gpu or config.gpu)
+    config = replace(config, store=store or config.store, gpu=gpu or config.gpu)
     data = open_data(config)
     torch.set_num_threads(before["machine"]["threads"])  # sums are split by threads; another number, other roundings
     device = choose_device(replace(config, amp=_AMP[before["amp"]]), amp_may_differ=True)
@@ -110,7 +110,7 @@ def _configuration(before: dict[str, Any], record: dict[str, Any]) -> list[Diffe
     found = []
     for key, old in before["config"].items():
         new = record["config"].get(key)
-        if old != new and key not in ("gpu", "store", "workers"):
+        if old != new and key not in WHERE:
             kind = "transform" if key in ("test", "crop", "input") else "configuration"
             found.append(Difference(what=f"{kind} {key.upper()}: was {old}, is {new}", decides=True))
     return found

@@ -17,7 +17,7 @@ DOWNLOAD_TIMEOUT_S = 20.0  # a node without a network must say so, not hang
 
 
 def build(arch: str, branches: tuple[Branch, ...], num_classes: int, state: dict[str, torch.Tensor] | None,
-          source: str = "") -> nn.Module:  # fmt: skip
+          source: str = "", *, new_bands: str = "kaiming", pool: bool = True) -> nn.Module:  # fmt: skip
     """Make a model.
 
     Args:
@@ -26,19 +26,21 @@ def build(arch: str, branches: tuple[Branch, ...], num_classes: int, state: dict
         num_classes: outputs.
         state: pretrained trunk weights (torchvision's names) that every trunk starts from, or None.
         source: where `state` comes from, for error lines.
+        new_bands: conv1's filters of bands that `state` knows nothing of; one of `resnet.NEW_BANDS`.
+        pool: see `resnet.make_resnet`.
 
     Raises:
         WeightsError: the weights do not fit.
     """
     if len(branches) == 1:
-        net = make_resnet(arch, len(branches[0].bands), num_classes)
+        net = make_resnet(arch, len(branches[0].bands), num_classes, pool=pool)
         trunks = [net]
     else:
-        net = TwoBranch(arch, branches, num_classes)
+        net = TwoBranch(arch, branches, num_classes, pool=pool)
         trunks = list(net.trunks)
     if state is not None:
         for trunk, spec in zip(trunks, branches, strict=True):
-            load_trunk(trunk, state, spec, source)
+            load_trunk(trunk, state, spec, source, new_bands)
     return net
 
 

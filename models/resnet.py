@@ -5,10 +5,10 @@ Names of parameters stay torchvision's, so a state dict of either fits the other
 conv1 of a pretrained network has filters for red, green and blue, (64, 3, 7, 7). For a trunk's bands:
 
 - a band that stands for a colour gets that colour's filter;
-- a new band beside colours (NIR beside R, G, B) gets a Kaiming-He filter (normal, fan-out, ReLU: what
-  torchvision draws for every convolution);
+- a new band beside colours (NIR beside R, G, B) gets, by choice, a Kaiming-He filter (normal, fan-out, ReLU:
+  what torchvision draws for every convolution; the default), the mean of the three filters, or a copy of red's;
 - a trunk without any colour (NIR alone) gets the sum of the three filters, shared between its bands: with
-  one band that is exactly the pretrained network fed with the band three times.
+  one band that is exactly the pretrained network fed with the band three times. With "copy-red" it gets red's.
 """
 
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ ARCHS = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2",
 )  # fmt: skip
 RGB = ("red", "green", "blue")  # the order of ImageNet's filters
+NEW_BANDS = ("kaiming", "mean", "copy-red")
 
 
 class WeightsError(Exception):
@@ -42,13 +43,14 @@ def branch(*bands: str) -> Branch:
     return Branch(bands=bands, colours=tuple(band if band in RGB else None for band in bands))
 
 
-def make_resnet(arch: str, num_bands: int, num_classes: int | None) -> nn.Module:
+def make_resnet(arch: str, num_bands: int, num_classes: int | None, *, pool: bool = True) -> nn.Module:
     """A randomly initialised torchvision ResNet.
 
     Args:
         arch: one of `ARCHS`.
         num_bands: channels of conv1.
         num_classes: outputs of `fc`; None replaces it by the identity, for features (B, 512 or 2048).
+        pool: the max pooling behind conv1. Without it all later layers see twice the resolution: for small chips.
     """
     net: Any = torchvision.models.get_model(arch, weights=None)
     old = net.conv1
@@ -57,6 +59,8 @@ def make_resnet(arch: str, num_bands: int, num_classes: int | None) -> nn.Module
             num_bands, old.out_channels, old.kernel_size, stride=old.stride, padding=old.padding, bias=False
         )
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    if not pool:
+        net.maxpool = nn.Identity()
     net.fc = nn.Identity() if num_classes is None else nn.Linear(net.fc.in_features, num_classes)
     return cast(nn.Module, net)
 
@@ -66,28 +70,34 @@ def num_features(arch: str) -> int:
     return 512 if arch in ("resnet18", "resnet34") else 2048
 
 
-def adapt_conv1(pretrained: torch.Tensor, spec: Branch, fresh: torch.Tensor) -> torch.Tensor:
+def adapt_conv1(
+    pretrained: torch.Tensor, spec: Branch, fresh: torch.Tensor, new_bands: str = "kaiming"
+) -> torch.Tensor:
     """Weights of conv1 for a branch.
 
     Args:
         pretrained: (64, 3, 7, 7), input channels red, green, blue.
         spec: bands and the colours that they stand for.
-        fresh: (64, bands, 7, 7) newly initialised; its filters are kept for new bands.
+        fresh: (64, bands, 7, 7) newly initialised; with "kaiming" its filters are kept for new bands.
+        new_bands: one of `NEW_BANDS`.
 
     Returns:
         (64, bands, 7, 7).
     """
+    filters = {"mean": pretrained.mean(dim=1, keepdim=True), "copy-red": pretrained[:, :1]}
     if not any(spec.colours):
-        shared = pretrained.sum(dim=1, keepdim=True) / len(spec.bands)
-        return shared.expand_as(fresh).clone()
-    weight = fresh.clone()
+        shared = filters["copy-red"] if new_bands == "copy-red" else pretrained.sum(dim=1, keepdim=True)
+        return (shared / len(spec.bands)).expand_as(fresh).clone()
+    weight = fresh.clone() if new_bands == "kaiming" else filters[new_bands].expand_as(fresh).clone()
     for channel, colour in enumerate(spec.colours):
         if colour is not None:
             weight[:, channel] = pretrained[:, RGB.index(colour)]
     return weight
 
 
-def load_trunk(net: nn.Module, state: dict[str, torch.Tensor], spec: Branch, source: str) -> None:
+def load_trunk(
+    net: nn.Module, state: dict[str, torch.Tensor], spec: Branch, source: str, new_bands: str = "kaiming"
+) -> None:
     """Put pretrained weights into a trunk; `fc` keeps its own.
 
     Args:
@@ -95,6 +105,7 @@ def load_trunk(net: nn.Module, state: dict[str, torch.Tensor], spec: Branch, sou
         state: torchvision's names. conv1 has 3 channels (red, green, blue), or exactly the branch's.
         spec: the trunk's bands.
         source: where the weights come from, for the error's line.
+        new_bands: what filters they get; see `adapt_conv1`.
 
     Raises:
         WeightsError: names the first parameter that is missing or of another shape.
@@ -104,7 +115,7 @@ def load_trunk(net: nn.Module, state: dict[str, torch.Tensor], spec: Branch, sou
     first = given.get("conv1.weight")
     if first is not None and first.ndim == 4 and first.shape[1] == 3:
         if first.shape[0] == own["conv1.weight"].shape[0] and first.shape[2:] == own["conv1.weight"].shape[2:]:
-            given["conv1.weight"] = adapt_conv1(first, spec, own["conv1.weight"])
+            given["conv1.weight"] = adapt_conv1(first, spec, own["conv1.weight"], new_bands)
     for name, value in own.items():
         if name.startswith("fc."):
             continue

@@ -14,10 +14,10 @@ class TwoBranch(nn.Module):
     Input (B, bands of all branches in order, height, width); output (B, classes) logits.
     """
 
-    def __init__(self, arch: str, branches: tuple[Branch, ...], num_classes: int) -> None:
+    def __init__(self, arch: str, branches: tuple[Branch, ...], num_classes: int, *, pool: bool) -> None:
         super().__init__()
         self._widths = [len(spec.bands) for spec in branches]
-        self.trunks = nn.ModuleList(make_resnet(arch, width, None) for width in self._widths)
+        self.trunks = nn.ModuleList(make_resnet(arch, width, None, pool=pool) for width in self._widths)
         self.fc = nn.Linear(num_features(arch) * len(branches), num_classes)
 
     def forward(self, images_nchw: torch.Tensor) -> torch.Tensor:

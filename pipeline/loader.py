@@ -7,6 +7,7 @@ compiled pass, on the CPU), to the bit the same. Leaves the split to `preprocess
 
 import ctypes
 import os
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -123,6 +124,7 @@ class TileLoader:
 
     `engine` ("direct", "dali", or "gather" from a cache on the GPU), `decode` ("host" or "device") and `cache` ("none",
     "host" or "device") say what was chosen.
+    `hand_over_s` adds up the seconds between a batch's images and the batch: what torch does with them, and labels.
     """
 
     def __init__(
@@ -137,6 +139,8 @@ class TileLoader:
         _check(store, self._crop, flips, test, batch_size)
         dtype = dtype or (torch.float16 if on_gpu else torch.float32)
         workers = workers or default_workers()
+        self.deal(0, 1)
+        self.hand_over_s = 0.0
         reasons = _not_direct(on_gpu, dtype, inputs, test)
         if engine not in ENGINES or (engine == "direct" and reasons):
             raise UserError(f"engine={engine}: expected one of {', '.join(ENGINES)}{reasons and f', and {reasons}'}.")
@@ -173,10 +177,14 @@ class TileLoader:
             self._images = DaliBatches(reader, spec, train=self._train)
         _give_back_memory()
 
+    def deal(self, rank: int, world: int) -> None:
+        """Of a train epoch's order give out every `world`-th tile, from place `rank` on."""
+        self._rank, self._world = rank, world
+
     def __len__(self) -> int:
         """Batches an epoch."""
         num_tiles = len(self._tiles)
-        return num_tiles // self._batch_size if self._train else -(-num_tiles // self._batch_size)
+        return num_tiles // self._world // self._batch_size if self._train else -(-num_tiles // self._batch_size)
 
     def plans(self, epoch: int, first_step: int = 0) -> Iterator[BatchPlan]:
         """What `epoch(epoch, first_step)` will read: a pure function of its arguments."""
@@ -191,7 +199,7 @@ class TileLoader:
                     augmentation=None,
                 )
             return
-        order = epoch_order(self._seed, epoch, self._tiles)
+        order = epoch_order(self._seed, epoch, self._tiles)[self._rank :: self._world]
         draws = augmentation(
             self._seed, epoch, order, height=layout.height, width=layout.width, crop=self._crop, flips=self._flips
         )
@@ -204,7 +212,10 @@ class TileLoader:
         images = self._images.epoch(self.plans(epoch, first_step))
         try:
             for plan, images_nchw in images:
-                yield Batch(images_nchw, self._batch_labels(plan), plan.tiles, plan.num_valid)
+                started = time.perf_counter()
+                batch = Batch(images_nchw, self._batch_labels(plan), plan.tiles, plan.num_valid)
+                self.hand_over_s += time.perf_counter() - started
+                yield batch
         finally:
             images.close()  # type: ignore[attr-defined]  # a generator; also when the caller breaks off
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from preprocess.console import Parser, UserError, run
+from preprocess.files import local_store
 
 
 def main() -> int:
@@ -13,7 +14,7 @@ def main() -> int:
 
     convert = commands.add_parser("convert", help="TIFFs and a CSV of tags -> a Zarr store")
     convert.add_argument("--data", type=Path, required=True, help="folder of TIFFs")
-    convert.add_argument("--store", type=Path, required=True, help="where the store goes")
+    convert.add_argument("--store", type=local_store, required=True, help="where the store goes")
     convert.add_argument("--labels", type=Path, help="CSV: image_name, tags")
     convert.add_argument("--preset", help="what is known of a published data set: planet")
     convert.add_argument("--bands", help="names in the files' order: blue,green,red,nir")
@@ -23,11 +24,11 @@ def main() -> int:
     convert.add_argument("--allow-missing", action="store_true", help="leave out rows without a file")
 
     verify = commands.add_parser("verify", help="re-read a store and prove it whole")
-    verify.add_argument("--store", type=Path, required=True)
+    verify.add_argument("--store", type=local_store, required=True)
     verify.add_argument("--jobs", default=str(len(os.sched_getaffinity(0))), help="processes; default: cores")
 
     info = commands.add_parser("info", help="what is in a store")
-    info.add_argument("--store", type=Path, required=True)
+    info.add_argument("--store", type=local_store, required=True)
     info.add_argument("--split", default="course", help="course, fractions or a .csv")
 
     demo = commands.add_parser("demo", help="make demo chips")

@@ -14,6 +14,8 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
+# With a training's note still whole in 80 columns.
+BAR = "{desc} {percentage:3.0f}%|{bar}| {remaining} left, {rate_fmt}{postfix}"
 LOG_EVERY_S = 10.0  # a line of progress in a log file, where there is no terminal to redraw
 
 
@@ -74,7 +76,9 @@ class Progress:
         self._done, self._done_before = done, done
         self._started_s = self._last_line_s = time.monotonic()
         self._bar = (
-            tqdm(total=total, initial=done, desc=label, unit=f" {unit}", dynamic_ncols=True, leave=False)
+            tqdm(
+                total=total, initial=done, desc=label, unit=f" {unit}", dynamic_ncols=True, leave=False, bar_format=BAR
+            )
             if sys.stderr.isatty()
             else None
         )

@@ -6,6 +6,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from preprocess.console import UserError
+
+
+def is_url(path: str | Path) -> bool:
+    """Whether a store's place is an address in object storage."""
+    return "://" in str(path)
+
+
+def store_place(text: str) -> str:
+    """STORE=... from anywhere: an address as it is, a folder as an absolute path."""
+    return text if is_url(text) else str(Path(text).resolve())
+
+
+def local_store(text: str) -> Path:
+    """STORE=... where only a folder will do.
+
+    Raises:
+        UserError: it is an address.
+    """
+    if is_url(text):
+        raise UserError(f"STORE={text}: expected a folder on disk, found an address. Copy the store first.")
+    return Path(text)
+
 
 def shard_key(shard: int) -> str:
     """Key of one shard within the store (Zarr v3's default chunk keys)."""

@@ -31,6 +31,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 from zarr.codecs.numcodecs import LZ4, Shuffle
 
 from preprocess.console import UserError
+from preprocess.files import is_url
 from preprocess.files import partial_path as partial_path
 from preprocess.files import shard_key as shard_key
 from preprocess.files import shard_path as shard_path
@@ -257,11 +258,6 @@ def open_store(path: str | Path) -> Store:
         path=where, layout=layout, classes=tuple(attrs["classes"]), num_csv_rows=attrs["num_csv_rows"],
         fingerprint=attrs["fingerprint"], labels=read("labels"), csv_row=read("csv_row"), read=read,
     )  # fmt: skip
-
-
-def is_url(path: str | Path) -> bool:
-    """Whether a store's place is an address in object storage."""
-    return "://" in str(path)
 
 
 def _local_group(path: Path) -> tuple[Any, dict[str, Any]]:

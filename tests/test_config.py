@@ -8,7 +8,8 @@ import pytest
 
 from models import resnet
 from pipeline import order
-from pipeline.loader import TESTS
+from pipeline.loader import DECODES, TESTS
+from pipeline.resident import CACHES
 from train import config as module
 from train.config import Config, config_from, make_config
 
@@ -41,8 +42,19 @@ def test_a_setting_goes_over_the_recipe_and_survives_json() -> None:
         ({"lr": 0.0}, "LR=0.0: expected a positive number"),
         ({"lr": float("nan")}, "LR=nan"),
         ({"val": 1.0}, "VAL=1.0"),
+        ({"warmup": -0.1}, "WARMUP=-0.1: expected a share of all steps, from 0 to less than 1"),
+        ({"ema": 1.0}, "EMA=1.0"),
+        ({"smoothing": float("nan")}, "SMOOTHING=nan"),
+        ({"balance": 2.0}, "BALANCE=2.0"),
+        ({"trunk_lr": 0.0}, "TRUNK_LR=0.0"),
+        ({"momentum": float("nan")}, "MOMENTUM=nan"),
+        ({"checkpoint_minutes": 0.0}, "CHECKPOINT_MINUTES=0.0"),
+        ({"accumulate": 3}, "ACCUMULATE=3: expected a divisor of BATCH=64"),
+        ({"conv1": "zero"}, "CONV1=zero"),
+        ({"conv1": "mean", "weights": "none"}, "CONV1=mean: expected nothing with WEIGHTS=none"),
+        ({"compile": "yes"}, "COMPILE=yes"),
         ({"seed": -1}, "SEED=-1"),
-        ({"gpu": "zero"}, "GPU=zero: expected a number (0), numbers (0,1), or cpu"),
+        ({"gpu": "zero"}, "GPU=zero: expected a number (0), numbers (0,1), auto, or cpu"),
         ({"gpu": "0,"}, "GPU=0,"),
         ({"weights": "file.pth"}, "WEIGHTS=file.pth: expected imagenet, none or a .safetensors file"),
         ({"finetune": "some"}, "FINETUNE=some"),
@@ -68,8 +80,11 @@ def test_the_list_of_settings_is_frozen() -> None:
     """A new setting is a decision: add it here too, and to the README if it is a Make variable."""
     assert [field.name for field in dataclasses.fields(Config)] == [
         "task", "store", "gpu", "arch", "weights", "finetune", "input", "split", "val", "seed", "test", "crop", "amp",
-        "deterministic", "workers", "shuffle_labels", "recipe", "epochs", "batch", "test_batch", "flips", "optimizer",
-        "lr", "momentum", "weight_decay", "schedule", "step_epochs", "step_gamma", "loss",
+        "deterministic", "workers", "cache", "decode", "shuffle_labels", "conv1", "compile", "accumulate",
+        "checkpoint_minutes", "tracker",
+        "recipe", "epochs", "batch", "test_batch", "flips", "optimizer", "lr", "momentum", "weight_decay", "schedule",
+        "step_epochs", "step_gamma", "loss", "warmup", "ema", "smoothing", "balance", "trunk_lr",
+        "pool",
     ]  # fmt: skip
 
 
@@ -77,6 +92,9 @@ def test_choices_are_those_of_the_code_they_stand_for() -> None:
     assert module.ARCHS == resnet.ARCHS
     assert module._CHOICES["flips"] == order.FLIPS
     assert module._CHOICES["test"] == TESTS
+    assert module._CHOICES["cache"] == CACHES
+    assert module._CHOICES["decode"] == DECODES
+    assert module._CHOICES["conv1"] == resnet.NEW_BANDS
 
 
 def test_configuration_loads_nothing_heavy() -> None:

@@ -7,11 +7,20 @@ import numpy as np
 import pytest
 import torch
 from conftest import BANDS, to_store, write_chips
-from test_train import python, train
+from test_resume import stop_at
+from test_train import here, python, train
+from tiny import Steps, outcome
 
 from pipeline.inputs import Inputs, course_inputs, raw_inputs
-from pipeline.loader import eval_loader, train_loader
+from pipeline.loader import Batch, eval_loader, train_loader
 from preprocess.schema import Store
+from train.__main__ import main as train_main
+from train.assemble import make_model, make_train_loader, open_data
+from train.config import make_config
+from train.device import choose_device
+from train.memory import CONTEXT_BYTES, estimate_bytes
+from train.step import Trainer, make_trainer, train_step
+from train.telemetry import Latest
 
 pytestmark = [
     pytest.mark.gpu,
@@ -128,6 +137,83 @@ def test_one_seed_gives_the_same_weights_on_the_gpu(store: Store, tmp_path: Path
         assert ended.returncode == 0, ended.stderr
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
     assert one == two
+
+
+def made(store: Store, **settings: object) -> tuple[Trainer, Batch]:
+    """A trainer on the GPU, warmed up, and a batch for it."""
+    config = make_config("default", task=4, store=str(store.path), weights="none", batch=16, **settings)
+    device, data = choose_device(config), open_data(config)
+    net = make_model(config, data, pretrained=True).to(device.device, memory_format=torch.channels_last)
+    trainer = make_trainer(net.train(), config, device, 100)
+    (batch, *_) = make_train_loader(config, data, device).epoch(0)
+    for _ in range(3):
+        train_step(trainer, batch.images_nchw, batch.labels)
+    return trainer, batch
+
+
+@pytest.mark.parametrize("amp", ["auto", "fp16", "off"])
+@pytest.mark.parametrize("settings", [{}, {"ema": 0.99, "optimizer": "sgd", "loss": "asymmetric"}], ids=str)
+def test_a_step_never_waits_for_the_gpu(store: Store, amp: str, settings: dict[str, object]) -> None:
+    trainer, batch = made(store, amp=amp, **settings)
+    latest = Latest(trainer.device)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(4):
+            loss, _ = train_step(trainer, batch.images_nchw, batch.labels)
+            latest.offer(loss)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.synchronize()
+    latest.offer(loss)
+    assert latest.value > 0
+
+
+@pytest.mark.parametrize("mode", ["default", "max"])
+def test_compiled_steps_learn_as_plain_ones_do(store: Store, mode: str) -> None:
+    """With "max" CUDA graphs write over their outputs: losses and logits that were kept must stay as they were."""
+    losses = {}
+    for compile_mode in ("off", mode):
+        trainer, batch = made(store, compile=compile_mode, amp="off")
+        kept = [train_step(trainer, batch.images_nchw, batch.labels) for _ in range(5)]
+        losses[compile_mode] = torch.stack([loss for loss, _ in kept]).cpu()
+        assert len({logits.sum().item() for _, logits in kept}) == 5
+    torch.testing.assert_close(losses[mode], losses["off"], rtol=2e-2, atol=1e-3)
+
+
+def test_the_estimate_is_what_a_run_takes(store: Store) -> None:
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    trainer, _ = made(store)
+    peak = torch.cuda.max_memory_allocated() + CONTEXT_BYTES
+    config = make_config("default", task=4, store="s", batch=16)
+    estimate = estimate_bytes(trainer.net, config, (4, 224, 224), amp=trainer.device.amp is not None, ranks=1)
+    assert 0.6 < estimate / peak < 1.6
+    assert peak < 2e9
+
+
+@pytest.mark.parametrize("amp", ["auto", "fp16"])
+def test_a_stopped_run_goes_on_with_its_scaler(store: Store, tmp_path: Path, amp: str) -> None:
+    settings = ("--gpu", "auto", "--amp", amp, "--batch", "16", "--deterministic")
+    with Steps(stop_at(3)).patch:
+        assert train(store.path, tmp_path / "run", *settings).returncode == 75
+    ended = here(train_main, "train", "--resume", tmp_path / "run")
+    assert ended.returncode == 0, ended.stderr
+    assert "GPU=auto: GPU" in ended.stdout
+    assert "of GPU memory at BATCH=16" in ended.stdout or "goes on in epoch 2 after step 1" in ended.stdout
+    assert train(store.path, tmp_path / "whole", *settings).returncode == 0
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_are_one(store: Store, tmp_path: Path) -> None:
+    losses = []
+    for gpus in ("0", "0,1"):
+        ended = python("-m", "train", "--task", 4, "--store", store.path, "--run", tmp_path / gpus, "--gpu", gpus,
+                       "--epochs", 2, "--batch", 16, "--weights", "none", "--amp", "off")  # fmt: skip
+        assert ended.returncode == 0, ended.stderr
+        losses.append(np.load(tmp_path / gpus / "results.npz")["trainlosses"])
+    assert np.allclose(*losses, rtol=1e-3)
 
 
 def test_a_gpu_that_is_not_there_is_named(store: Store, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""AP and losses against scikit-learn and torch in float64."""
+"""AP against scikit-learn."""
 
 import warnings
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from train.metrics import class_ap, loss_function, mean_ap, probabilities
+from train.metrics import class_ap, mean_ap, probabilities
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -41,17 +41,6 @@ def test_a_class_without_positives_is_absent_without_a_warning() -> None:
     assert np.isnan(ap[1])
     assert mean_ap(ap) == 1.0
     assert np.isnan(mean_ap(np.array([np.nan])))
-
-
-@pytest.mark.parametrize("name", ["bce", "soft_margin"])
-def test_loss_is_float32_and_the_mean_over_batch_and_classes(name: str) -> None:
-    torch.manual_seed(0)
-    logits, labels = torch.randn(8, 5), (torch.rand(8, 5) < 0.5).float()
-    p = torch.sigmoid(logits.double())
-    exact = -(labels * p.log() + (1 - labels) * (1 - p).log()).mean()
-    assert loss_function(name, logits, labels).item() == pytest.approx(exact.item(), rel=1e-6)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert loss_function(name, logits.bfloat16(), labels).dtype == torch.float32
 
 
 def test_probabilities_are_float64() -> None:

@@ -81,6 +81,30 @@ def test_task_4_keeps_rgb_and_draws_a_kaiming_nir_filter() -> None:
     assert abs(nir.mean().item()) < 0.002
 
 
+def test_without_pooling_the_features_see_twice_the_resolution() -> None:
+    sizes = {}
+    for pool in (True, False):
+        net = build("resnet18", (RGB,), 5, pretrained(), pool=pool)
+        net.layer4.register_forward_hook(lambda _, __, out, pool=pool: sizes.update({pool: tuple(out.shape)}))
+        net(torch.zeros(1, 3, 64, 64))
+    assert sizes == {True: (1, 512, 2, 2), False: (1, 512, 4, 4)}
+    assert not any("maxpool" in name for name in net.state_dict())
+
+
+@pytest.mark.parametrize(("choice", "expected"), [("mean", [2.0]), ("copy-red", [1.0])])
+def test_filters_of_new_bands_by_choice(choice: str, expected: list[float]) -> None:
+    """Red's filter is all 1, green's 2, blue's 3; the new bands are before, between and after them."""
+    filters = torch.tensor([1.0, 2.0, 3.0]).reshape(1, 3, 1, 1).expand(64, 3, 7, 7)
+    spec = branch("nir", "blue", "swir", "red", "green")
+    weight = adapt_conv1(filters, spec, torch.full((64, 5, 7, 7), -1.0), choice)
+    assert [weight[:, band].unique().tolist() for band in range(5)] == [expected, [3.0], expected, [1.0], [2.0]]
+    alone = adapt_conv1(filters, NIR, torch.zeros(64, 1, 7, 7), choice)
+    assert alone.unique().tolist() == [6.0 if choice == "mean" else 1.0]
+    state = pretrained()
+    net = build("resnet18", (RGBN,), 17, state, new_bands=choice)
+    assert torch.equal(net.conv1.weight, adapt_conv1(state["conv1.weight"], RGBN, net.conv1.weight, choice))
+
+
 def test_pretrained_rgb_network_is_torchvisions() -> None:
     state = pretrained()
     net = build("resnet18", (RGB,), 17, state).eval()

@@ -1,5 +1,6 @@
 """Stores in object storage, through a local S3 server: the same batches as from disk; errors in one line."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,14 +12,19 @@ import pytest
 import torch
 from conftest import BANDS, Chips
 from moto.server import ThreadedMotoServer
+from test_train import here
+from tiny import outcome, tiny_networks
 
+from analysis.__main__ import main as analysis_main
 from pipeline.inputs import Inputs, raw_inputs
 from pipeline.loader import eval_loader, train_loader
 from pipeline.order import augmentation
 from preprocess import schema
+from preprocess.__main__ import main as preprocess_main
 from preprocess.schema import Store, open_store
 from preprocess.shard import DamagedChunkError
 from preprocess.splits import make_split
+from train.__main__ import main as train_main
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +93,28 @@ def test_test_batches_equal_those_from_disk(remote: Store, session_store: Store)
     inputs, tiles = raw_inputs(session_store, BANDS, np.arange(300)), np.array([5, 299, 0, 256, 255])
     ours, local = (list(eval_loader(store, tiles, inputs, batch_size=2).epoch(0)) for store in (remote, session_store))
     assert all(torch.equal(one.images_nchw, other.images_nchw) for one, other in zip(ours, local, strict=True))
+
+
+def test_a_run_on_it_is_the_run_on_disk(remote: Store, session_store: Store, tmp_path: Path) -> None:
+    with tiny_networks():
+        for store, name in ((remote, "remote"), (session_store, "local")):
+            ended = here(train_main, "train", "--task", 1, "--store", store.path, "--run", tmp_path / name,
+                         "--gpu", "cpu", "--epochs", 1, "--weights", "none")  # fmt: skip
+            assert ended.returncode == 0, ended.stderr
+        ended = here(analysis_main, "analysis", "reproduce", "--run", tmp_path / "remote")
+    assert "BIT-IDENTICAL" in ended.stdout
+    assert outcome(tmp_path / "remote") == outcome(tmp_path / "local")
+    assert json.loads((tmp_path / "remote/run.json").read_text())["store"]["path"] == "s3://chips/lz4.zarr"
+
+
+@pytest.mark.parametrize("words", [("preprocess", "verify"), ("preprocess", "info"), ("analysis", "audit")])
+def test_what_needs_a_folder_says_so(words: tuple[str, str]) -> None:
+    main = preprocess_main if words[0] == "preprocess" else analysis_main
+    ended = here(main, *words, "--store", "s3://chips/lz4.zarr")
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        "error: STORE=s3://chips/lz4.zarr: expected a folder on disk, found an address. Copy the store first.\n"
+    )
 
 
 def test_damage_is_named(bucket: Callable[[Path, str], str], session_store: Store, tmp_path: Path) -> None:

@@ -267,14 +267,13 @@ def test_a_report_loads_neither_torch_nor_dali(made: SimpleNamespace) -> None:
 def test_the_command_to_get_the_same_is_one_that_make_takes() -> None:
     from dataclasses import asdict
 
-    from analysis.provenance import SETTABLE, train_command
+    from analysis.provenance import _VARIABLES, train_command
     from train.config import config_from
 
     makefile = (ROOT / "Makefile").read_text()
-    listed = re.search(r"TRAIN_VARIABLES = ((?:.*\\\n)*.*)", makefile)
-    assert listed is not None
-    assert {name.upper() for name in SETTABLE} <= {*listed[1].replace("\\", " ").split(), "STORE"}
-    config = make_config("course", task=4, store="a b.zarr", epochs=3, deterministic=True, val=0.1)
+    listed = re.findall(r"TRAIN_(?:WORDS|VARIABLES) = ((?:.*\\\n)*.*)", makefile)
+    assert {name.upper() for name in _VARIABLES} <= {*" ".join(listed).replace("\\", " ").split(), "STORE"}
+    config = make_config("course", task=4, store="a b.zarr", epochs=3, deterministic=True, ema=0.5)
     words = train_command(asdict(config))
-    assert words == "make train TASK=4 STORE='a b.zarr' RECIPE=course VAL=0.1 EPOCHS=3 DETERMINISTIC=1"
+    assert words == "make train TASK=4 STORE='a b.zarr' DETERMINISTIC=1 EPOCHS=3 RECIPE=course SET=ema=0.5"
     assert config_from(asdict(config)) == config

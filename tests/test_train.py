@@ -80,7 +80,7 @@ def test_the_run_folder(run: Path, store: Path) -> None:
     from preprocess.splits import make_split
 
     assert sorted(path.name for path in run.iterdir()) == [
-        "metrics.jsonl", "model.safetensors", "results.npz", "run.json",
+        "metrics.jsonl", "model.safetensors", "results.npz", "run.json", "tensorboard",
     ]  # fmt: skip
     record = json.loads((run / "run.json").read_text())
     opened = open_store(store)
@@ -262,19 +262,19 @@ def test_ctrl_c_keeps_a_finished_epoch_and_no_empty_folder(
 ) -> None:
     from train import loop
 
-    real = loop._train_epoch
+    real = loop._epoch
 
-    def interrupted(*arguments: object) -> object:
-        if arguments[-1] == finished:
+    def interrupted(fit: loop.Fit) -> None:
+        if fit.state.epoch == finished:
             raise KeyboardInterrupt
-        return real(*arguments)  # type: ignore[arg-type]
+        real(fit)
 
-    monkeypatch.setattr(loop, "_train_epoch", interrupted)
+    monkeypatch.setattr(loop, "_epoch", interrupted)
     ended = train(store, tmp_path / "run")
     assert (ended.returncode, ended.stderr) == (130, "stopped by Ctrl-C\n")
     assert (tmp_path / "run").exists() == bool(finished)
     if finished:
-        assert "it keeps epoch 1" in ended.stdout
+        assert f"It can go on: make train RESUME={tmp_path / 'run'}" in ended.stdout
         assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "stopped"
         assert reproduce(tmp_path / "run")[0] == 0
 
@@ -398,7 +398,7 @@ def test_val_chooses_the_epoch(store: Path, tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_with_a_line(store: Path, tmp_path: Path) -> None:
     ended = train(store, tmp_path / "run", "--recipe", "course", "--lr", "1e30")
     assert ended.returncode == 2
-    assert "the loss is nan" in ended.stderr
+    assert "epoch 1: the loss is not finite; the first such batch holds t_" in ended.stderr
 
 
 def test_imagenet_weights_that_cannot_be_had(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import zarr
 from conftest import Chips
+from test_train import here
+from tiny import outcome, tiny_networks
 
 from preprocess.console import run
 from preprocess.schema import Store
 from train import tune
+from train.__main__ import main
 
 
 @pytest.mark.parametrize("kind", ["session_store", "plain_store"])
@@ -39,6 +42,32 @@ def test_it_measures_and_keeps(
     assert f"tune.json: WORKERS={found.workers} DECODE=host" in out
     assert out.count("chips/s") == 2 * len({1, tune._cores(), *(n for n in (2, 4, 8, 16, 32, 64) if n < tune._cores())})
     assert list(json.loads((tmp_path / "tune.json").read_text()).values()) == [vars(found)]
+
+
+def test_train_reads_as_it_found_and_says_so(
+    session_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads, cache and tune.json change how fast a store is read; the run stays the same to the bit."""
+    monkeypatch.chdir(tmp_path)
+
+    def train(name: str, *settings: object) -> str:
+        with tiny_networks():
+            ended = here(main, "train", "--task", 1, "--store", session_store.path, "--run", name, "--gpu", "cpu",
+                         "--epochs", 1, "--weights", "none", *settings)  # fmt: skip
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    line = "WORKERS=3, as `make tune` found on this machine (tune.json)"
+    assert line not in train("plain")
+    tune.keep(session_store, "cpu", tune.Tuned(workers=3, decode="host", chips_per_s=1.0))
+    assert line in train("tuned")
+    assert line not in train("set", "--workers", 1)
+    train("kept", "--cache", "host")
+    assert len({str(outcome(tmp_path / name)) for name in ("plain", "tuned", "set", "kept")}) == 1
+    with tiny_networks():
+        ended = here(main, "train", "--task", 1, "--store", session_store.path, "--gpu", "cpu", "--decode", "device")
+    assert ended.returncode == 2
+    assert "DECODE=device: expected one of auto, host, device; device needs a GPU and CODEC=lz4" in ended.stderr
 
 
 def test_another_machine_or_store_is_not_meant(

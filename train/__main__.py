@@ -1,44 +1,28 @@
 """`python -m train`: train one task on a store. `make train TASK=1 GPU=0` is the same with less to type."""
 
 import argparse
-import shlex
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from preprocess.console import Parser, UserError, run, say
-from train.config import RECIPES, TASK_2, Config, make_config
-
-# (flag, field of Config, how its text is read, help). What is not here is set by the recipe.
-_FLAGS = (
-    ("--gpu", "gpu", str, "0 (default), 0,1, or cpu"),
-    ("--arch", "arch", str, "resnet18 (default) ... wide_resnet50_2"),
-    ("--weights", "weights", str, "imagenet, none or a .safetensors file; default: imagenet where it can be had"),
-    ("--finetune", "finetune", str, "full (default) or head"),
-    ("--input", "input", str, "raw (default) or course"),
-    ("--split", "split", str, "course (default), fractions such as 0.7,0.1,0.2@seed, or a .csv of image_name,part"),
-    ("--val", "val", float, "fraction of train to choose the best epoch on; default 0: chosen on test"),
-    ("--seed", "seed", int, "of order, augmentation and initial weights; default 0"),
-    ("--test", "test", str, "center (default) or resize"),
-    ("--crop", "crop", int, "pixels a side; default 7/8 of the chip"),
-    ("--flips", "flips", str, "none, horizontal, both or dihedral"),
-    ("--amp", "amp", str, "auto (default), off, bf16 or fp16"),
-    ("--epochs", "epochs", int, ""),
-    ("--batch", "batch", int, "chips a step"),
-    ("--lr", "lr", float, "highest learning rate"),
-    ("--loss", "loss", str, "bce (default) or soft_margin"),
-    ("--workers", "workers", int, "reading threads; default: cores, at most 8"),
-)
+from preprocess.files import store_place
+from train.config import TASK_2, WHERE, Config, config_from, make_config
+from train.flags import FLAGS
+from train.recipes import RECIPES
 
 
 def main() -> int:
     """Parse, check, train."""
     parser = Parser(prog="python -m train", description=__doc__)
-    parser.add_argument("--task", required=True, help="1: RGB, 3: RGB and NIR in two trunks, 4: RGB + NIR in one")
-    parser.add_argument("--store", type=Path, required=True, help="made by `make zarr`")
+    parser.add_argument("--task", help="1: RGB, 3: RGB and NIR in two trunks, 4: RGB + NIR in one")
+    parser.add_argument("--store", type=store_place, help="made by `make zarr`")
     parser.add_argument("--run", help="folder of the run; default: the next free runs/task<N>")
-    parser.add_argument("--recipe", default="default", help=", ".join(RECIPES))
-    for flag, _, _, text in _FLAGS:
+    parser.add_argument("--resume", type=Path, help="folder of a run that was stopped: go on with it")
+    parser.add_argument("--recipe", help=f"default, {', '.join(name for name in RECIPES if name != 'default')}")
+    for flag, _, _, text in FLAGS:
         parser.add_argument(flag, help=text)
+    parser.add_argument("--set", default="", help="other settings of the recipe: 'ema=0.999 optimizer=sgd'")
     parser.add_argument("--deterministic", action="store_true", help="GPU kernels that repeat to the bit, slower")
     parser.add_argument(
         "--shuffle-labels", action="store_true", help="control: labels in random order within each part"
@@ -48,44 +32,67 @@ def main() -> int:
     if args.task == "2":
         say(TASK_2)
         return 0
-    config = _config(args)
+    config = _resumed_config(args) if args.resume else _config(args)
 
     # Checked so far: words and numbers. Then the store and the run's name; torch and DALI load only after that.
     from train.runfolder import check_free
 
     check_free(args.run)
-    from train.assemble import open_data
+    from train.start import start
 
-    data = open_data(config)
-    from train.device import choose_device
-    from train.loop import fit
-
-    folder = fit(config, data, choose_device(config), args.run)
-    if args.run_file:
-        args.run_file.write_text(f"{folder}\n")
-    check = f"make reproduce RUN={shlex.quote(str(folder))}"
-    say(f"{folder}: model.safetensors, results.npz, metrics.jsonl, run.json. Check it: {check}")
-    return 0
+    return start(config, args.run, args.resume, args.run_file)
 
 
 def _config(args: argparse.Namespace) -> Config:
-    settings: dict[str, Any] = {"task": _read("task", int, args.task), "store": str(args.store.resolve())}
-    for _, name, kind, _ in _FLAGS:
-        text = getattr(args, name)
-        if text is not None:
-            settings[name] = _read(name, kind, text)
+    if args.task is None or args.store is None:
+        raise UserError("--task and --store are needed (or --resume). See `python -m train --help`.")
+    settings: dict[str, Any] = {"task": _read("task", int, args.task)}
+    settings |= _given(args)
     if settings.get("split", "").endswith(".csv"):
         settings["split"] = str(Path(settings["split"]).resolve())
     if settings.get("weights", "").endswith(".safetensors"):
         settings["weights"] = str(Path(settings["weights"]).resolve())
     settings |= {"deterministic": args.deterministic, "shuffle_labels": args.shuffle_labels}
-    return make_config(args.recipe, **settings)
+    return make_config(args.recipe or "default", **settings)
 
 
-def _read(name: str, kind: type, text: str) -> Any:
+def _resumed_config(args: argparse.Namespace) -> Config:
+    """The run's own configuration; only where it is computed may change."""
+    from train.runfolder import read_run
+
+    record = read_run(args.resume)
+    if record.get("state") == "done":
+        raise UserError(f"RESUME={args.resume}: the run is done. `make reproduce RUN={args.resume}` checks it.")
+    given = _given(args) | {name: True for name in ("deterministic", "shuffle_labels") if getattr(args, name)}
+    given |= {name: getattr(args, name) for name in ("task", "run", "recipe") if getattr(args, name) is not None}
+    if fixed := [name.upper() for name in given if name not in WHERE]:
+        may = ", ".join(name.upper() for name in WHERE)
+        raise UserError(f"{', '.join(fixed)}: set by RESUME={args.resume}. With RESUME only {may} can be given.")
+    return config_from({**record["config"], **given})
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """Settings on the command line, as their fields want them."""
+    settings: dict[str, Any] = {"store": args.store} if args.store else {}
+    for _, name, kind, _ in FLAGS:
+        text = getattr(args, name)
+        if text is not None:
+            settings[name] = _read(name, kind, text)
+    kinds = {field.name: field.type for field in fields(Config)}
+    for word in args.set.split():
+        name, equals, text = word.partition("=")
+        if not equals or name not in kinds or name in settings:
+            raise UserError(f"SET={word}: expected name=value, the name of a setting that has no variable of its own.")
+        settings[name] = _read(name, kinds[name], text)
+    return settings
+
+
+def _read(name: str, kind: Any, text: str) -> Any:
+    if kind is bool:
+        kind = {"0": False, "1": True}.__getitem__
     try:
         return kind(text)
-    except ValueError:
+    except (KeyError, ValueError):
         raise UserError(f"{name.upper()}={text}: expected a number.") from None
 
 

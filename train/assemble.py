@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,12 +11,16 @@ from torch import nn
 from models.build import build, file_state, head_parameters, imagenet_state
 from models.resnet import RGB, Branch, WeightsError, branch
 from pipeline.inputs import Inputs, course_inputs, raw_inputs
-from pipeline.loader import TileLoader, eval_loader, train_loader
+from pipeline.loader import TileLoader, default_crop, eval_loader, train_loader
 from preprocess.console import UserError, say
 from preprocess.schema import Store, open_store
 from preprocess.splits import PARTS, Split, make_split
+from train import tune
 from train.config import Config
 from train.device import Device
+from train.world import World
+
+ALONE = World()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,24 +73,57 @@ def _shuffled(store: Store, split: Split, seed: int) -> Store:
     return replace(store, labels=labels)
 
 
-def make_train_loader(config: Config, data: Data, device: Device) -> TileLoader:
-    """The train part, as the configuration says."""
-    return train_loader(
-        data.store, data.split.train, data.inputs, batch_size=config.batch, seed=config.seed, flips=config.flips,
-        crop=_crop(config), device=device.device, workers=config.workers or None, dtype=device.image_dtype,
+def make_train_loader(config: Config, data: Data, device: Device, world: World = ALONE) -> TileLoader:
+    """The train part, as the configuration says; of each update's chips this rank's share, in `accumulate` parts.
+
+    Raises:
+        UserError: BATCH cannot be dealt to so many processes, or the train part is smaller than it.
+    """
+    check_batch(config, world.size)
+    parts = world.size * config.accumulate
+    if len(data.split.train) < config.batch:
+        chips = len(data.split.train)
+        raise UserError(f"BATCH={config.batch}: the train part has only {chips} chips. Choose a smaller BATCH.")
+    loader = train_loader(
+        data.store, data.split.train, data.inputs, batch_size=config.batch // parts, seed=config.seed,
+        flips=config.flips, crop=crop_of(config, data), device=device.device, dtype=device.image_dtype,
+        **reading(config, data, device),
     )  # fmt: skip
+    loader.deal(world.rank, world.size)
+    return loader
 
 
-def make_eval_loader(config: Config, data: Data, device: Device, part: str) -> TileLoader:
-    """One part ("train", "val", "test") in store order, without chance."""
+def check_batch(config: Config, ranks: int) -> None:
+    """UserError if BATCH cannot be dealt to so many processes."""
+    parts = ranks * config.accumulate
+    if config.batch % parts:
+        raise UserError(
+            f"BATCH={config.batch}: expected a multiple of {parts} ({ranks} processes, "
+            f"ACCUMULATE={config.accumulate}): it counts the chips of an update over all of them."
+        )
+
+
+def make_eval_loader(config: Config, data: Data, device: Device, part: str, world: World = ALONE) -> TileLoader:
+    """One part ("train", "val", "test") in store order, without chance; of several ranks, this one's share."""
     return eval_loader(
-        data.store, data.split.part(part), data.inputs, batch_size=config.test_batch, test=config.test,
-        crop=_crop(config), device=device.device, workers=config.workers or None, dtype=device.image_dtype,
+        data.store, world.share(data.split.part(part)), data.inputs, batch_size=config.test_batch, test=config.test,
+        crop=crop_of(config, data), device=device.device, dtype=device.image_dtype, **reading(config, data, device),
     )  # fmt: skip
 
 
-def _crop(config: Config) -> tuple[int, int] | None:
-    return (config.crop, config.crop) if config.crop else None
+def reading(config: Config, data: Data, device: Device) -> dict[str, Any]:
+    """How the store is read: threads, decode place, cache. What is not set is as `make tune` found it, if it did."""
+    found = tune.lookup(data.store, str(device.device))
+    return {
+        "workers": config.workers or (found.workers if found else None),
+        "decode": found.decode if found and config.decode == "auto" else config.decode,
+        "cache": config.cache,
+    }
+
+
+def crop_of(config: Config, data: Data) -> tuple[int, int]:
+    """(height, width) in pixels of what the model is fed."""
+    return (config.crop, config.crop) if config.crop else default_crop(data.store)
 
 
 def make_model(config: Config, data: Data, *, pretrained: bool) -> nn.Module:
@@ -96,7 +134,10 @@ def make_model(config: Config, data: Data, *, pretrained: bool) -> nn.Module:
     """
     try:
         state, source = _state(config) if pretrained else (None, "")
-        net = build(config.arch, data.branches, len(data.store.classes), state, source)
+        net = build(
+            config.arch, data.branches, len(data.store.classes), state, source,
+            new_bands=config.conv1, pool=config.pool,
+        )  # fmt: skip
     except WeightsError as error:
         raise UserError(str(error)) from error
     if config.finetune == "head":

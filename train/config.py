@@ -1,13 +1,14 @@
 """A run's whole configuration, checked where it is made. Imports nothing heavy.
 
-A recipe is a function that returns the training settings; whatever the user sets goes over it. The run
-folder keeps the result, and `Config(**json)` brings it back.
+A recipe (`recipes`) gives the training settings; whatever the user sets goes over it. The run folder keeps the
+result, and `config_from(json)` brings it back.
 """
 
 from dataclasses import dataclass, fields
 from typing import Any
 
 from preprocess.console import UserError
+from train.recipes import RECIPES
 
 TASKS = {
     1: (("red", "green", "blue"),),
@@ -19,6 +20,8 @@ TASK_2 = (
     "`make train TASK=1` makes that run; its scores are then in results.npz of the run's folder."
 )
 ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2")
+# Where a run is computed, not what: these may change when it goes on.
+WHERE = ("store", "gpu", "workers", "cache", "decode", "checkpoint_minutes", "tracker")
 _CHOICES = {
     "task": tuple(TASKS),
     "arch": ARCHS,
@@ -27,15 +30,33 @@ _CHOICES = {
     "test": ("center", "resize"),
     "flips": ("none", "horizontal", "both", "dihedral"),
     "optimizer": ("sgd", "adamw"),
-    "schedule": ("step", "onecycle"),
-    "loss": ("bce", "soft_margin"),
+    "schedule": ("step", "onecycle", "cosine"),
+    "loss": ("bce", "soft_margin", "asymmetric"),
+    "conv1": ("kaiming", "mean", "copy-red"),
+    "tracker": ("none", "wandb"),
+    "cache": ("none", "host", "device"),
+    "decode": ("auto", "host", "device"),
+    "compile": ("off", "default", "max"),
     "amp": ("auto", "off", "bf16", "fp16"),
+}
+_FRACTIONS = {
+    "val": "a fraction of the train part",
+    "warmup": "a share of all steps",
+    "ema": "a decay",
+    "smoothing": "an amount of smoothing",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything that decides a run. Lengths in epochs, `lr` the highest, `crop` in pixels a side (0: 7/8)."""
+    """Everything that decides a run. Lengths in epochs, `lr` the highest, `crop` in pixels a side (0: 7/8).
+
+    `workers` 0 and `decode` auto: what `make tune` found, else a thread a core and the device.
+    `batch` counts chips an update, over all GPUs and `accumulate` parts, so that it means the same anywhere.
+    `warmup` is a share of all steps, `ema` the decay of the weights' moving average (0: none), `smoothing` of labels,
+    `balance` the power of negatives / positives that a positive weighs, `trunk_lr` a factor of `lr` before the head;
+    without `pool` there is no max pooling behind conv1 (for small chips).
+    """
 
     task: int
     store: str
@@ -52,7 +73,14 @@ class Config:
     amp: str = "auto"
     deterministic: bool = False
     workers: int = 0
+    cache: str = "none"
+    decode: str = "auto"
     shuffle_labels: bool = False
+    conv1: str = "kaiming"
+    compile: str = "off"
+    accumulate: int = 1
+    checkpoint_minutes: float = 10.0
+    tracker: str = "none"
     recipe: str
     epochs: int
     batch: int
@@ -66,6 +94,12 @@ class Config:
     step_epochs: int
     step_gamma: float
     loss: str
+    warmup: float = 0.3
+    ema: float = 0.0
+    smoothing: float = 0.0
+    balance: float = 0.0
+    trunk_lr: float = 1.0
+    pool: bool = True
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -77,26 +111,36 @@ class Config:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise _bad(name, getattr(self, name), f"one of {', '.join(map(str, choices))}")
-        for name in ("epochs", "batch", "test_batch", "step_epochs"):
+        for name in ("epochs", "batch", "test_batch", "step_epochs", "accumulate"):
             if getattr(self, name) < 1:
                 raise _bad(name, getattr(self, name), "1 or more")
         for name in ("crop", "workers", "seed", "momentum", "weight_decay"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < float("inf"):
                 raise _bad(name, getattr(self, name), "0 or more")
+        for name in ("lr", "trunk_lr", "checkpoint_minutes"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise _bad(name, getattr(self, name), "a positive number")
+        for name, what in _FRACTIONS.items():
+            if not 0 <= getattr(self, name) < 1:
+                raise _bad(name, getattr(self, name), f"{what}, from 0 to less than 1")
         if self.seed >= 2**63:
             raise _bad("seed", self.seed, "less than 2**63")
-        if not 0 < self.lr < float("inf"):
-            raise _bad("lr", self.lr, "a positive number")
-        if not 0 <= self.val < 1:
-            raise _bad("val", self.val, "a fraction of the train part, 0 to 1")
+        if not 0 <= self.balance <= 1:
+            raise _bad("balance", self.balance, "a power from 0 (off) to 1 (balanced)")
         if not 0 < self.step_gamma <= 1:
             raise _bad("step_gamma", self.step_gamma, "a factor above 0, at most 1")
-        if self.gpu != "cpu" and not all(part.isdecimal() for part in self.gpu.split(",")):
-            raise _bad("gpu", self.gpu, "a number (0), numbers (0,1), or cpu")
+        if self.batch % self.accumulate:
+            raise _bad("accumulate", self.accumulate, f"a divisor of BATCH={self.batch}")
+        named = self.gpu.split(",")
+        if self.gpu != "auto" and set(named) != {"cpu"} and not all(part.isdecimal() for part in named):
+            raise _bad("gpu", self.gpu, "a number (0), numbers (0,1), auto, or cpu")
         if self.weights not in ("auto", "imagenet", "none") and not self.weights.endswith(".safetensors"):
             raise _bad("weights", self.weights, "imagenet, none or a .safetensors file")
         if self.finetune == "head" and self.weights == "none":
             raise _bad("finetune", self.finetune, "full with WEIGHTS=none: a random trunk must be trained")
+
+        if self.conv1 != "kaiming" and self.weights == "none":
+            raise _bad("conv1", self.conv1, "nothing with WEIGHTS=none: it is about bands that the weights do not know")
 
     @property
     def band_groups(self) -> tuple[tuple[str, ...], ...]:
@@ -106,27 +150,6 @@ class Config:
 
 def _bad(name: str, value: object, expected: str) -> UserError:
     return UserError(f"{name.upper()}={value}: expected {expected}.")
-
-
-def course() -> dict[str, Any]:
-    """The reference project's recipe, every layer trained (FINETUNE=head gives its optimiser)."""
-    return {
-        "epochs": 12, "batch": 16, "test_batch": 64, "flips": "horizontal", "optimizer": "sgd", "lr": 0.005,
-        "momentum": 0.9, "weight_decay": 0.0, "schedule": "step", "step_epochs": 5, "step_gamma": 0.3,
-        "loss": "bce",
-    }  # fmt: skip
-
-
-def default() -> dict[str, Any]:
-    """One-cycle AdamW, all 8 symmetries: sound from scratch and from ImageNet weights alike (docs/log.md)."""
-    return {
-        "epochs": 12, "batch": 64, "test_batch": 64, "flips": "dihedral", "optimizer": "adamw", "lr": 0.002,
-        "momentum": 0.9, "weight_decay": 0.05, "schedule": "onecycle", "step_epochs": 1, "step_gamma": 1.0,
-        "loss": "bce",
-    }  # fmt: skip
-
-
-RECIPES = {"default": default, "course": course}
 
 
 def make_config(recipe: str, **settings: Any) -> Config:

@@ -8,6 +8,8 @@ import torch
 from preprocess.console import UserError, say
 from train.config import Config
 
+AMP_SETTING = {"off": "off", "float16": "fp16", "bfloat16": "bf16"}  # `amp_name` -> as in the configuration
+
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
@@ -28,32 +30,50 @@ class Device:
         return torch.float16 if self.kind == "cuda" and self.amp is not None else torch.float32
 
 
-def choose_device(config: Config, *, amp_may_differ: bool = False) -> Device:
+def processes(config: Config) -> int:
+    """How many processes GPU=... asks for: one for each that it names; one on a machine without a GPU."""
+    named = config.gpu.split(",")
+    return len(named) if named[0] == "cpu" or torch.cuda.is_available() else 1
+
+
+def choose_device(config: Config, *, amp_may_differ: bool = False, local_rank: int | None = None) -> Device:
     """The device that GPU=... names; without any GPU on the machine, the CPU, and a line that says so.
 
     `amp_may_differ`: where the device has not the number format asked for, take its own choice instead of refusing.
+    `local_rank`: of several processes on this machine, the one that asks; where GPU names one device, as it does when
+    torchrun is started by hand, rank r takes GPU r.
 
     Raises:
         UserError: the machine has GPUs, but not that one, or AMP asks for what the device has not.
     """
-    wanted = config.gpu.split(",")[0]
+    named = config.gpu.split(",")
+    wanted = named[local_rank % len(named)] if local_rank is not None else named[0]
+    if local_rank is not None and len(named) == 1 and wanted != "cpu":
+        wanted = str(local_rank)
     if wanted != "cpu" and not torch.cuda.is_available():
         say(f"GPU={config.gpu} was asked for, but no GPU can be used on this machine: running on the CPU.")
         wanted = "cpu"
     if wanted == "cpu":
         amp = _amp(config.amp, ("off", "bf16"), "the CPU", amp_may_differ)
         return Device(device=torch.device("cpu"), amp=amp, name=_cpu())
-    index, count = int(wanted), torch.cuda.device_count()
+    count = torch.cuda.device_count()
+    index = least_used(count) if wanted == "auto" else int(wanted)
     if index >= count:
         raise UserError(f"GPU={config.gpu}: this machine has {count} GPUs, numbered from 0.")
-    if "," in config.gpu:
-        say(f"GPU={config.gpu}: one GPU is used, {index}.")
     name = torch.cuda.get_device_name(index)
     # Ampere and later; is_bf16_supported() counts emulation too.
     has_bf16 = torch.cuda.get_device_capability(index) >= (8, 0)
     amp = _amp(config.amp, ("bf16", "fp16", "off") if has_bf16 else ("fp16", "off"), name, amp_may_differ)
     torch.cuda.set_device(index)
     return Device(device=torch.device("cuda", index), amp=amp, name=name)
+
+
+def least_used(count: int) -> int:
+    """GPU=auto: of `count` GPUs the one with the least memory in use, then the least busy (NVML); says which."""
+    used = [(torch.cuda.device_memory_used(index), torch.cuda.utilization(index), index) for index in range(count)]
+    num_bytes, busy, index = min(used)
+    say(f"GPU=auto: GPU {index} of {count}, {num_bytes / 2**30:.1f} GiB in use, {busy} % busy.")
+    return index
 
 
 def _amp(wanted: str, has: tuple[str, ...], name: str, may_differ: bool) -> torch.dtype | None:

@@ -1,256 +1,326 @@
-"""fit(): epochs of training and evaluation; keeps the best epoch's weights and scores."""
+"""fit(): epochs of training and evaluation, from the beginning or from a checkpoint; one process or one of several."""
 
-import dataclasses
-import json
-import math
-import shutil
+import shlex
 import time
+from collections.abc import Generator
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import nn
 
-from pipeline.loader import TileLoader
+from pipeline.loader import Batch, TileLoader
 from preprocess.console import Progress, UserError, say
-from preprocess.schema import write_atomic
-from preprocess.splits import PARTS
 from train import runfolder
-from train.assemble import Data, make_eval_loader, make_model, make_train_loader
+from train.alarms import chance_alarm
+from train.assemble import Data, crop_of, make_eval_loader, make_model, make_train_loader
+from train.checkpoint import (
+    Checkpoint,
+    last_good,
+    load_checkpoint,
+    remove_checkpoints,
+    restore,
+    save_best,
+    save_checkpoint,
+    sweep,
+)  # fmt: skip
 from train.config import Config
-from train.device import Device, amp_name, prepare_torch
-from train.metrics import class_ap, loss_function, mean_ap, probabilities
+from train.device import Device, prepare_torch
+from train.losses import loss_function, positive_weights
+from train.memory import estimate_bytes, too_much
+from train.metrics import class_ap, mean_ap
 from train.predict import predict
+from train.record import chosen_on, describe, epoch_line, introduce, publish, surroundings
+from train.state import Score, State
+from train.statistics import share_statistics
 from train.step import Trainer, make_trainer, train_step
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """One part after one epoch: mean loss, AP a class (NaN: no positives), and the logits they come from."""
-
-    loss: float
-    ap: np.ndarray
-    logits: np.ndarray
-
-    @property
-    def mean_ap(self) -> float:
-        """Mean over the classes that have an AP."""
-        return mean_ap(self.ap)
+from train.stop import Stopped, StopSignals
+from train.telemetry import Latest, Tracker, advice, open_trackers, scalars, time_line
+from train.world import World
 
 
 @dataclass(kw_only=True)
-class History:
-    """What has been so far; `best` is the index of the epoch that is kept."""
+class Fit:
+    """A run under way."""
 
-    best: int = -1
-    best_value: float = -math.inf
-    lines: list[dict[str, Any]] = field(default_factory=list)
-    train_loss: list[float] = field(default_factory=list)
-    test_loss: list[float] = field(default_factory=list)
-    test_ap: list[np.ndarray] = field(default_factory=list)
-    best_logits: np.ndarray | None = None
-    model_sha256: str = ""
+    config: Config
+    data: Data
+    device: Device
+    world: World
+    trainer: Trainer
+    train: TileLoader
+    scored_on: dict[str, TileLoader]
+    stop: StopSignals
+    run: Path = field(default_factory=Path)
+    record: dict[str, Any] = field(default_factory=dict)
+    state: State = field(default_factory=State)
+    trackers: list[Tracker] = field(default_factory=list)
+    saved_at_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def steps(self) -> int:
+        """Updates an epoch."""
+        return len(self.train) // self.config.accumulate
 
 
-def fit(config: Config, data: Data, device: Device, wanted_run: str | None) -> Path:
+def fit(config: Config, data: Data, device: Device, world: World, wanted_run: str | None, resume: Path | None) -> Path:
     """Train, and leave a run folder.
+
+    Args:
+        config, data, device, world: what, on which chips, where, with whom.
+        wanted_run: folder of a new run; None: the next free one.
+        resume: folder of a run that goes on, instead.
 
     Returns:
         The run's folder.
 
     Raises:
         UserError: what the user can put right; a folder that holds nothing yet is not left behind.
+        Stopped: a signal asked for it, and a checkpoint is written.
     """
     prepare_torch(config, device)
-    model = make_model(config, data, pretrained=True).to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    train = make_train_loader(config, data, device)
+    if resume and world.main:
+        sweep(resume)
+    checkpoint = load_checkpoint(resume, config) if resume else None
+    model = make_model(config, data, pretrained=checkpoint is None)
+    if world.size > 1:
+        model = share_statistics(model, device.kind)
+    net = model.to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    train = make_train_loader(config, data, device, world)
     parts = ["test"] if not len(data.split.val) else ["val", "test"]
-    loaders = {part: make_eval_loader(config, data, device, part) for part in parts}
-    trainer = make_trainer(model, config, device, len(train))
-    run = runfolder.new_run_folder(wanted_run, config.task)
-    record = describe(config, data, device)
-    runfolder.write_json(run / "run.json", record)
-    _introduce(config, data, device, model, run)
-    if config.shuffle_labels:
-        say(f"{run}: SHUFFLE_LABELS=1: the labels are shuffled, the scores mean nothing but chance.")
-    history = History()
-    try:
-        for epoch in range(config.epochs):
-            line = _train_epoch(trainer, train, data, config, epoch)
-            scores = {part: _evaluate(model, loaders[part], data, device, config, part) for part in parts}
-            _keep(history, line, scores, run, model, data, record)
-            say(_epoch_line(config, history, line))
-            if not trainer.step_every_batch:
-                trainer.schedule.step()
-    except BaseException:
-        _leave(run, record, history)
-        raise
-    record["state"] = "done"
-    record["best_epoch"] = history.best + 1
-    record["model_sha256"] = history.model_sha256
-    runfolder.write_json(run / "run.json", record)
-    for loader in (train, *loaders.values()):
-        loader.close()
-    return run
+    scored_on = {part: make_eval_loader(config, data, device, part, world) for part in parts}
+    weight = positive_weights(data.store.labels[data.split.train], config.balance)
+    steps = len(train) // config.accumulate
+    trainer = make_trainer(net, config, device, steps, positive_weight=weight, ranks=world.size)
+    with StopSignals() as stop:
+        under_way = Fit(
+            config=config, data=data, device=device, world=world, trainer=trainer, train=train, scored_on=scored_on,
+            stop=stop,
+        )  # fmt: skip
+        if resume and checkpoint:
+            _go_on(under_way, resume, checkpoint)
+        else:
+            _begin(under_way, wanted_run)
+        try:
+            if world.main:
+                under_way.trackers = open_trackers(config, under_way.run, under_way.record, under_way.state.epoch + 1)
+            while under_way.state.epoch < config.epochs:
+                _epoch(under_way)
+        except torch.OutOfMemoryError as error:
+            _leave(under_way)
+            raise UserError(too_much(config, world.size)) from error
+        except BaseException:
+            _leave(under_way)
+            raise
+        finally:
+            for tracker in under_way.trackers:
+                tracker.close()
+    _finish(under_way)
+    return under_way.run
 
 
-def _leave(run: Path, record: dict[str, Any], history: History) -> None:
-    """Tidy up after an interruption: a run with a finished epoch is kept, an empty folder is not."""
-    if history.best < 0:
-        shutil.rmtree(run)
+def _begin(fit: Fit, wanted_run: str | None) -> None:
+    if not fit.world.main:
         return
-    runfolder.write_json(run / "run.json", {**record, "state": "stopped", "best_epoch": history.best + 1})
-    say(f"{run}: stopped; it keeps epoch {history.best + 1}, the best of {len(history.lines)}. Training cannot go on.")
+    fit.run = runfolder.new_run_folder(wanted_run, fit.config.task)
+    fit.record = describe(fit.config, fit.data, fit.device, fit.world.size)
+    runfolder.write_json(fit.run / "run.json", fit.record)
+    introduce(fit.config, fit.data, fit.device, fit.trainer.net, fit.run)
+    _say_memory(fit)
 
 
-def describe(config: Config, data: Data, device: Device) -> dict[str, Any]:
-    """run.json of a run that begins."""
-    chosen_on = "val" if len(data.split.val) else "test"
+def _say_memory(fit: Fit) -> None:
+    if fit.device.kind == "cuda":
+        image = (len(fit.data.inputs.bands), *crop_of(fit.config, fit.data))
+        amp = fit.device.amp is not None
+        num_bytes = estimate_bytes(fit.trainer.net, fit.config, image, amp=amp, ranks=fit.world.size)
+        say(f"  about {num_bytes / 2**30:.1f} GiB of GPU memory at BATCH={fit.config.batch}")
+
+
+def _go_on(fit: Fit, run: Path, checkpoint: Checkpoint) -> None:
+    fit.run, fit.state = run, restore(checkpoint, fit.trainer)
+    fit.state.unfinished.keep_share(fit.world.rank, fit.world.size)
+    if not fit.world.main:
+        return
+    fit.record = runfolder.read_run(run) | {"state": "training"} | surroundings(fit.device, fit.world.size)
+    where = {"epoch": fit.state.epoch + 1, "step": fit.state.step, "commit": fit.record["commit"]}
+    fit.record["resumed"] = [*fit.record.get("resumed", []), where]
+    runfolder.write_json(run / "run.json", fit.record)
+    publish(run, fit.state, fit.data, fit.record, weights=True)
+    introduce(fit.config, fit.data, fit.device, fit.trainer.net, run)
+    say(f"  goes on in epoch {where['epoch']} after step {where['step']} of {fit.steps} ({checkpoint.path.name})")
+
+
+def _leave(fit: Fit) -> None:
+    """Tidy up after an interruption: a run with a checkpoint is kept, an empty folder is not."""
+    if not fit.world.main or runfolder.remove_if_empty(fit.run):
+        return
+    record = {**fit.record, "state": "stopped", "best_epoch": fit.state.best + 1}
+    with suppress(OSError):  # the disk may be what stopped it
+        runfolder.write_json(fit.run / "run.json", record)
+    say(f"{fit.run}: stopped. It can go on: make train RESUME={shlex.quote(str(fit.run))}")
+
+
+def _finish(fit: Fit) -> None:
+    if fit.world.main:
+        fit.record |= {"state": "done", "best_epoch": fit.state.best + 1, "model_sha256": fit.state.best_sha256}
+        runfolder.write_json(fit.run / "run.json", fit.record)
+        remove_checkpoints(fit.run)
+    for loader in (fit.train, *fit.scored_on.values()):
+        loader.close()
+
+
+def _epoch(fit: Fit) -> None:
+    _train(fit)
+    line = _train_line(fit)
+    started = time.perf_counter()
+    scores = {part: _evaluate(fit, part) for part in fit.scored_on}
+    for part, score in scores.items():
+        line |= {f"{part}_loss": score.loss, f"{part}_map": score.mean_ap, f"{part}_ap": _named(fit, score.ap)}
+    line["seconds"]["evaluate"] = time.perf_counter() - started
+    best = fit.state.finish_epoch(line, scores[chosen_on(fit.data)].mean_ap, scores["test"])
+    if not fit.trainer.step_every_batch:
+        fit.trainer.schedule.step()
+    _save(fit, best=best)
+    if fit.world.main:
+        publish(fit.run, fit.state, fit.data, fit.record, weights=best)
+        _tell(fit, scores)
+
+
+def _tell(fit: Fit, scores: dict[str, Score]) -> None:
+    line = fit.state.lines[-1]
+    for tracker in fit.trackers:
+        tracker.log(scalars(line), line["epoch"])
+    say(epoch_line(fit.config, fit.state))
+    say(time_line(line, fit.device))
+    alarms = [chance_alarm(fit.data.store.labels[fit.data.split.part(p)], s.mean_ap, p) for p, s in scores.items()]
+    for text in (advice(line, fit.device), *alarms):
+        if text:
+            say(text)
+
+
+def _train(fit: Fit) -> None:
+    """The steps of the epoch that are left."""
+    config, state, trainer = fit.config, fit.state, fit.trainer
+    unfinished, seconds = state.unfinished, state.unfinished.seconds
+    trainer.net.train()
+    latest, last = Latest(fit.device), f" mAP {state.lines[-1]['test_map']:.3f}" if state.lines else ""
+    first = state.step * config.accumulate
+    left = fit.steps * config.accumulate - first
+    label, chips = f"epoch {state.epoch + 1}/{config.epochs}", fit.steps * config.batch
+    done = state.step * config.batch
+    # Closed, not run to its end: less than a step's batches may be left over.
+    epoch = cast(Generator[Batch, None, None], fit.train.epoch(state.epoch, first))
+    with closing(epoch) as batches, Progress(
+        label, total=chips, unit="chips", done=done
+    ) as progress:  # fmt: skip
+        for number in range(left):
+            asked, handed = time.perf_counter(), fit.train.hand_over_s
+            batch = next(batches)
+            got = time.perf_counter()
+            copied = fit.train.hand_over_s - handed
+            seconds["wait"] += got - asked - copied
+            seconds["copy"] += copied
+            if number == 0:
+                unfinished.first_wait_s += got - asked - copied
+            part = number % config.accumulate
+            loss, logits = train_step(trainer, batch.images_nchw, batch.labels, part=part)
+            unfinished.losses.append(loss)
+            unfinished.logits.append(logits)
+            unfinished.tiles.append(batch.tiles)
+            seconds["step"] += time.perf_counter() - got
+            latest.offer(loss)
+            if latest.failed:
+                _check_losses(fit)
+            share = seconds["wait"] / sum(seconds.values())
+            progress.update(
+                len(batch.tiles) * fit.world.size, f"loss {latest.value:.3f}{last} wait {100 * share:.0f} %"
+            )
+            if part == config.accumulate - 1:
+                state.step += 1
+                _between(fit)
+
+
+def _between(fit: Fit) -> None:
+    """Between steps, and between batches of an evaluation: write a checkpoint if it is time to, stop if asked to."""
+    due = time.monotonic() - fit.saved_at_s >= 60 * fit.config.checkpoint_minutes
+    wish = fit.world.agree(fit.stop.code or int(due))
+    if wish:
+        _save(fit)
+    if wish > 1:
+        raise Stopped(wish)
+
+
+def _save(fit: Fit, *, best: bool = False) -> None:
+    """Write a checkpoint; with `best`, first the weights that it will name."""
+    started = time.perf_counter()
+    _check_losses(fit)
+    state = fit.state.gathered(fit.world)
+    if fit.world.main:
+        try:
+            if best:
+                state.best_sha256 = fit.state.best_sha256 = save_best(fit.run, fit.trainer.scored, state.best)
+            save_checkpoint(fit.run, fit.trainer, state, fit.record["config"])
+        except OSError as error:
+            raise UserError(
+                f"{fit.run}: no checkpoint could be written ({error.strerror}); {last_good(fit.run)}"
+            ) from error
+    fit.world.barrier()  # nobody leaves while rank 0 writes
+    fit.saved_at_s = time.monotonic()
+    fit.state.unfinished.seconds["checkpoint"] += time.perf_counter() - started
+
+
+def _check_losses(fit: Fit) -> None:
+    """No checkpoint of a network that has come to nothing."""
+    losses = fit.state.unfinished.losses
+    finite = torch.isfinite(torch.stack(losses)).cpu() if losses else torch.ones(1)  # waits for the device
+    if not finite.all():
+        tiles = np.concatenate(fit.state.unfinished.tiles).reshape(len(losses), -1)[int(finite.int().argmin())]
+        names = ", ".join(fit.data.store.names[tiles[:8]].tolist())
+        raise UserError(
+            f"epoch {fit.state.epoch + 1}: the loss is not finite; the first such batch holds {names}"
+            f"{' ...' if len(tiles) > 8 else ''}. Train again with a smaller LR (now {fit.config.lr})."
+        )
+
+
+def _train_line(fit: Fit) -> dict[str, Any]:
+    """What the epoch's steps gave; here the device is waited for."""
+    _check_losses(fit)
+    started = time.perf_counter()
+    unfinished = fit.state.unfinished
+    losses, logits, tiles = unfinished.gathered(fit.world)
+    unfinished.seconds["step"] += time.perf_counter() - started
+    ap = class_ap(fit.data.store.labels[tiles], logits.numpy())
+    seconds = unfinished.seconds
+    training_s = seconds["wait"] + seconds["copy"] + seconds["step"]
     return {
-        "state": "training",
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "config": dataclasses.asdict(config),
-        "commit": runfolder.commit(),
-        "versions": runfolder.versions(),
-        "machine": runfolder.machine(device.name),
-        "amp": amp_name(device.amp),
-        "store": {"path": config.store, "fingerprint": data.store.fingerprint, "chips": data.store.num_tiles},
-        "split": {
-            "rule": data.split.rule,
-            "sha256": data.split.sha256(),
-            **{part: len(data.split.part(part)) for part in PARTS},
-            "epoch_chosen_on": chosen_on,
-            "note": "A random split of neighbouring chips leaks from train to test; split by scene to avoid it.",
-        },
-        "inputs": {**dataclasses.asdict(data.inputs), "branches": [list(spec.bands) for spec in data.branches]},
-        "classes": list(data.store.classes),
-    }
-
-
-def _introduce(config: Config, data: Data, device: Device, model: nn.Module, run: Path) -> None:
-    split = data.split
-    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    groups = " | ".join(",".join(spec.bands) for spec in data.branches)
-    what = f"task {config.task}, {config.arch} on {groups}, {learning:,} parameters learn"
-    say(f"{run}: {what}, on {device.name}, AMP {amp_name(device.amp)}")
-    counts = ", ".join(f"{len(split.part(part))} {part}" for part in PARTS if len(split.part(part)))
-    chosen = "val" if len(split.val) else "test (which flatters; VAL=0.1 carves a part out of train for it)"
-    say(f"{run}: split {split.rule}: {counts} chips; the best epoch is chosen on {chosen}")
-
-
-def _train_epoch(trainer: Trainer, loader: TileLoader, data: Data, config: Config, epoch: int) -> dict[str, Any]:
-    trainer.model.train()
-    lr = trainer.optimizer.param_groups[0]["lr"]
-    losses: list[torch.Tensor] = []
-    logits: list[torch.Tensor] = []
-    tiles: list[np.ndarray] = []
-    wait_s, started = 0.0, time.perf_counter()
-    label = f"epoch {epoch + 1}/{config.epochs}"
-    batches = loader.epoch(epoch)
-    with Progress(label, total=len(loader) * config.batch, unit="chips") as progress:
-        while True:
-            asked = time.perf_counter()
-            batch = next(batches, None)
-            wait_s += time.perf_counter() - asked
-            if batch is None:
-                break
-            loss, scores = train_step(trainer, batch.images_nchw, batch.labels)
-            losses.append(loss)
-            logits.append(scores)
-            tiles.append(batch.tiles)
-            elapsed = time.perf_counter() - started
-            progress.update(len(batch.tiles), f"{100 * wait_s / elapsed:.0f} % waiting for data")
-    mean_loss = float(torch.stack(losses).double().mean())  # the epoch's one wait for the device
-    elapsed = time.perf_counter() - started
-    if not math.isfinite(mean_loss):
-        raise UserError(f"epoch {epoch + 1}: the loss is {mean_loss}. Train again with a smaller LR (now {config.lr}).")
-    seen = np.concatenate(tiles)
-    ap = class_ap(data.store.labels[seen], torch.cat(logits).cpu().numpy())
-    return {
-        "epoch": epoch + 1,
-        "lr": lr,
-        "train_loss": mean_loss,
+        "epoch": fit.state.epoch + 1,
+        "lr": fit.trainer.optimizer.param_groups[-1]["lr"],
+        "train_loss": float(losses.double().mean()),
         # Of the scores made while learning, on augmented chips: nearly free, and a little behind the weights.
         "train_map": mean_ap(ap),
-        "train_ap": _named(ap, data),
-        "chips_per_s": len(seen) / elapsed,
-        "wait_share": wait_s / elapsed,
-        "train_s": elapsed,
+        "train_ap": _named(fit, ap),
+        "chips_per_s": len(tiles) / training_s,
+        "wait_share": seconds["wait"] / training_s,
+        "train_s": training_s,
+        "seconds": seconds,
+        "first_wait_s": unfinished.first_wait_s,
     }
 
 
-def _evaluate(model: nn.Module, loader: TileLoader, data: Data, device: Device, config: Config, part: str) -> Score:
-    tiles = data.split.part(part)
-    logits = predict(model, loader, device, label=part, num_tiles=len(tiles))
-    labels = data.store.labels[tiles]
-    loss = loss_function(config.loss, torch.from_numpy(logits), torch.from_numpy(labels.astype(np.float32)))
+def _evaluate(fit: Fit, part: str) -> Score:
+    tiles = fit.data.split.part(part)
+    logits = predict(
+        fit.trainer.scored, fit.scored_on[part], fit.device, label=part, num_tiles=len(tiles),
+        between=lambda: _between(fit),
+    )  # fmt: skip
+    logits = fit.world.gather(torch.from_numpy(logits), len(tiles)).numpy()
+    labels = fit.data.store.labels[tiles]
+    loss = loss_function(fit.config.loss, torch.from_numpy(logits), torch.from_numpy(labels.astype(np.float32)))
     return Score(loss=float(loss), ap=class_ap(labels, logits), logits=logits)
 
 
-def _keep(
-    history: History, line: dict[str, Any], scores: dict[str, Score], run: Path, model: nn.Module, data: Data,
-    record: dict[str, Any],
-) -> None:  # fmt: skip
-    """Extend the history and write it; the weights and scores too if this epoch is the best so far."""
-    for part, score in scores.items():
-        line |= {f"{part}_loss": score.loss, f"{part}_map": score.mean_ap, f"{part}_ap": _named(score.ap, data)}
-    history.lines.append(line)
-    history.train_loss.append(line["train_loss"])
-    history.test_loss.append(scores["test"].loss)
-    history.test_ap.append(scores["test"].ap)
-    value = next(iter(scores.values())).mean_ap  # val's where there is a val part
-    if history.best < 0 or value > history.best_value:
-        history.best, history.best_value = len(history.lines) - 1, value
-        history.best_logits = scores["test"].logits
-        history.model_sha256 = runfolder.save_model(run, model)
-    runfolder.write_results(run, _results(history, data, record))
-    text = "".join(json.dumps(_finite(entry)) + "\n" for entry in history.lines)
-    write_atomic(run / "metrics.jsonl", text.encode())
-
-
-def _results(history: History, data: Data, record: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays of results.npz. `epoch` counts from 1; AP is NaN where a class has no positive."""
-    assert history.best_logits is not None
-    test = data.split.test
-    ap = history.test_ap[history.best]
-    depends_on = {key: record[key] for key in ("config", "versions", "machine", "amp", "store", "split", "commit")}
-    return {
-        "epoch": np.array(history.best + 1),
-        "AP": ap,
-        "mAP": np.array(mean_ap(ap)),
-        "labels": data.store.labels[test],
-        "preds": probabilities(history.best_logits),
-        "fnames": data.store.names[test],
-        "trainlosses": np.array(history.train_loss),
-        "testlosses": np.array(history.test_loss),
-        "testperfs": np.stack(history.test_ap),
-        "logits": history.best_logits,
-        "classes": np.array(data.store.classes),
-        "depends_on": np.array(json.dumps({**depends_on, "model_sha256": history.model_sha256})),
-    }
-
-
-def _named(ap: np.ndarray, data: Data) -> dict[str, float]:
-    return dict(zip(data.store.classes, ap.tolist(), strict=True))
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """NaN (a class without positives) as null: JSON has no NaN."""
-    return {
-        key: _finite(value)
-        if isinstance(value, dict)
-        else (None if isinstance(value, float) and math.isnan(value) else value)
-        for key, value in values.items()
-    }
-
-
-def _epoch_line(config: Config, history: History, line: dict[str, Any]) -> str:
-    parts = [f"epoch {line['epoch']}/{config.epochs}"]
-    for part in PARTS:
-        if f"{part}_loss" in line:
-            parts.append(f"{part} loss {line[f'{part}_loss']:.4f} mAP {line[f'{part}_map']:.4f}")
-    parts.append(f"{line['chips_per_s']:.0f} chips/s, {100 * line['wait_share']:.1f} % waiting for data")
-    best = "best so far" if history.best + 1 == line["epoch"] else f"best was {history.best + 1}"
-    return " | ".join([*parts, best])
+def _named(fit: Fit, ap: np.ndarray) -> dict[str, float]:
+    return dict(zip(fit.data.store.classes, ap.tolist(), strict=True))

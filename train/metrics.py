@@ -4,10 +4,8 @@ AP is ranked on logits in float64: float32 sigmoids tie at 1.0, and ties change 
 """
 
 import numpy as np
-import torch
 from scipy.special import expit
 from sklearn.metrics import average_precision_score
-from torch.nn import functional
 
 
 def class_ap(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
@@ -32,17 +30,6 @@ def mean_ap(ap: np.ndarray) -> float:
     """Mean over the classes that have an AP; NaN if none has."""
     present = ap[~np.isnan(ap)]
     return float(np.mean(present)) if len(present) else float("nan")
-
-
-def loss_function(name: str, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Scalar float32 loss, mean over batch and classes, whatever autocast does around it.
-
-    "bce": binary cross-entropy with logits. "soft_margin": torch's multi-label soft margin loss.
-    """
-    logits = logits.float()
-    if name == "soft_margin":
-        return functional.multilabel_soft_margin_loss(logits, labels)
-    return functional.binary_cross_entropy_with_logits(logits, labels)
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

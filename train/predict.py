@@ -1,5 +1,7 @@
 """A model and a test loader -> logits on the host. The one way in which scores are made, in training and after."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import nn
@@ -10,10 +12,14 @@ from train.device import Device
 from train.step import eval_step
 
 
-def predict(model: nn.Module, loader: TileLoader, device: Device, *, label: str, num_tiles: int) -> np.ndarray:
+def predict(
+    model: nn.Module, loader: TileLoader, device: Device, *, label: str, num_tiles: int,
+    between: Callable[[], None] = lambda: None,
+) -> np.ndarray:  # fmt: skip
     """Scores of every tile once, in the loader's order.
 
-    cuDNN chooses by fixed rules here, not by timing: two processes then run the same kernels.
+    cuDNN chooses by fixed rules here, not by timing: two processes then run the same kernels. `between` is called
+    after each batch.
 
     Returns:
         (tiles, classes) float32 logits.
@@ -27,4 +33,5 @@ def predict(model: nn.Module, loader: TileLoader, device: Device, *, label: str,
         for batch in loader.epoch(0):
             logits.append(eval_step(model, device, batch.images_nchw)[: batch.num_valid])
             progress.update(batch.num_valid)
+            between()
     return torch.cat(logits).cpu().numpy()  # the one wait for the device: scores are needed on the host now

@@ -3,6 +3,8 @@
 run.json           configuration, versions, commit, machine, store fingerprint, split, state
 metrics.jsonl      a line an epoch
 model.safetensors  the best epoch's weights
+tensorboard/       the same as metrics.jsonl for `tensorboard --logdir runs`
+checkpoints/       where it goes on after an interruption (`checkpoint`); gone when the run is done
 results.npz        epoch, AP, mAP, labels, preds, fnames, trainlosses, testlosses, testperfs; and logits,
                    classes, and what the scores depend on, for `make reproduce`
 """
@@ -12,13 +14,14 @@ import importlib.metadata
 import io
 import json
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import nn
 
 from preprocess.console import UserError
@@ -105,12 +108,12 @@ def read_run(run: Path) -> dict[str, Any]:
         raise UserError(f"RUN={run}: run.json cannot be read ({error}).") from error
 
 
-def save_model(run: Path, model: nn.Module) -> str:
-    """Write model.safetensors; returns its SHA-256."""
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    data = save(state)
-    write_atomic(run / "model.safetensors", data)
-    return hashlib.sha256(data).hexdigest()
+def remove_if_empty(run: Path) -> bool:
+    """Remove the folder of a run that came to no checkpoint; says whether it did."""
+    if any((run / "checkpoints").glob("*")):
+        return False
+    shutil.rmtree(run)
+    return True
 
 
 def load_model(run: Path, model: nn.Module) -> str:

@@ -1,81 +1,170 @@
 """One training step, one evaluation step. Knows nothing of Zarr, DALI or files; nothing here waits for the GPU."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from train.config import Config
 from train.device import Device
-from train.metrics import loss_function
+from train.losses import loss_function
+from train.optim import Ema, make_optimizer, make_schedule
 
 
 @dataclass(kw_only=True)
 class Trainer:
-    """What a step changes: model, optimiser, schedule, and the scaler that fp16 needs (off otherwise)."""
+    """What a step changes, and how: network, optimiser, schedule, the scaler that fp16 needs (off otherwise), average.
 
+    `net` holds the weights; `model` is what a step calls: `net` itself, averaged over ranks, compiled.
+    """
+
+    net: nn.Module
     model: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     scaler: torch.amp.GradScaler
+    ema: Ema | None
     device: Device
     loss: str
+    smoothing: float
+    positive_weight: torch.Tensor | None
+    accumulate: int
     step_every_batch: bool
+    updates: int = 0
+
+    @property
+    def scored(self) -> nn.Module:
+        """The network that is evaluated and saved."""
+        return self.ema.net if self.ema else self.net
+
+    def unsynced(self) -> AbstractContextManager[None]:
+        """While it lasts, gradients of several ranks are added up here and not averaged yet."""
+        inner = getattr(self.model, "_orig_mod", self.model)  # torch.compile's wrapper keeps the module there
+        return inner.no_sync() if isinstance(inner, DistributedDataParallel) else nullcontext()
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All tensors that a checkpoint keeps, by name."""
+        found = {f"net.{name}": value for name, value in self.net.state_dict().items()}
+        if self.ema:
+            found |= {f"ema.{name}": value for name, value in self.ema.net.state_dict().items()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{index}.{name}": value for name, value in values.items() if value is not None}
+        found["rng.cpu"] = torch.get_rng_state()
+        if self.device.kind == "cuda":
+            found["rng.cuda"] = torch.cuda.get_rng_state(self.device.device)
+        return found
+
+    def values(self) -> dict[str, Any]:
+        """All that a checkpoint keeps and JSON can say."""
+        return {
+            "updates": self.updates,
+            "groups": self.optimizer.state_dict()["param_groups"],
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
+        """The reverse of `tensors` and `values`."""
+        self.net.load_state_dict(_under("net.", tensors))
+        if self.ema:
+            self.ema.net.load_state_dict(_under("ema.", tensors))
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in _under("optimizer.", tensors).items():
+            index, key = name.split(".")
+            like = parameters[int(index)]
+            # In the parameter's own memory order: fused kernels walk both side by side.
+            state.setdefault(int(index), {})[key] = (
+                torch.empty_like(like, dtype=value.dtype).copy_(value) if value.shape == like.shape else value
+            )
+        self.optimizer.load_state_dict({"state": state, "param_groups": values["groups"]})
+        self.schedule.load_state_dict(values["schedule"])
+        if values["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(values["scaler"])
+        self.updates = values["updates"]
+        torch.set_rng_state(tensors["rng.cpu"])
+        if self.device.kind == "cuda" and "rng.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["rng.cuda"], self.device.device)
 
 
-def make_trainer(model: nn.Module, config: Config, device: Device, steps_per_epoch: int) -> Trainer:
-    """Optimiser over the parameters that may learn, and the schedule; the model is already on the device."""
-    optimizer = _optimizer(model, config, device)
-    total = steps_per_epoch * config.epochs
-    schedule: torch.optim.lr_scheduler.LRScheduler
-    if config.schedule == "onecycle":
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            # torch wants two steps at least, and 0.3 of the way up is its own default.
-            optimizer, max_lr=config.lr, total_steps=max(total, 2), cycle_momentum=False,
-        )  # fmt: skip
-    else:
-        schedule = torch.optim.lr_scheduler.StepLR(optimizer, config.step_epochs, config.step_gamma)
+def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def make_trainer(
+    net: nn.Module, config: Config, device: Device, steps_per_epoch: int, *,
+    positive_weight: torch.Tensor | None = None, ranks: int = 1,
+) -> Trainer:  # fmt: skip
+    """Optimiser, schedule and the rest around a network that is already on the device.
+
+    With several `ranks` its BatchNorm statistics are already shared (`statistics`); its gradients are from here on.
+    """
+    optimizer = make_optimizer(net, config)
     return Trainer(
-        model=model, optimizer=optimizer, schedule=schedule,
+        net=net, model=_model(net, config, device, ranks), optimizer=optimizer,
+        schedule=make_schedule(optimizer, config, steps_per_epoch),
         scaler=torch.amp.GradScaler(device.kind, enabled=device.amp is torch.float16),
-        device=device, loss=config.loss, step_every_batch=config.schedule == "onecycle",
+        ema=Ema(net, config.ema) if config.ema else None,
+        device=device, loss=config.loss, smoothing=config.smoothing,
+        positive_weight=None if positive_weight is None else positive_weight.to(device.device),
+        accumulate=config.accumulate, step_every_batch=config.schedule != "step",
     )  # fmt: skip
 
 
-def _optimizer(model: nn.Module, config: Config, device: Device) -> torch.optim.Optimizer:
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    # Norms' scales and all biases are one-dimensional; decaying them only shrinks what should be free.
-    groups = [
-        {"params": [p for p in learning if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    fused = device.kind == "cuda"
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
+def _model(net: nn.Module, config: Config, device: Device, ranks: int) -> nn.Module:
+    if ranks > 1:
+        # Buffers need no broadcast: shared statistics are the same on every rank.
+        net = DistributedDataParallel(
+            net,
+            [device.device] if device.kind == "cuda" else None,
+            forward_sync_buffers=False,
+            gradient_as_bucket_view=True,
+        )
+    if config.compile == "off":
+        return net
+    # "max" times kernels against each other and, on a GPU, replays the step as CUDA graphs.
+    mode = "default" if config.compile == "default" else "max-autotune"
+    return cast(nn.Module, torch.compile(net, mode=mode))
 
 
-def train_step(trainer: Trainer, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Forward, backward, update.
+def train_step(
+    trainer: Trainer, images: torch.Tensor, labels: torch.Tensor, *, part: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Forward and backward; with the last of `accumulate` parts also the update.
 
     Args:
         images: (B, channels, height, width), channels-last memory.
         labels: (B, classes) float32.
+        part: which of the `accumulate` batches of this step it is, from 0.
 
     Returns:
         Scalar loss and (B, classes) float32 logits, both on the device and detached.
     """
     device = trainer.device
-    trainer.optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(device.kind, device.amp, enabled=device.amp is not None):
-        logits = trainer.model(images)
-    loss = loss_function(trainer.loss, logits, labels)
-    trainer.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch
-    trainer.scaler.step(trainer.optimizer)
-    trainer.scaler.update()
-    if trainer.step_every_batch:
-        trainer.schedule.step()
-    return loss.detach(), logits.detach().float()
+    if part == 0:
+        trainer.optimizer.zero_grad(set_to_none=True)
+    last = part == trainer.accumulate - 1
+    with nullcontext() if last else trainer.unsynced():
+        with torch.autocast(device.kind, device.amp, enabled=device.amp is not None):
+            logits = trainer.model(images)
+        loss = loss_function(
+            trainer.loss, logits, labels, positive_weight=trainer.positive_weight, smoothing=trainer.smoothing
+        )
+        share = loss / trainer.accumulate if trainer.accumulate > 1 else loss
+        trainer.scaler.scale(share).backward()  # type: ignore[no-untyped-call]  # torch
+    if last:
+        trainer.scaler.step(trainer.optimizer)
+        trainer.scaler.update()
+        if trainer.ema:
+            trainer.ema.update(trainer.updates)
+        trainer.updates += 1
+        if trainer.step_every_batch:
+            trainer.schedule.step()
+    # A copy: CUDA graphs write the next step's logits over these.
+    return loss.detach(), logits.detach().float().clone()
 
 
 @torch.inference_mode()

@@ -1,0 +1,238 @@
+"""`make soak KILLS=200`: a short run is killed (SIGKILL) at random moments, goes on each time, and must end as if
+nothing had happened. Prints what was hit, or says what was lost, repeated or unreadable.
+
+One process imports everything and forks each life of the run, so that a life costs a fraction of a second. Half of the
+kills come at any moment of a life; the others strike within what was hit least so far: training, an evaluation, a
+checkpoint. A process is first frozen (SIGSTOP), so that what it was doing is known and not guessed.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import mmap
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from conftest import to_store, write_chips
+from tiny import outcome, tiny_networks
+
+from pipeline.inputs import raw_inputs
+from pipeline.loader import Batch, TileLoader, train_loader
+from preprocess import console
+from preprocess.console import UserError
+from preprocess.schema import Store
+from train import loop
+from train.__main__ import main as train_main
+from train.checkpoint import folder
+
+PHASES = ("start", "training", "evaluation", "checkpoint", "publish")
+# Functions of train.loop, and the phase that they are.
+MARKED = {"_train": 1, "_evaluate": 2, "_save": 3, "publish": 4}
+
+
+@dataclass
+class Soak:
+    """`shared` holds the phase that the life under way is in, and how often each was entered."""
+
+    place: Path
+    rng: random.Random
+    shared: mmap.mmap = field(default_factory=lambda: mmap.mmap(-1, 16))
+    hit: Counter[str] = field(default_factory=Counter)
+    lives: int = 0
+    runs: int = 0
+
+    def life(self, run: Path, log: Path) -> int:
+        """Fork a process that begins or continues `run`; returns its number."""
+        self.shared[:] = bytes(16)
+        if not any(folder(run).glob("e*.safetensors")):
+            shutil.rmtree(run, ignore_errors=True)  # killed before its first checkpoint: nothing to go on from
+        arguments = ["--resume", str(run)] if run.exists() else [
+            "--task", "1", "--store", str(self.place / "tiles.zarr"), "--run", str(run), "--gpu", "cpu",
+            "--epochs", "3", "--batch", "20", "--weights", "none", "--val", "0.1", "--set", "ema=0.9",
+            "--checkpoint-minutes", "0.0003",
+        ]  # fmt: skip
+        self.lives += 1
+        process = os.fork()
+        if process:
+            return process
+        try:
+            self._live(arguments, log)
+        finally:
+            os._exit(99)
+
+    def _live(self, arguments: list[str], log: Path) -> None:
+        out = os.open(self.place / "out.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        lines = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.write(lines, b"life\n")
+        torch.set_num_threads(1)  # the network is too small for two, and they would only wait for each other
+        with contextlib.ExitStack() as patches:
+            patches.enter_context(tiny_networks())
+            patches.enter_context(mock.patch.object(sys, "argv", ["train", *arguments]))
+            for name, phase in MARKED.items():
+                patches.enter_context(mock.patch.object(loop, name, self._marked(getattr(loop, name), phase)))
+            for patch in _logged(lines):
+                patches.enter_context(patch)
+            try:
+                console.run(train_main)
+            except SystemExit as end:
+                os._exit(int(str(end.code)))
+
+    def _marked(self, real: Callable[..., Any], phase: int) -> Callable[..., Any]:
+        def marked(*arguments: Any, **more: Any) -> Any:
+            before = self.shared[0]
+            self.shared[0] = phase
+            self.shared[phase] = (self.shared[phase] + 1) % 256
+            try:
+                return real(*arguments, **more)
+            finally:
+                self.shared[0] = before
+
+        return marked
+
+    def kill(self, process: int, life_s: float) -> bool:
+        """Kill the life at a random moment. False: it had ended before."""
+        if self.rng.random() < 0.5:
+            moment = time.monotonic() + self.rng.uniform(0, 0.6 * life_s)
+            reached = lambda: time.monotonic() >= moment  # noqa: E731
+        else:
+            phase = min((1, 2, 3), key=lambda number: self.hit[PHASES[number]])
+            # Entered that often in this life; of training, checkpoints count: one follows most steps.
+            times, counted = self.rng.randint(1, 2 if phase == 2 else 8), 2 if phase == 2 else 3
+            reached = lambda: self.shared[counted] >= times and self.shared[0] == phase  # noqa: E731
+        while not reached():
+            if _ended(process):
+                self._check_end(os.waitpid(process, 0)[1])
+                return False
+            time.sleep(0.0002)
+        time.sleep(self.rng.uniform(0, 0.003))
+        os.kill(process, signal.SIGSTOP)
+        _, status = os.waitpid(process, os.WUNTRACED)
+        if not os.WIFSTOPPED(status):
+            self._check_end(status)
+            return False
+        self.hit[PHASES[self.shared[0]]] += 1
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        return True
+
+    def _check_end(self, status: int) -> None:
+        text = (self.place / "out.txt").read_text()
+        if os.waitstatus_to_exitcode(status) != 0 or "broken" in text:
+            raise UserError(f"a life of the run ended with {os.waitstatus_to_exitcode(status)}: {text[-2000:]}")
+
+    def finish(self, run: Path, log: Path) -> None:
+        """Let the run end in peace."""
+        _, status = os.waitpid(self.life(run, log), 0)
+        self._check_end(status)
+
+
+def _compile(store: Store) -> None:
+    """Read a batch here, so that the compiled kernels are there for every life."""
+    tiles = np.arange(store.num_tiles)
+    loader = train_loader(store, tiles, raw_inputs(store, store.layout.bands[:3], tiles), batch_size=20)
+    list(loader.epoch(0))
+    loader.close()
+
+
+def _ended(process: int) -> bool:
+    """Whether it is a zombie: ended, and not yet waited for."""
+    with open(f"/proc/{process}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] == "Z"
+
+
+def _logged(lines: int) -> Iterator[Any]:
+    """Patches that append a line a step: epoch, batch, which tiles in which order, the loss as hex."""
+    current: list[str] = []
+    real_epoch, real_step = TileLoader.epoch, loop.train_step
+
+    def epoch(self: TileLoader, number: int, first_step: int = 0) -> Iterator[Batch]:
+        for index, batch in enumerate(real_epoch(self, number, first_step), start=first_step):
+            current[:] = [str(number), str(index), hashlib.sha256(batch.tiles.tobytes()).hexdigest()[:16]]
+            yield batch
+
+    def step(*arguments: Any, **more: Any) -> Any:
+        loss, logits = real_step(*arguments, **more)
+        os.write(lines, f"{' '.join(current)} {float(loss).hex()}\n".encode())
+        return loss, logits
+
+    yield mock.patch.object(TileLoader, "epoch", epoch)
+    yield mock.patch.object(loop, "train_step", step)
+
+
+def history(log: Path) -> list[str]:
+    """The steps that count: of each life those before the place from which the next one went on."""
+    steps: list[str] = []
+    for life in log.read_text().split("life\n"):
+        lines = life.splitlines()
+        if lines:
+            begin = lines[0].split()[:2]
+            places = [line.split()[:2] for line in steps]
+            steps = steps[: places.index(begin)] if begin in places else steps
+            steps += lines
+    return steps
+
+
+def soak(kills: int, seed: int) -> str:
+    """Kill that often; returns what was hit, in words.
+
+    Raises:
+        UserError: a run did not end as the undisturbed one.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        chips = write_chips(place / "tif", count=178)
+        store = to_store(chips, place / "tiles.zarr")
+        _compile(store)
+        state = Soak(place, random.Random(seed))
+        calm, calm_log = place / "calm", place / "calm.log"
+        started = time.monotonic()
+        state.finish(calm, calm_log)
+        life_s = time.monotonic() - started
+        killed, number = 0, 0
+        while killed < kills or number == 0:
+            run, log = place / f"run{number}", place / f"run{number}.log"
+            ended = False
+            while killed < kills and not ended:
+                struck = state.kill(state.life(run, log), life_s)
+                killed, ended = killed + struck, not struck
+            if not ended:
+                state.finish(run, log)
+            if history(log) != history(calm_log):
+                raise UserError(f"run {number}: its steps are not those of the undisturbed run; see SEED={seed}.")
+            if outcome(run) != outcome(calm):
+                raise UserError(f"run {number}: its weights or scores are not the undisturbed run's; SEED={seed}.")
+            number += 1
+        counts = ", ".join(f"{count} in {phase}" for phase, count in state.hit.most_common())
+        return (
+            f"{killed} kills ({counts}) of {number} runs in {state.lives} lives: each ended with the undisturbed run's "
+            f"steps, tiles, weights and scores; 0 lost, 0 repeated, 0 unreadable checkpoints."
+        )
+
+
+def main() -> int:
+    """Parse, soak, say what was hit."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    print(soak(args.kills, args.seed))
+    return 0
+
+
+if __name__ == "__main__":
+    console.run(main)

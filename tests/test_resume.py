@@ -1,0 +1,322 @@
+"""A run that was stopped anywhere and goes on is the run that was never stopped: weights, losses, order, scores."""
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import to_store, write_chips
+from test_train import ROOT, Ended, here, train
+from tiny import Steps, outcome, tiny_networks
+
+from analysis.__main__ import main as analysis_main
+from preprocess.schema import Store
+from train.__main__ import main as train_main
+from train.checkpoint import folder
+
+EPOCHS, STEPS = 2, 5  # 107 train chips in batches of 20
+EVERY_STEP = ("--checkpoint-minutes", "1e-9")
+SETTINGS = ("--epochs", EPOCHS, "--batch", 20, "--val", "0.1", "--set", "ema=0.9")
+
+
+@pytest.fixture(autouse=True)
+def tiny() -> Iterator[None]:
+    with tiny_networks():
+        yield
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    chips = write_chips(tmp_path_factory.mktemp("resume") / "tif", count=178)
+    return to_store(chips, chips.folder.parent / "tiles.zarr")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(store: Store) -> tuple[Path, list[str]]:
+    run, steps = store.path.parent / "undisturbed", Steps()
+    with tiny_networks(), steps.patch:
+        ended = train(store.path, run, *SETTINGS)
+    assert ended.returncode == 0, ended.stderr
+    assert len(steps.losses) == EPOCHS * STEPS
+    return run, steps.losses
+
+
+def resume(run: Path, *arguments: object) -> Ended:
+    return here(train_main, "train", "--resume", run, *arguments)
+
+
+def stop_at(step: int, number: int = signal.SIGTERM) -> Callable[[int], None]:
+    return lambda reached: os.kill(os.getpid(), number) if reached == step else None
+
+
+@pytest.mark.parametrize("step", range(1, EPOCHS * STEPS + 1))
+def test_from_every_step(store: Store, tmp_path: Path, undisturbed: tuple[Path, list[str]], step: int) -> None:
+    first, second = Steps(stop_at(step)), Steps()
+    with first.patch:
+        ended = train(store.path, tmp_path / "run", *SETTINGS)
+    assert ended.returncode == 75, ended.stderr
+    assert f"It can go on: make train RESUME={tmp_path / 'run'}" in ended.stdout
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "stopped"
+    with second.patch:
+        ended = resume(tmp_path / "run")
+    assert ended.returncode == 0, ended.stderr
+    assert first.losses + second.losses == undisturbed[1]  # hex: to the bit; none lost, none repeated
+    assert outcome(tmp_path / "run") == outcome(undisturbed[0])
+    assert not folder(tmp_path / "run").exists()
+
+
+def test_a_resumed_run_that_is_stopped_again(store: Store, tmp_path: Path, undisturbed: tuple[Path, list[str]]) -> None:
+    losses = []
+    for number, step in enumerate((2, 4, 1, 2)):  # the fourth stop is in the last step of all but one
+        steps = Steps(stop_at(step, signal.SIGUSR1))
+        with steps.patch:
+            ended = resume(tmp_path / "run") if number else train(store.path, tmp_path / "run", *SETTINGS)
+        assert ended.returncode == 75, ended.stderr
+        losses += steps.losses
+    steps = Steps()
+    with steps.patch:
+        assert resume(tmp_path / "run").returncode == 0
+    assert losses + steps.losses == undisturbed[1]
+    assert outcome(tmp_path / "run") == outcome(undisturbed[0])
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert [(where["epoch"], where["step"]) for where in record["resumed"]] == [(1, 2), (2, 1), (2, 2), (2, 4)]
+    assert resume(tmp_path / "run").stderr.startswith(f"error: RESUME={tmp_path / 'run'}: the run is done.")
+
+
+@pytest.mark.parametrize("recipe", ["course", "sgd", "cosine"])
+def test_optimisers_and_schedules_go_on(store: Store, tmp_path: Path, recipe: str) -> None:
+    settings = {
+        "course": ("--recipe", "course", "--batch", 20, "--amp", "bf16"),
+        "sgd": ("--batch", 20, "--set", "optimizer=sgd", "--accumulate", 2),
+        "cosine": ("--batch", 20, "--set", "schedule=cosine warmup=0.2 trunk_lr=0.3 balance=0.5 smoothing=0.1"),
+    }[recipe]
+    whole, first, second = Steps(), Steps(stop_at(6)), Steps()
+    with whole.patch:
+        assert train(store.path, tmp_path / "whole", *settings).returncode == 0
+    with first.patch:
+        assert train(store.path, tmp_path / "run", *settings).returncode == 75
+    with second.patch:
+        assert resume(tmp_path / "run").returncode == 0
+    assert first.losses + second.losses == whole.losses
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+def test_stopped_in_an_evaluation(
+    store: Store, tmp_path: Path, undisturbed: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from train import predict
+
+    real = predict.eval_step
+
+    def stopping(*arguments: object) -> torch.Tensor:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(predict, "eval_step", stopping)
+        assert train(store.path, tmp_path / "run", *SETTINGS).returncode == 75
+    steps = Steps()
+    with steps.patch:
+        ended = resume(tmp_path / "run")
+    assert f"goes on in epoch 1 after step {STEPS} of {STEPS}" in ended.stdout
+    assert steps.losses == undisturbed[1][STEPS:]
+    assert outcome(tmp_path / "run") == outcome(undisturbed[0])
+
+
+def test_ctrl_c_is_a_stop_too_and_a_second_one_ends_at_once(store: Store, tmp_path: Path) -> None:
+    with Steps(stop_at(3, signal.SIGINT)).patch:
+        assert train(store.path, tmp_path / "run", *SETTINGS).returncode == 130
+    assert len(list(folder(tmp_path / "run").glob("e001-s00003-*"))) == 1
+
+    def twice(step: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with Steps(twice).patch:
+        ended = train(store.path, tmp_path / "other", *SETTINGS)
+    assert (ended.returncode, ended.stderr) == (130, "stopped by Ctrl-C\n")
+    assert not (tmp_path / "other").exists()  # there was no checkpoint yet
+
+
+def stopped(store: Store, run: Path, step: int = 8) -> list[Path]:
+    """A run with a checkpoint after every step, stopped; its checkpoints, oldest first."""
+    with Steps(stop_at(step)).patch:
+        assert train(store.path, run, *SETTINGS, *EVERY_STEP).returncode == 75
+    return sorted(folder(run).glob("e*.safetensors"))
+
+
+def test_the_last_two_and_the_best_are_kept(store: Store, tmp_path: Path) -> None:
+    found = stopped(store, tmp_path / "run")
+    assert [path.name[:16] for path in found] == ["e002-s00002-b001", "e002-s00003-b001"]
+    assert sorted(path.name for path in folder(tmp_path / "run").iterdir()) == [
+        "best-001.safetensors", *(path.name for path in found)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+def test_a_broken_checkpoint_is_noticed_and_the_one_before_taken(
+    store: Store, tmp_path: Path, undisturbed: tuple[Path, list[str]], damage: str
+) -> None:
+    newest = stopped(store, tmp_path / "run")[-1]
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes({"flip": bytes(data), "cut": bytes(data[:-9]), "empty": b""}[damage])
+    steps = Steps()
+    with steps.patch:
+        ended = resume(tmp_path / "run")
+    assert ended.returncode == 0, ended.stderr
+    line = f"{newest}: broken (its checksum is not the one in its name); taking the one before.\n"
+    assert ended.stdout.count(line) == 1
+    assert steps.losses == undisturbed[1][STEPS + 2 :]
+    assert outcome(tmp_path / "run") == outcome(undisturbed[0])
+
+
+def test_only_broken_ones(store: Store, tmp_path: Path) -> None:
+    for path in stopped(store, tmp_path / "run"):
+        path.write_bytes(b"")
+    ended = resume(tmp_path / "run")
+    assert ended.returncode == 2
+    assert "found only broken ones" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_best_weights_that_are_gone_are_noticed(store: Store, tmp_path: Path) -> None:
+    stopped(store, tmp_path / "run")
+    (folder(tmp_path / "run") / "best-001.safetensors").unlink()
+    ended = resume(tmp_path / "run")
+    assert ended.stdout.count("its best weights (best-001.safetensors) are missing or broken") == 2
+    assert ended.returncode == 2
+
+
+def test_leavings_of_a_killed_write_are_swept(store: Store, tmp_path: Path) -> None:
+    stopped(store, tmp_path / "run")
+    (folder(tmp_path / "run") / ".e002-s00009-b001-x.safetensors").write_bytes(b"half")
+    (tmp_path / "run" / ".model.safetensors.123").write_bytes(b"half")
+    assert resume(tmp_path / "run").returncode == 0
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "metrics.jsonl", "model.safetensors", "results.npz", "run.json", "tensorboard",
+    ]  # fmt: skip
+
+
+def test_what_resume_refuses(store: Store, tmp_path: Path, session_store: Store) -> None:
+    stopped(store, tmp_path / "run")
+    for arguments, found in (
+        (["--epochs", "9"], "EPOCHS: set by RESUME"),
+        (["--task", "4"], "TASK: set by RESUME"),
+        (["--deterministic"], "DETERMINISTIC: set by RESUME"),
+        (["--store", session_store.path], "expected fingerprint of the store"),
+    ):
+        ended = resume(tmp_path / "run", *arguments)
+        assert ended.returncode == 2
+        assert found in ended.stderr
+        assert ended.stderr.count("\n") == 1
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    record["config"]["lr"] = 0.5
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    assert "run.json says LR=0.5, its checkpoint was made with 0.002" in resume(tmp_path / "run").stderr
+    assert "found no run.json" in resume(tmp_path / "nothing").stderr
+
+
+def test_another_machine_is_said(store: Store, tmp_path: Path) -> None:
+    stopped(store, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    record["machine"]["threads"] += 1
+    record["amp"] = "float16"
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    ended = resume(tmp_path / "run")
+    assert ended.returncode == 0, ended.stderr
+    assert "AMP was float16, is off; threads was" in ended.stdout
+
+
+def test_no_pickle_anywhere(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **more: object) -> None:
+        raise AssertionError("a pickle was opened")
+
+    for module, name in (
+        (pickle, "load"), (pickle, "loads"), (pickle, "dump"), (pickle, "dumps"), (torch, "load"), (torch, "save"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, refuse)
+    stopped(store, tmp_path / "run")
+    assert resume(tmp_path / "run").returncode == 0
+    ended = here(analysis_main, "analysis", "reproduce", "--run", tmp_path / "run")
+    assert "BIT-IDENTICAL" in ended.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_leaves_the_last_good_checkpoint(store: Store, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be mounted here ({mounted.stderr.decode().strip()})")
+    try:
+        filled: list[Path] = []
+
+        def fill(step: int) -> None:
+            if step == 7:
+                filled.append(disk / "full")
+                with open(filled[0], "wb", buffering=0) as file:
+                    while True:
+                        try:
+                            file.write(b"x" * 4096)
+                        except OSError:
+                            return
+
+        with Steps(fill).patch:
+            ended = train(store.path, disk / "run", *SETTINGS, *EVERY_STEP)
+        assert ended.returncode == 2
+        assert ended.stderr.count("\n") == 1
+        assert (
+            "no checkpoint could be written (No space left on device); the last good one is e002-s00001" in ended.stderr
+        )
+        assert f"RESUME={disk / 'run'}" in ended.stderr
+        assert not list(folder(disk / "run").glob(".*"))
+        filled[0].unlink()
+        steps = Steps()
+        with steps.patch:
+            ended = resume(disk / "run")
+        assert ended.returncode == 0, ended.stderr
+        assert "goes on in epoch 2 after step 1 of" in ended.stdout
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_sigterm_in_a_process_of_its_own(store: Store, tmp_path: Path) -> None:
+    """The real network: a checkpoint within 5 s, and the code that says so."""
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "train", "--task", "1", "--store", str(store.path), "--run", str(run), "--gpu", "cpu",
+         "--epochs", "1000", "--batch", "20", "--weights", "none"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not (run / "metrics.jsonl").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    before = {path.name for path in folder(run).iterdir()}
+    asked = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate()
+    took_s = time.monotonic() - asked
+    assert (process.returncode, stderr) == (75, "")
+    assert "It can go on" in stdout
+    assert {path.name for path in folder(run).iterdir()} - before
+    assert took_s < 5 * slowness()
+    shutil.rmtree(run)
+
+
+def slowness() -> float:
+    """How much longer than its CPU time this process takes at present: other work on the machine is not ours."""
+    wall, cpu = time.monotonic(), time.process_time()
+    rows = np.random.default_rng(0).normal(size=(200, 200))
+    while time.process_time() - cpu < 0.2:
+        np.linalg.svd(rows)
+    return max(1.0, (time.monotonic() - wall) / (time.process_time() - cpu))

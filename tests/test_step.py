@@ -1,0 +1,157 @@
+"""A step waits for nothing and moves nothing to another layout; little time is spent outside of it."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import to_store, write_chips
+from test_train import train
+from torch.profiler import ProfilerActivity, profile
+
+from models.build import build
+from models.resnet import branch
+from train import loop
+from train.config import Config, make_config
+from train.device import Device
+from train.step import Trainer, make_trainer, train_step
+
+# Each hands a value to the host, which on a GPU waits for it: .item(), float(), bool(), nonzero(), masks as indices.
+WAITS = ("aten::_local_scalar_dense", "aten::item", "aten::is_nonzero", "aten::nonzero", "aten::masked_select")
+COPIES = ("aten::clone", "aten::contiguous", "aten::copy_", "aten::_to_copy")
+
+
+def profiled(run: Callable[[], object]) -> list[Any]:
+    """Everything that torch did meanwhile, also inside of its own kernels, with shapes and callers."""
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as found:
+        run()
+    return list(found.events())
+
+
+def within_optimizer(event: Any) -> bool:
+    """On the CPU the fused optimiser reads its own counters, which are host memory there."""
+    while event is not None and not event.name.startswith("Optimizer.step"):
+        event = event.cpu_parent
+    return event is not None
+
+
+def copied_activations(events: list[Any], batch_size: int) -> list[str]:
+    """Copies of (batch, channels, height, width) tensors. (Of weights' gradients the CPU's convolution makes some.)"""
+    return [
+        f"{event.name} {event.input_shapes[0]}"
+        for event in events
+        if event.name in COPIES and len(event.input_shapes[0]) == 4 and event.input_shapes[0][0] == batch_size
+    ]
+
+
+def trainer(task: int = 4, amp: torch.dtype | None = None, **settings: Any) -> tuple[Trainer, Config]:
+    config = make_config("default", task=task, store="s", **settings)
+    torch.manual_seed(0)
+    branches = tuple(branch(*group) for group in config.band_groups)
+    net = build("resnet18", branches, 17, None).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    device = Device(device=torch.device("cpu"), amp=amp, name="CPU")
+    return make_trainer(
+        net.train(), config, device, 10, positive_weight=torch.ones(17) if config.balance else None
+    ), config
+
+
+def batch(size: int = 4, side: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
+    """As the loader gives it: a view of HWC memory."""
+    return torch.rand(size, side, side, 4).permute(0, 3, 1, 2), (torch.rand(size, 17) < 0.3).float()
+
+
+SETTINGS = [
+    {},
+    {"ema": 0.99, "smoothing": 0.1, "balance": 0.5, "loss": "asymmetric"},
+    {"optimizer": "sgd", "schedule": "cosine", "accumulate": 2},
+    {"amp": torch.bfloat16, "loss": "soft_margin"},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_no_value_is_asked_for_in_a_step(settings: dict[str, Any]) -> None:
+    made, config = trainer(**settings)
+    images, labels = batch()
+    for part in range(config.accumulate):
+        train_step(made, images, labels, part=part)  # the optimiser makes its state
+    events = profiled(lambda: [train_step(made, images, labels, part=part) for part in range(config.accumulate)])
+    assert [event.name for event in events if event.name in WAITS and not within_optimizer(event)] == []
+    names = Counter(event.name for event in events)
+    assert names["aten::convolution_backward"] == 20 * config.accumulate  # it did look into the backward pass
+
+
+def test_no_activation_is_copied_in_a_step() -> None:
+    """Under bf16 each is converted, once, where it enters a convolution: that is what autocast is."""
+    made, _ = trainer()
+    images, labels = batch(5)
+    train_step(made, images, labels)
+    assert copied_activations(profiled(lambda: train_step(made, images, labels)), 5) == []
+    for parameter in made.net.parameters():
+        if parameter.ndim == 4:
+            assert parameter.grad is not None
+            assert parameter.grad.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_task_3_packs_its_two_inputs_and_copies_nothing_else() -> None:
+    made, _ = trainer(task=3)
+    images, labels = batch(5)
+    train_step(made, images, labels)
+    copies = copied_activations(profiled(lambda: train_step(made, images, labels)), 5)
+    assert {copy.split(" ", 1)[1] for copy in copies} == {"[5, 3, 32, 32]", "[5, 1, 32, 32]"}
+
+
+def test_the_profile_sees_waits_and_copies() -> None:
+    """The tests above can fail."""
+    images, _ = batch(5)
+    events = profiled(lambda: (images.contiguous(), float(images.sum())))
+    assert copied_activations(events, 5)
+    assert any(event.name == "aten::item" for event in events)
+
+
+def test_little_time_is_spent_outside_forward_backward_and_optimiser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An epoch at 224 px, first step left out: data wait, hand-over, loss, schedule, book-keeping."""
+    chips = write_chips(tmp_path / "tif", count=60, height=256, width=256)
+    store = to_store(chips, tmp_path / "tiles.zarr").path
+    spent: dict[str, float] = Counter()
+    steps: list[float] = []
+    real_step, real_backward, real_optimizer = loop.train_step, torch.Tensor.backward, torch.optim.AdamW.step
+
+    def timed(name: str, real: Any) -> Any:
+        def run(*arguments: Any, **more: Any) -> Any:
+            started = time.perf_counter()
+            result = real(*arguments, **more)
+            spent[name] += time.perf_counter() - started
+            return result
+
+        return run
+
+    def step(made: Trainer, *arguments: Any, **more: Any) -> Any:
+        steps.append(time.perf_counter())
+        if len(steps) == 2:
+            spent.clear()  # the first step makes buffers
+        if len(steps) == 1:
+            made.model.forward = timed("forward", made.model.forward)
+        return real_step(made, *arguments, **more)
+
+    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(torch.Tensor, "backward", timed("backward", real_backward))
+    monkeypatch.setattr(torch.optim.AdamW, "step", timed("optimizer", real_optimizer))
+    real_line, inside, ends = loop._train_line, [], []
+
+    def line(fit: loop.Fit) -> dict[str, Any]:
+        ends.append(time.perf_counter())
+        inside.append(sum(spent.values()))
+        print(f"{dict(spent)} of {ends[0] - steps[1]:.3f} s")
+        return real_line(fit)
+
+    monkeypatch.setattr(loop, "_train_line", line)
+    ended = train(store, tmp_path / "run", "--epochs", "1", "--batch", "8")
+    assert ended.returncode == 0, ended.stderr
+    assert len(steps) == 5
+    outside = 1 - inside[0] / (ends[0] - steps[1])
+    assert 0 <= outside < 0.03, ended.stdout

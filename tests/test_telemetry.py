@@ -1,0 +1,229 @@
+"""What a run tells: TensorBoard, the tracker, where the time went, alarms, memory, which GPU."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import to_store, write_chips, write_csv
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_resume import SETTINGS, resume, stop_at
+from test_train import train
+from tiny import Steps, tiny_net, tiny_networks
+
+from preprocess.schema import Store
+from preprocess.splits import make_split
+from train import telemetry
+from train.alarms import chance_alarm, data_alarms
+from train.config import make_config
+from train.device import Device, choose_device
+from train.memory import estimate_bytes, saved_elements, too_much
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    chips = write_chips(tmp_path_factory.mktemp("telemetry") / "tif", count=178)
+    return to_store(chips, chips.folder.parent / "tiles.zarr")
+
+
+@pytest.fixture(scope="module")
+def run(store: Store) -> Path:
+    """Stopped in epoch 2 and gone on."""
+    folder = store.path.parent / "run"
+    with tiny_networks():
+        with Steps(stop_at(7)).patch:
+            assert train(store.path, folder, *SETTINGS).returncode == 75
+        assert resume(folder).returncode == 0
+    return folder
+
+
+def test_tensorboard_has_the_curves_of_metrics_jsonl_once(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    for tag, key in (("loss/train", "train_loss"), ("loss/test", "test_loss"), ("mAP/val", "val_map"), ("lr", "lr")):
+        points = events.Scalars(tag)
+        assert [point.step for point in points] == [1, 2]
+        assert [point.value for point in points] == [np.float32(line[key]) for line in lines]
+    assert {"seconds/wait", "seconds/copy", "seconds/step", "seconds/evaluate", "seconds/checkpoint"} <= set(
+        events.Tags()["scalars"]
+    )
+    assert {"AP_test/a", "AP_test/b", "AP_test/c"} <= set(events.Tags()["scalars"])
+
+
+def test_wandb_writes_offline(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb", reason="wandb is not installed (an extra)")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    with tiny_networks():
+        ended = train(store.path, tmp_path / "run", *SETTINGS, "--tracker", "wandb")
+    assert ended.returncode == 0, ended.stderr
+    (written,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    assert written.stat().st_size > 0
+
+
+def test_a_tracker_that_is_not_there_is_one_line(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    with tiny_networks():
+        ended = train(store.path, tmp_path / "run", *SETTINGS, "--tracker", "wandb")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: TRACKER=wandb: it is not installed here.")
+    assert not (tmp_path / "run").exists()
+
+
+def line(wait_s: float, first_s: float = 0.0) -> dict[str, object]:
+    """31,000 chips in 10 s and the first batch's wait."""
+    took_s = 10.0 + first_s
+    seconds = dict.fromkeys(telemetry.SECONDS, 1.0) | {"wait": wait_s + first_s}
+    return {"chips_per_s": 31_000 / took_s, "train_s": took_s, "seconds": seconds, "first_wait_s": first_s}
+
+
+CPU = Device(device=torch.device("cpu"), amp=None, name="CPU")
+
+
+def test_advice_names_both_rates_when_data_is_waited_for() -> None:
+    assert telemetry.advice(line(0.5), CPU) == telemetry.advice(line(0.5, first_s=9.0), CPU) == ""
+    for first_s in (0.0, 9.0):
+        assert telemetry.advice(line(5.0, first_s), CPU) == (
+            "  50 % waiting: the loader gives 3,100 chips/s, the CPU takes 6,200: more WORKERS, or CODEC=none"
+        )
+
+
+def test_the_time_is_split(run: Path) -> None:
+    assert telemetry.time_line(line(1.0), CPU) == (
+        "  wait 1.0 s, copy 1.0, step 1.0, evaluate 1.0, checkpoint 1.0; 3100 chips/s"
+    )
+    for entry in (json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()):
+        assert all(value > 0 for name, value in entry["seconds"].items() if name != "checkpoint")
+        parts = [entry["seconds"][name] for name in ("wait", "copy", "step")]
+        assert entry["train_s"] == pytest.approx(sum(parts))
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(store: Store, tmp_path: Path) -> None:
+    """The third step's weights are spoilt: the fourth loss is NaN, and its batch is named."""
+    from train import loop
+
+    real, steps = loop.train_step, []
+
+    def spoilt(trainer: object, images: torch.Tensor, labels: torch.Tensor, *, part: int) -> object:
+        steps.append(labels)
+        if len(steps) == 4:
+            trainer.net.fc.bias.data.fill_(float("nan"))  # type: ignore[attr-defined]
+        return real(trainer, images, labels, part=part)  # type: ignore[arg-type]
+
+    with tiny_networks(), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loop, "train_step", spoilt)
+        ended = train(store.path, tmp_path / "run", *SETTINGS, "--checkpoint-minutes", "1e-9")
+    assert ended.returncode == 2
+    names = ended.stderr.split("batch holds ")[1].split(" ...")[0].split(", ")
+    chosen = [store.names.tolist().index(name) for name in names]
+    assert torch.equal(torch.from_numpy(store.labels[chosen].astype(np.float32)), steps[3][:8])
+    assert len(steps) == 4
+    assert sorted((tmp_path / "run" / "checkpoints").glob("e*"))[-1].name.startswith("e001-s00003-")
+
+
+def test_data_alarms(tmp_path: Path) -> None:
+    chips = write_chips(tmp_path / "tif", count=12)
+    rows = [(f"t_{index}", "a b" if index % 2 else "a") for index in range(11)] + [("t_11", "a c")]
+    write_csv(chips.csv, rows)
+    os.replace(chips.folder / "t_0.tif", chips.folder / "spare.tif")
+    (chips.folder / "t_0.tif").write_bytes((chips.folder / "t_11.tif").read_bytes())
+    (chips.folder / "spare.tif").unlink()
+    store = to_store(chips, tmp_path / "tiles.zarr")
+    parts = ["train"] * 9 + ["test"] * 3
+    names = [f"t_{index}" for index in range(12)]
+    with open(tmp_path / "split.csv", "w") as file:
+        file.write("image_name,part\n" + "".join(f"{n},{p}\n" for n, p in zip(names, parts, strict=True)))
+    split = make_split(str(tmp_path / "split.csv"), store)
+    assert data_alarms(store, split) == [
+        "the train part has no chip of c: cannot be learnt.",
+        "1 chips of the test part have the very pixels of a train chip (t_11): its scores flatter.",
+    ]
+    assert data_alarms(store, dataclasses.replace(split, train=split.train[1:])) == [
+        "the train part has no chip of c: cannot be learnt."
+    ]
+
+
+def test_scores_of_chance_are_said() -> None:
+    labels = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 0]])
+    assert chance_alarm(labels, 0.375, "test").startswith("test mAP 0.3750 is what chance gives (0.3750)")
+    assert chance_alarm(labels, 0.5, "test") == ""
+    assert chance_alarm(labels * 0, float("nan"), "test") == ""
+
+
+def test_a_run_on_shuffled_labels_says_that_it_is_chance(store: Store, tmp_path: Path) -> None:
+    with tiny_networks():
+        ended = train(store.path, tmp_path / "run", *SETTINGS, "--shuffle-labels")
+    assert "is what chance gives" in ended.stdout
+
+
+def test_memory_is_that_of_the_tensors_kept() -> None:
+    """By hand, for one image of 4 x 16 x 16: what conv1, bn1, conv2, bn2 and fc are fed."""
+    net = tiny_net("", 4, 3)
+    conv1, conv2 = 8 * 8 * 8, 16 * 4 * 4
+    by_hand = 4 * 16 * 16 + conv1 + conv1 + conv2 + 16
+    found = saved_elements(net, (4, 16, 16))
+    assert by_hand <= found <= by_hand + 8 + 16 + 8 + 16  # and BatchNorm's mean and variance, counted a batch of 2
+    config = make_config("default", task=4, store="s", batch=64, accumulate=2)
+    weights = sum(parameter.numel() for parameter in net.parameters())
+    expected = 500 * 2**20 + 4 * weights * 4 + 32 * found * 4
+    assert estimate_bytes(net, config, (4, 16, 16), amp=False, ranks=1) == expected
+
+
+def test_resnet18_at_batch_16_stays_below_2_gb() -> None:
+    from models.build import build
+    from models.resnet import branch
+
+    net = build("resnet18", (branch("red", "green", "blue", "nir"),), 17, None)
+    for recipe in ("course", "default"):
+        config = make_config(recipe, task=4, store="s", batch=16)
+        assert estimate_bytes(net, config, (4, 224, 224), amp=False, ranks=1) < 2e9
+
+
+def test_out_of_memory_is_one_line(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from train import loop
+
+    def full(*arguments: object, **more: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate ...")
+
+    monkeypatch.setattr(loop, "train_step", full)
+    with tiny_networks():
+        ended = train(store.path, tmp_path / "run", *SETTINGS)
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        "error: BATCH=20: the GPU's memory is not enough. Try ACCUMULATE=2 (the same update in smaller parts), "
+        "or BATCH=10.\n"
+    )
+    assert "ACCUMULATE" not in too_much(make_config("default", task=1, store="s", batch=15), 1)
+
+
+def test_gpu_auto_takes_the_least_used_and_says_which(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gib = [9, 2, 2, 30]
+    busy = [0, 80, 10, 0]
+    for name, fake in {
+        "is_available": lambda: True,
+        "device_count": lambda: 4,
+        "device_memory_used": lambda index: gib[index] * 2**30,
+        "utilization": lambda index: busy[index],
+        "get_device_name": lambda index: f"GPU {index}",
+        "get_device_capability": lambda index: (9, 0),
+        "set_device": lambda index: None,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    device = choose_device(make_config("default", task=1, store="s", gpu="auto"))
+    assert device.device == torch.device("cuda", 2)
+    assert capsys.readouterr().out == "GPU=auto: GPU 2 of 4, 2.0 GiB in use, 10 % busy.\n"
+    several = make_config("default", task=1, store="s", gpu="3,1")
+    assert choose_device(several, local_rank=1).device == torch.device("cuda", 1)
+    assert choose_device(make_config("default", task=1, store="s"), local_rank=3).device == torch.device("cuda", 3)
+
+
+def test_latest_loss_from_the_cpu() -> None:
+    latest = telemetry.Latest(SimpleNamespace(kind="cpu"))  # type: ignore[arg-type]
+    assert not latest.failed
+    latest.offer(torch.tensor(float("inf")))
+    assert latest.failed

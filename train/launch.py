@@ -1,0 +1,41 @@
+"""GPU=0,1,2,3: this command again, once for each of them, under torchrun's launcher. Leaves the ranks to `world`."""
+
+import logging
+import os
+import signal
+import sys
+import uuid
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from train.stop import CTRL_C, STOPPED
+
+
+def under_torchrun() -> bool:
+    """Whether this process is one that torchrun started."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def launch(processes: int, arguments: list[str]) -> int:
+    """Run `python -m train ARGUMENTS` in that many processes; returns the exit code that one process would have.
+
+    A signal is handed on to all of them, and they are waited for: they write a checkpoint and end.
+    """
+    # Each rank says in one line what is wrong with it; torchrun would add a page.
+    logging.disable(logging.ERROR)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.1,
+        signals_to_handle="SIGTERM,SIGINT,SIGUSR1",
+    )  # fmt: skip
+    try:
+        elastic_launch(config, sys.executable)("-m", "train", *arguments)
+    except ChildFailedError as error:
+        _, first = error.get_first_failure()
+        return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
+    except SignalException as stopped:
+        return CTRL_C if stopped.sigval == signal.SIGINT else STOPPED
+    return 0

@@ -1,0 +1,132 @@
+"""What a run says of itself: run.json, results.npz, and the lines on the terminal when it begins and after an epoch."""
+
+import dataclasses
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from preprocess.console import say
+from preprocess.schema import write_atomic
+from preprocess.splits import PARTS
+from train import runfolder, tune
+from train.alarms import data_alarms
+from train.assemble import Data
+from train.checkpoint import best_weights
+from train.config import Config
+from train.device import Device, amp_name
+from train.metrics import mean_ap, probabilities
+from train.state import State
+
+
+def describe(config: Config, data: Data, device: Device, processes: int) -> dict[str, Any]:
+    """run.json of a run that begins."""
+    return {
+        "state": "training",
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "config": dataclasses.asdict(config),
+        **surroundings(device, processes),
+        "amp": amp_name(device.amp),
+        "store": {"path": config.store, "fingerprint": data.store.fingerprint, "chips": data.store.num_tiles},
+        "split": {
+            "rule": data.split.rule,
+            "sha256": data.split.sha256(),
+            **{part: len(data.split.part(part)) for part in PARTS},
+            "epoch_chosen_on": chosen_on(data),
+            "note": "A random split of neighbouring chips leaks from train to test; split by scene to avoid it.",
+        },
+        "inputs": {**dataclasses.asdict(data.inputs), "branches": [list(spec.bands) for spec in data.branches]},
+        "classes": list(data.store.classes),
+    }
+
+
+def surroundings(device: Device, processes: int) -> dict[str, Any]:
+    """What a run was computed with; new for a run that goes on elsewhere."""
+    return {
+        "commit": runfolder.commit(),
+        "versions": runfolder.versions(),
+        "machine": {**runfolder.machine(device.name), "processes": processes},
+    }
+
+
+def chosen_on(data: Data) -> str:
+    """The part on which the best epoch is chosen."""
+    return "val" if len(data.split.val) else "test"
+
+
+def introduce(config: Config, data: Data, device: Device, net: nn.Module, run: Path) -> None:
+    """What is trained where, on which split, and what looks wrong with it. At most 80 columns where it can be."""
+    split = data.split
+    learning = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    groups = " | ".join(",".join(spec.bands) for spec in data.branches)
+    say(f"{run}: task {config.task}, {config.arch} on {groups}")
+    say(f"  {learning:,} parameters learn, on {device.name}, AMP {amp_name(device.amp)}")
+    counts = ", ".join(f"{len(split.part(part))} {part}" for part in PARTS if len(split.part(part)))
+    say(f"  split {split.rule}: {counts} chips; epoch chosen on {chosen_on(data)}")
+    if not len(split.val):
+        say("  (which flatters; VAL=0.1 carves a part out of train for it)")
+    for alarm in data_alarms(data.store, split):
+        say(f"  {alarm}")
+    if not config.workers and (found := tune.lookup(data.store, str(device.device))):
+        say(f"  WORKERS={found.workers}, as `make tune` found on this machine ({tune.PATH})")
+    if config.shuffle_labels:
+        say("  SHUFFLE_LABELS=1: the labels are shuffled, the scores mean nothing but chance.")
+
+
+def publish(run: Path, state: State, data: Data, record: dict[str, Any], *, weights: bool) -> None:
+    """Write results.npz and metrics.jsonl as the state has them; with `weights`, model.safetensors too."""
+    if state.best < 0:
+        return
+    if weights:
+        write_atomic(run / "model.safetensors", best_weights(run, state))
+    runfolder.write_results(run, _results(state, data, record))
+    text = "".join(json.dumps(_finite(line)) + "\n" for line in state.lines)
+    write_atomic(run / "metrics.jsonl", text.encode())
+
+
+def _results(state: State, data: Data, record: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays of results.npz. `epoch` counts from 1; AP is NaN where a class has no positive."""
+    assert state.best_logits is not None
+    test = data.split.test
+    test_ap = np.array([[line["test_ap"][name] for name in data.store.classes] for line in state.lines])
+    depends_on = {key: record[key] for key in ("config", "versions", "machine", "amp", "store", "split", "commit")}
+    return {
+        "epoch": np.array(state.best + 1),
+        "AP": test_ap[state.best],
+        "mAP": np.array(mean_ap(test_ap[state.best])),
+        "labels": data.store.labels[test],
+        "preds": probabilities(state.best_logits),
+        "fnames": data.store.names[test],
+        "trainlosses": np.array([line["train_loss"] for line in state.lines]),
+        "testlosses": np.array([line["test_loss"] for line in state.lines]),
+        "testperfs": test_ap,
+        "logits": state.best_logits,
+        "classes": np.array(data.store.classes),
+        "depends_on": np.array(json.dumps({**depends_on, "model_sha256": state.best_sha256})),
+    }
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """NaN (a class without positives) as null: JSON has no NaN."""
+    return {
+        key: _finite(value)
+        if isinstance(value, dict)
+        else (None if isinstance(value, float) and math.isnan(value) else value)
+        for key, value in values.items()
+    }
+
+
+def epoch_line(config: Config, state: State) -> str:
+    """The line after an epoch; a second one for the test part where val chooses, to stay within 80 columns."""
+    line = state.lines[-1]
+    shown = {part: f"{part} loss {line[f'{part}_loss']:.4f} mAP {line[f'{part}_map']:.4f}" for part in PARTS
+             if f"{part}_loss" in line}  # fmt: skip
+    best = "best" if state.best + 1 == line["epoch"] else f"best: {state.best + 1}"
+    head = [f"epoch {line['epoch']}/{config.epochs}", shown["train"]]
+    if "val" in shown:
+        return " | ".join([*head, shown["val"], best]) + f"\n  {shown['test']}"
+    return " | ".join([*head, shown["test"], best])

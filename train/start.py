@@ -1,0 +1,85 @@
+"""From a checked configuration to a run that is under way: store, device, ranks. Torch and DALI load here."""
+
+import dataclasses
+import io
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from preprocess.console import UserError, say
+from train import runfolder
+from train.assemble import Data, check_batch, open_data
+from train.config import Config
+from train.device import AMP_SETTING, Device, amp_name, choose_device, processes
+from train.launch import launch, under_torchrun
+from train.loop import fit
+from train.stop import Stopped
+from train.world import join_world, leave_world
+
+
+def start(config: Config, wanted_run: str | None, resume: Path | None, run_file: Path | None) -> int:
+    """Train; returns the exit code.
+
+    Raises:
+        UserError: what the user can put right.
+    """
+    ranks = under_torchrun()
+    if int(os.environ.get("RANK", "0")):
+        _be_quiet()
+    data = open_data(config)
+    if not ranks and (count := processes(config)) > 1:
+        check_batch(config, count)
+        return launch(count, sys.argv[1:])
+    device = _device(config, data, resume, int(os.environ["LOCAL_RANK"]) if ranks else None)
+    world = join_world(device.device)
+    try:
+        folder = fit(config, data, device, world, wanted_run, resume)
+    except Stopped as stopped:
+        return stopped.code
+    except UserError:
+        if not world.main:
+            time.sleep(5)  # rank 0 most often says the same, and torchrun then ends this process before it does too
+        raise
+    finally:
+        leave_world(world)
+    if run_file and world.main:
+        run_file.write_text(f"{folder}\n")
+    check = f"make reproduce RUN={shlex.quote(str(folder))}"
+    say(f"{folder}: model.safetensors, results.npz, metrics.jsonl, run.json. Check it: {check}")
+    return 0
+
+
+class _NoTerminal(io.TextIOWrapper):
+    """Errors come through; progress bars, which look for a terminal, do not."""
+
+    def isatty(self) -> bool:
+        return False
+
+
+def _be_quiet() -> None:
+    """Of several ranks, only the first speaks; all may say what is wrong."""
+    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  # for as long as the process lives
+    sys.stderr = _NoTerminal(sys.stderr.buffer, line_buffering=True)
+
+
+def _device(config: Config, data: Data, resume: Path | None, local_rank: int | None) -> Device:
+    """The device; of a run that goes on, with the number format that it had, if this one has that too."""
+    if resume is None:
+        return choose_device(config, local_rank=local_rank)
+    record = runfolder.read_run(resume)
+    for what, old, new in (
+        ("fingerprint of the store", record["store"]["fingerprint"], data.store.fingerprint),
+        ("split", record["split"]["sha256"], data.split.sha256()),
+    ):
+        if old != new:
+            raise UserError(f"RESUME={resume}: expected {what} {old[:12]}, found {new[:12]}. Is STORE the run's own?")
+    settings = dataclasses.replace(config, amp=AMP_SETTING[record["amp"]])
+    device = choose_device(settings, amp_may_differ=True, local_rank=local_rank)
+    ranks = int(os.environ["WORLD_SIZE"]) if local_rank is not None else 1
+    now = {"AMP": amp_name(device.amp), **runfolder.machine(device.name), "processes": ranks}
+    before = {"AMP": record["amp"], **record["machine"]}
+    if changed := [f"{name} was {before[name]}, is {value}" for name, value in now.items() if before[name] != value]:
+        say(f"{resume}: {'; '.join(changed)}: the same tiles in the same order, but other roundings.")
+    return device

@@ -1,0 +1,142 @@
+"""What a run tells while it goes: TensorBoard, a tracker if one is asked for, where the time went, and what to do.
+
+Nothing here waits for the device. metrics.jsonl and results.npz are `record`'s.
+"""
+
+import math
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from preprocess.console import UserError
+from train.config import Config
+from train.device import Device
+from train.state import SECONDS
+
+WAIT_SHARE = 0.05  # of the training time: above it, advice is given
+
+
+class Tracker(Protocol):
+    """Where scalars go; TensorBoard's own and any other."""
+
+    def log(self, scalars: dict[str, float], epoch: int) -> None:
+        """Write one epoch's values."""
+
+    def close(self) -> None:
+        """End it; what was logged is on the disk."""
+
+
+class TensorBoard:
+    """runs/<name>/tensorboard: `tensorboard --logdir runs` shows it."""
+
+    def __init__(self, run: Path, first_epoch: int) -> None:
+        # A run that goes on from an earlier place takes back what came after it.
+        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=first_epoch)
+
+    def log(self, scalars: dict[str, float], epoch: int) -> None:
+        """One point a curve."""
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, epoch)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
+
+
+class Wandb:
+    """TRACKER=wandb: Weights & Biases, offline, in runs/<name>/wandb; `wandb sync` sends it from there."""
+
+    def __init__(self, run: Path, config: dict[str, Any]) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise UserError("TRACKER=wandb: it is not installed here. pip install -c constraints.txt wandb") from None
+        settings = wandb.Settings(silent=True, console="off", disable_git=True, save_code=False)
+        self._run = wandb.init(
+            mode="offline", project="canopy", name=run.name, dir=str(run), config=config, settings=settings
+        )
+
+    def log(self, scalars: dict[str, float], epoch: int) -> None:
+        """One point a curve."""
+        self._run.log(scalars, step=epoch)
+
+    def close(self) -> None:
+        """Write the rest."""
+        self._run.finish()
+
+
+def open_trackers(config: Config, run: Path, record: dict[str, Any], first_epoch: int) -> list[Tracker]:
+    """TensorBoard always, and what TRACKER names; `first_epoch`, from 1, is the one that comes next.
+
+    Raises:
+        UserError: the tracker is not installed.
+    """
+    trackers: list[Tracker] = [Wandb(run, record["config"])] if config.tracker == "wandb" else []
+    return [TensorBoard(run, first_epoch), *trackers]
+
+
+def scalars(line: dict[str, Any]) -> dict[str, float]:
+    """An epoch's line as named curves; what is not a number (a class without positives) is left out."""
+    found = {"lr": line["lr"], "speed/chips_per_s": line["chips_per_s"], "speed/wait_share": line["wait_share"]}
+    found |= {f"seconds/{name}": value for name, value in line["seconds"].items()}
+    for part in ("train", "val", "test"):
+        if f"{part}_loss" in line:
+            found |= {f"loss/{part}": line[f"{part}_loss"], f"mAP/{part}": line[f"{part}_map"]}
+            found |= {f"AP_{part}/{name}": value for name, value in line[f"{part}_ap"].items()}
+    return {name: value for name, value in found.items() if not math.isnan(value)}
+
+
+def time_line(line: dict[str, Any], device: Device) -> str:
+    """Where the epoch's time went, and on a GPU, in a second line, how busy and how full it was."""
+    seconds = line["seconds"]
+    parts = ", ".join(f"{name} {seconds[name]:.1f}" for name in SECONDS[1:])
+    text = f"  wait {seconds['wait']:.1f} s, {parts}; {line['chips_per_s']:.0f} chips/s"
+    if device.kind == "cuda":
+        peak_gib = torch.cuda.max_memory_allocated(device.device) / 2**30
+        text += f"\n  GPU {torch.cuda.utilization(device.device)} % busy, at most {peak_gib:.1f} GiB"
+    return text
+
+
+def advice(line: dict[str, Any], device: Device) -> str:
+    """One sentence where the loader holds training up; empty otherwise. An epoch's first batch does not count."""
+    chips = line["chips_per_s"] * line["train_s"]
+    wait_s = line["seconds"]["wait"] - line["first_wait_s"]
+    steady_s = line["train_s"] - line["first_wait_s"]
+    if wait_s <= WAIT_SHARE * steady_s:
+        return ""
+    what = "GPU" if device.kind == "cuda" else "CPU"
+    return (
+        f"  {100 * wait_s / steady_s:.0f} % waiting: the loader gives {chips / steady_s:,.0f} chips/s, "
+        f"the {what} takes {chips / (steady_s - wait_s):,.0f}: more WORKERS, or CODEC=none"
+    )
+
+
+class Latest:
+    """The newest loss that has arrived on the host: `value`, 0 before the first; `failed` if it is not finite."""
+
+    def __init__(self, device: Device) -> None:
+        self.value = 0.0
+        self._on_gpu, self._under_way = device.kind == "cuda", False
+        if self._on_gpu:
+            self._host = torch.zeros((), pin_memory=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch
+
+    @property
+    def failed(self) -> bool:
+        """Whether the network has come to nothing."""
+        return not math.isfinite(self.value)
+
+    def offer(self, loss: torch.Tensor) -> None:
+        """A step's loss. From a GPU one is copied at a time, and looked at when it is there."""
+        if not self._on_gpu:
+            self.value = float(loss)
+            return
+        if self._under_way and self._event.query():  # type: ignore[no-untyped-call]  # torch
+            self.value, self._under_way = float(self._host), False
+        if not self._under_way:
+            self._host.copy_(loss, non_blocking=True)
+            self._event.record()
+            self._under_way = True
