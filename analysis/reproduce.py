@@ -18,14 +18,13 @@ from preprocess.schema import write_atomic
 from train import runfolder
 from train.assemble import Data, make_eval_loader, make_model, open_data
 from train.config import WHERE, config_from
-from train.device import Device, amp_name, choose_device, prepare_torch
+from train.device import AMP_SETTING, Device, amp_name, choose_device, prepare_torch
 from train.metrics import class_ap, mean_ap, probabilities
 from train.predict import predict
 
 # Largest difference of a probability that another device or format may make; the mean may be a tenth of it. On 1,024
 # real chips and ResNet-18, 10-bit mantissas (fp16) made 0.009 and bf16 0.045; of more chips the largest is larger.
 ROUNDING = {"off": 1e-4, "float16": 3e-2, "bfloat16": 0.15}
-_AMP = {"off": "off", "float16": "fp16", "bfloat16": "bf16"}  # as saved -> as in the configuration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +48,7 @@ def reproduce(run: Path, *, store: str | None, gpu: str | None) -> bool:
     config = replace(config, store=store or config.store, gpu=gpu or config.gpu)
     data = open_data(config)
     torch.set_num_threads(before["machine"]["threads"])  # sums are split by threads; another number, other roundings
-    device = choose_device(replace(config, amp=_AMP[before["amp"]]), amp_may_differ=True)
+    device = choose_device(replace(config, amp=AMP_SETTING[before["amp"]]), amp_may_differ=True)
     prepare_torch(config, device)
     if len(data.store.classes) != saved["logits"].shape[1]:
         raise UserError(f"{config.store}: {len(data.store.classes)} classes; the run has {saved['logits'].shape[1]}.")

@@ -185,7 +185,8 @@ def test_other_weights_are_noticed(run: Path, tmp_path: Path) -> None:
     save_file(state, copy / "model.safetensors")
     code, text = reproduce(copy)
     assert code == 1
-    assert "DIFFERENT. Likely cause: weights (sha256 of model.safetensors)" in text
+    assert f"{copy}: DIFFERENT (difference of the " in text
+    assert "). Likely cause: weights (sha256 of model.safetensors): was " in text
 
 
 def test_another_transform_is_noticed(run: Path, tmp_path: Path) -> None:
