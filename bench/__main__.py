@@ -15,6 +15,7 @@ from bench import record
 from bench.chips import NUM_CHIPS, make_chips
 from bench.work import Work
 from preprocess.console import Parser, UserError, run, say
+from preprocess.files import local_store
 
 MODES = ("loader", "peers", "io", "convert", "model", "e2e", "scale")
 _STORE_MODES = ("loader", "io")
@@ -25,7 +26,7 @@ def main() -> int:
     parser = Parser(prog="python -m bench", description="A table and a JSON record of how fast this machine is.")
     parser.add_argument("--mode", default="loader", help=", ".join(MODES))
     parser.add_argument("--rounds", default="5", help="interleaved rounds; medians are reported")
-    parser.add_argument("--store", type=Path, help="your own store, for modes " + " and ".join(_STORE_MODES))
+    parser.add_argument("--store", type=local_store, help="your own store, for modes " + " and ".join(_STORE_MODES))
     parser.add_argument(
         "--rows", default="", help="only these rows of loader and peers: canopy-lz4,dataloader-tifffile"
     )
