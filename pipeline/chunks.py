@@ -90,7 +90,8 @@ class ChunkReader:
         damaged = kernels.augment(
             addresses, sizes, out, scratch, lines, (layout.height, layout.width, layout.chunk_rows),
             wide if layout.itemsize == 2 else kernels.VALUES_8, self._inflate,
-            draws.flip_rows, draws.transpose, draws.crop_y, draws.crop_x, draws.mirror, mean, scale,
+            draws.flip_rows, draws.transpose, draws.crop_y.astype(np.int64), draws.crop_x.astype(np.int64),
+            draws.mirror, mean, scale,
         )  # fmt: skip
         self._check(tiles, damaged)
         del owner

@@ -12,14 +12,22 @@ import numpy as np
 FLIPS = ("none", "horizontal", "both", "dihedral")
 
 
-def words(seed: int, epoch: int, num_tiles: int) -> np.ndarray:
-    """(num_tiles, 4) uint64; row t depends on (seed, epoch, t) only."""
-    return np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(4 * num_tiles).reshape(-1, 4)
+_BLOCK = 4096  # tiles that are drawn at a time: memory holds the one word of each that is wanted
+
+
+def words(seed: int, epoch: int, num_tiles: int, word: int) -> np.ndarray:
+    """(num_tiles,) uint64, one of a tile's four words; entry t depends on (seed, epoch, t) only."""
+    stream = np.random.Philox(key=np.array([seed, epoch], np.uint64))
+    found = np.empty(num_tiles, np.uint64)
+    for first in range(0, num_tiles, _BLOCK):
+        count = min(_BLOCK, num_tiles - first)
+        found[first : first + count] = stream.random_raw(4 * count)[word::4]
+    return found
 
 
 def epoch_order(seed: int, epoch: int, tiles: np.ndarray) -> np.ndarray:
     """`tiles` (indices in the store) in the epoch's order."""
-    keys = words(seed, epoch, int(tiles.max()) + 1)[tiles, 0]
+    keys = words(seed, epoch, int(tiles.max()) + 1, 0)[tiles]
     return tiles[np.argsort(keys, kind="stable")]
 
 
@@ -34,7 +42,7 @@ def draws_used(flips: str, decode: str) -> tuple[str, ...]:
 class Augmentation:
     """What happens to each of N tiles, in this order: flip rows, transpose, crop, mirror columns.
 
-    `crop_y`, `crop_x` are int64 pixels; the other three are bool. All (N,).
+    `crop_y`, `crop_x` are int32 pixels; the other three are bool. All (N,).
     """
 
     flip_rows: np.ndarray
@@ -60,15 +68,15 @@ def augmentation(
         flips: "none", "horizontal", "both" (rows and columns), or "dihedral" (all 8 symmetries of a
             square; on chips or crops that are not square the 4 that keep the shape).
     """
-    drawn = words(seed, epoch, int(tiles.max()) + 1)
+    num_tiles = int(tiles.max()) + 1
     square = height == width and crop[0] == crop[1]
-    bits = drawn[tiles, 3].astype(np.uint8)  # the lowest three are used
+    bits = words(seed, epoch, num_tiles, 3)[tiles].astype(np.uint8)  # the lowest three are used
 
     def bit(index: int, *, wanted: bool) -> np.ndarray:
         return np.asarray((bits >> np.uint8(index)) & np.uint8(1), bool) & wanted
 
     def position(word: int, room: int) -> np.ndarray:
-        return np.asarray(drawn[tiles, word] % np.uint64(room + 1), np.int64)
+        return np.asarray(words(seed, epoch, num_tiles, word)[tiles] % np.uint64(room + 1), np.int32)
 
     return Augmentation(
         transpose=bit(2, wanted=flips == "dihedral" and square),
@@ -82,5 +90,5 @@ def augmentation(
 def center(count: int, *, height: int, width: int, crop: tuple[int, int]) -> Augmentation:
     """What happens to `count` test tiles: torchvision's CenterCrop, nothing flipped."""
     no, top, left = np.zeros(count, bool), round((height - crop[0]) / 2), round((width - crop[1]) / 2)
-    position = np.ones(count, np.int64)
-    return Augmentation(flip_rows=no, transpose=no, crop_y=top * position, crop_x=left * position, mirror=no)
+    position = np.ones(count, np.int32)
+    return Augmentation(flip_rows=no, transpose=no, crop_y=np.int32(top) * position, crop_x=np.int32(left) * position, mirror=no)

@@ -77,6 +77,6 @@ class ReadAhead(Generic[S]):
         if plan is None:
             return
         slot = self._make_slot()
-        bounds = np.linspace(0, len(plan.tiles), self._workers + 1).astype(int).tolist()
+        bounds = [len(plan.tiles) * worker // self._workers for worker in range(self._workers + 1)]
         parts = [slice(*bound) for bound in pairwise(bounds) if bound[0] < bound[1]]
         self._filling.append((plan, slot, [self._pool.submit(slot.fill, plan, part) for part in parts]))
