@@ -91,4 +91,6 @@ def center(count: int, *, height: int, width: int, crop: tuple[int, int]) -> Aug
     """What happens to `count` test tiles: torchvision's CenterCrop, nothing flipped."""
     no, top, left = np.zeros(count, bool), round((height - crop[0]) / 2), round((width - crop[1]) / 2)
     position = np.ones(count, np.int32)
-    return Augmentation(flip_rows=no, transpose=no, crop_y=np.int32(top) * position, crop_x=np.int32(left) * position, mirror=no)
+    return Augmentation(
+        flip_rows=no, transpose=no, crop_y=np.int32(top) * position, crop_x=np.int32(left) * position, mirror=no
+    )
