@@ -12,8 +12,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import NoReturn
 
-from tqdm import tqdm
-
 # With a training's note still whole in 80 columns.
 BAR = "{desc} {percentage:3.0f}%|{bar}| {remaining} left, {rate_fmt}{postfix}"
 LOG_EVERY_S = 10.0  # a line of progress in a log file, where there is no terminal to redraw
@@ -33,6 +31,8 @@ class Parser(argparse.ArgumentParser):
 
 def say(text: str) -> None:
     """Print one line at once, above a progress bar if one is being drawn."""
+    from tqdm import tqdm  # here, as below: worker processes, which start with each conversion, draw nothing
+
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
 
@@ -72,6 +72,8 @@ class Progress:
     """
 
     def __init__(self, label: str, *, total: int, unit: str, done: int = 0) -> None:
+        from tqdm import tqdm
+
         self._label, self._total, self._unit = label, total, unit
         self._done, self._done_before = done, done
         self._started_s = self._last_line_s = time.monotonic()
