@@ -20,7 +20,6 @@ from analysis.model_card import model_card
 from analysis.pictures import read_tiles
 from analysis.results import Run, load_run
 from analysis.saved_model import inputs_of, load_saved
-from pipeline.loader import CROP_SHARE
 from preprocess.console import UserError, say
 from preprocess.schema import Store, open_store, write_atomic
 from train.config import config_from
@@ -128,7 +127,7 @@ def _raw_network(run: Run, store: Store) -> RawNetwork:
         raise UserError(f"RUN={run.path}: INPUT={config.input}, TEST={config.test}; only raw and center are exported.")
     net, _ = load_saved(run)
     sides = layout.height, layout.width
-    height, width = ((config.crop or max(1, round(side * CROP_SHARE))) for side in sides)
+    height, width = config.crop_of(*sides)
     top, left = round((sides[0] - height) / 2), round((sides[1] - width) / 2)
     return RawNetwork(net, store.band_indices(inputs.bands), inputs.mean, inputs.std, (top, left, height, width)).eval()
 

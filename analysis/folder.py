@@ -18,7 +18,7 @@ from pipeline.chunks import ChunkReader
 from pipeline.dali import DaliBatches
 from pipeline.graph import GraphSpec
 from pipeline.inputs import Inputs
-from pipeline.loader import CROP_SHARE, Batch, default_workers
+from pipeline.loader import Batch, default_workers
 from pipeline.readahead import BatchPlan
 from preprocess import tiff
 from preprocess.console import UserError
@@ -122,8 +122,7 @@ class FolderLoader:
 
     def __init__(self, reader: TiffReader, inputs: Inputs, config: Config, device: Device) -> None:
         layout = reader.layout
-        crop = (config.crop or max(1, round(layout.height * CROP_SHARE)),
-                config.crop or max(1, round(layout.width * CROP_SHARE)))  # fmt: skip
+        crop = config.crop_of(layout.height, layout.width)
         if crop[0] > layout.height or crop[1] > layout.width:
             raise UserError(f"CROP={config.crop}: chips are {layout.height} x {layout.width} pixels.")
         workers = config.workers or default_workers()

@@ -32,7 +32,8 @@ def load_saved(run: Run) -> tuple[nn.Module, str]:
         UserError: the weights are missing, do not fit, or are not those that made the saved scores.
     """
     branches = tuple(branch(*bands) for bands in run.record["inputs"]["branches"])
-    net = build(run.config["arch"], branches, len(run.classes), None)
+    pool = run.record["inputs"].get("pool", True)  # runs before there was a choice have it
+    net = build(run.config["arch"], branches, len(run.classes), None, pool=pool)
     digest = load_model(run.path, net)
     if digest != run.made_with["model_sha256"]:
         raise UserError(

@@ -46,6 +46,8 @@ def test_a_setting_goes_over_the_recipe_and_survives_json() -> None:
         ({"ema": 1.0}, "EMA=1.0"),
         ({"smoothing": float("nan")}, "SMOOTHING=nan"),
         ({"balance": 2.0}, "BALANCE=2.0"),
+        ({"crop_share": 0.0}, "CROP_SHARE=0.0: expected a share above 0, at most 1"),
+        ({"pool": "no"}, "POOL=no: expected one of on, off, auto"),
         ({"trunk_lr": 0.0}, "TRUNK_LR=0.0"),
         ({"momentum": float("nan")}, "MOMENTUM=nan"),
         ({"checkpoint_minutes": 0.0}, "CHECKPOINT_MINUTES=0.0"),
@@ -84,7 +86,7 @@ def test_the_list_of_settings_is_frozen() -> None:
         "checkpoint_minutes", "tracker",
         "recipe", "epochs", "batch", "test_batch", "flips", "optimizer", "lr", "momentum", "weight_decay", "schedule",
         "step_epochs", "step_gamma", "loss", "warmup", "ema", "smoothing", "balance", "trunk_lr",
-        "pool",
+        "pool", "crop_share",
     ]  # fmt: skip
 
 

@@ -22,11 +22,11 @@ from analysis.symmetries import Symmetries, views
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A Task 4 run, and its test part's TIFFs in a folder of their own."""
+    """A Task 4 run of whole chips without pooling, and its test part's TIFFs in a folder of their own."""
     chips = write_chips(tmp_path_factory.mktemp("predict") / "tif", count=300, height=32, width=32)
     folder = chips.folder.parent
     to_store(chips, folder / "tiles.zarr")
-    ended = train(folder / "tiles.zarr", folder / "run", "--epochs", 1, task=4)
+    ended = train(folder / "tiles.zarr", folder / "run", "--epochs", 1, "--set", "pool=auto crop_share=1", task=4)
     assert ended.returncode == 0, ended.stderr
     run = load_run(folder / "run")
     (folder / "new").mkdir()

@@ -11,7 +11,7 @@ from torch import nn
 from models.build import build, file_state, head_parameters, imagenet_state
 from models.resnet import RGB, Branch, WeightsError, branch
 from pipeline.inputs import Inputs, course_inputs, raw_inputs
-from pipeline.loader import TileLoader, default_crop, eval_loader, train_loader
+from pipeline.loader import TileLoader, eval_loader, train_loader
 from preprocess.console import UserError, say
 from preprocess.schema import Store, open_store
 from preprocess.splits import PARTS, Split, make_split
@@ -123,7 +123,7 @@ def reading(config: Config, data: Data, device: Device) -> dict[str, Any]:
 
 def crop_of(config: Config, data: Data) -> tuple[int, int]:
     """(height, width) in pixels of what the model is fed."""
-    return (config.crop, config.crop) if config.crop else default_crop(data.store)
+    return config.crop_of(data.store.layout.height, data.store.layout.width)
 
 
 def make_model(config: Config, data: Data, *, pretrained: bool) -> nn.Module:
@@ -136,7 +136,7 @@ def make_model(config: Config, data: Data, *, pretrained: bool) -> nn.Module:
         state, source = _state(config) if pretrained else (None, "")
         net = build(
             config.arch, data.branches, len(data.store.classes), state, source,
-            new_bands=config.conv1, pool=config.pool,
+            new_bands=config.conv1, pool=config.pools(data.store.layout.height, data.store.layout.width),
         )  # fmt: skip
     except WeightsError as error:
         raise UserError(str(error)) from error

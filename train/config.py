@@ -36,9 +36,11 @@ _CHOICES = {
     "tracker": ("none", "wandb"),
     "cache": ("none", "host", "device"),
     "decode": ("auto", "host", "device"),
+    "pool": ("on", "off", "auto"),
     "compile": ("off", "default", "max"),
     "amp": ("auto", "off", "bf16", "fp16"),
 }
+SMALL_PX = 64  # a crop below this is small: pool=auto
 _FRACTIONS = {
     "val": "a fraction of the train part",
     "warmup": "a share of all steps",
@@ -49,13 +51,15 @@ _FRACTIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything that decides a run. Lengths in epochs, `lr` the highest, `crop` in pixels a side (0: 7/8).
+    """Everything that decides a run. Lengths in epochs, `lr` the highest.
 
+    `crop` is in pixels a side; 0: `crop_share` of the chip's.
     `workers` 0 and `decode` auto: what `make tune` found, else a thread a core and the device.
     `batch` counts chips an update, over all GPUs and `accumulate` parts, so that it means the same anywhere.
     `warmup` is a share of all steps, `ema` the decay of the weights' moving average (0: none), `smoothing` of labels,
     `balance` the power of negatives / positives that a positive weighs, `trunk_lr` a factor of `lr` before the head;
-    without `pool` there is no max pooling behind conv1 (for small chips).
+    `pool`: max pooling behind conv1 as ResNets have it (on), none (off: later layers see twice the resolution), or none
+    where the crop is smaller than 64 pixels (auto).
     """
 
     task: int
@@ -99,7 +103,8 @@ class Config:
     smoothing: float = 0.0
     balance: float = 0.0
     trunk_lr: float = 1.0
-    pool: bool = True
+    pool: str = "on"
+    crop_share: float = 0.875
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -127,6 +132,8 @@ class Config:
             raise _bad("seed", self.seed, "less than 2**63")
         if not 0 <= self.balance <= 1:
             raise _bad("balance", self.balance, "a power from 0 (off) to 1 (balanced)")
+        if not 0 < self.crop_share <= 1:
+            raise _bad("crop_share", self.crop_share, "a share above 0, at most 1")
         if not 0 < self.step_gamma <= 1:
             raise _bad("step_gamma", self.step_gamma, "a factor above 0, at most 1")
         if self.batch % self.accumulate:
@@ -146,6 +153,16 @@ class Config:
     def band_groups(self) -> tuple[tuple[str, ...], ...]:
         """Bands of each trunk."""
         return TASKS[self.task]
+
+    def crop_of(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) in pixels of what the model is fed, of chips of that size."""
+        if self.crop:
+            return self.crop, self.crop
+        return max(1, round(height * self.crop_share)), max(1, round(width * self.crop_share))
+
+    def pools(self, height: int, width: int) -> bool:
+        """Whether the model for chips of that size has max pooling behind conv1."""
+        return self.pool == "on" or (self.pool == "auto" and min(self.crop_of(height, width)) >= SMALL_PX)
 
 
 def _bad(name: str, value: object, expected: str) -> UserError:

@@ -15,7 +15,7 @@ from preprocess.schema import write_atomic
 from preprocess.splits import PARTS
 from train import runfolder, tune
 from train.alarms import data_alarms
-from train.assemble import Data
+from train.assemble import Data, crop_of
 from train.checkpoint import best_weights
 from train.config import Config
 from train.device import Device, amp_name
@@ -39,7 +39,12 @@ def describe(config: Config, data: Data, device: Device, processes: int) -> dict
             "epoch_chosen_on": chosen_on(data),
             "note": "A random split of neighbouring chips leaks from train to test; split by scene to avoid it.",
         },
-        "inputs": {**dataclasses.asdict(data.inputs), "branches": [list(spec.bands) for spec in data.branches]},
+        "inputs": {
+            **dataclasses.asdict(data.inputs),
+            "branches": [list(spec.bands) for spec in data.branches],
+            "crop": list(crop_of(config, data)),
+            "pool": config.pools(data.store.layout.height, data.store.layout.width),
+        },
         "classes": list(data.store.classes),
     }
 
