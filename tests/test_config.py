@@ -26,6 +26,15 @@ def test_course_is_the_reference_recipe() -> None:
     assert {name: getattr(config, name) for name in expected} == expected
 
 
+def test_best_keeps_the_pooling_of_large_chips_only() -> None:
+    config = make_config("best", **SETTINGS)
+    assert [config.pools(side, side) for side in (32, 63, 64, 256)] == [False, False, True, True]
+    assert config.crop_of(32, 40) == (32, 40)
+    assert make_config("best", **SETTINGS, crop=28).crop_of(32, 40) == (28, 28)
+    assert make_config("default", **SETTINGS).crop_of(256, 128) == (224, 112)
+    assert make_config("default", **SETTINGS).pools(32, 32)
+
+
 def test_a_setting_goes_over_the_recipe_and_survives_json() -> None:
     config = make_config("default", **SETTINGS, epochs=3, lr=0.5)
     assert (config.epochs, config.lr, config.recipe) == (3, 0.5, "default")
@@ -74,7 +83,7 @@ def test_bad_values_name_field_and_value(refused: Callable, settings: dict, foun
 
 
 def test_unknown_recipe_and_missing_keys(refused: Callable) -> None:
-    assert "RECIPE=best: expected one of default, course" in refused(lambda: make_config("best", **SETTINGS))
+    assert "RECIPE=worst: expected one of default, course, best" in refused(lambda: make_config("worst", **SETTINGS))
     assert "missing" in refused(lambda: config_from({"task": 1}))
 
 
