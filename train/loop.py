@@ -104,21 +104,27 @@ def fit(config: Config, data: Data, device: Device, world: World, wanted_run: st
         else:
             _begin(under_way, wanted_run)
         try:
-            if world.main:
-                under_way.trackers = open_trackers(config, under_way.run, under_way.record, under_way.state.epoch + 1)
-            while under_way.state.epoch < config.epochs:
-                _epoch(under_way)
+            _epochs(under_way)
         except torch.OutOfMemoryError as error:
             _leave(under_way)
             raise UserError(too_much(config, world.size)) from error
         except BaseException:
             _leave(under_way)
             raise
-        finally:
-            for tracker in under_way.trackers:
-                tracker.close()
     _finish(under_way)
     return under_way.run
+
+
+def _epochs(fit: Fit) -> None:
+    try:
+        if fit.world.main:
+            fit.trackers = open_trackers(fit.config, fit.run, fit.record, fit.state.epoch + 1)
+        while fit.state.epoch < fit.config.epochs:
+            _epoch(fit)
+    finally:
+        # Before an empty folder is removed: TensorBoard's thread writes into it until then.
+        for tracker in fit.trackers:
+            tracker.close()
 
 
 def _begin(fit: Fit, wanted_run: str | None) -> None:
