@@ -23,8 +23,7 @@ def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], *, jobs
     """Yield `function(task)` for every task, as they end.
 
     At most `jobs` processes (none for one job or one task) and two tasks a process are under way, so memory
-    does not grow with their number. The first task is done here, while they start. The first exception cancels what
-    has not begun and is raised here.
+    does not grow with their number. The first exception cancels what has not begun and is raised here.
     """
     if jobs == 1 or len(tasks) <= 1:
         yield from map(function, tasks)
@@ -32,23 +31,18 @@ def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], *, jobs
     # spawn: a fork would copy the parent's threads' locks (zarr runs an event loop in one).
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_end_with_parent)
-    left = iter(tasks[1:])
+    left = iter(tasks)
     running: set[Future[Result]] = set()
-
-    def submit() -> None:
-        while len(running) < 2 * jobs and (task := next(left, None)) is not None:
-            running.add(pool.submit(function, task))
-
     try:
-        submit()
-        yield function(tasks[0])
-        while running:
-            done = wait(running, return_when=FIRST_COMPLETED).done
-            running -= done
-            submit()
+        while True:
+            while len(running) < 2 * jobs and (task := next(left, None)) is not None:
+                running.add(pool.submit(function, task))
+            if not running:
+                pool.shutdown(wait=False)  # they end while the caller goes on: a tenth of a second
+                return
+            done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 yield future.result()
-        pool.shutdown(wait=False)  # they end while the caller goes on: a tenth of a second
     except BaseException as error:
         pool.shutdown(wait=True, cancel_futures=True)  # nobody writes any more when the error is seen
         if isinstance(error, BrokenProcessPool):
