@@ -112,7 +112,7 @@ def band_sums(tile: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]
 
 @cache
 def _working_memory(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """`count` float64 to write over, and as many ones; kept, since their page faults cost a tenth of the sums."""
+    """`count` float64 to write over, and as many ones; kept from chip to chip."""
     return np.empty(count), np.ones(count)
 
 
