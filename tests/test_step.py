@@ -114,7 +114,10 @@ def test_the_profile_sees_waits_and_copies() -> None:
 def test_little_time_is_spent_outside_forward_backward_and_optimiser(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An epoch at 224 px, first step left out: data wait, hand-over, loss, schedule, book-keeping."""
+    """Epochs at 224 px, their first step left out: data wait, hand-over, loss, schedule, book-keeping.
+
+    Of four epochs the best counts: whatever else the machine does only adds to what lies outside.
+    """
     chips = write_chips(tmp_path / "tif", count=60, height=256, width=256)
     store = to_store(chips, tmp_path / "tiles.zarr").path
     spent: dict[str, float] = Counter()
@@ -131,27 +134,27 @@ def test_little_time_is_spent_outside_forward_backward_and_optimiser(
         return run
 
     def step(made: Trainer, *arguments: Any, **more: Any) -> Any:
+        if "forward" not in vars(made.model):
+            made.model.forward = timed("forward", made.model.forward)
         steps.append(time.perf_counter())
         if len(steps) == 2:
-            spent.clear()  # the first step makes buffers
-        if len(steps) == 1:
-            made.model.forward = timed("forward", made.model.forward)
+            spent.clear()  # an epoch's first step waits for the first batch; the very first also makes buffers
         return real_step(made, *arguments, **more)
 
     monkeypatch.setattr(loop, "train_step", step)
     monkeypatch.setattr(torch.Tensor, "backward", timed("backward", real_backward))
     monkeypatch.setattr(torch.optim.AdamW, "step", timed("optimizer", real_optimizer))
-    real_line, inside, ends = loop._train_line, [], []
+    real_line, outside = loop._train_line, []
 
     def line(fit: loop.Fit) -> dict[str, Any]:
-        ends.append(time.perf_counter())
-        inside.append(sum(spent.values()))
-        print(f"{dict(spent)} of {ends[0] - steps[1]:.3f} s")
+        assert len(steps) == 5
+        outside.append(1 - sum(spent.values()) / (time.perf_counter() - steps[1]))
+        print(f"{100 * outside[-1]:.2f} % outside of {dict(spent)}")
+        steps.clear()
         return real_line(fit)
 
     monkeypatch.setattr(loop, "_train_line", line)
-    ended = train(store, tmp_path / "run", "--epochs", "1", "--batch", "8")
+    ended = train(store, tmp_path / "run", "--epochs", "4", "--batch", "8")
     assert ended.returncode == 0, ended.stderr
-    assert len(steps) == 5
-    outside = 1 - inside[0] / (ends[0] - steps[1])
-    assert 0 <= outside < 0.03, ended.stdout
+    assert len(outside) == 4
+    assert 0 <= min(outside) < 0.03, outside
