@@ -70,14 +70,14 @@ def _write_shard(task: tuple[str, Layout, int, int]) -> tuple[int, np.ndarray, n
     encoder = shard.Encoder(layout)
     encoded, sizes, sums, squares, checksums = io.BytesIO(), [], [], [], []
     for tile in windows(start, count):
-        for payload, crc in encoder.encode(tile):
-            encoded.write(payload + crc)
-            sizes.append(len(payload) + len(crc))
+        data, chunk_sizes = encoder.encode(tile)
+        encoded.write(data)
+        sizes.append(chunk_sizes.copy())
         total, square = band_sums(np.ascontiguousarray(tile), layout)
         sums.append(total)
         squares.append(square)
         checksums.append(pixel_checksum(tile))
-    encoded.write(shard.encode_index(np.array(sizes), layout))
+    encoded.write(shard.encode_index(np.stack(sizes), layout))
     path = schema.shard_path(Path(root), start // layout.shard_tiles)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, encoded.getbuffer())

@@ -26,7 +26,7 @@ from preprocess import schema
 from preprocess.console import Progress, UserError, say
 from preprocess.layout import MIB
 from preprocess.plan import Plan, Request, make_plan
-from preprocess.workers import run_tasks
+from preprocess.workers import run_tasks, start_server
 from preprocess.write import ShardTask, convert_shard, progress_path
 
 
@@ -36,6 +36,8 @@ def convert(request: Request) -> None:
     Raises:
         UserError: anything wrong with the input, one line each; the final name is then untouched.
     """
+    if request.jobs > 1:
+        start_server("preprocess.write", "preprocess.lz4")  # while the plan is made
     plan = make_plan(request)
     root = schema.partial_path(request.store)
     if request.store.exists() and not request.store.is_dir():

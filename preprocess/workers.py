@@ -5,6 +5,7 @@ In: a picklable function and tasks. Out: results in the order in which they end.
 
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.forkserver
 import os
 import signal
 import threading
@@ -28,8 +29,8 @@ def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], *, jobs
     if jobs == 1 or len(tasks) <= 1:
         yield from map(function, tasks)
         return
-    # spawn: a fork would copy the parent's threads' locks (zarr runs an event loop in one).
-    context = multiprocessing.get_context("spawn")
+    # Not forked off this process: that would copy its threads' locks (zarr runs an event loop in one).
+    context = multiprocessing.get_context("forkserver")
     pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_end_with_parent)
     left = iter(tasks)
     running: set[Future[Result]] = set()
@@ -50,6 +51,21 @@ def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], *, jobs
                 "a worker process was killed (out of memory?). Run the same command again with fewer JOBS: it goes on."
             ) from error
         raise
+
+
+def start_server(*modules: str) -> None:
+    """Start, in the background, the process that workers are forked off, which imports `modules` once for all.
+
+    Without it `run_tasks` starts one, and each worker imports what it needs. Python keeps one server a process, so
+    only the first call counts.
+    """
+    multiprocessing.set_forkserver_preload(list(modules))
+    # What is blocked here stays blocked there: a Ctrl-C while it imports would print a traceback.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_with_parent() -> None:

@@ -119,11 +119,11 @@ def recode(store: Store, codec: str, path: Path) -> Store:
         sizes, parts = [], []
         for index in tiles:
             reader.decode(np.array([index]), tile)
-            for payload, crc in encoder.encode(tile[0]):
-                sizes.append(len(payload) + len(crc))
-                parts += [payload, crc]
+            data, chunk_sizes = encoder.encode(tile[0])
+            sizes.append(chunk_sizes.copy())
+            parts.append(data.tobytes())
         shard_path(path, number).parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(shard_path(path, number), b"".join([*parts, shard.encode_index(np.array(sizes), layout)]))
+        write_atomic(shard_path(path, number), b"".join([*parts, shard.encode_index(np.stack(sizes), layout)]))
     arrays: dict[str, Any] = {name: getattr(store, name)[:num_tiles] for name in schema.ARRAYS}
     arrays["names"] = arrays["names"].astype(object)
     schema.finish(path, layout, store.classes, store.num_csv_rows, arrays)
