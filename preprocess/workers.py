@@ -6,12 +6,14 @@ In: a picklable function and tasks. Out: results in the order in which they end.
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import TypeVar
 
 from preprocess.console import UserError
@@ -36,8 +38,9 @@ def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], *, jobs
     running: set[Future[Result]] = set()
     try:
         while True:
-            while len(running) < 2 * jobs and (task := next(left, None)) is not None:
-                running.add(pool.submit(function, task))
+            with _interrupt_later():  # a worker that starts while its pool comes down prints a traceback
+                while len(running) < 2 * jobs and (task := next(left, None)) is not None:
+                    running.add(pool.submit(function, task))
             if not running:
                 pool.shutdown(wait=False)  # they end while the caller goes on: a tenth of a second
                 return
@@ -53,6 +56,22 @@ def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], *, jobs
         raise
 
 
+@contextmanager
+def _interrupt_later() -> Iterator[None]:
+    """A Ctrl-C meanwhile is raised at the end. (Blocking the signal is not enough: other threads take it then.)"""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if caught and callable(before):
+            before(signal.SIGINT, None)
+
+
 def start_server(*modules: str) -> None:
     """Start, in the background, the process that workers are forked off, which imports `modules` once for all.
 
@@ -60,7 +79,9 @@ def start_server(*modules: str) -> None:
     only the first call counts.
     """
     multiprocessing.set_forkserver_preload(list(modules))
-    # What is blocked here stays blocked there: a Ctrl-C while it imports would print a traceback.
+    # What is blocked here stays blocked there: a Ctrl-C while it imports would print a traceback. The tracker of
+    # shared resources, which comes with it, unblocks what we block when it starts, so it starts before.
+    multiprocessing.resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         multiprocessing.forkserver.ensure_running()

@@ -1,5 +1,6 @@
-"""SIGKILL at random moments of a conversion: started again each time, it ends in the undisturbed store."""
+"""SIGKILL at random moments of a conversion: started again each time, it ends in the undisturbed store. And Ctrl-C."""
 
+import os
 import random
 import shutil
 import signal
@@ -47,3 +48,27 @@ def test_killed_20_times_ends_in_the_same_bytes(tmp_path: Path) -> None:
     assert tree(target) == tree(whole.path)
     assert not partial.exists()
     assert len(torn) > 1  # they were stopped at different places
+
+
+def test_ctrl_c_at_any_moment_is_one_line(tmp_path: Path) -> None:
+    """As a terminal sends it: to the command and every process that it started; none of them prints a traceback."""
+    chips = write_chips(tmp_path / "tif", count=1500, height=48, width=48)
+    command = [
+        sys.executable, "-m", "preprocess", "convert", "--data", str(chips.folder), "--labels", str(chips.csv),
+        "--store", str(tmp_path / "s.zarr"), "--bands", "blue,green,red,nir", "--jobs", "2",
+    ]  # fmt: skip
+    stopped = 0
+    for moment in range(12):
+        process = subprocess.Popen(
+            command, cwd=Path(__file__).resolve().parents[1], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )  # fmt: skip
+        time.sleep(0.3 + 0.1 * moment)  # before that Python itself starts
+        os.killpg(process.pid, signal.SIGINT)
+        output = process.communicate()[0].decode()  # until the last of them has ended
+        assert process.returncode in (0, 130, -signal.SIGINT), output  # the last: while Python itself starts or ends
+        assert "Traceback" not in output
+        stopped += process.returncode == 130
+        assert ("stopped by Ctrl-C" in output) == (process.returncode == 130)
+        shutil.rmtree(tmp_path / "s.zarr", ignore_errors=True)
+    assert stopped
