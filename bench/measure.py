@@ -21,9 +21,8 @@ from bench.work import Epoch, Row, Setting, Work
 
 ROWS = {row.name: row for row in (*OURS, *PLAIN)}
 MIN_PASS_S = 1.5  # an epoch of 2,048 chips alone may take less than half a second
-MIN_TRY_S = (
-    0.75  # one epoch, 0.13 s of the fastest row, once chose a setting that did 9,800 chips/s where another does 16,000
-)
+# One epoch, 0.13 s of the fastest row, once chose a setting that did 9,800 chips/s where another does 16,000.
+MIN_TRY_S = 0.75
 
 
 @dataclass(frozen=True, kw_only=True)
