@@ -34,7 +34,7 @@ from pipeline.loader import Batch, TileLoader, train_loader
 from preprocess import console
 from preprocess.console import UserError
 from preprocess.schema import Store
-from train import loop
+from train import loop, runfolder
 from train.__main__ import main as train_main
 from train.checkpoint import folder
 
@@ -187,6 +187,11 @@ def history(log: Path) -> list[str]:
     return steps
 
 
+def is_done(run: Path) -> bool:
+    """Whether a kill came after the last thing that a run writes: then there is nothing to go on with."""
+    return (run / "run.json").exists() and runfolder.read_run(run).get("state") == "done"
+
+
 def soak(kills: int, seed: int) -> str:
     """Kill that often; returns what was hit, in words.
 
@@ -209,7 +214,7 @@ def soak(kills: int, seed: int) -> str:
             ended = False
             while killed < kills and not ended:
                 struck = state.kill(state.life(run, log), life_s)
-                killed, ended = killed + struck, not struck
+                killed, ended = killed + struck, not struck or is_done(run)
             if not ended:
                 state.finish(run, log)
             if history(log) != history(calm_log):

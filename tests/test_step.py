@@ -1,5 +1,6 @@
 """A step waits for nothing and moves nothing to another layout; little time is spent outside of it."""
 
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -114,9 +115,10 @@ def test_the_profile_sees_waits_and_copies() -> None:
 def test_little_time_is_spent_outside_forward_backward_and_optimiser(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Epochs at 224 px, their first step left out: data wait, hand-over, loss, schedule, book-keeping.
+    """Epochs at 224 px, their first step left out: data wait, hand-over, loss, schedule, book-keeping. Median of four.
 
-    Of four epochs the best counts: whatever else the machine does only adds to what lies outside.
+    The optimiser's time has both of its calls in it: `zero_grad` frees the gradients, 45 MB, which takes 0.2 ms or,
+    where the C library gives them back to the system at once, up to 10.
     """
     chips = write_chips(tmp_path / "tif", count=60, height=256, width=256)
     store = to_store(chips, tmp_path / "tiles.zarr").path
@@ -144,6 +146,7 @@ def test_little_time_is_spent_outside_forward_backward_and_optimiser(
     monkeypatch.setattr(loop, "train_step", step)
     monkeypatch.setattr(torch.Tensor, "backward", timed("backward", real_backward))
     monkeypatch.setattr(torch.optim.AdamW, "step", timed("optimizer", real_optimizer))
+    monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", timed("optimizer", torch.optim.Optimizer.zero_grad))
     real_line, outside = loop._train_line, []
 
     def line(fit: loop.Fit) -> dict[str, Any]:
@@ -157,4 +160,4 @@ def test_little_time_is_spent_outside_forward_backward_and_optimiser(
     ended = train(store, tmp_path / "run", "--epochs", "4", "--batch", "8")
     assert ended.returncode == 0, ended.stderr
     assert len(outside) == 4
-    assert 0 <= min(outside) < 0.03, outside
+    assert 0 <= statistics.median(outside) < 0.03, outside
