@@ -3,7 +3,7 @@
 Small on purpose: everything else of `e2e` is the same code on both kinds of machine.
 """
 
-import subprocess
+import threading
 import time
 from typing import Any
 
@@ -19,21 +19,28 @@ _MIB, _REPEATS = 1024 * 1024, 50
 
 
 class Utilisation:
-    """NVML's utilisation of a GPU, sampled by nvidia-smi every 200 ms while open; `percent` is the mean."""
+    """NVML's utilisation of a GPU, sampled every 200 ms while open; `percent` is the mean, None where NVML has none."""
 
     def __init__(self, index: int) -> None:
-        self._command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-i", str(index)]
+        self._index, self._values, self._ended = index, list[float](), threading.Event()
         self.percent: float | None = None
 
     def __enter__(self) -> "Utilisation":
-        self._process = subprocess.Popen([*self._command, "-lms", "200"], stdout=subprocess.PIPE, text=True)
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        lines = self._process.communicate()[0].split()
-        values = [float(line) for line in lines if line.replace(".", "", 1).isdigit()]
-        self.percent = sum(values) / len(values) if values else None
+        self._ended.set()
+        self._thread.join()
+        self.percent = sum(self._values) / len(self._values) if self._values else None
+
+    def _sample(self) -> None:
+        while not self._ended.wait(0.2):
+            try:
+                self._values.append(torch.cuda.utilization(self._index))
+            except Exception:
+                return  # NVML's and torch's kinds are many; see `train.telemetry.GpuUse`
 
 
 class Waits:

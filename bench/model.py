@@ -40,7 +40,7 @@ def trainer_on(device: Device, *, channels_last: bool = True, compiled: bool = F
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     model = model.to(device.device, memory_format=memory_format).train()
     # The schedule is stepped every batch, and a bench takes as many steps as it likes.
-    net: Any = torch.compile(model) if compiled else model
+    net: Any = torch.compile(model, dynamic=False) if compiled else model
     return make_trainer(net, config(), device, 1_000_000)
 
 

@@ -2,6 +2,7 @@
 
 import socket
 from pathlib import Path
+from pickle import UnpicklingError
 from urllib.error import URLError
 
 import torch
@@ -57,7 +58,7 @@ def imagenet_file(arch: str) -> Path:
 
 
 def imagenet_state(arch: str) -> dict[str, torch.Tensor]:
-    """torchvision's default ImageNet weights, from its cache or downloaded into it (hash checked).
+    """torchvision's default ImageNet weights, from its cache or downloaded into it (then the hash is checked).
 
     Raises:
         WeightsError: they cannot be had; the line says what to do.
@@ -68,7 +69,7 @@ def imagenet_state(arch: str) -> dict[str, torch.Tensor]:
     try:
         state: dict[str, torch.Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
         return state
-    except (URLError, OSError, RuntimeError) as error:
+    except (URLError, OSError, RuntimeError, EOFError, UnpicklingError) as error:  # the last two: a damaged file
         path = imagenet_file(arch)
         raise WeightsError(
             f"ImageNet weights of {arch} cannot be had here ({error}). Copy {path.name} from another machine's "

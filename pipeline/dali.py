@@ -70,6 +70,9 @@ def _touched(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def _pinned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Page-locked host memory: copies to the GPU run at full speed, beside compute."""
+    """Page-locked host memory: copies to the GPU run at full speed, beside compute.
+
+    (DALI 2.4 cannot see that a numpy array is, and copies once more into memory of its own: docs/bench.md.)
+    """
     num_bytes = int(np.prod(shape)) * dtype.itemsize
     return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True).numpy().view(dtype).reshape(shape)

@@ -6,6 +6,7 @@ compiled pass, on the CPU), to the bit the same. Leaves the split to `preprocess
 """
 
 import ctypes
+import functools
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -21,7 +22,7 @@ from pipeline.inputs import Inputs
 from pipeline.order import FLIPS, augmentation, epoch_order
 from pipeline.readahead import BatchPlan
 from pipeline.resident import CACHES, DeviceBatches, resident_reader, resident_values
-from preprocess.console import UserError
+from preprocess.console import UserError, say
 from preprocess.schema import Store
 
 TESTS = ("center", "resize")
@@ -158,6 +159,9 @@ class TileLoader:
                 self.engine, self.decode, self.cache = "gather", "host", "device"
                 self._images = DeviceBatches(values, inputs, crop=self._crop, dtype=dtype)
                 return
+            cache = "host"
+        if cache == "device":
+            _say_once("CACHE=device: only on a GPU, with INPUT=raw and TEST=center; kept in RAM, as with CACHE=host.")
         kept = resident_reader(store, inputs.stored_bands, workers) if cache != "none" else None
         self.cache = "none" if kept is None else "host"
         self.decode = "device" if inflates and decode != "host" and kept is None else "host"
@@ -258,6 +262,11 @@ def _check(store: Store, crop: tuple[int, int], flips: str, test: str | None, ba
         raise UserError(f"CROP={crop[0]}x{crop[1]}: chips are {layout.height} x {layout.width} pixels.")
     if batch_size < 1:
         raise UserError(f"BATCH={batch_size}: expected 1 or more.")
+
+
+@functools.cache  # a run's loaders would all say it
+def _say_once(text: str) -> None:
+    say(text)
 
 
 def _give_back_memory() -> None:

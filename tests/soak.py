@@ -52,12 +52,16 @@ class Soak:
     shared: mmap.mmap = field(default_factory=lambda: mmap.mmap(-1, 16))
     hit: Counter[str] = field(default_factory=Counter)
     lives: int = 0
-    runs: int = 0
+    newest: dict[Path, str] = field(default_factory=dict)  # a run's newest checkpoint: e<epoch>-s<step>-...
 
     def life(self, run: Path, log: Path) -> int:
         """Fork a process that begins or continues `run`; returns its number."""
         self.shared[:] = bytes(16)
-        if not any(folder(run).glob("e*.safetensors")):
+        newest = max((path.name for path in folder(run).glob("e*.safetensors")), default="")
+        if newest[:10] < self.newest.get(run, "")[:10]:
+            raise UserError(f"{run}: its newest checkpoint was {self.newest[run]}, and is {newest or 'gone'}.")
+        self.newest[run] = newest
+        if not newest:
             shutil.rmtree(run, ignore_errors=True)  # killed before its first checkpoint: nothing to go on from
         arguments = ["--resume", str(run)] if run.exists() else [
             "--task", "1", "--store", str(self.place / "tiles.zarr"), "--run", str(run), "--gpu", "cpu",
@@ -69,16 +73,16 @@ class Soak:
         if process:
             return process
         try:
-            self._live(arguments, log)
+            self._live(arguments, log, newest)
         finally:
             os._exit(99)
 
-    def _live(self, arguments: list[str], log: Path) -> None:
+    def _live(self, arguments: list[str], log: Path, newest: str) -> None:
         out = os.open(self.place / "out.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(out, 1)
         os.dup2(out, 2)
         lines = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.write(lines, b"life\n")
+        os.write(lines, f"life {newest}\n".encode())
         torch.set_num_threads(1)  # the network is too small for two, and they would only wait for each other
         with contextlib.ExitStack() as patches:
             patches.enter_context(tiny_networks())
@@ -175,15 +179,21 @@ def _logged(lines: int) -> Iterator[Any]:
 
 
 def history(log: Path) -> list[str]:
-    """The steps that count: of each life those before the place from which the next one went on."""
+    """The steps that count: of each life those before the place from which the next one went on.
+
+    Raises:
+        UserError: a life did not begin where the newest checkpoint was.
+    """
     steps: list[str] = []
-    for life in log.read_text().split("life\n"):
-        lines = life.splitlines()
+    for life in log.read_text().split("life ")[1:]:
+        newest, *lines = life.splitlines()
         if lines:
-            begin = lines[0].split()[:2]
-            places = [line.split()[:2] for line in steps]
-            steps = steps[: places.index(begin)] if begin in places else steps
-            steps += lines
+            # e002-s00003: three steps of the second epoch are done. An epoch of five is over after the fifth.
+            done = 5 * (int(newest[1:4]) - 1) + int(newest[6:11]) if newest else 0
+            epoch, step = (int(word) for word in lines[0].split()[:2])
+            if 5 * epoch + step != done or done > len(steps):
+                raise UserError(f"{log}: a life began at epoch {epoch}, step {step}, from {newest or 'the beginning'}.")
+            steps = steps[:done] + lines
     return steps
 
 

@@ -1,5 +1,6 @@
 """What only a GPU can run: `pytest -m gpu`. Its batches are compared with the CPU's, whose values oracles prove."""
 
+import gc
 import json
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from preprocess.schema import Store
 from train.__main__ import main as train_main
 from train.assemble import make_model, make_train_loader, open_data
 from train.config import make_config
-from train.device import choose_device
+from train.device import choose_device, prepare_torch
 from train.memory import CONTEXT_BYTES, estimate_bytes
 from train.step import Trainer, make_trainer, train_step
 from train.telemetry import Latest
@@ -143,6 +144,7 @@ def made(store: Store, **settings: object) -> tuple[Trainer, Batch]:
     """A trainer on the GPU, warmed up, and a batch for it."""
     config = make_config("default", task=4, store=str(store.path), weights="none", batch=16, **settings)
     device, data = choose_device(config), open_data(config)
+    prepare_torch(config, device)
     net = make_model(config, data, pretrained=True).to(device.device, memory_format=torch.channels_last)
     trainer = make_trainer(net.train(), config, device, 100)
     (batch, *_) = make_train_loader(config, data, device).epoch(0)
@@ -151,6 +153,7 @@ def made(store: Store, **settings: object) -> tuple[Trainer, Batch]:
     return trainer, batch
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("amp", ["auto", "fp16", "off"])
 @pytest.mark.parametrize("settings", [{}, {"ema": 0.99, "optimizer": "sgd", "loss": "asymmetric"}], ids=str)
 def test_a_step_never_waits_for_the_gpu(store: Store, amp: str, settings: dict[str, object]) -> None:
@@ -169,23 +172,27 @@ def test_a_step_never_waits_for_the_gpu(store: Store, amp: str, settings: dict[s
     assert latest.value > 0
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("mode", ["default", "max"])
-def test_compiled_steps_learn_as_plain_ones_do(store: Store, mode: str) -> None:
+def test_compiled_steps_learn_as_plain_ones_do(store: Store, mode: str, accumulate: int) -> None:
     """With "max" CUDA graphs write over their outputs: losses and logits that were kept must stay as they were."""
     losses = {}
     for compile_mode in ("off", mode):
-        trainer, batch = made(store, compile=compile_mode, amp="off")
-        kept = [train_step(trainer, batch.images_nchw, batch.labels) for _ in range(5)]
+        trainer, batch = made(store, compile=compile_mode, amp="off", accumulate=accumulate)
+        kept = [train_step(trainer, batch.images_nchw, batch.labels, part=step % accumulate) for step in range(6)]
         losses[compile_mode] = torch.stack([loss for loss, _ in kept]).cpu()
-        assert len({logits.sum().item() for _, logits in kept}) == 5
+        assert len({logits.sum().item() for _, logits in kept}) >= 6 // accumulate
     torch.testing.assert_close(losses[mode], losses["off"], rtol=2e-2, atol=1e-3)
 
 
 def test_the_estimate_is_what_a_run_takes(store: Store) -> None:
+    torch._dynamo.reset()  # what compiled tests left
+    gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
     trainer, _ = made(store)
-    peak = torch.cuda.max_memory_allocated() + CONTEXT_BYTES
+    peak = torch.cuda.max_memory_allocated() - before + CONTEXT_BYTES
     config = make_config("default", task=4, store="s", batch=16)
     estimate = estimate_bytes(trainer.net, config, (4, 224, 224), amp=trainer.device.amp is not None, ranks=1)
     assert 0.6 < estimate / peak < 1.6
@@ -200,7 +207,8 @@ def test_a_stopped_run_goes_on_with_its_scaler(store: Store, tmp_path: Path, amp
     ended = here(train_main, "train", "--resume", tmp_path / "run")
     assert ended.returncode == 0, ended.stderr
     assert "GPU=auto: GPU" in ended.stdout
-    assert "of GPU memory at BATCH=16" in ended.stdout or "goes on in epoch 2 after step 1" in ended.stdout
+    assert "of GPU memory at BATCH=16" in ended.stdout
+    assert "goes on in epoch 2 after step 1" in ended.stdout
     assert train(store.path, tmp_path / "whole", *settings).returncode == 0
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 

@@ -162,7 +162,8 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
 
 
 def test_imagenet_weights_come_from_torchvisions_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real loading code, hash check included, on a file that stands where torchvision keeps its own."""
+    """The real loading code on a file that stands where torchvision keeps its own. (Its hash is checked when it comes.)
+    A damaged one is a line."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     path = imagenet_file("resnet18")
     assert path == tmp_path / "checkpoints" / "resnet18-f37072fd.pth"
@@ -171,6 +172,10 @@ def test_imagenet_weights_come_from_torchvisions_cache(tmp_path: Path, monkeypat
     torch.save(state, path)
     found = imagenet_state("resnet18")
     assert all(torch.equal(found[name], value) for name, value in state.items())
+    for damaged in (path.read_bytes()[:1000], b"<html>", b""):
+        path.write_bytes(damaged)
+        with pytest.raises(WeightsError, match="ImageNet weights of resnet18 cannot be had here"):
+            imagenet_state("resnet18")
 
 
 def test_no_network_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,15 @@ def test_schedules_are_torchs() -> None:
     assert rates(config(lr=0.5, epochs=4, schedule="cosine", warmup=0.0), 10) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize(("steps", "warmup"), [(10, 0.1), (4, 0.25), (2, 0.5), (20, 0.05), (1, 0.3), (1, 0.0)])
+def test_one_cycle_of_any_length(steps: int, warmup: float) -> None:
+    """torch divides by 0 where the warm-up is one step exactly."""
+    found = rates(config(lr=0.5, epochs=1, warmup=warmup), steps)
+    assert all(0 < rate <= 0.5 for rate in found)
+    if steps * warmup == 1:
+        assert found == sorted(found, reverse=True)
+
+
 def test_cosine_warms_up_in_a_straight_line() -> None:
     found = rates(config(lr=1.0, epochs=4, schedule="cosine", warmup=0.25), 10)
     assert found[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])

@@ -5,6 +5,7 @@ two halves. Measured on these runs: losses differ by 1e-7 of themselves after a 
 """
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -177,7 +178,22 @@ def test_the_command_starts_a_process_for_each_and_stops_them(store: Store, tmp_
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    stdout, stderr = process.communicate()
+    stdout, stderr = process.communicate(timeout=300)
     assert (process.returncode, stderr) == (75, "")
     assert stdout.count("It can go on") == 1
     assert list((run / "checkpoints").glob("e*.safetensors"))
+
+
+def test_what_fails_in_one_process_is_one_line_of_that_process(store: Store, tmp_path: Path) -> None:
+    """Rank 0 alone writes checkpoints, and here it may write no file of their size; rank 1 only loses its partner."""
+    command = [
+        sys.executable, "-m", "train", "--task", "1", "--store", str(store.path), "--gpu", "cpu,cpu", "--weights",
+        "none", "--run", str(tmp_path / "run"), "--checkpoint-minutes", "1e-9", "--batch", "20",
+    ]  # fmt: skip
+    ended = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)),
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"error: {tmp_path / 'run'}: no checkpoint could be written (File too large)")
+    assert ended.stderr.count("\n") == 1, ended.stderr

@@ -1,5 +1,6 @@
 """A run that was stopped anywhere and goes on is the run that was never stopped: weights, losses, order, scores."""
 
+import errno
 import json
 import os
 import pickle
@@ -22,6 +23,7 @@ from analysis.__main__ import main as analysis_main
 from preprocess.schema import Store
 from train.__main__ import main as train_main
 from train.checkpoint import folder
+from train.runfolder import held
 
 EPOCHS, STEPS = 2, 5  # 107 train chips in batches of 20
 EVERY_STEP = ("--checkpoint-minutes", "1e-9")
@@ -251,6 +253,80 @@ def test_no_pickle_anywhere(store: Store, tmp_path: Path, monkeypatch: pytest.Mo
     assert "BIT-IDENTICAL" in ended.stdout
 
 
+def test_a_disk_that_fills_up_at_any_write_leaves_the_last_good_checkpoint(
+    store: Store, tmp_path: Path, undisturbed: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same as below, without a disk: syncing fails from a moment on."""
+    real, full = os.fsync, []
+
+    def sync(file: int) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with Steps(lambda step: full.append(step) if step == 7 else None).patch:
+        ended = train(store.path, tmp_path / "run", *SETTINGS, *EVERY_STEP)
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "no checkpoint could be written (No space left on device); the last good one is e002-s00001" in ended.stderr
+    assert not list(folder(tmp_path / "run").glob(".*"))
+    full.clear()
+    steps = Steps()
+    with steps.patch:
+        assert resume(tmp_path / "run").returncode == 0
+    assert steps.losses == undisturbed[1][STEPS + 1 :]
+    assert outcome(tmp_path / "run") == outcome(undisturbed[0])
+
+
+def test_a_disk_that_is_full_at_once_leaves_no_folder(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sync(file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", sync)
+        ended = train(store.path, tmp_path / "run", *SETTINGS)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert "no space left on the disk" in ended.stderr
+    assert train(store.path, tmp_path / "run", *SETTINGS).returncode == 0
+
+
+def test_a_run_that_is_alive_is_not_taken_over(store: Store, tmp_path: Path) -> None:
+    stopped(store, tmp_path / "run")
+    before = sorted(path.name for path in folder(tmp_path / "run").iterdir())
+    with held(tmp_path / "run"):
+        ended = resume(tmp_path / "run")
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        f"error: RUN={tmp_path / 'run'}: another process is training it. Wait for it, or stop it.\n"
+    )
+    assert sorted(path.name for path in folder(tmp_path / "run").iterdir()) == before
+    assert resume(tmp_path / "run").returncode == 0
+
+
+def test_an_evaluation_makes_no_further_checkpoints_of_one_place(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are due after each of its batches, but nothing has changed: the one before the last step stays, too."""
+    from train import predict
+
+    real, batches = predict.eval_step, []
+
+    def stopping(*arguments: object) -> torch.Tensor:
+        batches.append(arguments)
+        if len(batches) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(predict, "eval_step", stopping)
+    ended = train(store.path, tmp_path / "run", *SETTINGS, *EVERY_STEP, "--set", "test_batch=4")
+    assert (ended.returncode, len(batches)) == (75, 4)
+    found = sorted(path.name[:16] for path in folder(tmp_path / "run").glob("e*"))
+    assert found == ["e001-s00004-b000", "e001-s00005-b000"]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_leaves_the_last_good_checkpoint(store: Store, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
@@ -301,15 +377,14 @@ def test_sigterm_in_a_process_of_its_own(store: Store, tmp_path: Path) -> None:
     while not (run / "metrics.jsonl").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-    before = {path.name for path in folder(run).iterdir()}
-    asked = time.monotonic()
+    before = set(folder(run).glob("e*.safetensors"))
+    asked = time.time()
     process.send_signal(signal.SIGTERM)
-    stdout, stderr = process.communicate()
-    took_s = time.monotonic() - asked
+    stdout, stderr = process.communicate(timeout=300)
     assert (process.returncode, stderr) == (75, "")
     assert "It can go on" in stdout
-    assert {path.name for path in folder(run).iterdir()} - before
-    assert took_s < 5 * slowness()
+    (written, *_) = sorted(set(folder(run).glob("e*.safetensors")) - before)
+    assert written.stat().st_mtime - asked < 5 * slowness()
     shutil.rmtree(run)
 
 

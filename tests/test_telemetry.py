@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,8 +21,9 @@ from preprocess.splits import make_split
 from train import telemetry
 from train.alarms import chance_alarm, data_alarms
 from train.config import make_config
-from train.device import Device, choose_device
-from train.memory import estimate_bytes, saved_elements, too_much
+from train.device import Device, choose_device, least_used
+from train.memory import estimate_bytes, is_out_of_memory, saved_elements, too_much
+from train.statistics import share_statistics
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,21 @@ def test_tensorboard_has_the_curves_of_metrics_jsonl_once(run: Path) -> None:
     assert {"AP_test/a", "AP_test/b", "AP_test/c"} <= set(events.Tags()["scalars"])
 
 
+def test_an_epoch_that_was_not_logged_any_more_is_logged_when_the_run_goes_on(store: Store, tmp_path: Path) -> None:
+    from train import loop
+
+    def killed(*arguments: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    with tiny_networks():
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(loop, "publish", killed)  # after the checkpoint, before TensorBoard
+            assert train(store.path, tmp_path / "run", *SETTINGS).returncode == 130
+        assert resume(tmp_path / "run").returncode == 0
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [point.step for point in events.Scalars("loss/train")] == [1, 2]
+
+
 def test_wandb_writes_offline(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="wandb is not installed (an extra)")
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
@@ -77,7 +94,7 @@ def line(wait_s: float, first_s: float = 0.0) -> dict[str, object]:
     """31,000 chips in 10 s and the first batch's wait."""
     took_s = 10.0 + first_s
     seconds = dict.fromkeys(telemetry.SECONDS, 1.0) | {"wait": wait_s + first_s}
-    return {"chips_per_s": 31_000 / took_s, "train_s": took_s, "seconds": seconds, "first_wait_s": first_s}
+    return {"chips_per_s": 31_000 / took_s, "train_s": took_s, "seconds": seconds, "first_wait_s": first_s, "gpu": {}}
 
 
 CPU = Device(device=torch.device("cpu"), amp=None, name="CPU")
@@ -92,7 +109,7 @@ def test_advice_names_both_rates_when_data_is_waited_for() -> None:
 
 
 def test_the_time_is_split(run: Path) -> None:
-    assert telemetry.time_line(line(1.0), CPU) == (
+    assert telemetry.time_line(line(1.0)) == (
         "  wait 1.0 s, copy 1.0, step 1.0, evaluate 1.0, checkpoint 1.0; 3100 chips/s"
     )
     for entry in (json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()):
@@ -102,7 +119,7 @@ def test_the_time_is_split(run: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(store: Store, tmp_path: Path) -> None:
-    """The third step's weights are spoilt: the fourth loss is NaN, and its batch is named."""
+    """The fourth step's weights are spoilt: its loss is NaN, and all of its batch is named."""
     from train import loop
 
     real, steps = loop.train_step, []
@@ -117,11 +134,42 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(stor
         patched.setattr(loop, "train_step", spoilt)
         ended = train(store.path, tmp_path / "run", *SETTINGS, "--checkpoint-minutes", "1e-9")
     assert ended.returncode == 2
-    names = ended.stderr.split("batch holds ")[1].split(" ...")[0].split(", ")
+    names = ended.stderr.split("batch holds ")[1].split(". Train again")[0].split(", ")
     chosen = [store.names.tolist().index(name) for name in names]
-    assert torch.equal(torch.from_numpy(store.labels[chosen].astype(np.float32)), steps[3][:8])
+    assert torch.equal(torch.from_numpy(store.labels[chosen].astype(np.float32)), steps[3])
+    assert "It can go on" not in ended.stdout  # it would come to the same again
+    assert "Its last good checkpoint is kept" in ended.stdout
     assert len(steps) == 4
     assert sorted((tmp_path / "run" / "checkpoints").glob("e*"))[-1].name.startswith("e001-s00003-")
+
+
+def test_weights_that_an_update_spoils_are_never_a_checkpoint(store: Store, tmp_path: Path) -> None:
+    """That step's own loss is fine. After an epoch's last step the evaluation notices, before the checkpoint."""
+    from train import loop
+
+    trainers, real = [], loop.make_trainer
+
+    def remembered(*arguments: object, **more: object) -> object:
+        trainers.append(real(*arguments, **more))  # type: ignore[arg-type]
+        return trainers[-1]
+
+    def spoil(at: int) -> Callable[[int], None]:
+        return lambda number: trainers[-1].net.fc.bias.data.fill_(float("nan")) if number == at else None
+
+    settings = SETTINGS[:-2]  # without the average, which hides it for a while
+    with tiny_networks(), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loop, "make_trainer", remembered)
+        with Steps(spoil(3)).patch:
+            early = train(store.path, tmp_path / "early", *settings, "--checkpoint-minutes", "1e-9")
+        with Steps(spoil(5)).patch:
+            late = train(store.path, tmp_path / "late", *settings)
+    assert "the weights are not finite after step 3. Train again with a smaller LR (now 0.002)." in early.stderr
+    assert "scores of the val part are not finite. Train again" in late.stderr
+    assert [(ended.returncode, ended.stderr.count("\n")) for ended in (early, late)] == [(2, 1), (2, 1)]
+    assert "It can go on" not in early.stdout
+    newest = sorted((tmp_path / "early" / "checkpoints").glob("e*"))[-1]
+    assert newest.name.startswith("e001-s00002-")
+    assert not (tmp_path / "late").exists()
 
 
 def test_data_alarms(tmp_path: Path) -> None:
@@ -151,6 +199,9 @@ def test_scores_of_chance_are_said() -> None:
     assert chance_alarm(labels, 0.375, "test").startswith("test mAP 0.3750 is what chance gives (0.3750)")
     assert chance_alarm(labels, 0.5, "test") == ""
     assert chance_alarm(labels * 0, float("nan"), "test") == ""
+    often = np.arange(20)[:, None] > 0
+    assert chance_alarm(often, 1.0, "test") == ""
+    assert "what chance gives" in chance_alarm(often, 0.95, "test")
 
 
 def test_a_run_on_shuffled_labels_says_that_it_is_chance(store: Store, tmp_path: Path) -> None:
@@ -170,6 +221,13 @@ def test_memory_is_that_of_the_tensors_kept() -> None:
     weights = sum(parameter.numel() for parameter in net.parameters())
     expected = 500 * 2**20 + 4 * weights * 4 + 32 * found * 4
     assert estimate_bytes(net, config, (4, 16, 16), amp=False, ranks=1) == expected
+
+
+def test_memory_of_several_gpus_is_estimated_without_asking_the_others() -> None:
+    """torch's SyncBatchNorm refuses to run without data, and would wait for all ranks."""
+    net = tiny_net("", 4, 3)
+    alone = saved_elements(net, (4, 16, 16))
+    assert saved_elements(share_statistics(net, "cuda"), (4, 16, 16)) == alone
 
 
 def test_resnet18_at_batch_16_stays_below_2_gb() -> None:
@@ -196,7 +254,17 @@ def test_out_of_memory_is_one_line(store: Store, tmp_path: Path, monkeypatch: py
         "error: BATCH=20: the GPU's memory is not enough. Try ACCUMULATE=2 (the same update in smaller parts), "
         "or BATCH=10.\n"
     )
-    assert "ACCUMULATE" not in too_much(make_config("default", task=1, store="s", batch=15), 1)
+    for settings, ranks, advice in (
+        ({"batch": 15}, 1, "Try BATCH=7."),
+        ({"batch": 16, "accumulate": 16}, 1, "Try a smaller CROP or ARCH."),
+        ({"batch": 12}, 4, "Try BATCH=4."),
+        ({"batch": 12, "accumulate": 2}, 2, "Try BATCH=4."),
+    ):
+        config = make_config("default", task=1, store="s", **settings)
+        assert too_much(config, ranks).endswith(advice)
+    dali = RuntimeError("Error in GPU operator: CUDA runtime API error cudaErrorMemoryAllocation (2):\nout of memory")
+    assert is_out_of_memory(dali)
+    assert not is_out_of_memory(RuntimeError("another"))
 
 
 def test_gpu_auto_takes_the_least_used_and_says_which(
@@ -220,6 +288,39 @@ def test_gpu_auto_takes_the_least_used_and_says_which(
     several = make_config("default", task=1, store="s", gpu="3,1")
     assert choose_device(several, local_rank=1).device == torch.device("cuda", 1)
     assert choose_device(make_config("default", task=1, store="s"), local_rank=3).device == torch.device("cuda", 3)
+
+
+def test_how_busy_the_gpu_is_comes_from_nvml_where_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = Device(device=torch.device("cuda", 0), amp=None, name="GPU")
+    monkeypatch.setattr(telemetry.time, "monotonic", iter([1.0, 1.0, 1.5, 2.0, 2.0]).__next__)
+    busy, used = iter([80, 100]), iter([3 * 2**30, 2 * 2**30])
+    monkeypatch.setattr(torch.cuda, "utilization", lambda device: next(busy))
+    monkeypatch.setattr(torch.cuda, "device_memory_used", lambda device: next(used))
+    use = telemetry.GpuUse(cuda)
+    for _ in range(3):  # the second within a second of the first
+        use.look()
+    assert use.summary() == {"busy_percent": 90.0, "used_gib": 3.0}
+    text = telemetry.time_line(line(1.0) | {"gpu": use.summary()})
+    assert text.endswith("\n  GPU 90 % busy, at most 3.0 GiB of it in use")
+    assert telemetry.scalars(line(1.0) | {"lr": 0.1, "wait_share": 0.1, "gpu": use.summary()})["gpu/busy_percent"] == 90
+
+
+def test_without_nvml_training_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A part of a GPU (MIG) has no utilisation, a container may have no library."""
+
+    def refuse(device: object) -> int:
+        raise RuntimeError("Not Supported")
+
+    monkeypatch.setattr(torch.cuda, "utilization", refuse)
+    monkeypatch.setattr(torch.cuda, "device_memory_used", refuse)
+    use = telemetry.GpuUse(Device(device=torch.device("cuda", 0), amp=None, name="GPU"))
+    use.look()
+    use.look()
+    assert use.summary() == {}
+    assert least_used(2) == 0
+    assert capsys.readouterr().out == (
+        "GPU=auto: how used the GPUs are cannot be known here (Not Supported): taking GPU 0 of 2.\n"
+    )
 
 
 def test_latest_loss_from_the_cpu() -> None:

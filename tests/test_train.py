@@ -341,6 +341,14 @@ def test_a_run_is_never_overwritten(run: Path, store: Path) -> None:
         (["--amp", "fp16"], "AMP=fp16: the CPU has off, bf16"),
         (["--recipe", "secret"], "RECIPE=secret"),
         (["--gpu", "one"], "GPU=one"),
+        (["--gpu", "0,0"], "GPU=0,0: expected a number (0), numbers (0,1)"),
+        (["--batch", "1"], "BATCH=1, ACCUMULATE=1: chips of 28 px shrink to one value a channel"),
+        (["--batch", "4", "--accumulate", "4"], "BATCH=4, ACCUMULATE=4: chips of 28 px shrink"),
+        (["--set", "ema=no"], "EMA=no: expected a number"),
+        *(
+            (["--set", f"{name}=1"], f"SET={name}=1: expected name=value, the name of a setting that has no variable")
+            for name in ("deterministic", "shuffle_labels", "recipe", "task", "store", "lr", "speed")
+        ),
     ],
 )
 def test_refusals_are_one_line_with_exit_code_2_and_leave_nothing(
@@ -410,6 +418,10 @@ def test_imagenet_weights_that_cannot_be_had(store: Path, tmp_path: Path, monkey
     assert ended.returncode == 0, ended.stderr
     assert "ImageNet weights of resnet18 cannot be had here" in ended.stdout
     assert "Training from scratch" in ended.stdout
+    assert json.loads((tmp_path / "auto" / "run.json").read_text())["config"]["weights"] == "none"
+    ended = train(store, tmp_path / "mean", "--weights", "auto", "--conv1", "mean")
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert "CONV1=mean: expected nothing with WEIGHTS=none" in ended.stderr
     ended = train(store, tmp_path / "asked", "--weights", "imagenet")
     assert ended.returncode == 2
     assert "Copy resnet18-f37072fd.pth" in ended.stderr

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import zarr
 from conftest import Chips
 from test_train import here
@@ -80,8 +81,22 @@ def test_another_machine_or_store_is_not_meant(
     assert tune.lookup(plain_store, "cpu") is None
     monkeypatch.setattr(tune, "_cores", lambda: 999)
     assert tune.lookup(session_store, "cpu") is None
-    (tmp_path / "tune.json").write_text("{")
-    assert "tune.json: expected JSON" in refused(lambda: tune.lookup(session_store, "cpu"))
+    for text in ("{", "[1]", '{"a": 1}', '{"a": {"workers": 1, "threads": 2}}'):
+        (tmp_path / "tune.json").write_text(text)
+        assert "tune.json: expected JSON" in refused(lambda: tune.lookup(session_store, "cpu"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can be used on this machine")
+@pytest.mark.parametrize("gpu", ["auto", "0"])
+def test_without_a_gpu_the_cpu_is_tuned_for(
+    session_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gpu: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tune, "measure", lambda stores, device, batch: {("lz4", "host", 2): 10.0})
+    monkeypatch.setattr("sys.argv", ["tune", "--store", str(session_store.path), "--gpu", gpu])
+    assert tune.main() == 0
+    assert f"GPU={gpu} was asked for, but no GPU can be used on this machine" in capsys.readouterr().out
+    assert tune.lookup(session_store, "cpu") == tune.Tuned(workers=2, decode="host", chips_per_s=10.0)
 
 
 def test_too_few_chips_is_one_line(

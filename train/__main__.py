@@ -78,10 +78,12 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
         text = getattr(args, name)
         if text is not None:
             settings[name] = _read(name, kind, text)
-    kinds = {field.name: field.type for field in fields(Config)}
+    # What has a variable or a flag of its own is set by that.
+    own = {"task", "store", "recipe", "deterministic", "shuffle_labels", *(name for _, name, _, _ in FLAGS)}
+    kinds = {field.name: field.type for field in fields(Config) if field.name not in own}
     for word in args.set.split():
         name, equals, text = word.partition("=")
-        if not equals or name not in kinds or name in settings:
+        if not equals or name not in kinds or name in settings:  # or given twice
             raise UserError(f"SET={word}: expected name=value, the name of a setting that has no variable of its own.")
         settings[name] = _read(name, kinds[name], text)
     return settings

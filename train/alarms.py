@@ -5,7 +5,7 @@ import numpy as np
 from preprocess.schema import Store
 from preprocess.splits import PARTS, Split
 
-CHANCE = 1.1  # mAP up to this many times the mean prevalence is what ranking by chance may give
+CHANCE = 0.1  # mAP up to this share of the way from the mean prevalence to 0 or 1 is what ranking by chance may give
 
 
 def data_alarms(store: Store, split: Split) -> list[str]:
@@ -33,6 +33,6 @@ def chance_alarm(labels: np.ndarray, mean_ap: float, part: str) -> str:
     """A line if the mAP is what random scores give: the mean share of positives over the classes that have any."""
     positives = labels.mean(axis=0)
     chance = float(positives[positives > 0].mean()) if positives.any() else float("nan")
-    if not mean_ap <= CHANCE * chance:
+    if not mean_ap <= chance + CHANCE * min(chance, 1 - chance):
         return ""
     return f"{part} mAP {mean_ap:.4f} is what chance gives ({chance:.4f}): do labels and chips belong together?"

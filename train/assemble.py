@@ -84,6 +84,13 @@ def make_train_loader(config: Config, data: Data, device: Device, world: World =
     if len(data.split.train) < config.batch:
         chips = len(data.split.train)
         raise UserError(f"BATCH={config.batch}: the train part has only {chips} chips. Choose a smaller BATCH.")
+    side = min(crop_of(config, data))
+    # A ResNet divides the side by 32. BatchNorm has no variance of a single value a channel.
+    if config.batch // config.accumulate == 1 and side <= (32 if pools(config, data) else 16):
+        raise UserError(
+            f"BATCH={config.batch}, ACCUMULATE={config.accumulate}: chips of {side} px shrink to one value a channel, "
+            "of which BatchNorm needs two at least. Take two chips or more at a time."
+        )
     loader = train_loader(
         data.store, data.split.train, data.inputs, batch_size=config.batch // parts, seed=config.seed,
         flips=config.flips, crop=crop_of(config, data), device=device.device, dtype=device.image_dtype,
@@ -126,6 +133,11 @@ def crop_of(config: Config, data: Data) -> tuple[int, int]:
     return config.crop_of(data.store.layout.height, data.store.layout.width)
 
 
+def pools(config: Config, data: Data) -> bool:
+    """Whether the model has max pooling behind conv1."""
+    return config.pools(data.store.layout.height, data.store.layout.width)
+
+
 def make_model(config: Config, data: Data, *, pretrained: bool) -> nn.Module:
     """The task's model on the CPU; `pretrained=False` where weights of a run follow.
 
@@ -136,7 +148,7 @@ def make_model(config: Config, data: Data, *, pretrained: bool) -> nn.Module:
         state, source = _state(config) if pretrained else (None, "")
         net = build(
             config.arch, data.branches, len(data.store.classes), state, source,
-            new_bands=config.conv1, pool=config.pools(data.store.layout.height, data.store.layout.width),
+            new_bands=config.conv1, pool=pools(config, data),
         )  # fmt: skip
     except WeightsError as error:
         raise UserError(str(error)) from error
@@ -148,16 +160,28 @@ def make_model(config: Config, data: Data, *, pretrained: bool) -> nn.Module:
     return net
 
 
-def _state(config: Config) -> tuple[dict[str, torch.Tensor] | None, str]:
-    if config.weights == "none":
-        return None, ""
-    if config.weights.endswith(".safetensors"):
-        return file_state(Path(config.weights)), config.weights
+def resolve_weights(config: Config) -> Config:
+    """With WEIGHTS=auto as what it comes to here, imagenet or none, so that a run's record says what it began with.
+
+    Raises:
+        UserError: there are none, and FINETUNE=head or CONV1 cannot do without.
+    """
+    if config.weights != "auto":
+        return config
     try:
-        return imagenet_state(config.arch), "ImageNet weights"
+        imagenet_state(config.arch)
     except WeightsError as error:
-        # Asked for by name, or needed: no training without them. By default: say so and train from scratch.
-        if config.weights == "imagenet" or config.finetune == "head":
-            raise
+        if config.finetune == "head":
+            raise UserError(str(error)) from error
         say(f"{error} Training from scratch.")
+        return replace(config, weights="none")
+    return replace(config, weights="imagenet")
+
+
+def _state(config: Config) -> tuple[dict[str, torch.Tensor] | None, str]:
+    weights = resolve_weights(config).weights
+    if weights == "none":
         return None, ""
+    if weights.endswith(".safetensors"):
+        return file_state(Path(weights)), weights
+    return imagenet_state(config.arch), "ImageNet weights"

@@ -11,7 +11,6 @@ one before is taken.
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from contextlib import suppress
@@ -25,12 +24,14 @@ import xxhash
 from safetensors.torch import load, save
 
 from preprocess.console import UserError, say
+from preprocess.files import write_atomic
 from train.config import WHERE, Config
 from train.state import State, Unfinished
 from train.step import Trainer
 
 KEPT = 2
 _NAME = re.compile(r"e(\d+)-s(\d+)-b(\d+)-([0-9a-f]{16})\.safetensors")
+_LEFT = re.compile(r"\..+\.\d+")
 _FIELDS = ("epoch", "step", "lines", "best", "best_value", "best_sha256")  # of State, as JSON
 
 
@@ -52,7 +53,7 @@ def save_checkpoint(run: Path, trainer: Trainer, state: State, config: dict[str,
     """Write where the run is. Waits for the device: a checkpoint is one of the few points that may.
 
     Raises:
-        UserError: the disk is full; the checkpoints before are untouched.
+        OSError: the disk is full, say; the checkpoints before are untouched.
     """
     unfinished = state.unfinished
     tensors = trainer.tensors()
@@ -73,7 +74,7 @@ def save_checkpoint(run: Path, trainer: Trainer, state: State, config: dict[str,
     data = save(host, metadata={"values": json.dumps(values)})
     checksum = xxhash.xxh3_64_hexdigest(data)
     path = folder(run) / f"e{state.epoch + 1:03}-s{state.step:05}-b{state.best + 1:03}-{checksum}.safetensors"
-    write_durable(path, data)
+    _write(path, data)
     _prune(run)
     return path
 
@@ -82,7 +83,7 @@ def save_best(run: Path, model: torch.nn.Module, epoch: int) -> str:
     """Keep the weights of the epoch (index) that is the best so far; returns the SHA-256 of the file."""
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     data = save(state)
-    write_durable(_best_path(run, epoch), data)
+    _write(_best_path(run, epoch), data)
     return hashlib.sha256(data).hexdigest()
 
 
@@ -107,6 +108,8 @@ def load_checkpoint(run: Path, config: Config) -> Checkpoint:
             checkpoint = _read(run, path)
             _check_settings(run, checkpoint.values["config"], config)
             return checkpoint
+        except FileNotFoundError:
+            continue  # another rank found it broken, and has set it aside
         except ValueError as error:
             with suppress(FileNotFoundError):  # another rank did it
                 path.rename(path.with_suffix(".broken"))
@@ -149,34 +152,16 @@ def remove_checkpoints(run: Path) -> None:
 
 
 def sweep(run: Path) -> None:
-    """Remove what a killed write left beside its place."""
+    """Remove what a killed write left beside its place: `.NAME.PID`."""
     for place in (run, folder(run)):
-        for path in place.glob(".*.safetensors*"):
-            path.unlink()
+        for path in place.glob(".*"):
+            if _LEFT.fullmatch(path.name):
+                path.unlink()
 
 
-def write_durable(path: Path, data: bytes) -> None:
-    """Write beside `path`, sync, rename into it, sync the folder: a power cut leaves the old file or the new one.
-
-    Raises:
-        OSError: names the path; nothing is left beside it.
-    """
+def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(exist_ok=True)
-    beside = path.with_name(f".{path.name}")
-    try:
-        with open(beside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-        opened = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    write_atomic(path, data, durable=True)
 
 
 def _check_settings(run: Path, made_with: dict[str, Any], config: Config) -> None:

@@ -139,13 +139,13 @@ class Config:
         if self.batch % self.accumulate:
             raise _bad("accumulate", self.accumulate, f"a divisor of BATCH={self.batch}")
         named = self.gpu.split(",")
-        if self.gpu != "auto" and set(named) != {"cpu"} and not all(part.isdecimal() for part in named):
+        numbers = all(part.isdecimal() for part in named) and len(set(named)) == len(named)
+        if self.gpu != "auto" and set(named) != {"cpu"} and not numbers:
             raise _bad("gpu", self.gpu, "a number (0), numbers (0,1), auto, or cpu")
         if self.weights not in ("auto", "imagenet", "none") and not self.weights.endswith(".safetensors"):
             raise _bad("weights", self.weights, "imagenet, none or a .safetensors file")
         if self.finetune == "head" and self.weights == "none":
             raise _bad("finetune", self.finetune, "full with WEIGHTS=none: a random trunk must be trained")
-
         if self.conv1 != "kaiming" and self.weights == "none":
             raise _bad("conv1", self.conv1, "nothing with WEIGHTS=none: it is about bands that the weights do not know")
 

@@ -8,6 +8,8 @@ import torch
 from preprocess.console import UserError, say
 from train.config import Config
 
+# GPU=1 is then nvidia-smi's and NVML's number 1 on machines with unlike cards, too. Read when CUDA starts.
+os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 AMP_SETTING = {"off": "off", "float16": "fp16", "bfloat16": "bf16"}  # `amp_name` -> as in the configuration
 
 
@@ -70,7 +72,12 @@ def choose_device(config: Config, *, amp_may_differ: bool = False, local_rank: i
 
 def least_used(count: int) -> int:
     """GPU=auto: of `count` GPUs the one with the least memory in use, then the least busy (NVML); says which."""
-    used = [(torch.cuda.device_memory_used(index), torch.cuda.utilization(index), index) for index in range(count)]
+    try:
+        used = [(torch.cuda.device_memory_used(index), torch.cuda.utilization(index), index) for index in range(count)]
+    except Exception as error:
+        # NVML's and torch's kinds are many; see `telemetry.GpuUse`.
+        say(f"GPU=auto: how used the GPUs are cannot be known here ({error}): taking GPU 0 of {count}.")
+        return 0
     num_bytes, busy, index = min(used)
     say(f"GPU=auto: GPU {index} of {count}, {num_bytes / 2**30:.1f} GiB in use, {busy} % busy.")
     return index
@@ -91,11 +98,13 @@ def amp_name(amp: torch.dtype | None) -> str:
 def prepare_torch(config: Config, device: Device) -> None:
     """Seed, and let the hardware choose its fastest kernels unless DETERMINISTIC=1.
 
-    AMP=off means float32: TF32 would multiply with the 10 bits of fp16.
+    AMP=off means float32: TF32 would multiply with the 10 bits of fp16. DETERMINISTIC=1 has no TF32 either.
     """
     torch.manual_seed(config.seed)
     torch.backends.cudnn.benchmark = not config.deterministic
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = device.amp is not None
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
+        device.amp is not None and not config.deterministic
+    )
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it to be deterministic
         torch.use_deterministic_algorithms(True)

@@ -3,7 +3,7 @@
 import shlex
 import time
 from collections.abc import Generator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +29,7 @@ from train.checkpoint import (
 from train.config import Config
 from train.device import Device, prepare_torch
 from train.losses import loss_function, positive_weights
-from train.memory import estimate_bytes, too_much
+from train.memory import estimate_bytes
 from train.metrics import class_ap, mean_ap
 from train.predict import predict
 from train.record import chosen_on, describe, epoch_line, introduce, publish, surroundings
@@ -37,13 +37,17 @@ from train.state import Score, State
 from train.statistics import share_statistics
 from train.step import Trainer, make_trainer, train_step
 from train.stop import Stopped, StopSignals
-from train.telemetry import Latest, Tracker, advice, open_trackers, scalars, time_line
+from train.telemetry import GpuUse, Latest, Tracker, advice, open_trackers, scalars, time_line
 from train.world import World
+
+
+class NotFiniteError(UserError):
+    """The network has come to nothing: going on would come to the same again."""
 
 
 @dataclass(kw_only=True)
 class Fit:
-    """A run under way."""
+    """A run under way. `saved` is the place, (epoch, step), of the newest checkpoint."""
 
     config: Config
     data: Data
@@ -57,6 +61,7 @@ class Fit:
     record: dict[str, Any] = field(default_factory=dict)
     state: State = field(default_factory=State)
     trackers: list[Tracker] = field(default_factory=list)
+    saved: tuple[int, int] | None = None
     saved_at_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -80,8 +85,17 @@ def fit(config: Config, data: Data, device: Device, world: World, wanted_run: st
         UserError: what the user can put right; a folder that holds nothing yet is not left behind.
         Stopped: a signal asked for it, and a checkpoint is written.
     """
+    with ExitStack() as locks:
+        return _fit(config, data, device, world, wanted_run, resume, locks)
+
+
+def _fit(
+    config: Config, data: Data, device: Device, world: World, wanted_run: str | None, resume: Path | None,
+    locks: ExitStack,
+) -> Path:  # fmt: skip
     prepare_torch(config, device)
     if resume and world.main:
+        locks.enter_context(runfolder.held(resume))
         sweep(resume)
     checkpoint = load_checkpoint(resume, config) if resume else None
     model = make_model(config, data, pretrained=checkpoint is None)
@@ -102,14 +116,11 @@ def fit(config: Config, data: Data, device: Device, world: World, wanted_run: st
         if resume and checkpoint:
             _go_on(under_way, resume, checkpoint)
         else:
-            _begin(under_way, wanted_run)
+            _begin(under_way, wanted_run, locks)
         try:
             _epochs(under_way)
-        except torch.OutOfMemoryError as error:
-            _leave(under_way)
-            raise UserError(too_much(config, world.size)) from error
-        except BaseException:
-            _leave(under_way)
+        except BaseException as error:
+            _leave(under_way, hopeless=isinstance(error, NotFiniteError))
             raise
     _finish(under_way)
     return under_way.run
@@ -118,7 +129,9 @@ def fit(config: Config, data: Data, device: Device, world: World, wanted_run: st
 def _epochs(fit: Fit) -> None:
     try:
         if fit.world.main:
-            fit.trackers = open_trackers(fit.config, fit.run, fit.record, fit.state.epoch + 1)
+            fit.trackers = open_trackers(fit.config, fit.run, fit.record)
+            for line in fit.state.lines:  # again: the last of them may not have been logged any more
+                _log(fit, line)
         while fit.state.epoch < fit.config.epochs:
             _epoch(fit)
     finally:
@@ -127,14 +140,19 @@ def _epochs(fit: Fit) -> None:
             tracker.close()
 
 
-def _begin(fit: Fit, wanted_run: str | None) -> None:
+def _begin(fit: Fit, wanted_run: str | None, locks: ExitStack) -> None:
     if not fit.world.main:
         return
     fit.run = runfolder.new_run_folder(wanted_run, fit.config.task)
-    fit.record = describe(fit.config, fit.data, fit.device, fit.world.size)
-    runfolder.write_json(fit.run / "run.json", fit.record)
-    introduce(fit.config, fit.data, fit.device, fit.trainer.net, fit.run)
-    _say_memory(fit)
+    try:
+        locks.enter_context(runfolder.held(fit.run))
+        fit.record = describe(fit.config, fit.data, fit.device, fit.world.size)
+        runfolder.write_json(fit.run / "run.json", fit.record)
+        introduce(fit.config, fit.data, fit.device, fit.trainer.net, fit.run)
+        _say_memory(fit)
+    except BaseException:
+        runfolder.remove_if_empty(fit.run)
+        raise
 
 
 def _say_memory(fit: Fit) -> None:
@@ -148,6 +166,7 @@ def _say_memory(fit: Fit) -> None:
 def _go_on(fit: Fit, run: Path, checkpoint: Checkpoint) -> None:
     fit.run, fit.state = run, restore(checkpoint, fit.trainer)
     fit.state.unfinished.keep_share(fit.world.rank, fit.world.size)
+    fit.saved = fit.state.epoch, fit.state.step
     if not fit.world.main:
         return
     fit.record = runfolder.read_run(run) | {"state": "training"} | surroundings(fit.device, fit.world.size)
@@ -156,17 +175,21 @@ def _go_on(fit: Fit, run: Path, checkpoint: Checkpoint) -> None:
     runfolder.write_json(run / "run.json", fit.record)
     publish(run, fit.state, fit.data, fit.record, weights=True)
     introduce(fit.config, fit.data, fit.device, fit.trainer.net, run)
+    _say_memory(fit)
     say(f"  goes on in epoch {where['epoch']} after step {where['step']} of {fit.steps} ({checkpoint.path.name})")
 
 
-def _leave(fit: Fit) -> None:
+def _leave(fit: Fit, *, hopeless: bool) -> None:
     """Tidy up after an interruption: a run with a checkpoint is kept, an empty folder is not."""
     if not fit.world.main or runfolder.remove_if_empty(fit.run):
         return
     record = {**fit.record, "state": "stopped", "best_epoch": fit.state.best + 1}
     with suppress(OSError):  # the disk may be what stopped it
         runfolder.write_json(fit.run / "run.json", record)
-    say(f"{fit.run}: stopped. It can go on: make train RESUME={shlex.quote(str(fit.run))}")
+    if hopeless:
+        say(f"{fit.run}: stopped. Its last good checkpoint is kept; going on from it would come to the same again.")
+    else:
+        say(f"{fit.run}: stopped. It can go on: make train RESUME={shlex.quote(str(fit.run))}")
 
 
 def _finish(fit: Fit) -> None:
@@ -179,13 +202,14 @@ def _finish(fit: Fit) -> None:
 
 
 def _epoch(fit: Fit) -> None:
-    _train(fit)
-    line = _train_line(fit)
-    started = time.perf_counter()
+    gpu = GpuUse(fit.device)
+    _train(fit, gpu)
+    line = _train_line(fit) | {"gpu": gpu.summary()}
+    started, written_s = time.perf_counter(), line["seconds"]["checkpoint"]
     scores = {part: _evaluate(fit, part) for part in fit.scored_on}
     for part, score in scores.items():
         line |= {f"{part}_loss": score.loss, f"{part}_map": score.mean_ap, f"{part}_ap": _named(fit, score.ap)}
-    line["seconds"]["evaluate"] = time.perf_counter() - started
+    line["seconds"]["evaluate"] = time.perf_counter() - started - (line["seconds"]["checkpoint"] - written_s)
     best = fit.state.finish_epoch(line, scores[chosen_on(fit.data)].mean_ap, scores["test"])
     if not fit.trainer.step_every_batch:
         fit.trainer.schedule.step()
@@ -197,17 +221,21 @@ def _epoch(fit: Fit) -> None:
 
 def _tell(fit: Fit, scores: dict[str, Score]) -> None:
     line = fit.state.lines[-1]
-    for tracker in fit.trackers:
-        tracker.log(scalars(line), line["epoch"])
+    _log(fit, line)
     say(epoch_line(fit.config, fit.state))
-    say(time_line(line, fit.device))
+    say(time_line(line))
     alarms = [chance_alarm(fit.data.store.labels[fit.data.split.part(p)], s.mean_ap, p) for p, s in scores.items()]
     for text in (advice(line, fit.device), *alarms):
         if text:
             say(text)
 
 
-def _train(fit: Fit) -> None:
+def _log(fit: Fit, line: dict[str, Any]) -> None:
+    for tracker in fit.trackers:
+        tracker.log(scalars(line), line["epoch"])
+
+
+def _train(fit: Fit, gpu: GpuUse) -> None:
     """The steps of the epoch that are left."""
     config, state, trainer = fit.config, fit.state, fit.trainer
     unfinished, seconds = state.unfinished, state.unfinished.seconds
@@ -238,6 +266,7 @@ def _train(fit: Fit) -> None:
             unfinished.tiles.append(batch.tiles)
             seconds["step"] += time.perf_counter() - got
             latest.offer(loss)
+            gpu.look()
             if latest.failed:
                 _check_losses(fit)
             share = seconds["wait"] / sum(seconds.values())
@@ -260,9 +289,14 @@ def _between(fit: Fit) -> None:
 
 
 def _save(fit: Fit, *, best: bool = False) -> None:
-    """Write a checkpoint; with `best`, first the weights that it will name."""
+    """Write a checkpoint; with `best`, first the weights that it will name. In an evaluation one is enough."""
+    place = fit.state.epoch, fit.state.step
+    if place == fit.saved and not best:
+        fit.saved_at_s = time.monotonic()
+        return
     started = time.perf_counter()
     _check_losses(fit)
+    _check_weights(fit)
     state = fit.state.gathered(fit.world)
     if fit.world.main:
         try:
@@ -274,21 +308,29 @@ def _save(fit: Fit, *, best: bool = False) -> None:
                 f"{fit.run}: no checkpoint could be written ({error.strerror}); {last_good(fit.run)}"
             ) from error
     fit.world.barrier()  # nobody leaves while rank 0 writes
-    fit.saved_at_s = time.monotonic()
+    fit.saved, fit.saved_at_s = place, time.monotonic()
     fit.state.unfinished.seconds["checkpoint"] += time.perf_counter() - started
 
 
 def _check_losses(fit: Fit) -> None:
-    """No checkpoint of a network that has come to nothing."""
+    """The first batch of the epoch whose loss is not finite is named, and ends the run."""
     losses = fit.state.unfinished.losses
     finite = torch.isfinite(torch.stack(losses)).cpu() if losses else torch.ones(1)  # waits for the device
     if not finite.all():
         tiles = np.concatenate(fit.state.unfinished.tiles).reshape(len(losses), -1)[int(finite.int().argmin())]
-        names = ", ".join(fit.data.store.names[tiles[:8]].tolist())
-        raise UserError(
-            f"epoch {fit.state.epoch + 1}: the loss is not finite; the first such batch holds {names}"
-            f"{' ...' if len(tiles) > 8 else ''}. Train again with a smaller LR (now {fit.config.lr})."
-        )
+        names = ", ".join(fit.data.store.names[tiles].tolist())
+        raise _not_finite(fit, f"the loss is not finite; the first such batch holds {names}")
+
+
+def _check_weights(fit: Fit) -> None:
+    """No checkpoint of a network that has come to nothing: a step's loss is from before its update."""
+    weights = [value for value in fit.trainer.scored.state_dict().values() if value.is_floating_point()]
+    if not torch.stack([torch.isfinite(value).all() for value in weights]).all():  # waits for the device
+        raise _not_finite(fit, f"the weights are not finite after step {fit.state.step}")
+
+
+def _not_finite(fit: Fit, what: str) -> NotFiniteError:
+    return NotFiniteError(f"epoch {fit.state.epoch + 1}: {what}. Train again with a smaller LR (now {fit.config.lr}).")
 
 
 def _train_line(fit: Fit) -> dict[str, Any]:
@@ -319,10 +361,12 @@ def _train_line(fit: Fit) -> dict[str, Any]:
 def _evaluate(fit: Fit, part: str) -> Score:
     tiles = fit.data.split.part(part)
     logits = predict(
-        fit.trainer.scored, fit.scored_on[part], fit.device, label=part, num_tiles=len(tiles),
+        fit.trainer.scored, fit.scored_on[part], fit.device, label=part, num_tiles=-(-len(tiles) // fit.world.size),
         between=lambda: _between(fit),
     )  # fmt: skip
     logits = fit.world.gather(torch.from_numpy(logits), len(tiles)).numpy()
+    if not np.isfinite(logits).all():
+        raise _not_finite(fit, f"scores of the {part} part are not finite")
     labels = fit.data.store.labels[tiles]
     loss = loss_function(fit.config.loss, torch.from_numpy(logits), torch.from_numpy(labels.astype(np.float32)))
     return Score(loss=float(loss), ap=class_ap(labels, logits), logits=logits)

@@ -16,6 +16,9 @@ def saved_elements(net: nn.Module, image: tuple[int, int, int]) -> int:
     Found by a forward pass without data, so it is right for any network.
     """
     shadow = copy.deepcopy(net).to("meta")
+    for module in shadow.modules():
+        if isinstance(module, nn.SyncBatchNorm):  # it runs on GPUs only, all ranks at once; a plain one keeps the same
+            module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]  # both are nn.BatchNorm's, without more state
     weights = {parameter.untyped_storage()._cdata for parameter in shadow.parameters()}
     kept: dict[int, int] = {}
     alive = []  # a storage's address may be used again once it is freed
@@ -45,6 +48,14 @@ def estimate_bytes(net: nn.Module, config: Config, image: tuple[int, int, int], 
 
 def too_much(config: Config, ranks: int) -> str:
     """The line for a GPU that has run out of memory."""
-    half = config.accumulate * 2
-    same = f"ACCUMULATE={half} (the same update in smaller parts), or " if config.batch % (half * ranks) == 0 else ""
-    return f"BATCH={config.batch}: the GPU's memory is not enough. Try {same}BATCH={max(1, config.batch // 2)}."
+    half, unit = config.accumulate * 2, config.accumulate * ranks  # BATCH is a multiple of `unit`
+    tries = [f"ACCUMULATE={half} (the same update in smaller parts)"] if config.batch % (half * ranks) == 0 else []
+    if smaller := config.batch // 2 // unit * unit:
+        tries.append(f"BATCH={smaller}")
+    tries = tries or ["a smaller CROP or ARCH"]
+    return f"BATCH={config.batch}: the GPU's memory is not enough. Try {', or '.join(tries)}."
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch, or DALI, which has no type of its own for it, ran out of the GPU's memory."""
+    return isinstance(error, torch.OutOfMemoryError) or "cudaErrorMemoryAllocation" in str(error)

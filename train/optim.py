@@ -41,10 +41,10 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: Config, steps_per_ep
     total = steps_per_epoch * config.epochs
     highest = [group["lr"] for group in optimizer.param_groups]
     if config.schedule == "onecycle":
-        # torch wants two steps at least.
-        return OneCycleLR(
-            optimizer, highest, total_steps=max(total, 2), pct_start=config.warmup, cycle_momentum=False
-        )  # fmt: skip
+        total = max(total, 2)  # torch wants two steps at least
+        # Of exactly one step of warm-up torch makes a division by 0; it would be the highest rate already.
+        warmup = 0.0 if config.warmup * total == 1 else config.warmup
+        return OneCycleLR(optimizer, highest, total_steps=total, pct_start=warmup, cycle_momentum=False)
     if config.schedule == "cosine":
         return LambdaLR(optimizer, lambda step: cosine(step, total, round(config.warmup * total)))
     return StepLR(optimizer, config.step_epochs, config.step_gamma)

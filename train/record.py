@@ -15,7 +15,7 @@ from preprocess.schema import write_atomic
 from preprocess.splits import PARTS
 from train import runfolder, tune
 from train.alarms import data_alarms
-from train.assemble import Data, crop_of
+from train.assemble import Data, crop_of, pools
 from train.checkpoint import best_weights
 from train.config import Config
 from train.device import Device, amp_name
@@ -43,7 +43,8 @@ def describe(config: Config, data: Data, device: Device, processes: int) -> dict
             **dataclasses.asdict(data.inputs),
             "branches": [list(spec.bands) for spec in data.branches],
             "crop": list(crop_of(config, data)),
-            "pool": config.pools(data.store.layout.height, data.store.layout.width),
+            "chip": {name: getattr(data.store.layout, name) for name in ("height", "width", "dtype")},
+            "pool": pools(config, data),
         },
         "classes": list(data.store.classes),
     }

@@ -9,13 +9,17 @@ results.npz        epoch, AP, mAP, labels, preds, fnames, trainlosses, testlosse
                    classes, and what the scores depend on, for `make reproduce`
 """
 
+import fcntl
 import hashlib
 import importlib.metadata
 import io
 import json
+import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +91,28 @@ def commit() -> str:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Indented JSON, atomically."""
-    write_atomic(path, (json.dumps(values, indent=1) + "\n").encode())
+    """Indented JSON, whole or not at all, also through a power cut: nothing goes on without run.json."""
+    write_atomic(path, (json.dumps(values, indent=1) + "\n").encode(), durable=True)
+
+
+@contextmanager
+def held(run: Path) -> Iterator[None]:
+    """One process at a time trains a run. The lock is on the folder itself and goes with the process, however it ends.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    folder = os.open(run, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"RUN={run}: another process is training it. Wait for it, or stop it.") from None
+        except OSError:
+            pass  # some network file systems lock no folders
+        yield
+    finally:
+        os.close(folder)
 
 
 def read_run(run: Path) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""One training step, one evaluation step. Knows nothing of Zarr, DALI or files; nothing here waits for the GPU."""
+"""One training step, one evaluation step. Knows nothing of Zarr, DALI or files.
+
+Nothing here waits for the GPU. (Of several GPUs torch's own SyncBatchNorm does, once a layer: docs/training.md.)
+"""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -125,8 +128,10 @@ def _model(net: nn.Module, config: Config, device: Device, ranks: int) -> nn.Mod
         )
     if config.compile == "off":
         return net
-    # "max" times kernels against each other and, on a GPU, replays the step as CUDA graphs.
-    mode = "default" if config.compile == "default" else "max-autotune"
+    # "max" times kernels against each other and, on a GPU, replays the step as CUDA graphs; but gradients that are
+    # added up over several parts would lie in a graph's memory, which the next part writes over.
+    graphs = "" if config.accumulate == 1 else "-no-cudagraphs"
+    mode = "default" if config.compile == "default" else f"max-autotune{graphs}"
     return cast(nn.Module, torch.compile(net, mode=mode))
 
 

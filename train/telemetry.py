@@ -3,7 +3,9 @@
 Nothing here waits for the device. metrics.jsonl and results.npz are `record`'s.
 """
 
+import hashlib
 import math
+import time
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,9 +33,9 @@ class Tracker(Protocol):
 class TensorBoard:
     """runs/<name>/tensorboard: `tensorboard --logdir runs` shows it."""
 
-    def __init__(self, run: Path, first_epoch: int) -> None:
-        # A run that goes on from an earlier place takes back what came after it.
-        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=first_epoch)
+    def __init__(self, run: Path) -> None:
+        # A run that goes on takes back all that was logged, and logs it again.
+        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=1)
 
     def log(self, scalars: dict[str, float], epoch: int) -> None:
         """One point a curve."""
@@ -47,17 +49,22 @@ class TensorBoard:
 
 
 class Wandb:
-    """TRACKER=wandb: Weights & Biases, offline, in runs/<name>/wandb; `wandb sync` sends it from there."""
+    """TRACKER=wandb: Weights & Biases, offline, in runs/<name>/wandb; `wandb sync` sends it from there.
 
-    def __init__(self, run: Path, config: dict[str, Any]) -> None:
+    A run that goes on makes another folder there with the same id and all that was logged: the newest is the whole run.
+    """
+
+    def __init__(self, run: Path, record: dict[str, Any]) -> None:
         try:
             import wandb
         except ImportError:
             raise UserError("TRACKER=wandb: it is not installed here. pip install -c constraints.txt wandb") from None
         settings = wandb.Settings(silent=True, console="off", disable_git=True, save_code=False)
+        identity = hashlib.sha256(f"{run.name} {record['started']}".encode()).hexdigest()[:12]
         self._run = wandb.init(
-            mode="offline", project="canopy", name=run.name, dir=str(run), config=config, settings=settings
-        )
+            mode="offline", project="canopy", name=run.name, id=identity, dir=str(run), config=record["config"],
+            settings=settings,
+        )  # fmt: skip
 
     def log(self, scalars: dict[str, float], epoch: int) -> None:
         """One point a curve."""
@@ -68,20 +75,21 @@ class Wandb:
         self._run.finish()
 
 
-def open_trackers(config: Config, run: Path, record: dict[str, Any], first_epoch: int) -> list[Tracker]:
-    """TensorBoard always, and what TRACKER names; `first_epoch`, from 1, is the one that comes next.
+def open_trackers(config: Config, run: Path, record: dict[str, Any]) -> list[Tracker]:
+    """TensorBoard always, and what TRACKER names. What the run has behind it is to be logged again.
 
     Raises:
         UserError: the tracker is not installed.
     """
-    trackers: list[Tracker] = [Wandb(run, record["config"])] if config.tracker == "wandb" else []
-    return [TensorBoard(run, first_epoch), *trackers]
+    trackers: list[Tracker] = [Wandb(run, record)] if config.tracker == "wandb" else []
+    return [TensorBoard(run), *trackers]
 
 
 def scalars(line: dict[str, Any]) -> dict[str, float]:
     """An epoch's line as named curves; what is not a number (a class without positives) is left out."""
     found = {"lr": line["lr"], "speed/chips_per_s": line["chips_per_s"], "speed/wait_share": line["wait_share"]}
     found |= {f"seconds/{name}": value for name, value in line["seconds"].items()}
+    found |= {f"gpu/{name}": value for name, value in line["gpu"].items()}
     for part in ("train", "val", "test"):
         if f"{part}_loss" in line:
             found |= {f"loss/{part}": line[f"{part}_loss"], f"mAP/{part}": line[f"{part}_map"]}
@@ -89,15 +97,45 @@ def scalars(line: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
-def time_line(line: dict[str, Any], device: Device) -> str:
-    """Where the epoch's time went, and on a GPU, in a second line, how busy and how full it was."""
+def time_line(line: dict[str, Any]) -> str:
+    """Where the epoch's time went, and on a GPU, in a second line, how busy and how full it was while training."""
     seconds = line["seconds"]
     parts = ", ".join(f"{name} {seconds[name]:.1f}" for name in SECONDS[1:])
     text = f"  wait {seconds['wait']:.1f} s, {parts}; {line['chips_per_s']:.0f} chips/s"
-    if device.kind == "cuda":
-        peak_gib = torch.cuda.max_memory_allocated(device.device) / 2**30
-        text += f"\n  GPU {torch.cuda.utilization(device.device)} % busy, at most {peak_gib:.1f} GiB"
+    if gpu := line["gpu"]:
+        text += f"\n  GPU {gpu['busy_percent']:.0f} % busy, at most {gpu['used_gib']:.1f} GiB of it in use"
     return text
+
+
+class GpuUse:
+    """How busy and how full the GPU is while it trains: NVML's numbers, of all that runs on it, once a second."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device.device
+        self._next_s = 0.0 if device.kind == "cuda" else math.inf
+        self._busy: list[float] = []
+        self._used: list[float] = []
+
+    def look(self) -> None:
+        """Between steps; does not wait for the device."""
+        if time.monotonic() < self._next_s:
+            return
+        self._next_s = time.monotonic() + 1.0
+        try:
+            busy, used = torch.cuda.utilization(self._device), torch.cuda.device_memory_used(self._device)
+        except Exception:
+            # NVML's and torch's kinds are many: no such number of a part of a GPU (MIG), no driver library in a
+            # container. Training goes on without.
+            self._next_s = math.inf
+            return
+        self._busy.append(busy)
+        self._used.append(used / 2**30)
+
+    def summary(self) -> dict[str, float]:
+        """Mean and highest so far; empty where nothing is known."""
+        if not self._busy:
+            return {}
+        return {"busy_percent": sum(self._busy) / len(self._busy), "used_gib": max(self._used)}
 
 
 def advice(line: dict[str, Any], device: Device) -> str:

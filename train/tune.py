@@ -25,6 +25,8 @@ from preprocess.console import Parser, UserError, run, say
 from preprocess.files import shard_path, write_atomic
 from preprocess.layout import CODECS
 from preprocess.schema import Store, open_store
+from train.config import make_config
+from train.device import choose_device
 
 PATH = Path("tune.json")
 SAMPLE = 512  # tiles that are measured
@@ -50,11 +52,7 @@ def main() -> int:
     store = open_store(args.store)
     if store.num_tiles < args.batch:
         raise UserError(f"BATCH={args.batch}: the store has only {store.num_tiles} chips. Choose a smaller BATCH.")
-    device = "cpu"
-    if args.gpu != "cpu" and torch.cuda.is_available():
-        device = f"cuda:{args.gpu.split(',')[0]}"
-    elif args.gpu != "cpu":
-        say(f"GPU={args.gpu} was asked for, but no GPU can be used on this machine: tuning for the CPU.")
+    device = str(choose_device(make_config("default", task=1, store=args.store, gpu=args.gpu)).device)
     with tempfile.TemporaryDirectory(prefix="canopy-tune-") as folder:
         stores = {store.layout.codec: store}
         for codec in set(CODECS) - set(stores):
@@ -132,23 +130,22 @@ def recode(store: Store, codec: str, path: Path) -> Store:
 
 def keep(store: Store, device: str, tuned: Tuned) -> None:
     """Add to tune.json, or replace what was there for this machine and kind of store."""
-    found = _read()
-    found[_key(store, device)] = vars(tuned)
-    write_atomic(PATH, (json.dumps(found, indent=1) + "\n").encode())
+    found = _read() | {_key(store, device): tuned}
+    text = json.dumps({key: vars(values) for key, values in found.items()}, indent=1)
+    write_atomic(PATH, f"{text}\n".encode())
 
 
 def lookup(store: Store, device: str) -> Tuned | None:
     """What `make tune` found for such a store on this machine, if it was asked."""
-    found = _read().get(_key(store, device))
-    return Tuned(**found) if found else None
+    return _read().get(_key(store, device))
 
 
-def _read() -> dict[str, Any]:
+def _read() -> dict[str, Tuned]:
     try:
-        return dict(json.loads(PATH.read_text()))
+        return {key: Tuned(**values) for key, values in json.loads(PATH.read_text()).items()}
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"{PATH}: expected JSON as `make tune` writes it, found otherwise ({error}). Remove it."
         ) from error

@@ -88,12 +88,18 @@ def join_world(device: torch.device) -> World:
     Args:
         device: where gradients are: they travel by NCCL between GPUs, by gloo between CPUs.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
     if size == 1:
         return World()
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     return World(rank=rank, size=size, local_rank=local_rank, _side=distributed.new_group(backend="gloo"))
+
+
+def lost_another(error: RuntimeError) -> bool:
+    """Whether ranks could not talk because one of them has ended. gloo has no type of its own for it."""
+    gone = any(text in str(error) for text in ("Connection closed by peer", "Connection reset by peer"))
+    return gone or isinstance(error, distributed.DistError)
 
 
 def leave_world(world: World) -> None:
