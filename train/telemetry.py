@@ -89,7 +89,7 @@ def scalars(line: dict[str, Any]) -> dict[str, float]:
     """An epoch's line as named curves; what is not a number (a class without positives) is left out."""
     found = {"lr": line["lr"], "speed/chips_per_s": line["chips_per_s"], "speed/wait_share": line["wait_share"]}
     found |= {f"seconds/{name}": value for name, value in line["seconds"].items()}
-    found |= {f"gpu/{name}": value for name, value in line["gpu"].items()}
+    found |= {f"gpu/{name}": value for name, value in line.get("gpu", {}).items()}  # runs that began before it was kept
     for part in ("train", "val", "test"):
         if f"{part}_loss" in line:
             found |= {f"loss/{part}": line[f"{part}_loss"], f"mAP/{part}": line[f"{part}_map"]}
