@@ -10,7 +10,7 @@ from sklearn.metrics import precision_recall_curve
 
 from analysis.classes import FEW_POSITIVES, Calibration
 from analysis.figures import BLUE, FAINT, GREEN, INK, ORANGE, RUN_STYLES, new, panels
-from analysis.results import Run
+from analysis.results import LOSSES, Run
 from analysis.tail import TAIL_SHARES, Tail
 
 PART_STYLE: dict[str, dict[str, Any]] = {
@@ -18,7 +18,6 @@ PART_STYLE: dict[str, dict[str, Any]] = {
     "val": {"color": GREEN, "linestyle": ":", "marker": "s"},
     "test": {"color": ORANGE, "linestyle": "--", "marker": "^"},
 }
-LOSSES = {"bce": "binary cross-entropy", "soft_margin": "multi-label soft margin"}
 _PR_POINTS = 300  # of each curve, in a picture 130 pixels wide
 
 

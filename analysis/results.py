@@ -15,6 +15,8 @@ import numpy as np
 from analysis.classes import class_ap
 from preprocess.console import UserError
 
+# As the figures name them; a key for every choice of LOSS (train.config).
+LOSSES = {"bce": "binary cross-entropy", "soft_margin": "multi-label soft margin", "asymmetric": "asymmetric"}
 _KEYS = ("AP", "mAP", "epoch", "labels", "preds", "fnames", "logits", "classes", "depends_on")
 
 

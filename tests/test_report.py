@@ -21,11 +21,13 @@ from conftest import Chips
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
+from analysis import plots
+from analysis.curves import draw_curves
 from analysis.report import report
-from analysis.results import load_run
+from analysis.results import LOSSES, load_run
 from preprocess.schema import Store
 from preprocess.splits import make_split
-from train.config import make_config
+from train.config import _CHOICES, make_config
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -123,6 +125,19 @@ def test_every_figure_has_a_title_and_is_there_as_png(made: SimpleNamespace) -> 
     for name in names:
         with Image.open(made.folder / "figures" / f"{name}.png") as picture:
             assert picture.width > 500
+
+
+@pytest.mark.parametrize("loss", _CHOICES["loss"])
+def test_every_loss_has_a_name(made: SimpleNamespace, tmp_path: Path, loss: str) -> None:
+    run = shutil.copytree(made.run, tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    record["config"]["loss"] = loss
+    (run / "run.json").write_text(json.dumps(record))
+    assert draw_curves(run).stat().st_size > 0
+    config = {**load_run(run).config, "loss": loss}
+    shown = SimpleNamespace(history=load_run(run).history, epoch=1, config=config)
+    title = plots.curve(shown, "loss").axes[0].get_title()  # type: ignore[arg-type]
+    assert title == f"Loss ({LOSSES[loss]}) after each epoch"
 
 
 def test_pictures_are_the_stores_pixels_of_the_highest_scores(
