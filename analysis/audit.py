@@ -51,7 +51,8 @@ def audit(
     ]  # fmt: skip
     folder = store_path.with_name(store_path.name + ".audit")
     tables, figures = Tables(folder=folder / "tables"), Figures(folder=folder / "figures")
-    sections = [_summary(findings, tables), *[_shown(store, part, finding, tables) for finding in findings]]
+    names = store.names  # a read; the page names some hundred chips
+    sections = [_summary(findings, tables), *[_shown(store, names, part, finding, tables) for finding in findings]]
     sections = [section for section in sections if section.blocks]
     sections.append(_counts(store, split, figures, tables))
     linked = sum(len(group) for group in found_groups)
@@ -123,7 +124,7 @@ def _summary(findings: list[Finding], tables: Tables) -> Section:
     return section
 
 
-def _shown(store: Store, part: np.ndarray, finding: Finding, tables: Tables) -> Section:
+def _shown(store: Store, names: np.ndarray, part: np.ndarray, finding: Finding, tables: Tables) -> Section:
     """A finding's chips; an empty section where nothing was found."""
     name = finding.title.lower().replace(",", "").replace(" ", "_")
     section = Section(id=name, title=f"{finding.title} ({len(finding.tiles):,})")
@@ -131,10 +132,7 @@ def _shown(store: Store, part: np.ndarray, finding: Finding, tables: Tables) -> 
         return section
     frame = pd.DataFrame(
         {
-            **{
-                f"image_name{'' if k == 0 else f' {k + 1}'}": store.names[column]
-                for k, column in enumerate(finding.tiles.T)
-            },
+            **{f"image_name{'' if k == 0 else f' {k + 1}'}": names[column] for k, column in enumerate(finding.tiles.T)},
             **{f"part{'' if k == 0 else f' {k + 1}'}": part[column] for k, column in enumerate(finding.tiles.T)},
             "what": finding.said,
         }
@@ -144,7 +142,7 @@ def _shown(store: Store, part: np.ndarray, finding: Finding, tables: Tables) -> 
     chips = iter(pictures(store, shown.ravel()))
     cards = [
         [
-            card(str(store.names[tile]), next(chips), [*([said] if index == 0 and said else []),
+            card(str(names[tile]), next(chips), [*([said] if index == 0 and said else []),
                  part[tile] or "in no part", tags_of(store, tile)])
             for index, tile in enumerate(group)
         ]

@@ -143,12 +143,17 @@ def _metadata(run: Run, store: Store) -> dict[str, str]:
     }
 
 
+def _parity_tiles(store: Store, names: list[str]) -> np.ndarray:
+    """The tiles of `names`, and the store's first others up to 500."""
+    tile_of = {str(name): tile for tile, name in enumerate(store.names)}  # each look at `store.names` is a read
+    first = [tile_of.pop(name) for name in names]
+    return np.array([*first, *list(tile_of.values())[: NUM_CHIPS - len(first)]])
+
+
 def _parity(run: Run, store: Store, net: RawNetwork, folder: Path) -> Parity:
     """Compare on the first 500 test chips, in torch on one side and from the written files on the other."""
-    tile_of = {str(name): tile for tile, name in enumerate(store.names)}
     names = run.names[:NUM_CHIPS].tolist()
-    rest = [tile for tile in range(store.num_tiles) if str(store.names[tile]) not in set(names)]
-    tiles = np.array([*(tile_of[name] for name in names), *rest[: NUM_CHIPS - len(names)]])
+    tiles = _parity_tiles(store, names)
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     program = torch.export.load(folder / "model.pt2").module()
     gaps = np.zeros(4)

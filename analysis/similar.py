@@ -48,11 +48,12 @@ def near_duplicates(store: Store, features: Features) -> Pairs:
 
     A chip without contrast looks like any other of its kind: it is left to `constant`.
     """
+    checksum = store.checksum  # a read; there are as many pairs as chips and more
     usable = np.flatnonzero((features.low < features.high).any(axis=1))
     rows = _close_hashes(features.hash[usable], MAX_HAMMING)
     found = []
     for one, two in usable[rows].tolist():
-        if store.checksum[one] == store.checksum[two]:
+        if checksum[one] == checksum[two]:
             continue
         a, b = features.thumbnail[one], features.thumbnail[two]
         contrast = np.sqrt((a.var(axis=(1, 2)).mean() + b.var(axis=(1, 2)).mean()) / 2)

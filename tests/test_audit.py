@@ -5,9 +5,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -136,6 +138,20 @@ def test_the_page_shows_the_chips_of_every_finding(planted: SimpleNamespace) -> 
     assert "constant" in planted.page.ids
     assert "tags_differ_from_the_csv" not in planted.page.ids  # nothing found, nothing to show
     assert f"line {planted.rows['repeated'] + 2}: road repeated" in planted.page.text
+
+
+def test_the_stores_arrays_are_read_once_not_a_pair(planted: SimpleNamespace, tmp_path: Path) -> None:
+    reads: list[str] = []
+    store = replace(planted.store, read=lambda name: reads.append(name) or planted.store.read(name))
+    features = read_features(store)
+    alike = replace(features, hash=np.zeros_like(features.hash))  # so every pair is looked at
+    reads.clear()
+    similar.near_duplicates(store, alike)
+    assert reads == ["checksum"]
+    with mock.patch("analysis.audit.open_store", return_value=store):
+        audit(store.path, labels=planted.folder / "tags.csv", jpeg=planted.folder / "jpg", run_path=None,
+              split_rule="course", exclusive=("clear", "cloudy"))  # fmt: skip
+    assert reads.count("names") <= 4  # the page, the split, the CSV, the JPEGs
 
 
 def test_a_blocked_split_divides_no_group(planted: SimpleNamespace) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ import torch
 from conftest import to_store, write_chips
 from test_train import train
 
-from analysis.export import export
+from analysis.export import _parity_tiles, export
 from analysis.results import Run, load_run
+from preprocess.schema import open_store
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,17 @@ def test_what_a_user_must_know_is_with_the_file(run: Run) -> None:
     assert max(parity["onnx_from_torch"], parity["export_from_torch"]) <= 1e-5
     for word in (f"{run.mean_ap:.4f}", "(batch, 4, 40, 32) uint16", "| 2 | c |", "make train TASK=3", "flatters"):
         assert word in card
+
+
+def test_the_stores_names_are_read_once(run: Run) -> None:
+    store, reads = open_store(run.path.parent / "tiles.zarr"), []
+    counting = replace(store, read=lambda name: reads.append(name) or store.read(name))
+    names = run.names[:3].tolist()
+    tiles = _parity_tiles(counting, names)
+    assert reads == ["names"]
+    assert store.names[tiles[:3]].tolist() == names
+    assert sorted(tiles.tolist()) == list(range(120))
+    assert tiles[3:].tolist() == sorted(tiles[3:].tolist())
 
 
 def test_other_weights_and_other_stores_are_refused(run: Run, tmp_path: Path, refused: Callable) -> None:
