@@ -19,6 +19,7 @@ from conftest import BANDS, Chips, to_store, write_chips, write_csv
 
 from preprocess import schema, shard
 from preprocess.convert import convert
+from preprocess.files import locked
 from preprocess.layout import plan_layout
 from preprocess.plan import Request
 from preprocess.schema import Store, open_store
@@ -220,11 +221,9 @@ def test_a_torn_shard_is_written_again(
 
 
 def test_two_conversions_at_once_are_refused(chips: Chips, tmp_path: Path, refused: Callable) -> None:
-    from preprocess.convert import _locked
-
     path = tmp_path / "s.zarr"
     schema.partial_path(path).mkdir()
-    with _locked(schema.partial_path(path)):
+    with locked(schema.partial_path(path), "conversion"):
         assert "another conversion" in refused(lambda: to_store(chips, path))
 
 
@@ -234,14 +233,14 @@ def test_another_conversion_that_ends_first_is_seen(
     """It ends between the question whether the store is there and the lock."""
     from preprocess import convert as module
 
-    path, real = tmp_path / "s.zarr", module._locked
+    path, real = tmp_path / "s.zarr", module.locked
 
-    def late(root: Path) -> object:
-        monkeypatch.setattr(module, "_locked", real)
+    def late(root: Path, work: str) -> object:
+        monkeypatch.setattr(module, "locked", real)
         to_store(chips, path)
-        return real(root)
+        return real(root, work)
 
-    monkeypatch.setattr(module, "_locked", late)
+    monkeypatch.setattr(module, "locked", late)
     to_store(chips, path)
     assert "nothing to do" in capsys.readouterr().out
     assert not schema.partial_path(path).exists()
