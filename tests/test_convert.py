@@ -8,6 +8,7 @@ import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import google_crc32c
 import numcodecs.lz4
@@ -304,6 +305,8 @@ def test_a_torn_plan_is_a_line(
         ({"preset": "mars"}, "PRESET=mars is not known. There is: planet"),
         ({"bands": ("a", "b")}, "expected 2 bands (a, b), found 4"),
         ({"bands": ("a", "a", "b", "c")}, "a different name for each band"),
+        ({"classes": ("a", "b", "c", "a")}, "CLASSES=a,b,c,a: expected a different name for each class"),
+        ({"classes": ("a", "b", "c", "")}, "CLASSES=a,b,c,: expected a different name for each class"),
         ({"classes": ("a", "b")}, "tag 'c' is not one of the classes: a, b"),
         ({"preset": "planet"}, "is not one of the classes: clear"),
         ({"store": Path("/proc/x/tiles.zarr")}, "the folder cannot be made"),
@@ -381,6 +384,20 @@ def test_what_is_no_tiff(chips: Chips, tmp_path: Path, refused: Callable) -> Non
     text = refused(lambda: to_store(chips, tmp_path / "s.zarr"))
     assert "t_4.tif" in text
     assert "not a TIFF" in text
+
+
+@pytest.mark.parametrize("name", ["t_0.tif", "t_4.tif"])
+def test_a_chip_that_is_a_folder(chips: Chips, tmp_path: Path, refused: Callable, name: str) -> None:
+    (chips.folder / name).unlink()
+    (chips.folder / name).mkdir()
+    assert f"{name}: expected a TIFF file, found a folder" in refused(lambda: to_store(chips, tmp_path / "s.zarr"))
+
+
+def test_a_first_chip_that_may_not_be_read(chips: Chips, tmp_path: Path, refused: Callable) -> None:
+    denied = PermissionError(13, "Permission denied")  # raised here, since root may read anything
+    with mock.patch("preprocess.plan.tiff.read", side_effect=denied):
+        text = refused(lambda: to_store(chips, tmp_path / "s.zarr"))
+    assert "t_0.tif: expected a readable file, found Permission denied" in text
 
 
 def test_a_full_disk_is_one_line_and_goes_on(
