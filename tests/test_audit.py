@@ -180,6 +180,15 @@ def test_a_blocked_split_needs_the_audit_of_this_store(session_store: Store, tmp
         assert "another store's chips" in refused(lambda: make_split("blocked", planted.store))
         path.write_text("{")
         assert "damaged" in refused(lambda: make_split("blocked", planted.store))
+        for groups, found in (
+            ([[0, COUNT]], f"expected tiles 0 to {COUNT - 1}, found {COUNT}"),
+            ([[-1, 2]], "found -1"),
+            ([[0, "1"]], "found '1'"),
+            ([[0, 1], [1, 2]], "expected each tile in one group"),
+            ([3], "damaged"),
+        ):
+            path.write_text(json.dumps({**json.loads(whole), "groups": groups}))
+            assert found in refused(lambda: make_split("blocked", planted.store))
     finally:
         path.write_text(whole)
 
