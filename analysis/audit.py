@@ -15,9 +15,9 @@ from analysis.features import Features, read_features
 from analysis.figures import Figures
 from analysis.oddities import jpeg_findings, jpeg_paths, outliers, pixel_findings
 from analysis.page import Cards, Section, Table, Tables, card, render
-from analysis.pictures import pictures
+from analysis.pictures import Room, pictures
 from analysis.results import load_run
-from analysis.sections import shown_side
+from analysis.sections import left_out, shown_side
 from analysis.tags import Finding, csv_findings, doubted_labels, exclusive_findings, tags_of
 from preprocess.console import say
 from preprocess.presets import exclusive_classes
@@ -59,7 +59,9 @@ def audit(
     folder = store_path.with_name(store_path.name + ".audit")
     tables, figures = Tables(folder=folder / "tables"), Figures(folder=folder / "figures")
     names = store.names  # a read; the page names some hundred chips
-    sections = [_summary(findings, tables), *[_shown(store, names, part, finding, tables) for finding in findings]]
+    room = Room(blocks=sum(1 for finding in findings if len(finding.tiles)))
+    sections = [_summary(findings, tables)]
+    sections += [_shown(store, names, part, finding, tables, room) for finding in findings]
     sections = [section for section in sections if section.blocks]
     sections.append(_counts(store, split, figures, tables))
     linked = sum(len(group) for group in found_groups)
@@ -76,6 +78,8 @@ def audit(
         ],
         sections=sections,
     )
+    figures.tidy()
+    tables.tidy()
     for finding in findings:
         say(f"{finding.title}: {f'not looked for: {finding.missing}' if finding.missing else len(finding.tiles)}")
     kept = f"SPLIT=blocked divides none of {len(found_groups):,} groups of {linked:,} chips"
@@ -137,7 +141,7 @@ def _summary(findings: list[Finding], tables: Tables) -> Section:
     return section
 
 
-def _shown(store: Store, names: np.ndarray, part: np.ndarray, finding: Finding, tables: Tables) -> Section:
+def _shown(store: Store, names: np.ndarray, part: np.ndarray, finding: Finding, tables: Tables, room: Room) -> Section:
     """A finding's chips; an empty section where nothing was found."""
     name = finding.title.lower().replace(",", "").replace(" ", "_")
     section = Section(id=name, title=f"{finding.title} ({len(finding.tiles):,})")
@@ -152,7 +156,8 @@ def _shown(store: Store, names: np.ndarray, part: np.ndarray, finding: Finding, 
     )
     tables.add(name, frame)
     shown = finding.tiles[:MAX_SHOWN]
-    chips = iter(pictures(store, shown.ravel()))
+    found = pictures(store, shown, room)
+    chips = iter(found)
     cards = [
         [
             card(str(names[tile]), next(chips), [*([said] if index == 0 and said else []),
@@ -166,6 +171,7 @@ def _shown(store: Store, names: np.ndarray, part: np.ndarray, finding: Finding, 
     title = f"The first {len(shown)}; {rest:,} more in tables/{name}.csv" if rest else f"tables/{name}.csv"
     side = shown_side(max(store.layout.height, store.layout.width))
     section.blocks.append(Cards(title=title, groups=cards, side=side))
+    section.blocks += left_out(found)
     return section
 
 

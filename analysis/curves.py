@@ -13,6 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+plt.rcParams["text.parse_math"] = False  # a `$` in a run's name is a `$`
 # Okabe and Ito's colours, told apart by colour-blind eyes; the dashes tell them apart in grey.
 _STYLE: dict[str, Any] = {
     "train": {"color": "#0072B2", "linestyle": "-", "marker": "o"},
