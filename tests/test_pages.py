@@ -15,7 +15,7 @@ from test_report import Page, write_run
 from analysis.audit import audit
 from analysis.curves import draw_curves
 from analysis.names import slug
-from analysis.page import Note, Section
+from analysis.page import Card, Cards, Note, Section, render
 from analysis.report import _warn, report
 from preprocess.schema import Store
 
@@ -123,3 +123,17 @@ def test_a_page_of_large_chips_stays_small(tmp_path: Path) -> None:
         assert len(shown.pictures) >= 8
         assert "are not shown: their pictures would make the page too large" in shown.text
     assert len(Page(page).pictures) == 10  # two highest, three lowest, each in colour and NIR
+
+
+def test_a_chip_is_no_wider_than_a_phone(tmp_path: Path) -> None:
+    """What was looked at in a browser 390 pixels wide: pictures below each other, none cut, headings broken."""
+    chip = Card(name="t_0", colour="data:,", nir="data:,", lines=[])
+    section = Section(id="chips", title="Chips", blocks=[Cards(title="One", groups=[[chip]], side=256)])
+    render(tmp_path / "page.html", title="", subtitle="", facts=[], sections=[section])
+    text = (tmp_path / "page.html").read_text()
+    rules = dict(re.findall(r"^(\.chip[^{]*) {(.*)}$", text, re.MULTILINE))
+    assert "max-width: 100%" in rules[".chip"]
+    assert "flex-wrap: wrap" in rules[".chip .pair"]
+    assert "max-width: 100%; height: auto" in rules[".chip img"]
+    assert '<div class="chip" style="width: 516px">' in text  # two pictures and a gap, where there is room
+    assert re.search(r"h3[^{]*{[^}]*overflow-wrap: anywhere", text)
