@@ -197,7 +197,13 @@ def test_every_copy_in_test_of_a_chip_in_train_counts(tmp_path: Path, capsys: py
     for row in copies[1:]:
         chips[row] = chips[copies[0]]
     store = store_of(tmp_path, chips)
+    for name in ("tables/old.csv", "tables/mine.txt", "figures/old.png", "mine.csv"):
+        path = tmp_path / "tiles.zarr.audit" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("of an earlier audit, or the user's own")
     found = look(store)
+    left = [path.name for path in (tmp_path / "tiles.zarr.audit").rglob("*") if path.stem in ("old", "mine")]
+    assert sorted(left) == ["mine.csv", "mine.txt"]
     assert found["Exact duplicates"].tiles.tolist() == [[copies[0], copies[1]], [copies[0], copies[2]]]
     across = found["Exact duplicates, in train and in test"]
     assert across.tiles.tolist() == [[copies[0], copies[2]], [copies[1], copies[2]]]
