@@ -113,7 +113,9 @@ def neighbours(features: Features) -> tuple[Pairs, float]:
             two = int(partner[one])
             if back[two] == one and _same_level(ends[one, 0], starts[two, 0]):
                 same = correlation[one] >= SAME_LINE
-                found.append((min(one, two), max(one, two), "the same edge: mirrored" if same else how))
+                found.append(
+                    (min(one, two), max(one, two), "the same edge: mirrored, or they overlap" if same else how)
+                )
     return _pairs(found), needed
 
 

@@ -185,7 +185,7 @@ def test_turned_and_mirrored_copies_do_not_hide_the_neighbours(tmp_path: Path) -
     (tmp_path / "more").mkdir()
     found, needed = similar.neighbours(read_features(store_of(tmp_path / "more", chips)))
     assert found.tiles.tolist() == [[3, 30], [5, 31], [12, 13]]
-    assert found.how == ["left to right", "top to bottom", "the same edge: mirrored"]
+    assert found.how == ["left to right", "top to bottom", "the same edge: mirrored, or they overlap"]
     assert abs(needed - level) < 0.1
 
 
