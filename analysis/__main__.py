@@ -26,7 +26,7 @@ def main() -> int:
     audit.add_argument("--labels", type=Path, help="the CSV it was made from: repeated tags")
     audit.add_argument("--jpeg", type=Path, help="folder of the chips' JPEGs")
     audit.add_argument("--run", type=Path, help="a run on it: the labels that its model doubts")
-    audit.add_argument("--split", default="course", help="whose train and test are compared")
+    audit.add_argument("--split", help="whose train and test are compared; default: the run's, else course")
     audit.add_argument("--exclusive", help="classes of which a chip has exactly one; default: the preset's")
     predict = commands.add_parser("predict", help="score a folder of TIFFs without labels")
     predict.add_argument("--run", type=Path, required=True)

@@ -13,25 +13,26 @@ import pandas as pd
 from analysis import classes, plots, similar
 from analysis.features import Features, read_features
 from analysis.figures import Figures
-from analysis.oddities import jpeg_findings, outliers, pixel_findings
+from analysis.oddities import jpeg_findings, jpeg_paths, outliers, pixel_findings
 from analysis.page import Cards, Section, Table, Tables, card, render
-from analysis.pictures import pictures
+from analysis.pictures import Room, pictures
 from analysis.results import load_run
-from analysis.sections import shown_side
+from analysis.sections import left_out, shown_side
 from analysis.tags import Finding, csv_findings, doubted_labels, exclusive_findings, tags_of
 from preprocess.console import say
 from preprocess.presets import exclusive_classes
 from preprocess.schema import Store, open_store
 from preprocess.splits import PARTS, Split, make_split
 
+_EXACT, _LEARNT = "Exact duplicates", ("train", "val")
 MAX_SHOWN = 12  # chips or pairs of a finding on the page; its table has all
 
 
 def audit(
-    store_path: Path, *, labels: Path | None, jpeg: Path | None, run_path: Path | None, split_rule: str,
+    store_path: Path, *, labels: Path | None, jpeg: Path | None, run_path: Path | None, split_rule: str | None,
     exclusive: tuple[str, ...] | None,
 ) -> list[Finding]:  # fmt: skip
-    """Look through a store and write the page; returns the findings.
+    """Look through a store and write the page; returns the findings. `split_rule` None: the run's, else the course's.
 
     Raises:
         UserError: the store, or what was given with it, cannot be used.
@@ -40,18 +41,27 @@ def audit(
     run = load_run(run_path) if run_path else None
     about_tags = exclusive_findings(store, exclusive if exclusive is not None else exclusive_classes(store.classes))
     about_tags += [*csv_findings(store, labels), doubted_labels(store, run)]
+    jpegs = jpeg_paths(store, jpeg)
+    rule, val = (run.config["split"], run.config["val"]) if run and split_rule is None else (split_rule or "course", 0)
+    # Whatever can be refused is, before every pixel is read. The groups that "blocked" keeps together come after that.
+    split = None if rule == "blocked" else make_split(rule, store, val=val)
     features = read_features(store)
     alike, found_groups = _alike(store, features)
     similar.write_groups(store, found_groups)
-    split = make_split(split_rule, store)
+    split = split or make_split(rule, store, val=val)
+    if run and split_rule is None and split.sha256() != run.made_with["split"]["sha256"]:
+        say(f"SPLIT={split.rule}: the run was trained on another division; groups or chips have changed since.")
     part = _parts(store, split)
     findings = [
         *[finding for pairs in alike for finding in (pairs, _across(pairs, part))],
-        *pixel_findings(store, features), outliers(store), jpeg_findings(store, features, jpeg), *about_tags,
+        *pixel_findings(store, features), outliers(store), jpeg_findings(store, features, jpegs), *about_tags,
     ]  # fmt: skip
     folder = store_path.with_name(store_path.name + ".audit")
     tables, figures = Tables(folder=folder / "tables"), Figures(folder=folder / "figures")
-    sections = [_summary(findings, tables), *[_shown(store, part, finding, tables) for finding in findings]]
+    names = store.names  # a read; the page names some hundred chips
+    room = Room(blocks=sum(1 for finding in findings if len(finding.tiles)))
+    sections = [_summary(findings, tables)]
+    sections += [_shown(store, names, part, finding, tables, room) for finding in findings]
     sections = [section for section in sections if section.blocks]
     sections.append(_counts(store, split, figures, tables))
     linked = sum(len(group) for group in found_groups)
@@ -63,11 +73,13 @@ def audit(
         facts=[
             ("kinds of findings", f"{sum(1 for f in findings if len(f.tiles))} of {len(findings)}"),
             ("chips in groups", f"{linked:,} in {len(found_groups):,}"),
-            ("pairs across the split", f"{sum(len(f.tiles) for f in findings if f.title.endswith(_ACROSS)):,}"),
+            ("test chips of a group with train chips", f"{_leaking(found_groups, part):,}"),
             ("chips without a tag", f"{int((store.labels.sum(axis=1) == 0).sum()):,}"),
         ],
         sections=sections,
     )
+    figures.tidy()
+    tables.tidy()
     for finding in findings:
         say(f"{finding.title}: {f'not looked for: {finding.missing}' if finding.missing else len(finding.tiles)}")
     kept = f"SPLIT=blocked divides none of {len(found_groups):,} groups of {linked:,} chips"
@@ -75,14 +87,16 @@ def audit(
     return findings
 
 
-_ACROSS = ", in train and in test"
+def _leaking(found_groups: list[list[int]], part: np.ndarray) -> int:
+    """Test chips of which a twin or neighbour, directly or through others, is learnt from."""
+    return sum(int((part[group] == "test").sum()) for group in found_groups if np.isin(part[group], _LEARNT).any())
 
 
 def _alike(store: Store, features: Features) -> tuple[list[Finding], list[list[int]]]:
     exact, near = similar.exact_duplicates(store), similar.near_duplicates(store, features)
     beside, correlation = similar.neighbours(features)
     kinds = (
-        ("Exact duplicates", "Every pixel is the same.", exact),
+        (_EXACT, "Every pixel is the same.", exact),
         ("Near duplicates", "Perceptual hashes and thumbnails differ by little.", near),
         (
             "Neighbours",
@@ -104,12 +118,16 @@ def _parts(store: Store, split: Split) -> np.ndarray:
 
 
 def _across(pairs: Finding, part: np.ndarray) -> Finding:
-    """The pairs of which one is learnt from and the other tested on."""
-    sides = part[pairs.tiles]
-    divided = np.flatnonzero((sides == "test").any(axis=1) & np.isin(sides, ("train", "val")).any(axis=1))
+    """The pairs of which one is learnt from and the other tested on; of exact duplicates one a test chip."""
+    tiles, said = pairs.tiles, pairs.said
+    if pairs.title == _EXACT:
+        twins = similar.learnt_twins(similar.Pairs(tiles=tiles, how=said), np.isin(part, _LEARNT))
+        tiles, said = twins.tiles, twins.how
+    sides = part[tiles]
+    divided = np.flatnonzero((sides == "test").any(axis=1) & np.isin(sides, _LEARNT).any(axis=1))
     return replace(
-        pairs, title=pairs.title + _ACROSS, about="A test chip whose twin or neighbour was learnt from.",
-        tiles=pairs.tiles[divided], said=[pairs.said[index] for index in divided],
+        pairs, title=f"{pairs.title}, in train and in test", tiles=tiles[divided], said=[said[row] for row in divided],
+        about="A test chip whose twin or neighbour was learnt from.",
     )  # fmt: skip
 
 
@@ -123,7 +141,7 @@ def _summary(findings: list[Finding], tables: Tables) -> Section:
     return section
 
 
-def _shown(store: Store, part: np.ndarray, finding: Finding, tables: Tables) -> Section:
+def _shown(store: Store, names: np.ndarray, part: np.ndarray, finding: Finding, tables: Tables, room: Room) -> Section:
     """A finding's chips; an empty section where nothing was found."""
     name = finding.title.lower().replace(",", "").replace(" ", "_")
     section = Section(id=name, title=f"{finding.title} ({len(finding.tiles):,})")
@@ -131,20 +149,18 @@ def _shown(store: Store, part: np.ndarray, finding: Finding, tables: Tables) -> 
         return section
     frame = pd.DataFrame(
         {
-            **{
-                f"image_name{'' if k == 0 else f' {k + 1}'}": store.names[column]
-                for k, column in enumerate(finding.tiles.T)
-            },
+            **{f"image_name{'' if k == 0 else f' {k + 1}'}": names[column] for k, column in enumerate(finding.tiles.T)},
             **{f"part{'' if k == 0 else f' {k + 1}'}": part[column] for k, column in enumerate(finding.tiles.T)},
             "what": finding.said,
         }
     )
     tables.add(name, frame)
     shown = finding.tiles[:MAX_SHOWN]
-    chips = iter(pictures(store, shown.ravel()))
+    found = pictures(store, shown, room)
+    chips = iter(found)
     cards = [
         [
-            card(str(store.names[tile]), next(chips), [*([said] if index == 0 and said else []),
+            card(str(names[tile]), next(chips), [*([said] if index == 0 and said else []),
                  part[tile] or "in no part", tags_of(store, tile)])
             for index, tile in enumerate(group)
         ]
@@ -155,6 +171,7 @@ def _shown(store: Store, part: np.ndarray, finding: Finding, tables: Tables) -> 
     title = f"The first {len(shown)}; {rest:,} more in tables/{name}.csv" if rest else f"tables/{name}.csv"
     side = shown_side(max(store.layout.height, store.layout.width))
     section.blocks.append(Cards(title=title, groups=cards, side=side))
+    section.blocks += left_out(found)
     return section
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import matplotlib
 
-from analysis.results import read_history, read_record
+from analysis.results import LOSSES, read_history, read_record
 
 matplotlib.use("Agg")  # no screen is needed, and none is looked for
 
@@ -13,6 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+plt.rcParams["text.parse_math"] = False  # a `$` in a run's name is a `$`
 # Okabe and Ito's colours, told apart by colour-blind eyes; the dashes tell them apart in grey.
 _STYLE: dict[str, Any] = {
     "train": {"color": "#0072B2", "linestyle": "-", "marker": "o"},
@@ -31,8 +32,7 @@ def draw_curves(run: Path) -> Path:
     record = read_record(run)
     config = record["config"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
-    loss = {"bce": "binary cross-entropy", "soft_margin": "multi-label soft margin"}[config["loss"]]
-    _draw(left, lines, "loss", f"Loss ({loss}, mean over classes)")
+    _draw(left, lines, "loss", f"Loss ({LOSSES[config['loss']]}, mean over classes)")
     _draw(right, lines, "map", "mAP (train: scored while learning, on augmented chips)")
     chosen_on = record["split"]["epoch_chosen_on"]
     values = [line[f"{chosen_on}_map"] for line in lines]

@@ -3,6 +3,7 @@
 Colours are Okabe and Ito's, told apart by colour-blind eyes; line styles, markers and hatches tell them apart in grey.
 """
 
+import html
 import io
 import math
 import re
@@ -15,6 +16,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.names import slug
 from preprocess.schema import write_atomic
 
 INK, FAINT = "#1b1f24", "#8a9099"  # text; grids and what stands behind
@@ -37,6 +39,7 @@ matplotlib.rcParams.update(
         "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False,
         "legend.frameon": False, "grid.color": FAINT, "grid.alpha": 0.35, "axes.grid": True, "axes.axisbelow": True,
         "hatch.linewidth": 0.6,
+        "text.parse_math": False,  # a `$` in a class's or run's name is a `$`
     }
 )  # fmt: skip
 
@@ -50,6 +53,7 @@ class Figures:
 
     def add(self, name: str, figure: Figure) -> str:
         """Write one figure; returns SVG text without a header, whose ink is the page's own."""
+        name = slug(name)
         self.folder.mkdir(parents=True, exist_ok=True)
         png, svg = io.BytesIO(), io.StringIO()
         figure.savefig(png, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
@@ -62,8 +66,14 @@ class Figures:
         text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
         title = re.escape(INK)
         return re.sub(title, "currentColor", text, flags=re.IGNORECASE).replace(
-            "<svg ", f'<svg role="img" aria-label="{name.replace("_", " ")}" ', 1
+            "<svg ", f'<svg role="img" aria-label="{html.escape(name.replace("_", " "))}" ', 1
         )
+
+    def tidy(self) -> None:
+        """Remove the PNGs that an earlier page left in the folder."""
+        for path in self.folder.glob("*.png"):
+            if path.stem not in self.names:
+                path.unlink()
 
 
 def new(title: str, xlabel: str, ylabel: str, *, height: float = 3.4, width: float = WIDTH_IN) -> tuple[Figure, Axes]:

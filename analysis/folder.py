@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 
+from analysis.results import Run
 from pipeline.chunks import ChunkReader
 from pipeline.dali import DaliBatches
 from pipeline.graph import GraphSpec
@@ -21,9 +22,10 @@ from pipeline.inputs import Inputs
 from pipeline.loader import Batch, default_workers
 from pipeline.readahead import BatchPlan
 from preprocess import tiff
-from preprocess.console import UserError
+from preprocess.console import UserError, say
 from preprocess.labels import stem
 from preprocess.layout import Layout, plan_layout
+from preprocess.schema import open_store
 from train.config import Config
 from train.device import Device
 
@@ -64,12 +66,39 @@ def list_files(folder: Path) -> Files:
     )
 
 
-def first_layout(files: Files, bands: tuple[str, ...]) -> Layout:
-    """The layout of the first file that can be read and has these bands: what the others are held to.
+def expected_layout(run: Run, files: Files, bands: tuple[str, ...] | None) -> Layout:
+    """What every file is held to: bands, size and dtype of the chips that the run was trained on.
+
+    They are its store's, where that opens; else those that run.json keeps; only where neither is there, those of the
+    first file that can be read. `bands` are said by the user, of the files, in their order; None: as in the store.
 
     Raises:
-        UserError: there is none; says what is wrong with the first.
+        UserError: the files' bands are not known, or the first file had to be asked and none can be used.
     """
+    chip, reason = _chip_of_store(run)
+    chip = chip or run.record.get("inputs", {}).get("chip") or {}
+    bands = bands or tuple(chip.get("bands", ()))
+    if not bands:
+        raise UserError(f"{reason} Or say what the files hold: BANDS=blue,green,red,nir.")
+    if missing := [name for name in ("height", "width", "dtype") if name not in chip]:
+        say(f"{run.path}: run.json does not say the chips' {', '.join(missing)}; the first file that can be read does.")
+        return _first_layout(files, bands)
+    return plan_layout(bands=bands, height=chip["height"], width=chip["width"], dtype=chip["dtype"], codec="none")
+
+
+def _chip_of_store(run: Run) -> tuple[dict[str, Any], str]:
+    """The layout of the run's store as a dictionary; where it has gone or is another by now, {} and the reason."""
+    try:
+        store, expected = open_store(run.config["store"]), run.made_with["store"]["fingerprint"]
+    except UserError as error:
+        return {}, str(error)
+    if store.fingerprint != expected:
+        found = store.fingerprint[:12]
+        return {}, f"{store.path}: expected the store with fingerprint {expected[:12]}, found {found}."
+    return vars(store.layout), ""
+
+
+def _first_layout(files: Files, bands: tuple[str, ...]) -> Layout:
     reason = ""
     for path in files.paths:
         try:

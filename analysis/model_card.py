@@ -22,6 +22,7 @@ def model_card(run: Run, store: Store, parity: dict[str, Any]) -> str:
         "Chips of one scene lie in train and test under a random split; scores on new scenes can be lower.",
         "The classes' thresholds are not 0.5: `make report` tunes them for F2, `make predict` uses those.",
     ]
+    gap = f"{parity['onnx_from_torch']:.2g} at most in a logit, {parity['onnx_from_torch_share']:.2g} of the largest"
     shape = f"(batch, {len(layout.bands)}, {layout.height}, {layout.width}) {layout.dtype}"
     return f"""# {run.name}: {run.config["arch"]}, task {run.config["task"]}
 
@@ -33,7 +34,7 @@ Multi-label classification of {layout.height} x {layout.width} satellite chips i
 | inside | centre crop, choice of bands, standardisation |
 | output `logits` | (batch, {len(run.classes)}) float32; probability = sigmoid |
 | test mAP | {run.mean_ap:.4f} on {len(run.names):,} chips (split {made["split"]["rule"]}) |
-| parity | onnxruntime - torch: {parity["onnx_from_torch"]:.2g} at most in a logit, on {parity["chips"]} chips |
+| parity | onnxruntime - torch: {gap}, on {parity["chips"]} chips |
 | weights, sha256 | {made["model_sha256"]} |
 | commit | {made["commit"]} |
 | made by | `{train_command(run.config)}` |

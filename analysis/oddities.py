@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from analysis.features import Features, area_means
+from analysis.features import Features
 from analysis.pictures import colour_bands
 from analysis.tags import Finding
+from preprocess.console import UserError
 from preprocess.labels import stem
 from preprocess.schema import Store
 
@@ -72,33 +73,60 @@ def outliers(store: Store) -> Finding:
     return _chips("Far from the others", about, found)
 
 
-def jpeg_findings(store: Store, features: Features, folder: Path | None) -> Finding:
-    """Chips that do not look like the JPEG of their name: files mixed up, or one of them damaged."""
-    title = "Unlike its JPEG"
+def jpeg_paths(store: Store, folder: Path | None) -> dict[int, Path] | None:
+    """The JPEG of each tile that has one in `folder`; None where no folder is given.
+
+    Raises:
+        UserError: it is no folder, or no chip has a JPEG there.
+    """
     if folder is None:
-        return Finding(title=title, about="", missing="JPEG=folder is needed.")
-    shown = [store.layout.bands.index(band) for band in colour_bands(store)]
-    found: dict[int, str] = {}
-    seen = 0
+        return None
+    if not folder.is_dir():
+        raise UserError(
+            f"JPEG={folder}: expected a folder of JPEGs, found {'a file' if folder.exists() else 'nothing'}."
+        )
+    found = {}
     for tile, name in enumerate(store.names.tolist()):
         base = folder / stem(name)
         path = next((path for suffix in JPEG_SUFFIXES if (path := base.with_name(base.name + suffix)).is_file()), None)
-        if path is None:
-            continue
-        seen += 1
-        try:
-            with Image.open(path) as picture:
-                # Planet's JPEGs have four components and open as CMYK; converted they are the colours.
-                colours = np.moveaxis(np.asarray(picture.convert("RGB"), np.float32), -1, 0)
-        except (OSError, ValueError, SyntaxError) as error:
-            found[tile] = f"{path.name} cannot be read ({error})"
-            continue
-        own = features.thumbnail[tile][shown].mean(axis=0)
-        correlation = _correlation(own, area_means(colours.mean(axis=0), len(own)))
-        if correlation < MIN_JPEG_CORRELATION:
-            found[tile] = f"correlation {correlation:.2f} with {path.name}"
-    return _chips(title, f"{seen:,} of {store.num_tiles:,} chips have a JPEG; correlation below "
-                         f"{MIN_JPEG_CORRELATION} of pictures of 16 x 16 pixels.", found)  # fmt: skip
+        if path is not None:
+            found[tile] = path
+    if not found:
+        raise UserError(
+            f"JPEG={folder}: expected JPEGs of the chips' names ({store.names[0]}{JPEG_SUFFIXES[0]}), found none of "
+            f"{store.num_tiles:,}."
+        )
+    return found
+
+
+def jpeg_findings(store: Store, features: Features, paths: dict[int, Path] | None) -> Finding:
+    """Chips that do not look like the JPEG of their name: files mixed up, or one of them damaged."""
+    title = "Unlike its JPEG"
+    if paths is None:
+        return Finding(title=title, about="", missing="JPEG=folder is needed.")
+    shown = [store.layout.bands.index(band) for band in colour_bands(store)]
+    found: dict[int, str] = {}
+    for tile, path in paths.items():
+        if said := _unlike(features.thumbnail[tile][shown].mean(axis=0), path, store.layout.height, store.layout.width):
+            found[tile] = said
+    absent = store.num_tiles - len(paths)
+    return _chips(title, f"{len(paths):,} of {store.num_tiles:,} chips have a JPEG; {absent:,} have none and were not "
+                         f"looked at. Correlation below {MIN_JPEG_CORRELATION} of thumbnails.", found)  # fmt: skip
+
+
+def _unlike(own: np.ndarray, path: Path, height: int, width: int) -> str:
+    """What is wrong with the JPEG of a chip of that size whose thumbnail is `own`; "" for nothing."""
+    try:
+        with Image.open(path) as picture:
+            if picture.width * height != picture.height * width:
+                return f"{path.name} is {picture.height} x {picture.width} pixels, the chip {height} x {width}"
+            # Planet's JPEGs have four components and open as CMYK; converted they are the colours.
+            small = picture.convert("RGB").resize(own.shape[::-1], Image.Resampling.BOX)
+            colours = np.asarray(small, np.float32)
+    except (OSError, ValueError, SyntaxError) as error:
+        return f"{path.name} cannot be read ({error})"
+    correlation = _correlation(own, colours.mean(axis=-1))
+    return f"correlation {correlation:.2f} with {path.name}" if correlation < MIN_JPEG_CORRELATION else ""
 
 
 def _correlation(one: np.ndarray, two: np.ndarray) -> float:

@@ -11,6 +11,7 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
+from analysis.names import slug
 from analysis.pictures import Chip, data_uri
 from preprocess.schema import write_atomic
 
@@ -85,14 +86,17 @@ class Tables:
     """Keeps the tables of a page: `add` writes NAME.csv, in full precision, and returns what the page shows."""
 
     folder: Path
+    names: list[str] = field(default_factory=list)
 
     def add(
         self, name: str, frame: pd.DataFrame, caption: str = "", *, digits: int = 4,
         muted: frozenset[int] = frozenset(), show: int | None = None,
     ) -> Table:  # fmt: skip
         """Write a table; the first `show` rows go on the page."""
+        name = slug(name)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(self.folder / f"{name}.csv", frame.to_csv(index=False).encode())
+        self.names.append(name)
         shown = frame if show is None else frame.head(show)
         rest = len(frame) - len(shown)
         return Table(
@@ -101,6 +105,12 @@ class Tables:
             caption=f"{caption} {f'({rest} more rows) ' if rest else ''}tables/{name}.csv".strip(),
             muted=muted,
         )
+
+    def tidy(self) -> None:
+        """Remove the CSVs that an earlier page left in the folder."""
+        for path in self.folder.glob("*.csv"):
+            if path.stem not in self.names:
+                path.unlink()
 
 
 def _cell(value: object, digits: int) -> str:

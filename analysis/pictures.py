@@ -9,12 +9,13 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.image import imsave
+from PIL import Image
 
 from pipeline.chunks import ChunkReader
 from preprocess.schema import Store
 
 COLOUR = ("red", "green", "blue")
+PAGE_BYTES = 6_000_000  # of pictures as text; with figures and tables a page stays below 10 MB
 LOW_PERCENTILE, HIGH_PERCENTILE = 1, 99
 
 
@@ -48,27 +49,53 @@ def stretch(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.rint(np.clip(scaled, 0, 1) * 255), np.uint8)
 
 
-def pictures(store: Store, tiles: np.ndarray) -> list[Chip]:
-    """The chips in the order given, stretched together.
+@dataclass(kw_only=True)
+class Room:
+    """What the pictures of a page may still take as text. `blocks` of chips are ahead, each of which may take an equal
+    share of what is left, and its first group in any case where that fits."""
+
+    blocks: int
+    left: int = PAGE_BYTES
+
+    def next_share(self) -> int:
+        """Bytes for the next block."""
+        share = self.left // max(1, self.blocks)
+        self.blocks -= 1
+        return share
+
+
+def pictures(store: Store, tiles: np.ndarray, room: Room) -> list[Chip | None]:
+    """The chips of (groups, k) tiles in the order given, stretched together; None for all from the first group on that
+    has no room.
 
     Raises:
         DamagedChunkError: a chip cannot be read.
     """
-    if not len(tiles):
-        return []
-    bands = colour_bands(store)
-    colour = stretch(read_tiles(store, tiles, bands))
-    nir = stretch(read_tiles(store, tiles, ("nir",))) if "nir" in store.layout.bands else None
-    return [
-        Chip(tile=int(tile), colour=_png(colour[row]), nir=_png(nir[row]) if nir is not None else b"")
-        for row, tile in enumerate(tiles)
-    ]
+    shown: list[Chip | None] = [None] * tiles.size
+    if not tiles.size:
+        return shown
+    share, taken, wide = room.next_share(), 0, tiles.shape[1]
+    colour = stretch(read_tiles(store, tiles.ravel(), colour_bands(store)))
+    nir = stretch(read_tiles(store, tiles.ravel(), ("nir",))) if "nir" in store.layout.bands else None
+    for first in range(0, tiles.size, wide):
+        group = [
+            Chip(tile=int(tile), colour=_png(colour[row]), nir=_png(nir[row]) if nir is not None else b"")
+            for row, tile in enumerate(tiles.ravel()[first : first + wide], first)
+        ]
+        size = sum(len(data_uri(png)) for chip in group for png in (chip.colour, chip.nir))
+        if size > (share - taken if first else room.left):
+            break
+        shown[first : first + wide] = group
+        taken += size
+        room.left -= size
+    return shown
 
 
 def _png(bands: np.ndarray) -> bytes:
-    """(1 or 3, height, width) uint8 -> PNG, each value as it is."""
+    """(1 or 3, height, width) uint8 -> PNG, grey or RGB, each value as it is."""
     data = io.BytesIO()
-    imsave(data, np.ascontiguousarray(np.moveaxis(np.broadcast_to(bands, (3, *bands.shape[1:])), 0, -1)), format="png")
+    values = bands[0] if len(bands) == 1 else np.ascontiguousarray(np.moveaxis(bands, 0, -1))
+    Image.fromarray(values).save(data, format="PNG")
     return data.getvalue()
 
 

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 from sklearn.metrics import precision_recall_curve
 
 from analysis.classes import FEW_POSITIVES, Calibration
 from analysis.figures import BLUE, FAINT, GREEN, INK, ORANGE, RUN_STYLES, new, panels
-from analysis.results import Run
+from analysis.results import LOSSES, Run
 from analysis.tail import TAIL_SHARES, Tail
 
 PART_STYLE: dict[str, dict[str, Any]] = {
@@ -18,7 +18,6 @@ PART_STYLE: dict[str, dict[str, Any]] = {
     "val": {"color": GREEN, "linestyle": ":", "marker": "s"},
     "test": {"color": ORANGE, "linestyle": "--", "marker": "^"},
 }
-LOSSES = {"bce": "binary cross-entropy", "soft_margin": "multi-label soft margin"}
 _PR_POINTS = 300  # of each curve, in a picture 130 pixels wide
 
 
@@ -114,13 +113,14 @@ def tail_quantiles(tails: Tail) -> Figure:
     axes.set(xscale="log", ylim=(0, 1.03))
     axes.invert_xaxis()
     axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.xaxis.set_minor_formatter(NullFormatter())  # a logarithmic axis writes its own as mathtext
     axes.legend(fontsize=9, loc="lower left")
     return figure
 
 
 def ap_bars(run: Run, low: np.ndarray, high: np.ndarray) -> Figure:
     """AP of every class with its interval, chance beside it; few positives are greyed."""
-    figure, axes = new("AP of each class, 95 % interval, and chance", "AP (0 to 1)", "",
+    figure, axes = new("AP of each class, 95 % interval, and chance", "AP (0 to 1)", "class (positives)",
                        height=0.27 * len(run.classes) + 1.3)  # fmt: skip
     rows, positives = np.arange(len(run.classes)), run.positives
     colours = [FAINT if count < FEW_POSITIVES else BLUE for count in positives]
@@ -128,7 +128,8 @@ def ap_bars(run: Run, low: np.ndarray, high: np.ndarray) -> Figure:
     shown = ~np.isnan(run.ap)
     axes.hlines(rows[shown], low[shown], high[shown], color=INK, linewidth=1.3)
     axes.plot(positives / len(run.labels), rows, "D", color=ORANGE, markersize=4, linestyle="none", label="chance")
-    axes.axvline(run.mean_ap, color=INK, linestyle=":", linewidth=1.2, label=f"mAP {run.mean_ap:.4f}")
+    if shown.any():
+        axes.axvline(run.mean_ap, color=INK, linestyle=":", linewidth=1.2, label=f"mAP {run.mean_ap:.4f}")
     axes.set_yticks(rows, [f"{name} ({count})" for name, count in zip(run.classes, positives, strict=True)])
     axes.set(xlim=(0, 1.02), ylim=(len(rows) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
@@ -186,26 +187,34 @@ def heat(values: np.ndarray, classes: tuple[str, ...], title: str, xlabel: str, 
     return figure
 
 
-def grouped_bars(classes: tuple[str, ...], values: list[tuple[str, np.ndarray]], title: str, xlabel: str) -> Figure:
-    """Horizontal bars side by side: `values` are (name, (classes,)) in order."""
-    figure, axes = new(title, xlabel, "", height=(0.13 * len(values) + 0.14) * len(classes) + 1.4)
+def grouped_bars(
+    classes: tuple[str, ...], values: list[tuple[str, np.ndarray]], title: str, xlabel: str,
+    chance: np.ndarray | None = None,
+) -> Figure:  # fmt: skip
+    """Horizontal bars side by side: `values` are (name, (classes,)) in order; `chance` (classes,) is marked on them."""
+    figure, axes = new(title, xlabel, "class", height=(0.13 * len(values) + 0.14) * len(classes) + 1.4)
     rows, step = np.arange(len(classes)), 0.8 / len(values)
+    keys: list[tuple[Any, str]] = []  # given as they are: matplotlib leaves out labels that begin with "_"
     for index, (name, row) in enumerate(values):
         style = RUN_STYLES[index % len(RUN_STYLES)]
-        axes.barh(
-            rows + (index - (len(values) - 1) / 2) * step, np.nan_to_num(row), height=step * 0.9, label=name,
+        bars = axes.barh(
+            rows + (index - (len(values) - 1) / 2) * step, np.nan_to_num(row), height=step * 0.9,
             color=style["color"], hatch=style["hatch"], edgecolor="white", linewidth=0,
         )  # fmt: skip
+        keys.append((bars, name))
+    if chance is not None:
+        (marks,) = axes.plot(chance, rows, "D", color=INK, markersize=3.5, linestyle="none")
+        keys.append((marks, "chance"))
     axes.set_yticks(rows, classes)
     axes.set(xlim=(0, 1.02), ylim=(len(classes) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
-    figure.legend(loc="outside lower center", ncols=min(3, len(values)), fontsize=9)
+    figure.legend(*zip(*keys, strict=True), loc="outside lower center", ncols=min(3, len(keys)), fontsize=9)
     return figure
 
 
 def differences(rows: list[tuple[str, float, float, float]], title: str) -> Figure:
     """Points with intervals around 0: `rows` are (name, difference, low, high)."""
-    figure, axes = new(title, "difference of AP (other - this)", "", height=0.27 * len(rows) + 1.2)
+    figure, axes = new(title, "difference of AP (other - this)", "class", height=0.27 * len(rows) + 1.2)
     positions = np.arange(len(rows))
     axes.axvline(0, color=INK, linewidth=1)
     for position, (_, value, low, high) in zip(positions, rows, strict=True):

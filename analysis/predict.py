@@ -19,13 +19,14 @@ import numpy as np
 import torch
 
 from analysis import decisions
-from analysis.folder import Files, FolderLoader, TiffReader, first_layout, list_files
+from analysis.folder import Files, FolderLoader, TiffReader, expected_layout, list_files
 from analysis.results import Run, load_run
 from analysis.saved_model import inputs_of, load_saved
 from analysis.symmetries import Symmetries
 from pipeline.loader import TileLoader
 from preprocess.console import UserError, say
-from preprocess.schema import open_store, write_atomic
+from preprocess.files import locked
+from preprocess.schema import write_atomic
 from train.config import Config, config_from
 from train.device import Device, choose_device, prepare_torch
 from train.metrics import probabilities
@@ -50,16 +51,19 @@ def output_files(out: Path) -> Output:
     """The files that belong to OUT.
 
     Raises:
-        UserError: OUT exists.
+        UserError: OUT or its submission exists. (OUT.partial beside a submission alone: it was stopped in between.)
     """
-    if out.exists():
-        raise UserError(f"OUT={out}: exists already. Choose another name, or remove it.")
-    return Output(
+    output = Output(
         scores=out,
         submission=out.with_name(f"{out.stem}_submission{out.suffix}"),
         bad=out.with_name(f"{out.stem}_bad{out.suffix}"),
         partial=out.with_name(out.name + ".partial"),
     )
+    found = [output.scores, *([] if output.partial.exists() else [output.submission])]
+    for path in found:
+        if path.exists():
+            raise UserError(f"OUT={out}: {path} exists already. Choose another name, or remove it.")
+    return output
 
 
 def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | None, gpu: str | None, tta: bool) -> int:
@@ -71,7 +75,7 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
     output, run, files = output_files(out), load_run(run_path), list_files(data)
     config = config_from(run.config)
     config = replace(config, gpu=gpu or config.gpu, amp=AMP[run.made_with["amp"]])
-    reader = TiffReader(files=files, layout=first_layout(files, bands or _stored_bands(config)), bands=())
+    reader = TiffReader(files=files, layout=expected_layout(run, files, bands), bands=())
     inputs = inputs_of(run)
     reader.bands = inputs.stored_bands
     if missing := [band for band in reader.bands if band not in reader.layout.bands]:
@@ -88,28 +92,25 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
     loader = FolderLoader(reader, inputs, config, device)
     step = BLOCK_BATCHES * config.test_batch
     blocks = [np.arange(first, min(first + step, len(files.names))) for first in range(0, len(files.names), step)]
-    _begin(output, _settings(files, run, digest, config, device, tta))
-    done = [_read_block(output, number, len(tiles)) is not None for number, tiles in enumerate(blocks)]
-    if any(done):
-        say(f"{output.partial}: going on, {sum(done)} of {len(blocks)} blocks are done.")
-    for number, tiles in enumerate(blocks):
-        if not done[number]:
-            loader.take(tiles)
-            label = f"predict, block {number + 1}/{len(blocks)}"
-            # `predict_logits` asks a loader for `epoch` only.
-            logits = predict_logits(model, cast(TileLoader, loader), device, label=label, num_tiles=len(tiles))
-            bad = {int(tile): reader.bad[tile] for tile in tiles.tolist() if tile in reader.bad}
-            _write_block(output, number, logits, bad)
-    loader.close()
-    return _finish(output, run, files, len(blocks))
-
-
-def _stored_bands(config: Config) -> tuple[str, ...]:
-    """Bands of the files, in their order: those of the store that the run was trained on."""
-    try:
-        return open_store(config.store).layout.bands
-    except UserError as error:
-        raise UserError(f"{error} Or say what the files hold: BANDS=blue,green,red,nir.") from error
+    with locked(output.partial, "prediction"):
+        if output.scores.exists():  # another prediction ended between the question and the lock
+            output.partial.joinpath("lock").unlink()
+            output.partial.rmdir()
+            output_files(out)
+        _begin(output, _settings(files, run, digest, config, device, tta))
+        done = [_read_block(output, number, len(tiles)) is not None for number, tiles in enumerate(blocks)]
+        if any(done):
+            say(f"{output.partial}: going on, {sum(done)} of {len(blocks)} blocks are done.")
+        for number, tiles in enumerate(blocks):
+            if not done[number]:
+                loader.take(tiles)
+                label = f"predict, block {number + 1}/{len(blocks)}"
+                # `predict_logits` asks a loader for `epoch` only.
+                logits = predict_logits(model, cast(TileLoader, loader), device, label=label, num_tiles=len(tiles))
+                bad = {int(tile): reader.bad[tile] for tile in tiles.tolist() if tile in reader.bad}
+                _write_block(output, number, logits, bad)
+        loader.close()
+        return _finish(output, run, files, len(blocks))
 
 
 def _settings(files: Files, run: Run, digest: str, config: Config, device: Device, tta: bool) -> dict[str, Any]:
@@ -128,13 +129,11 @@ def _begin(output: Output, settings: dict[str, Any]) -> None:
     record, text = output.partial / "settings.json", json.dumps(settings, indent=1)
     if record.exists() and record.read_text() == text:
         return
-    if output.partial.exists():
+    others = [path for path in output.partial.iterdir() if path.name != "lock"]
+    if others:
         say(f"{output.partial}: begun with other files or another model; it starts anew.")
-        shutil.rmtree(output.partial)
-    try:
-        output.partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"OUT={output.scores}: {output.partial} cannot be made ({error.strerror}).") from error
+    for path in others:
+        path.unlink()
     write_atomic(record, text.encode())
 
 
@@ -186,6 +185,8 @@ def _finish(output: Output, run: Run, files: Files, num_blocks: int) -> int:
             first += len(logits)
     if bad:
         _report_bad(output, bad)
+    else:
+        output.bad.unlink(missing_ok=True)  # of an earlier prediction of this name
     for path in (output.submission, output.scores):  # OUT last: where it stands, all of it does
         os.replace(beside[path], path)
     shutil.rmtree(output.partial)

@@ -52,7 +52,7 @@ def reproduction(run: Run, kept: Kept) -> Section:
         if found["model_sha256"] != run.made_with["model_sha256"]:
             section.note("What follows was found with earlier weights of this run: reproduce it again.", "warn")
         section.note(found["text"], "text" if found["reproduced"] else "warn")
-        if table.exists():
+        if table.exists():  # `make reproduce` leaves none where the chips were others
             frame = pd.read_csv(table)
             section.blocks.append(kept.tables.add("reproduction", frame, "AP saved and AP again.", digits=8))
     except (ValueError, KeyError, OSError) as error:

@@ -6,6 +6,8 @@ In: run folders and, for the pictures, the store. Needs neither a GPU nor the tr
 
 from pathlib import Path
 
+import numpy as np
+
 from analysis import classes, comparison
 from analysis.figures import Figures
 from analysis.page import Note, Section, Tables, render
@@ -48,26 +50,32 @@ def report(run_path: Path, *, compare: tuple[Path, ...], wanted_class: str | Non
         sections.append(compared(run, found, kept))
     sections += [reproduction(run, kept), provenance(run)]
     _warn(run, sections[0])
-    low, high = classes.interval(classes.mean_over_classes(resampled))
+    low, high = (float(bound) for bound in classes.interval(classes.mean_over_classes(resampled)))
     best = run.classes[ranking.class_index]
-    split = run.made_with["split"]
+    split, chance = run.made_with["split"], run.positives / len(run.labels)
     render(
         folder / "report.html",
         title=f"{run.name}: task {run.config['task']}, {run.config['arch']}",
         subtitle=f"{len(run.names):,} test chips, {len(run.classes)} classes; recipe {run.config['recipe']}; "
         f"epoch {run.epoch} of {len(run.history)}, chosen on {split['epoch_chosen_on']}",
         facts=[
-            ("test mAP", f"{run.mean_ap:.4f}"),
-            ("its 95 % interval", f"{float(low):.4f} to {float(high):.4f}"),
-            ("mAP of chance", f"{float(run.labels.mean(axis=0)[run.positives > 0].mean()):.4f}"),
+            ("test mAP", _number(run.mean_ap)),
+            ("its 95 % interval", f"{_number(low)} to {_number(high)}" if low <= high else "none"),
+            ("mAP of chance", _number(float(classes.mean_over_classes(np.where(chance > 0, chance, np.nan))))),
             ("classes that count", f"{int((run.positives > 0).sum())} of {len(run.classes)}"),
-            (f"{'best' if wanted_class is None else 'chosen'} class", f"{best} {run.ap[ranking.class_index]:.4f}"),
+            (f"{'best' if wanted_class is None else 'chosen'} class", f"{best} {_number(run.ap[ranking.class_index])}"),
             ("split", Path(str(split["rule"])).name),
         ],
         sections=sections,
     )
+    kept.figures.tidy()
+    kept.tables.tidy()
     say(f"{folder / 'report.html'}: the report ({len(kept.figures.names)} figures, tables beside it)")
     return folder / "report.html"
+
+
+def _number(value: float) -> str:
+    return "none" if np.isnan(value) else f"{value:.4f}"
 
 
 def _store(run: Run, wanted: str | None) -> Store | str:
@@ -93,8 +101,13 @@ def _warn(run: Run, section: Section) -> None:
     warnings = []
     if run.made_with["split"]["epoch_chosen_on"] == "test":
         warnings.append("The epoch was chosen on the test part, which flatters: VAL=0.1 chooses it on a part of train.")
-    if not str(run.made_with["split"]["rule"]).endswith(".csv"):
+    rule = str(run.made_with["split"]["rule"]).partition(" + val ")[0]
+    if rule == "blocked":
+        warnings.append("The split kept together the duplicates and neighbours that `make audit` found; others leak.")
+    elif not rule.endswith(".csv"):
         warnings.append("Neighbouring chips come from one scene, so a random split leaks from train to test.")
+    if not run.positives.any():
+        warnings.append("No chip of the test part has any class: there is no AP, and nothing can be said of the model.")
     if run.config.get("shuffle_labels"):
         warnings.append("The labels were shuffled (SHUFFLE_LABELS=1): these scores are of chance.")
     if run.record.get("state") != "done":

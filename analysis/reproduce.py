@@ -66,6 +66,9 @@ def reproduce(run: Path, *, store: str | None, gpu: str | None) -> bool:
     )
     differences = _differences(before, record, data, device, model_sha256)
     same_chips = np.array_equal(saved["fnames"], data.store.names[tiles])
+    # In this order, a verdict that stands has its own table beside it, or none: never an earlier one's.
+    (run / "reproduce.json").unlink(missing_ok=True)
+    (run / "reproduce.csv").unlink(missing_ok=True)
     if same_chips:
         table = _table(data, saved, logits)
         print(table.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.8f}"))

@@ -11,11 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
-from analysis.classes import class_ap
+from analysis.classes import class_ap, mean_over_classes
 from preprocess.console import UserError
+from train.config import config_from
 
+# As the figures name them; a key for every choice of LOSS (train.config).
+LOSSES = {"bce": "binary cross-entropy", "soft_margin": "multi-label soft margin", "asymmetric": "asymmetric"}
 _KEYS = ("AP", "mAP", "epoch", "labels", "preds", "fnames", "logits", "classes", "depends_on")
+# What reports and predictions read of `depends_on`.
+_MADE_WITH: dict[str, tuple[str, ...]] = {
+    "config": (), "versions": (), "amp": (), "commit": (), "model_sha256": (),
+    "machine": ("device", "threads", "system"), "store": ("path", "chips", "fingerprint"),
+    "split": ("rule", "sha256", "train", "val", "test", "epoch_chosen_on"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +87,18 @@ def load_run(path: Path) -> Run:
             raise UserError(f"{path / 'results.npz'}: expected finite {key} of shape {shape}. Train again.")
     logits = arrays["logits"].astype(np.float64)
     ap = class_ap(arrays["labels"], logits)
-    if not np.allclose(ap, arrays["AP"], rtol=0, atol=1e-9, equal_nan=True):
-        raise UserError(f"{path / 'results.npz'}: the saved AP is not that of the saved scores; the file was altered.")
+    # `preds` may lie as float32.
+    for key, expected, tolerance in (
+        ("AP", ap, 1e-9),
+        ("mAP", mean_over_classes(ap), 1e-9),
+        ("preds", expit(logits), 1e-6),
+    ):
+        if not np.allclose(expected, arrays[key], rtol=0, atol=tolerance, equal_nan=True):
+            raise UserError(
+                f"{path / 'results.npz'}: the saved {key} is not that of the saved scores; the file was altered."
+            )
     return Run(
-        path=path, record=record, made_with=json.loads(str(arrays["depends_on"])), history=read_history(path),
+        path=path, record=record, made_with=_made_with(path / "results.npz", arrays), history=read_history(path),
         classes=classes, names=names, labels=arrays["labels"].astype(np.uint8), logits=logits,
         probabilities=arrays["preds"].astype(np.float64), ap=ap, mean_ap=float(arrays["mAP"]),
         epoch=int(arrays["epoch"]),
@@ -101,21 +119,50 @@ def read_record(path: Path) -> dict[str, Any]:
         raise UserError(f"RUN={path}: run.json cannot be read ({error}).") from error
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         raise UserError(f"RUN={path}: run.json cannot be read (it holds no configuration).")
+    _check_config(path / "run.json", record["config"])
     return record
+
+
+def _check_config(path: Path, config: dict[str, Any]) -> None:
+    try:
+        config_from(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _made_with(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What the scores depend on, with all that is read from it later."""
+    try:
+        found: dict[str, Any] = json.loads(str(arrays["depends_on"]))
+        absent = [f"{key} {name}".strip() for key, names in _MADE_WITH.items() for name in names or ("",)
+                  if key not in found or (name and name not in found[key])]  # fmt: skip
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: expected depends_on to be JSON ({error}). Train again.") from error
+    if absent:
+        raise UserError(f"{path}: expected depends_on with {', '.join(_MADE_WITH)}; {absent[0]} is not there.")
+    _check_config(path, found["config"])
+    return found
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or a line is not that of an epoch.
     """
     try:
-        return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     except ValueError as error:
         raise UserError(f"{path / 'metrics.jsonl'}: expected a JSON object a line ({error}).") from None
     except FileNotFoundError:
         raise UserError(f"RUN={path}: expected a run with a finished epoch, found no metrics.jsonl.") from None
+    except OSError as error:
+        raise UserError(f"{path / 'metrics.jsonl'}: cannot be read ({error.strerror}).") from error
+    if not lines:
+        raise UserError(f"{path / 'metrics.jsonl'}: expected a line an epoch, found none. Train again.")
+    if not all(isinstance(line, dict) and "epoch" in line for line in lines):
+        raise UserError(f"{path / 'metrics.jsonl'}: expected a JSON object with an epoch a line, found another.")
+    return lines
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ In: a run and what was computed from it. Out: `page.Section`s; figures and table
 classes, decisions and comparison to `verdicts`, putting the page together to `report`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +12,8 @@ import pandas as pd
 
 from analysis import plots, tail
 from analysis.figures import Figures
-from analysis.page import Cards, Section, Tables, card
-from analysis.pictures import Chip, pictures
+from analysis.page import Cards, Note, Section, Tables, card
+from analysis.pictures import Chip, Room, pictures
 from analysis.ranking import Ranking
 from analysis.results import Run
 from preprocess.schema import Store
@@ -78,19 +79,21 @@ def task_2(run: Run, ranking: Ranking, store: Store | str, kept: Kept) -> Sectio
     each = pd.DataFrame(common.accuracy, columns=list(run.classes))
     kept.tables.add("tail_common_each_class", pd.concat([mean, each], axis=1))
     section.blocks.append(kept.tables.add("tail_common", mean, "On thresholds that all classes share."))
-    name = run.classes[ranking.class_index]
+    name, ap, room = run.classes[ranking.class_index], run.ap[ranking.class_index], Room(blocks=2)
     section.note(
-        f"Chips of {name} (AP {run.ap[ranking.class_index]:.4f}), by score; equal scores in the order of their names. "
-        "Colour is red, green, blue as stored, stretched from the 1st to the 99th percentile of the chips shown."
+        f"Chips of {name} (AP {'none' if np.isnan(ap) else f'{ap:.4f}'}), by score; equal scores in the order of their "
+        "names. Colour is red, green, blue as stored, stretched from the 1st to the 99th percentile of the chips shown."
     )
     if isinstance(store, str):
         section.note(f"No pictures: {store}", "warn")
     for title, rows in (("highest", ranking.best), ("lowest", ranking.worst)):
-        shown, side = _chips(run, rows, store)
+        shown, side = _chips(run, rows, store, room)
         cards = [
             [card(str(run.names[row]), chip, _said(run, row, ranking))] for row, chip in zip(rows, shown, strict=True)
         ]
         section.blocks.append(Cards(title=f"The {len(rows)} {title} scores of {name}", groups=cards, side=side))
+        if not isinstance(store, str):
+            section.blocks += left_out(shown)
         kept.tables.add(f"{title}_{name}", _ranking_frame(run, rows, ranking))
     return section
 
@@ -107,12 +110,20 @@ def _tail_frame(found: tail.Tail, names: tuple[str, ...]) -> pd.DataFrame:
     )
 
 
-def _chips(run: Run, rows: np.ndarray, store: Store | str) -> tuple[list[Chip] | list[None], int]:
+def left_out(shown: Sequence[Chip | None]) -> list[Note]:
+    """A line about chips whose pictures had no room on the page, or none."""
+    count = sum(chip is None for chip in shown)
+    return (
+        [Note(text=f"{count} of these are not shown: their pictures would make the page too large.")] if count else []
+    )
+
+
+def _chips(run: Run, rows: np.ndarray, store: Store | str, room: Room) -> tuple[list[Chip | None], int]:
     if isinstance(store, str):
         return [None] * len(rows), 0
     tile_of = {str(name): index for index, name in enumerate(store.names)}
     tiles = np.array([tile_of[str(run.names[row])] for row in rows])
-    return pictures(store, tiles), shown_side(max(store.layout.height, store.layout.width))
+    return pictures(store, tiles[:, None], room), shown_side(max(store.layout.height, store.layout.width))
 
 
 def _tags(run: Run, row: int) -> str:

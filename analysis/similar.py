@@ -25,6 +25,8 @@ MIN_CORRELATION = 0.5
 # How much further than chance's best, in Fisher's z. z is about normal, and the best of n^2 pairs lies 4 (n = 90) to 6
 # (n = 40,000) deviations out: at 1.3 times that, less than 0.002 pairs are expected by chance.
 CHANCE_MARGIN = 1.3
+# At this correlation and above two lines are one line: of a chip and its mirrored or turned copy, not of two places.
+SAME_LINE = 0.99
 _BLOCK = 1024  # rows of the correlation matrix at a time
 
 
@@ -43,16 +45,32 @@ def exact_duplicates(store: Store) -> Pairs:
     return _pairs([(int(first[inverse[tile]]), int(tile), "same pixels") for tile in again])
 
 
+def learnt_twins(pairs: Pairs, learnt: np.ndarray) -> Pairs:
+    """Each chip that is the same as one that is `learnt` (N,) and not learnt itself, with the first such one.
+
+    Of pairs that name each copy with the first of its kind only, as `exact_duplicates` does: A, B and C are the same,
+    and C is learnt, makes two, though (B, C) is no pair.
+    """
+    found = []
+    for group in groups(len(learnt), pairs):
+        known = [tile for tile in group if learnt[tile]]
+        found += [
+            (min(tile, known[0]), max(tile, known[0]), "same pixels") for tile in group if known and not learnt[tile]
+        ]
+    return _pairs(found)
+
+
 def near_duplicates(store: Store, features: Features) -> Pairs:
     """Pairs whose hashes are close and whose thumbnails differ by little of their contrast; exact ones left out.
 
     A chip without contrast looks like any other of its kind: it is left to `constant`.
     """
+    checksum = store.checksum  # a read; there are as many pairs as chips and more
     usable = np.flatnonzero((features.low < features.high).any(axis=1))
     rows = _close_hashes(features.hash[usable], MAX_HAMMING)
     found = []
     for one, two in usable[rows].tolist():
-        if store.checksum[one] == store.checksum[two]:
+        if checksum[one] == checksum[two]:
             continue
         a, b = features.thumbnail[one], features.thumbnail[two]
         contrast = np.sqrt((a.var(axis=(1, 2)).mean() + b.var(axis=(1, 2)).mean()) / 2)
@@ -76,7 +94,9 @@ def neighbours(features: Features) -> tuple[Pairs, float]:
 
     Two lines match if each is the other's best match of all chips, at the same level, and their steps from pixel to
     pixel correlate clearly more than those of any pair of lines of which one is reversed: such pairs match by chance,
-    so the store itself says how much chance can do. (Small chips have short lines, and chance does more.)
+    so the store itself says how much chance can do. (Small chips have short lines, and chance does more.) Reversed
+    lines that are the same are no chance but a chip and its copy turned by 180 degrees, and say nothing of it. A chip
+    and its mirrored copy have a whole edge in common and are among the pairs.
     """
     found: list[tuple[int, int, str]] = []
     needed = 0.0
@@ -84,14 +104,18 @@ def neighbours(features: Features) -> tuple[Pairs, float]:
         ends, starts = features.edges[:, first], features.edges[:, second]
         kept = ~np.isnan(ends[0, 0])
         ends, starts = ends[..., kept], starts[..., kept]
-        chance = _best_matches(_steps(ends), _steps(starts[..., ::-1]))[1].max(initial=0)
-        threshold = max(MIN_CORRELATION, float(np.tanh(CHANCE_MARGIN * np.arctanh(min(chance, 0.9999)))))
+        reversed_best = _best_matches(_steps(ends), _steps(starts[..., ::-1]))[1]
+        chance = reversed_best[reversed_best < SAME_LINE].max(initial=0)
+        threshold = max(MIN_CORRELATION, float(np.tanh(CHANCE_MARGIN * np.arctanh(chance))))
         needed = max(needed, threshold)
         partner, correlation, back = _best_matches(_steps(ends), _steps(starts))
         for one in np.flatnonzero(correlation > threshold).tolist():
             two = int(partner[one])
             if back[two] == one and _same_level(ends[one, 0], starts[two, 0]):
-                found.append((min(one, two), max(one, two), how))
+                same = correlation[one] >= SAME_LINE
+                found.append(
+                    (min(one, two), max(one, two), "the same edge: mirrored, or they overlap" if same else how)
+                )
     return _pairs(found), needed
 
 
@@ -141,10 +165,11 @@ def _same_level(end: np.ndarray, start: np.ndarray) -> bool:
 
 
 def _pairs(found: list[tuple[int, int, str]]) -> Pairs:
-    found = sorted(found)
-    return Pairs(
-        tiles=np.array([pair[:2] for pair in found], np.int64).reshape(-1, 2), how=[how for _, _, how in found]
-    )
+    """Each pair once, with all that was said of it."""
+    said: dict[tuple[int, int], list[str]] = {}
+    for one, two, how in sorted(set(found)):
+        said.setdefault((one, two), []).append(how)
+    return Pairs(tiles=np.array(list(said), np.int64).reshape(-1, 2), how=[", ".join(hows) for hows in said.values()])
 
 
 def groups(num_tiles: int, *pairs: Pairs) -> list[list[int]]:

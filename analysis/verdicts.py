@@ -136,11 +136,12 @@ def compared(run: Run, found: list[Difference], kept: Kept) -> Section:
         "not about training again with another seed."
     )
     runs = [run, *(entry.other for entry in found)]
+    chance = run.positives / len(run.labels)
     section.plot(
         kept.figures.add(
             "comparison",
             plots.grouped_bars(run.classes, [(other.name, other.ap) for other in runs], "AP of each class, by run",
-                               "AP (0 to 1)"),
+                               "AP (0 to 1)", chance),
         )
     )  # fmt: skip
     for entry in found:
@@ -152,10 +153,12 @@ def compared(run: Run, found: list[Difference], kept: Kept) -> Section:
                      "Filled: the interval leaves out 0.")  # fmt: skip
         kept.tables.add(f"difference_{entry.other.name}",
                         pd.DataFrame(rows, columns=["class", "difference", "low", "high"]))  # fmt: skip
-    frame = pd.DataFrame({"class": [*run.classes, "mAP"]})
-    for other in runs:
-        frame[other.name] = [*other.ap, other.mean_ap]
-    section.blocks.append(kept.tables.add("comparison", frame, "AP by run."))
+    of_mean = float(classes.mean_over_classes(np.where(chance > 0, chance, np.nan)))
+    # Columns by position: a run may be named as another column is.
+    columns = [[*run.classes, "mAP"], [*chance, of_mean], *([*other.ap, other.mean_ap] for other in runs)]
+    frame = pd.DataFrame(dict(enumerate(columns)))
+    frame.columns = pd.Index(["class", "chance", *(other.name for other in runs)])
+    section.blocks.append(kept.tables.add("comparison", frame, "Chance, and AP by run."))
     return section
 
 

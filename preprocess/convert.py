@@ -9,14 +9,11 @@ Memory: one chip a process. Nothing here depends on the order in which tasks
 end, so any engine that runs `convert_shard` over `Plan.tasks()` makes the same bytes.
 """
 
-import fcntl
 import io
 import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +21,7 @@ import numpy as np
 
 from preprocess import schema
 from preprocess.console import Progress, UserError, say
+from preprocess.files import locked
 from preprocess.layout import MIB
 from preprocess.plan import Plan, Request, make_plan
 from preprocess.workers import run_tasks, start_server
@@ -47,7 +45,7 @@ def convert(request: Request) -> None:
         return
     if plan.layout.bands[0] == "band1":
         say(f"{request.store}: the bands are unnamed; training needs names, such as BANDS=blue,green,red,nir.")
-    with _locked(root):
+    with locked(root, "conversion"):
         if request.store.exists():  # another conversion ended between the question and the lock
             _is_whole_already(plan)
             return
@@ -172,31 +170,3 @@ def _compare_with_whole(plan: Plan) -> None:
             f"{plan.store}: made from something else ({differences}). "
             "Choose another STORE, or remove it to convert anew."
         )
-
-
-@contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """Make `root` and hold it: one conversion at a time a store. The lock goes with the process, however it ends."""
-    while True:
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{root}: the folder cannot be made ({error.strerror}).") from error
-        try:
-            lock = open(root / "lock", "w")  # noqa: SIM115  # held until the end of the conversion
-        except FileNotFoundError:
-            continue  # another conversion has just ended and removed the folder
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.close()
-            raise UserError(f"{root}: another conversion is writing it. Wait for it, or stop it.") from error
-        try:
-            same = os.stat(root / "lock").st_ino == os.fstat(lock.fileno()).st_ino
-        except FileNotFoundError:
-            same = False
-        if same:
-            break
-        lock.close()
-    with lock:
-        yield

@@ -1,5 +1,6 @@
 """Where a store's files lie, and how one is written whole. Knows no Zarr, so that worker processes start quickly."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +67,39 @@ def atomic_file(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.filename is None:  # write() itself names no file
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+@contextmanager
+def locked(root: Path, work: str) -> Iterator[None]:
+    """Make the folder `root` and hold it: one process at a time puts its output together there. The lock goes with the
+    process, however it ends; the holder may remove the folder, or all of it but the file `lock`.
+
+    Raises:
+        UserError: another process does this `work` ("conversion") there, or the folder cannot be made.
+    """
+    while True:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{root}: the folder cannot be made ({error.strerror}).") from error
+        try:
+            lock = open(root / "lock", "w")  # noqa: SIM115  # held until the end of the work
+        except FileNotFoundError:
+            continue  # another one has just ended and removed the folder
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            raise UserError(f"{root}: another {work} is writing it. Wait for it, or stop it.") from error
+        try:
+            same = os.stat(root / "lock").st_ino == os.fstat(lock.fileno()).st_ino
+        except FileNotFoundError:
+            same = False
+        if same:
+            break
+        lock.close()
+    with lock:
+        yield
 
 
 def write_atomic(path: Path, data: bytes | memoryview, *, durable: bool = False) -> None:

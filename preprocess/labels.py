@@ -5,8 +5,10 @@ finding the files to `convert` and dividing the rows to `splits`.
 """
 
 import csv
+import posixpath
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +41,11 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str,
             if missing:
                 hint = " (separated by commas)" if len(header) == 1 else ""
                 raise UserError(f"{path}: expected the columns {', '.join(columns)}{hint}; found {', '.join(header)}.")
-            rows = [(reader.line_num, row) for row in reader]
+            if twice := [name for name in columns if header.count(name) > 1]:
+                raise UserError(f"{path} line 1: expected one column {twice[0]}, found {header.count(twice[0])}.")
+            rows: list[tuple[int, dict[Any, Any]]] = [(reader.line_num, row) for row in reader]
+    except OSError as error:
+        raise UserError(f"{path}: expected a readable CSV file, found: {error.strerror}.") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: expected a CSV in UTF-8, found something else ({error}).") from error
     if not rows:
@@ -47,6 +53,11 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str,
     for line, row in rows:
         if any(row[name] is None for name in columns):
             raise UserError(f"{path} line {line}: expected {len(header)} fields, found fewer.")
+        if None in row:  # where DictReader puts what has no column
+            raise UserError(
+                f"{path} line {line}: expected {len(header)} fields, found {len(header) + len(row[None])}. "
+                'Tags are separated by spaces; a field with a comma in it needs quotes ("a,b").'
+            )
     return rows
 
 
@@ -86,7 +97,9 @@ def read_labels(path: Path, classes: tuple[str, ...] | None = None) -> LabelTabl
 
 
 def stem(name: str) -> str:
-    """An image name without a TIFF suffix: `a/train_0.tif` and `a/train_0` are one chip."""
+    """An image name without a TIFF suffix, one for all that mean one file: `./a//train_0.tif`, `a/train_0/`,
+    `a/train_0`."""
+    name = posixpath.normpath(name)
     return next((name[: -len(suffix)] for suffix in SUFFIXES if name.endswith(suffix)), name)
 
 

@@ -7,6 +7,7 @@ Leaves doing it, and going on after a stop, to `convert`.
 import hashlib
 import json
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,11 +97,16 @@ def make_plan(request: Request) -> Plan:
     csv_path = request.labels or csv_path
     if csv_path is None:
         raise UserError(f"LABELS is not set, and DATA={request.data} has no CSV that a preset knows. LABELS=file.csv")
+    if request.classes:
+        _check_different("CLASSES", "class", request.classes)
     table = read_labels(csv_path, request.classes or (preset.classes if preset else None))
     found = _find_all(table, folder, allow_missing=request.allow_missing)
-    present, stats = list(found), [stat for _, stat in found.values()]
+    present, stats = list(found), [seen for _, seen in found.values()]
     paths = tuple(path for path, _ in found.values())
-    first = tiff.read(paths[0], preset.check_page if preset else None)
+    try:
+        first = tiff.read(paths[0], preset.check_page if preset else None)
+    except OSError as error:
+        raise tiff.TileError(paths[0], "a readable file", error.strerror or type(error).__name__) from error
     return Plan(
         store=request.store,
         layout=_layout(request, preset, first, paths[0]),
@@ -111,8 +117,8 @@ def make_plan(request: Request) -> Plan:
         paths=paths,
         labels=table.labels[present],
         csv_row=np.array(present, np.int64),
-        size=np.array([stat.st_size for stat in stats], np.int64),
-        mtime_ns=np.array([stat.st_mtime_ns for stat in stats], np.int64),
+        size=np.array([seen.st_size for seen in stats], np.int64),
+        mtime_ns=np.array([seen.st_mtime_ns for seen in stats], np.int64),
     )
 
 
@@ -124,11 +130,15 @@ def _find(folder: Path, name: str) -> tuple[str, os.stat_result] | None:
     base = os.path.join(folder, stem(name))
     for suffix in tiff.SUFFIXES:
         try:
-            return base + suffix, os.stat(base + suffix)
+            found = os.stat(base + suffix)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:  # a name too long for the file system, no permission, a link loop
             raise UserError(f"{base + suffix}: cannot be looked at ({error.strerror}).") from error
+        if not stat.S_ISREG(found.st_mode):
+            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "something else"
+            raise tiff.TileError(base + suffix, "a TIFF file", kind, "Rename it, or take the chip out of the CSV.")
+        return base + suffix, found
     return None
 
 
@@ -159,6 +169,11 @@ def _layout(request: Request, preset: presets.Preset | None, first: np.ndarray, 
             f"{path}: expected {len(bands)} bands ({', '.join(bands)}), found {count}. "
             "BANDS names each of them, in the file's order."
         )
-    if len(set(bands)) != len(bands) or not all(bands):
-        raise UserError(f"BANDS={','.join(bands)}: expected a different name for each band.")
+    _check_different("BANDS", "band", bands)
     return plan_layout(bands=bands, height=height, width=width, dtype=first.dtype.name, codec=request.codec)
+
+
+def _check_different(variable: str, what: str, names: tuple[str, ...]) -> None:
+    """UserError if a name is there twice or empty."""
+    if len(set(names)) != len(names) or not all(names):
+        raise UserError(f"{variable}={','.join(names)}: expected a different name for each {what}.")

@@ -103,18 +103,7 @@ def _from_groups(store: Store, val: float) -> dict[str, np.ndarray]:
 
     A group larger than the test part, such as a scene whose chips are all linked, is therefore in train.
     """
-    path = groups_path(store.local_path)
-    try:
-        found = json.loads(path.read_text())
-        groups: list[list[int]] = found["groups"]
-        if found["fingerprint"] != store.fingerprint:
-            raise UserError(f"{path}: found in another store's chips. Run `make audit STORE={store.path}` again.")
-    except FileNotFoundError:
-        raise UserError(
-            f"SPLIT=blocked: {path} is missing. `make audit STORE={store.path}` finds the groups."
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error}). Run `make audit STORE={store.path}` again.") from error
+    groups = _read_groups(store)
     grouped = {tile for group in groups for tile in group}
     everything = groups + [[tile] for tile in range(store.num_tiles) if tile not in grouped]
     room = {"test": round(COURSE_TEST_SIZE * store.num_tiles)}
@@ -125,6 +114,28 @@ def _from_groups(store: Store, val: float) -> dict[str, np.ndarray]:
         part = next((name for name in ("test", "val") if len(tiles[name]) + len(group) <= room[name]), "train")
         tiles[part] += group
     return {name: store.csv_row[np.array(tiles[name], int)] for name in PARTS}
+
+
+def _read_groups(store: Store) -> list[list[int]]:
+    path = groups_path(store.local_path)
+    again = f"Run `make audit STORE={store.path}` again."
+    try:
+        found = json.loads(path.read_text())
+        fingerprint, groups = found["fingerprint"], [list(group) for group in found["groups"]]
+    except FileNotFoundError:
+        raise UserError(
+            f"SPLIT=blocked: {path} is missing. `make audit STORE={store.path}` finds the groups."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}). {again}") from error
+    if fingerprint != store.fingerprint:
+        raise UserError(f"{path}: found in another store's chips. {again}")
+    tiles = [tile for group in groups for tile in group]
+    if wrong := [tile for tile in tiles if type(tile) is not int or not 0 <= tile < store.num_tiles]:
+        raise UserError(f"{path}: expected tiles 0 to {store.num_tiles - 1}, found {wrong[0]!r}. {again}")
+    if len(set(tiles)) != len(tiles):
+        raise UserError(f"{path}: expected each tile in one group, found one in several. {again}")
+    return groups
 
 
 def _from_fractions(rule: str, num_rows: int) -> dict[str, np.ndarray]:

@@ -2,12 +2,15 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -138,6 +141,121 @@ def test_the_page_shows_the_chips_of_every_finding(planted: SimpleNamespace) -> 
     assert f"line {planted.rows['repeated'] + 2}: road repeated" in planted.page.text
 
 
+def test_the_stores_arrays_are_read_once_not_a_pair(planted: SimpleNamespace, tmp_path: Path) -> None:
+    reads: list[str] = []
+    store = replace(planted.store, read=lambda name: reads.append(name) or planted.store.read(name))
+    features = read_features(store)
+    alike = replace(features, hash=np.zeros_like(features.hash))  # so every pair is looked at
+    reads.clear()
+    similar.near_duplicates(store, alike)
+    assert reads == ["checksum"]
+    with mock.patch("analysis.audit.open_store", return_value=store):
+        audit(store.path, labels=planted.folder / "tags.csv", jpeg=planted.folder / "jpg", run_path=None,
+              split_rule="course", exclusive=("clear", "cloudy"))  # fmt: skip
+    assert reads.count("names") <= 4  # the page, the split, the CSV, the JPEGs
+
+
+def store_of(folder: Path, chips: list[np.ndarray]) -> Store:
+    """A store of (height, width, 4) chips t_0, t_1, ..."""
+    (folder / "tif").mkdir()
+    for index, chip in enumerate(chips):
+        tifffile.imwrite(folder / f"tif/t_{index}.tif", chip, photometric="minisblack", planarconfig=1)
+    write_csv(folder / "tags.csv", [(f"t_{index}", "ab"[index % 2]) for index in range(len(chips))])
+    convert(Request(data=folder / "tif", labels=folder / "tags.csv", store=folder / "tiles.zarr",
+                    bands=("blue", "green", "red", "nir")))  # fmt: skip
+    return open_store(folder / "tiles.zarr")
+
+
+def look(store: Store, **given: Any) -> dict[str, tags.Finding]:
+    """The findings of an audit by their titles."""
+    settings = {"labels": None, "jpeg": None, "run_path": None, "split_rule": None, "exclusive": None, **given}
+    return {finding.title: finding for finding in audit(store.path, **settings)}
+
+
+def test_turned_and_mirrored_copies_do_not_hide_the_neighbours(tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    chips = [texture(rng) for _ in range(40)]
+    wide, tall = texture(rng, SIDE, 2 * SIDE), texture(rng, 2 * SIDE, SIDE)
+    chips[3], chips[30] = wide[:, :SIDE], wide[:, SIDE:]
+    chips[31], chips[5] = tall[:SIDE], tall[SIDE:]
+    plain, level = similar.neighbours(read_features(store_of(tmp_path, chips)))
+    assert plain.tiles.tolist() == [[3, 30], [5, 31]]
+    chips[11] = chips[10][::-1, ::-1]
+    chips[13] = chips[12][:, ::-1]
+    (tmp_path / "more").mkdir()
+    found, needed = similar.neighbours(read_features(store_of(tmp_path / "more", chips)))
+    assert found.tiles.tolist() == [[3, 30], [5, 31], [12, 13]]
+    assert found.how == ["left to right", "top to bottom", "the same edge: mirrored, or they overlap"]
+    assert abs(needed - level) < 0.1
+
+
+def test_every_copy_in_test_of_a_chip_in_train_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(9)
+    chips = [texture(rng) for _ in range(20)]
+    train, test = (sorted(rows.tolist()) for rows in course_rows(20))
+    copies = [test[0], test[1], next(row for row in train if row > test[1])]
+    for row in copies[1:]:
+        chips[row] = chips[copies[0]]
+    store = store_of(tmp_path, chips)
+    for name in ("tables/old.csv", "tables/mine.txt", "figures/old.png", "mine.csv"):
+        path = tmp_path / "tiles.zarr.audit" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("of an earlier audit, or the user's own")
+    found = look(store)
+    left = [path.name for path in (tmp_path / "tiles.zarr.audit").rglob("*") if path.stem in ("old", "mine")]
+    assert sorted(left) == ["mine.csv", "mine.txt"]
+    assert found["Exact duplicates"].tiles.tolist() == [[copies[0], copies[1]], [copies[0], copies[2]]]
+    across = found["Exact duplicates, in train and in test"]
+    assert across.tiles.tolist() == [[copies[0], copies[2]], [copies[1], copies[2]]]
+    assert across.said == ["same pixels"] * 2
+    assert "test chips of a group with train chips 2" in Page(tmp_path / "tiles.zarr.audit/audit.html").text
+
+
+def test_jpegs_of_other_shapes_and_none_at_all(tmp_path: Path, refused: Callable) -> None:
+    rng = np.random.default_rng(10)
+    chips = [texture(rng, 8, 32) for _ in range(6)]
+    store = store_of(tmp_path, chips)
+    folder = tmp_path / "jpg"
+    assert f"JPEG={folder}: expected a folder of JPEGs, found nothing" in refused(lambda: look(store, jpeg=folder))
+    folder.mkdir()
+    assert "found none of 6" in refused(lambda: look(store, jpeg=folder))
+    for row, shown in ((0, chips[0]), (1, chips[1].transpose(1, 0, 2)), (2, chips[3])):
+        colours = np.clip(shown[..., [2, 1, 0]] / 40, 0, 255).astype(np.uint8)
+        Image.fromarray(colours).resize((2 * colours.shape[1], 2 * colours.shape[0])).save(folder / f"t_{row}.jpg")
+    found = look(store, jpeg=folder)["Unlike its JPEG"]
+    assert found.tiles.tolist() == [[1], [2]]
+    assert found.said[0] == "t_1.jpg is 64 x 16 pixels, the chip 8 x 32"
+    assert "3 of 6 chips have a JPEG; 3 have none" in found.about
+
+
+def test_what_can_be_refused_is_before_a_pixel_is_read(planted: SimpleNamespace, tmp_path: Path,
+                                                      refused: Callable) -> None:  # fmt: skip
+    with mock.patch("analysis.audit.read_features", side_effect=AssertionError("pixels were read")):
+        assert "SPLIT=half" in refused(lambda: look(planted.store, split_rule="half"))
+        assert "JPEG=" in refused(lambda: look(planted.store, jpeg=tmp_path / "typo"))
+
+
+def test_the_split_is_the_runs_where_none_is_given(planted: SimpleNamespace, tmp_path: Path,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    run = shutil.copytree(planted.folder / "runs/one", tmp_path / "run")
+    with np.load(run / "results.npz") as archive:
+        arrays = dict(archive)
+    made = json.loads(str(arrays["depends_on"]))
+    made["config"] |= {"split": "0.5,0.5@3", "val": 0.2}
+    made["split"]["sha256"] = make_split("0.5,0.5@3", planted.store, val=0.2).sha256()
+    np.savez(run / "results.npz", **{**arrays, "depends_on": json.dumps(made)})
+    page = planted.store.path.with_name("tiles.zarr.audit") / "audit.html"
+    look(planted.store, run_path=run)
+    assert "split 0.5,0.5@3 + val 0.2" in page.read_text()
+    look(planted.store, run_path=run, split_rule="course")
+    assert "split course" in page.read_text()
+    assert "another division" not in capsys.readouterr().out
+    made["split"]["sha256"] = "0"
+    np.savez(run / "results.npz", **{**arrays, "depends_on": json.dumps(made)})
+    look(planted.store, run_path=run)
+    assert "the run was trained on another division" in capsys.readouterr().out
+
+
 def test_a_blocked_split_divides_no_group(planted: SimpleNamespace) -> None:
     split, rows = make_split("blocked", planted.store), planted.rows
     sides = [set(part.tolist()) for part in (split.train, split.val, split.test)]
@@ -164,6 +282,15 @@ def test_a_blocked_split_needs_the_audit_of_this_store(session_store: Store, tmp
         assert "another store's chips" in refused(lambda: make_split("blocked", planted.store))
         path.write_text("{")
         assert "damaged" in refused(lambda: make_split("blocked", planted.store))
+        for groups, found in (
+            ([[0, COUNT]], f"expected tiles 0 to {COUNT - 1}, found {COUNT}"),
+            ([[-1, 2]], "found -1"),
+            ([[0, "1"]], "found '1'"),
+            ([[0, 1], [1, 2]], "expected each tile in one group"),
+            ([3], "damaged"),
+        ):
+            path.write_text(json.dumps({**json.loads(whole), "groups": groups}))
+            assert found in refused(lambda: make_split("blocked", planted.store))
     finally:
         path.write_text(whole)
 

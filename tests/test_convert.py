@@ -8,6 +8,7 @@ import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import google_crc32c
 import numcodecs.lz4
@@ -19,6 +20,7 @@ from conftest import BANDS, Chips, to_store, write_chips, write_csv
 
 from preprocess import schema, shard
 from preprocess.convert import convert
+from preprocess.files import locked
 from preprocess.layout import plan_layout
 from preprocess.plan import Request
 from preprocess.schema import Store, open_store
@@ -220,11 +222,9 @@ def test_a_torn_shard_is_written_again(
 
 
 def test_two_conversions_at_once_are_refused(chips: Chips, tmp_path: Path, refused: Callable) -> None:
-    from preprocess.convert import _locked
-
     path = tmp_path / "s.zarr"
     schema.partial_path(path).mkdir()
-    with _locked(schema.partial_path(path)):
+    with locked(schema.partial_path(path), "conversion"):
         assert "another conversion" in refused(lambda: to_store(chips, path))
 
 
@@ -234,14 +234,14 @@ def test_another_conversion_that_ends_first_is_seen(
     """It ends between the question whether the store is there and the lock."""
     from preprocess import convert as module
 
-    path, real = tmp_path / "s.zarr", module._locked
+    path, real = tmp_path / "s.zarr", module.locked
 
-    def late(root: Path) -> object:
-        monkeypatch.setattr(module, "_locked", real)
+    def late(root: Path, work: str) -> object:
+        monkeypatch.setattr(module, "locked", real)
         to_store(chips, path)
-        return real(root)
+        return real(root, work)
 
-    monkeypatch.setattr(module, "_locked", late)
+    monkeypatch.setattr(module, "locked", late)
     to_store(chips, path)
     assert "nothing to do" in capsys.readouterr().out
     assert not schema.partial_path(path).exists()
@@ -305,6 +305,8 @@ def test_a_torn_plan_is_a_line(
         ({"preset": "mars"}, "PRESET=mars is not known. There is: planet"),
         ({"bands": ("a", "b")}, "expected 2 bands (a, b), found 4"),
         ({"bands": ("a", "a", "b", "c")}, "a different name for each band"),
+        ({"classes": ("a", "b", "c", "a")}, "CLASSES=a,b,c,a: expected a different name for each class"),
+        ({"classes": ("a", "b", "c", "")}, "CLASSES=a,b,c,: expected a different name for each class"),
         ({"classes": ("a", "b")}, "tag 'c' is not one of the classes: a, b"),
         ({"preset": "planet"}, "is not one of the classes: clear"),
         ({"store": Path("/proc/x/tiles.zarr")}, "the folder cannot be made"),
@@ -382,6 +384,20 @@ def test_what_is_no_tiff(chips: Chips, tmp_path: Path, refused: Callable) -> Non
     text = refused(lambda: to_store(chips, tmp_path / "s.zarr"))
     assert "t_4.tif" in text
     assert "not a TIFF" in text
+
+
+@pytest.mark.parametrize("name", ["t_0.tif", "t_4.tif"])
+def test_a_chip_that_is_a_folder(chips: Chips, tmp_path: Path, refused: Callable, name: str) -> None:
+    (chips.folder / name).unlink()
+    (chips.folder / name).mkdir()
+    assert f"{name}: expected a TIFF file, found a folder" in refused(lambda: to_store(chips, tmp_path / "s.zarr"))
+
+
+def test_a_first_chip_that_may_not_be_read(chips: Chips, tmp_path: Path, refused: Callable) -> None:
+    denied = PermissionError(13, "Permission denied")  # raised here, since root may read anything
+    with mock.patch("preprocess.plan.tiff.read", side_effect=denied):
+        text = refused(lambda: to_store(chips, tmp_path / "s.zarr"))
+    assert "t_0.tif: expected a readable file, found Permission denied" in text
 
 
 def test_a_full_disk_is_one_line_and_goes_on(

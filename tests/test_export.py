@@ -3,7 +3,9 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -14,8 +16,9 @@ import torch
 from conftest import to_store, write_chips
 from test_train import train
 
-from analysis.export import export
+from analysis.export import _parity_tiles, export
 from analysis.results import Run, load_run
+from preprocess.schema import open_store
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +62,23 @@ def test_what_a_user_must_know_is_with_the_file(run: Run) -> None:
     parity = json.loads((run.path / "export/parity.json").read_text())
     assert parity["chips"] == 120
     assert max(parity["onnx_from_torch"], parity["export_from_torch"]) <= 1e-5
+    share = parity["onnx_from_torch"] / max(1, parity["largest_logit"])
+    assert parity["onnx_from_torch_share"] == share
+    logits = np.abs(run.logits).max()
+    assert parity["largest_logit"] >= logits - 1e-4
     for word in (f"{run.mean_ap:.4f}", "(batch, 4, 40, 32) uint16", "| 2 | c |", "make train TASK=3", "flatters"):
         assert word in card
+
+
+def test_the_stores_names_are_read_once(run: Run) -> None:
+    store, reads = open_store(run.path.parent / "tiles.zarr"), []
+    counting = replace(store, read=lambda name: reads.append(name) or store.read(name))
+    names = run.names[:3].tolist()
+    tiles = _parity_tiles(counting, names)
+    assert reads == ["names"]
+    assert store.names[tiles[:3]].tolist() == names
+    assert sorted(tiles.tolist()) == list(range(120))
+    assert tiles[3:].tolist() == sorted(tiles[3:].tolist())
 
 
 def test_other_weights_and_other_stores_are_refused(run: Run, tmp_path: Path, refused: Callable) -> None:
@@ -73,3 +91,19 @@ def test_other_weights_and_other_stores_are_refused(run: Run, tmp_path: Path, re
     weights = load_file(other / "model.safetensors")
     save_file({name: value + 1 for name, value in weights.items()}, other / "model.safetensors")
     assert "expected the weights that made the saved scores" in refused(lambda: export(other, store_path=None))
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_refused_export_leaves_what_was_there(run: Run, tmp_path: Path, refused: Callable, again: bool) -> None:
+    other = shutil.copytree(run.path, tmp_path / "run")
+    if not again:
+        shutil.rmtree(other / "export")
+    (other / "export.partial").mkdir()
+    (other / "export.partial/model.onnx").write_text("of an export that was killed")
+    before = {path.name: path.read_bytes() for path in (other / "export").glob("*")}
+    with mock.patch("analysis.export.MAX_DIFFERENCE", -1.0):
+        text = refused(lambda: export(other, store_path=None))
+    assert "Nothing is exported" in text
+    assert before == {path.name: path.read_bytes() for path in (other / "export").glob("*")}
+    assert (other / "export").exists() == again
+    assert not (other / "export.partial").exists()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -46,6 +47,12 @@ def test_other_columns_and_a_byte_order_mark_are_no_matter(tmp_path: Path) -> No
         ("image_name,tags\na\0b,x\n", "holds a NUL character"),
         ("image_name,tags\n ,x\n", "is empty"),
         ("image_name,tags\na,\n", "expected tags, found none"),
+        ("image_name,tags\na,x\nt_0,x,y,z\n", "line 3: expected 2 fields, found 4. Tags are separated by spaces"),
+        ("image_name,tags,tags\na,x,y\n", "line 1: expected one column tags, found 2"),
+        ("image_name,image_name,tags\na,b,y\n", "line 1: expected one column image_name, found 2"),
+        ("image_name,tags\nt_0,x\n./t_0,y\n", "line 3: image_name './t_0' is there already, in line 2"),
+        ("image_name,tags\nt_0,x\nt_0/,y\n", "line 3: image_name 't_0/' is there already, in line 2"),
+        ("image_name,tags\ns/t_0,x\ns//./t_0.tif,y\n", "is there already, in line 2"),
     ],
 )
 def test_refusals(tmp_path: Path, refused: Callable, content: str, found: str) -> None:
@@ -59,6 +66,19 @@ def test_refusals(tmp_path: Path, refused: Callable, content: str, found: str) -
 def test_no_such_csv(tmp_path: Path, refused: Callable) -> None:
     assert "found nothing" in refused(lambda: read_labels(tmp_path / "no.csv"))
     assert "found a folder" in refused(lambda: read_labels(tmp_path))
+
+
+def test_a_quoted_field_with_a_comma_and_a_column_of_another_name_twice_are_no_matter(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('image_name,note,note,tags\na,"1,2",3,x y\n')
+    assert read_labels(tmp_path / "t.csv").classes == ("x", "y")
+
+
+def test_a_csv_that_may_not_be_read_is_one_line(tmp_path: Path, refused: Callable) -> None:
+    write_csv(tmp_path / "t.csv", [("a", "x")])
+    denied = PermissionError(13, "Permission denied")  # raised here, since root may read anything
+    with mock.patch("builtins.open", side_effect=denied):
+        text = refused(lambda: read_labels(tmp_path / "t.csv"))
+    assert "t.csv: expected a readable CSV file, found: Permission denied" in text
 
 
 def test_bytes_that_are_no_text(tmp_path: Path, refused: Callable) -> None:

@@ -1,6 +1,8 @@
 """Scores of new TIFFs: the run's own to the bit, whatever is stopped, damaged or beside them."""
 
 import csv
+import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ from torch import nn
 from analysis import decisions, predict
 from analysis.results import load_run
 from analysis.symmetries import Symmetries, views
+from preprocess.files import locked
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +149,111 @@ def test_files_of_another_batch_are_scored_alike(trained: SimpleNamespace, whole
     assert {name.removeprefix("sub/"): row for name, row in found.items()} == {n: expected[n] for n in names[5:20]}
 
 
+def write_tiff(path: Path, values: np.ndarray) -> None:
+    tifffile.imwrite(path, values, photometric="minisblack", planarconfig=1)
+
+
+def run_without_store(trained: SimpleNamespace, folder: Path, chip: dict | None) -> SimpleNamespace:
+    """The run, whose store has gone, with `chip` in its run.json."""
+    path = shutil.copytree(trained.run.path, folder / "run")
+    record = json.loads((path / "run.json").read_text())
+    record["inputs"].pop("chip", None)
+    record["inputs"] |= {"chip": chip} if chip else {}
+    (path / "run.json").write_text(json.dumps(record))
+    with np.load(path / "results.npz") as archive:
+        arrays = dict(archive)
+    made = json.loads(str(arrays["depends_on"]))
+    made["config"]["store"] = str(folder / "gone.zarr")
+    np.savez(path / "results.npz", **{**arrays, "depends_on": json.dumps(made)})
+    return SimpleNamespace(run=load_run(path))
+
+
+CHIP = {"height": 32, "width": 32, "dtype": "uint16"}
+BANDS = ("blue", "green", "red", "nir")
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_folder_of_another_dtype_is_all_bad(trained: SimpleNamespace, tmp_path: Path, gone: bool) -> None:
+    (tmp_path / "data").mkdir()
+    for index in range(3):
+        write_tiff(tmp_path / f"data/t_{index}.tif", np.full((32, 32, 4), index, np.uint8))
+    run = run_without_store(trained, tmp_path, CHIP) if gone else trained
+    assert score(run, tmp_path / "data", tmp_path / "out.csv", bands=BANDS if gone else None) == 3
+    assert read(tmp_path / "out.csv") == {}
+    with open(tmp_path / "out_bad.csv", newline="") as file:
+        reasons = {row["image_name"]: row["reason"] for row in csv.DictReader(file)}
+    assert set(reasons) == {"t_0", "t_1", "t_2"}
+    assert all("expected (4, 32, 32) uint16" in reason and "uint8" in reason for reason in reasons.values())
+
+
+def test_an_odd_size_that_sorts_first_is_the_only_bad_file(
+    trained: SimpleNamespace, whole: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(trained.new, tmp_path / "data")
+    write_tiff(data / "a_first.tif", np.zeros((16, 16, 4), np.uint16))
+    assert score(trained, data, tmp_path / "out.csv") == 1
+    assert read(tmp_path / "out.csv") == read(whole)
+    with open(tmp_path / "out_bad.csv", newline="") as file:
+        assert [row["image_name"] for row in csv.DictReader(file)] == ["a_first"]
+
+
+def test_a_run_that_says_nothing_of_its_chips_takes_the_first_file(
+    trained: SimpleNamespace, whole: Path, tmp_path: Path, refused: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = run_without_store(trained, tmp_path, None), tmp_path / "out.csv"
+    assert "BANDS=blue,green,red,nir" in refused(lambda: score(run, trained.new, out))
+    assert "2 bands (red, nir)" in refused(lambda: score(run, trained.new, out, bands=("red", "nir")))
+    assert score(run, trained.new, out, bands=BANDS) == 0
+    assert "the first file that can be read does" in capsys.readouterr().out
+    assert read(out) == read(whole)
+
+
+def test_nothing_of_an_earlier_prediction_is_overwritten_or_left(
+    trained: SimpleNamespace, whole: Path, tmp_path: Path, refused: Callable
+) -> None:
+    out = tmp_path / "out.csv"
+    (tmp_path / "out_submission.csv").write_text("mine")
+    text = refused(lambda: score(trained, trained.new, out))
+    assert "out_submission.csv exists already" in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out_submission.csv"]
+    (tmp_path / "out_submission.csv").unlink()
+    (tmp_path / "out_bad.csv").write_text("image_name,reason\nold,gone\n")
+    assert score(trained, trained.new, out) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "out_submission.csv"]
+
+
+def test_a_stop_between_the_two_files_goes_on(trained: SimpleNamespace, whole: Path, tmp_path: Path) -> None:
+    out, replace = tmp_path / "out.csv", os.replace
+
+    def stop_before_out(source: Path, target: Path) -> None:
+        if Path(target) == out:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with mock.patch("analysis.predict.os.replace", stop_before_out), pytest.raises(KeyboardInterrupt):
+        score(trained, trained.new, out)
+    assert (tmp_path / "out_submission.csv").exists()
+    assert score(trained, trained.new, out) == 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_two_predictions_into_one_file_at_once_are_refused(
+    trained: SimpleNamespace, tmp_path: Path, refused: Callable
+) -> None:
+    out = tmp_path / "out.csv"
+    with locked(tmp_path / "out.csv.partial", "prediction"):
+        assert "another prediction is writing it" in refused(lambda: score(trained, trained.new, out))
+    begin = predict.locked
+
+    def late(root: Path, work: str) -> object:
+        out.write_text("another prediction's")
+        return begin(root, work)
+
+    with mock.patch.object(predict, "locked", late):
+        assert "exists already" in refused(lambda: score(trained, trained.new, out))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv"]
+
+
 def test_refusals(trained: SimpleNamespace, whole: Path, tmp_path: Path, refused: Callable) -> None:
     assert "exists already" in refused(lambda: score(trained, trained.new, whole))
     out = tmp_path / "out.csv"
@@ -157,7 +265,7 @@ def test_refusals(trained: SimpleNamespace, whole: Path, tmp_path: Path, refused
     assert "expected nir too" in refused(
         lambda: score(trained, tmp_path / "data", out, bands=("blue", "green", "red", "swir"))
     )
-    assert "2 bands (red, nir)" in refused(lambda: score(trained, tmp_path / "data", out, bands=("red", "nir")))
+    assert "expected green, blue too" in refused(lambda: score(trained, tmp_path / "data", out, bands=("red", "nir")))
     shutil.copy(trained.new / f"{name}.tif", tmp_path / "data" / "x.TIFF")
     assert "two files for one name, 'x'" in refused(lambda: score(trained, tmp_path / "data", out))
     assert list(tmp_path.glob("out*")) == []

@@ -21,20 +21,25 @@ from conftest import Chips
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
+from analysis import plots
+from analysis.curves import draw_curves
 from analysis.report import report
-from analysis.results import load_run
+from analysis.results import LOSSES, load_run
 from preprocess.schema import Store
 from preprocess.splits import make_split
-from train.config import make_config
+from train.config import _CHOICES, make_config
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def write_run(path: Path, store: Store, *, seed: int = 0, skill: float = 2.0) -> Path:
-    """A run's folder with made-up scores of the course split's test part; the last class has no positive there."""
+def write_run(
+    path: Path, store: Store, *, seed: int = 0, skill: float = 2.0, without: int = 1, rule: str = "course"
+) -> Path:
+    """A run's folder with made-up scores of the course split's test part; the last class has no positive there, or
+    the last `without`. `rule` is what the run says of its split."""
     split = make_split("course", store)
     labels, names = store.labels[split.test].copy(), store.names[split.test]
-    labels[:, -1] = 0
+    labels[:, labels.shape[1] - without :] = 0
     rng = np.random.default_rng(seed)
     logits = (rng.normal(size=labels.shape) + skill * labels).astype(np.float32)
     logits[:5] = np.round(logits[:5])
@@ -46,18 +51,20 @@ def write_run(path: Path, store: Store, *, seed: int = 0, skill: float = 2.0) ->
         "config": config, "versions": {"torch": "2"}, "amp": "off", "commit": "abc+changes", "model_sha256": "f" * 64,
         "machine": {"device": "CPU", "threads": 2, "system": "Linux"},
         "store": {"path": str(store.path), "fingerprint": store.fingerprint, "chips": store.num_tiles},
-        "split": {"rule": "course", "sha256": split.sha256(), "train": 1, "val": 0, "test": len(names),
+        "split": {"rule": rule, "sha256": split.sha256(), "train": 1, "val": 0, "test": len(names),
                   "epoch_chosen_on": "test"},
     }  # fmt: skip
+    mean_ap = float(np.nanmean(ap)) if present else None
     by_name = {name: None if np.isnan(v) else v for name, v in zip(store.classes, ap.tolist(), strict=True)}
-    line = {"lr": 0.1, "train_loss": 0.5, "test_loss": 0.6, "train_map": 0.4, "test_map": float(np.nanmean(ap)),
+    line = {"lr": 0.1, "train_loss": 0.5, "test_loss": 0.6, "train_map": 0.4, "test_map": mean_ap,
             "train_ap": by_name, "test_ap": by_name, "chips_per_s": 100.0, "wait_share": 0.1}  # fmt: skip
     path.mkdir(parents=True)
     (path / "run.json").write_text(json.dumps({**made, "state": "done", "started": "today"}))
     (path / "metrics.jsonl").write_text("".join(json.dumps({"epoch": n, **line}) + "\n" for n in (1, 2)))
     np.savez(
-        path / "results.npz", epoch=2, AP=ap, mAP=np.nanmean(ap), labels=labels, fnames=names, logits=logits,
-        preds=1 / (1 + np.exp(-logits.astype(float))), classes=np.array(store.classes), depends_on=json.dumps(made),
+        path / "results.npz", epoch=2, AP=ap, mAP=np.nan if mean_ap is None else mean_ap, labels=labels, fnames=names,
+        logits=logits, preds=1 / (1 + np.exp(-logits.astype(float))), classes=np.array(store.classes),
+        depends_on=json.dumps(made),
     )  # fmt: skip
     return path
 
@@ -125,6 +132,19 @@ def test_every_figure_has_a_title_and_is_there_as_png(made: SimpleNamespace) -> 
             assert picture.width > 500
 
 
+@pytest.mark.parametrize("loss", _CHOICES["loss"])
+def test_every_loss_has_a_name(made: SimpleNamespace, tmp_path: Path, loss: str) -> None:
+    run = shutil.copytree(made.run, tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    record["config"]["loss"] = loss
+    (run / "run.json").write_text(json.dumps(record))
+    assert draw_curves(run).stat().st_size > 0
+    config = {**load_run(run).config, "loss": loss}
+    shown = SimpleNamespace(history=load_run(run).history, epoch=1, config=config)
+    title = plots.curve(shown, "loss").axes[0].get_title()  # type: ignore[arg-type]
+    assert title == f"Loss ({LOSSES[loss]}) after each epoch"
+
+
 def test_pictures_are_the_stores_pixels_of_the_highest_scores(
     made: SimpleNamespace, session_chips: Chips, session_store: Store
 ) -> None:
@@ -145,11 +165,9 @@ def test_pictures_are_the_stores_pixels_of_the_highest_scores(
             low, high = np.percentile(files[..., band], [1, 99])
             bytes_of[..., band] = np.rint(np.clip((files[..., band] - low) / (high - low), 0, 1) * 255)
         for index in range(10):
-            colour, nir = (
-                np.asarray(Image.open(io.BytesIO(png)))[..., :3] for _, png in shown[2 * index : 2 * index + 2]
-            )
+            colour, nir = (np.asarray(Image.open(io.BytesIO(png))) for _, png in shown[2 * index : 2 * index + 2])
             assert np.array_equal(colour, bytes_of[index][..., [2, 1, 0]])
-            assert np.array_equal(nir, np.repeat(bytes_of[index][..., 3:], 3, axis=-1))
+            assert np.array_equal(nir, bytes_of[index][..., 3])  # grey: a third of the bytes
     assert frame["logit"].iloc[0] == min(column)
 
 
@@ -213,6 +231,10 @@ def test_a_store_that_has_moved(made: SimpleNamespace, tmp_path: Path, uint8_sto
         ({"logits": np.zeros((3, 3))}, "expected finite logits"),
         ({"classes": np.array(["a"])}, "with a name each"),
         ({"labels": None}, "labels is not there"),
+        ({"mAP": np.array(0.9)}, "the saved mAP is not that of the saved scores"),
+        ({"preds": np.full((99, 3), 0.5)}, "the saved preds is not that of the saved scores"),
+        ({"depends_on": np.array("{")}, "expected depends_on to be JSON"),
+        ({"depends_on": np.array("{}")}, "; config is not there"),
     ],
 )
 def test_a_run_that_does_not_fit_together_is_refused(
@@ -223,6 +245,92 @@ def test_a_run_that_does_not_fit_together_is_refused(
         arrays = {**archive, **change}
     np.savez(run / "results.npz", **{name: value for name, value in arrays.items() if value is not None})
     assert found in refused(lambda: load_run(run))
+
+
+@pytest.mark.parametrize("key", ["machine", "machine threads", "split epoch_chosen_on", "model_sha256"])
+def test_scores_that_do_not_say_what_they_depend_on_are_refused(
+    made: SimpleNamespace, tmp_path: Path, refused: Callable, key: str
+) -> None:
+    run = shutil.copytree(made.run, tmp_path / "run")
+    with np.load(run / "results.npz") as archive:
+        arrays = dict(archive)
+    depends = json.loads(str(arrays["depends_on"]))
+    first, _, second = key.partition(" ")
+    (depends[first] if second else depends).pop(second or first)
+    np.savez(run / "results.npz", **{**arrays, "depends_on": json.dumps(depends)})
+    text = refused(lambda: report(run, compare=(), wanted_class=None, store_path=None))
+    assert "results.npz: expected depends_on with config, versions" in text
+    assert f"{key} is not there" in text or f"{key} device is not there" in text
+
+
+@pytest.mark.parametrize("where", ["run.json", "results.npz"])
+def test_a_setting_that_is_not_known_is_one_line(
+    made: SimpleNamespace, tmp_path: Path, refused: Callable, where: str
+) -> None:
+    run = shutil.copytree(made.run, tmp_path / "run")
+    if where == "run.json":
+        record = json.loads((run / where).read_text())
+        record["config"]["warp"] = 9
+        (run / where).write_text(json.dumps(record))
+        assert "warp is not known" in refused(lambda: draw_curves(run))
+    else:
+        with np.load(run / where) as archive:
+            arrays = dict(archive)
+        depends = json.loads(str(arrays["depends_on"]))
+        depends["config"]["warp"] = 9
+        np.savez(run / where, **{**arrays, "depends_on": json.dumps(depends)})
+    text = refused(lambda: report(run, compare=(), wanted_class=None, store_path=None))
+    assert f"{where}: configuration: warp is not known" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [("", "expected a line an epoch, found none"), ("1\n", "found another"), ("{\n", "JSON object")],
+)
+def test_a_history_without_epochs_is_one_line(
+    made: SimpleNamespace, tmp_path: Path, refused: Callable, content: str, found: str
+) -> None:
+    run = shutil.copytree(made.run, tmp_path / "run")
+    (run / "metrics.jsonl").write_text(content)
+    for call in (lambda: draw_curves(run), lambda: report(run, compare=(), wanted_class=None, store_path=None)):
+        text = refused(call)
+        assert "metrics.jsonl" in text
+        assert found in text
+
+
+def test_what_an_earlier_report_left_is_removed_and_nothing_else(made: SimpleNamespace, tmp_path: Path) -> None:
+    run = shutil.copytree(made.run, tmp_path / "run")
+    shutil.rmtree(run / "report", ignore_errors=True)
+    report(run, compare=(made.others[0],), wanted_class="a", store_path=None)
+    folder = run / "report"
+    (folder / "tables/mine.txt").write_text("x")
+    (folder / "notes.csv").write_text("x")
+    assert (folder / "figures/difference_two.png").exists()
+    report(run, compare=(), wanted_class="b", store_path=None)
+    assert not list(folder.rglob("*two*"))
+    assert not list(folder.rglob("*_a.csv"))
+    assert (folder / "tables/highest_b.csv").exists()
+    assert (folder / "tables/mine.txt").exists()
+    assert (folder / "notes.csv").exists()
+
+
+def test_axes_of_classes_have_a_name_and_chance_is_beside_ap(made: SimpleNamespace) -> None:
+    run = load_run(made.run)
+    low = np.zeros(3)
+    bars = plots.ap_bars(run, low, low)
+    chance = run.positives / len(run.labels)
+    grouped = plots.grouped_bars(run.classes, [("_x", low), ("y", low)], "", "AP", chance)
+    rows = plots.differences([("a", 0.1, 0.0, 0.2)], "")
+    assert [figure.axes[0].get_ylabel() for figure in (bars, grouped, rows)] == ["class (positives)", "class", "class"]
+    assert [text.get_text() for text in grouped.legends[0].get_texts()] == ["_x", "y", "chance"]
+    assert grouped.axes[0].lines[0].get_xdata().tolist() == chance.tolist()
+    frame = pd.read_csv(made.folder / "tables/comparison.csv")
+    assert frame["chance"].tolist()[:3] == chance.tolist()
+    assert frame["chance"].iloc[3] == chance[:2].mean()
+
+
+def test_no_mathtext_is_written_out(made: SimpleNamespace) -> None:
+    assert "$" not in made.path.read_text()
 
 
 def test_runs_that_cannot_be_compared_are_refused(made: SimpleNamespace, tmp_path: Path, refused: Callable) -> None:
@@ -239,7 +347,8 @@ def test_runs_that_cannot_be_compared_are_refused(made: SimpleNamespace, tmp_pat
     assert "Compare runs of the same STORE and SPLIT" in compare(fnames=renamed)
     assert "expected the classes a, b, c, found a, b, x" in compare(classes=np.array(["a", "b", "x"]))
     swapped = arrays["labels"][:, [1, 0, 2]]
-    assert "other labels" in compare(labels=swapped, AP=_ap(swapped, arrays["logits"]))
+    ap = _ap(swapped, arrays["logits"])
+    assert "other labels" in compare(labels=swapped, AP=ap, mAP=np.nanmean(ap))
     assert "different names" in refused(
         lambda: report(made.run, compare=(made.run,), wanted_class=None, store_path=None)
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, fbeta_score
+from sklearn.metrics import average_precision_score, brier_score_loss, fbeta_score
 
 from analysis import classes, decisions, ranking, tail
 
@@ -214,19 +214,46 @@ def test_f_scores_are_scikit_learns_and_kaggles() -> None:
     decided = logits > 0.3
     found = decisions.scores(labels, decided)
     for average in ("micro", "samples"):
-        assert found[f"F1 {average}"] == f1_score(labels, decided, average=average, zero_division=0)
-        assert found[f"F2 {average}"] == fbeta_score(labels, decided, beta=2, average=average, zero_division=0)
+        one, two = (fbeta_score(labels, decided, beta=b, average=average, zero_division=0) for b in (1, 2))
+        assert (found[f"F1 {average}"], found[f"F2 {average}"]) == pytest.approx((one, two), rel=1e-12)
     present = labels.any(axis=0)
     assert not present[5]
-    assert found["F2 macro"] == fbeta_score(
-        labels[:, present], decided[:, present], beta=2, average="macro", zero_division=0
-    )
+    expected = fbeta_score(labels[:, present], decided[:, present], beta=2, average="macro", zero_division=0)
+    assert found["F2 macro"] == pytest.approx(expected, rel=1e-12)
     by_chip = []
     for truth, said in zip(labels, decided, strict=True):  # Kaggle's own formula, chip by chip
         right = int((truth & said).sum())
         p, r = right / max(said.sum(), 1), right / max(truth.sum(), 1)
         by_chip.append(5 * p * r / (4 * p + r) if right else 0.0)
     assert found["F2 samples"] == pytest.approx(np.mean(by_chip), rel=1e-12)
+
+
+def kept_classes(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """The same, with a positive in class 0 only."""
+    labels = labels[:, :num_classes].copy()
+    labels[:, 1:] = 0
+    return labels
+
+
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_f_scores_of_one_class_and_of_one_that_is_present(num_classes: int) -> None:
+    labels, logits, _ = scores()
+    labels, decided = kept_classes(labels, num_classes), logits[:, :num_classes] > 1
+    found = decisions.scores(labels, decided)
+    for beta in (1, 2):
+        only = fbeta_score(labels[:, 0], decided[:, 0], beta=beta)
+        assert 0.1 < only < 0.9
+        assert found[f"F{beta} macro"] == pytest.approx(only, rel=1e-12)
+        right = missed = wrong = 0
+        by_chip = []
+        for truth, said in zip(labels.tolist(), decided.tolist(), strict=True):
+            tp = sum(t and s for t, s in zip(truth, said, strict=True))
+            fn, fp = sum(truth) - tp, sum(said) - tp
+            right, missed, wrong = right + tp, missed + fn, wrong + fp
+            by_chip.append((1 + beta**2) * tp / ((1 + beta**2) * tp + beta**2 * fn + fp) if tp else 0.0)
+        micro = (1 + beta**2) * right / ((1 + beta**2) * right + beta**2 * missed + wrong)
+        assert found[f"F{beta} micro"] == pytest.approx(micro, rel=1e-12)
+        assert found[f"F{beta} samples"] == pytest.approx(np.mean(by_chip), rel=1e-12)
 
 
 def test_a_part_without_any_label_has_scores_without_a_warning() -> None:
