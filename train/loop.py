@@ -28,6 +28,7 @@ from train.checkpoint import (
 )  # fmt: skip
 from train.config import Config
 from train.device import Device, prepare_torch
+from train.finite import NotFiniteError, check_losses, check_scores, check_weights
 from train.losses import loss_function, positive_weights
 from train.memory import estimate_bytes
 from train.metrics import class_ap, mean_ap
@@ -39,10 +40,6 @@ from train.step import Trainer, make_trainer, train_step
 from train.stop import Stopped, StopSignals
 from train.telemetry import GpuUse, Latest, Tracker, advice, open_trackers, scalars, time_line
 from train.world import World
-
-
-class NotFiniteError(UserError):
-    """The network has come to nothing: going on would come to the same again."""
 
 
 @dataclass(kw_only=True)
@@ -268,7 +265,7 @@ def _train(fit: Fit, gpu: GpuUse) -> None:
             latest.offer(loss)
             gpu.look()
             if latest.failed:
-                _check_losses(fit)
+                check_losses(state, config, fit.data.store)
             share = seconds["wait"] / sum(seconds.values())
             progress.update(
                 len(batch.tiles) * fit.world.size, f"loss {latest.value:.3f}{last} wait {100 * share:.0f} %"
@@ -295,8 +292,8 @@ def _save(fit: Fit, *, best: bool = False) -> None:
         fit.saved_at_s = time.monotonic()
         return
     started = time.perf_counter()
-    _check_losses(fit)
-    _check_weights(fit)
+    check_losses(fit.state, fit.config, fit.data.store)
+    check_weights(fit.state, fit.config, fit.trainer.scored)
     state = fit.state.gathered(fit.world)
     if fit.world.main:
         try:
@@ -312,30 +309,9 @@ def _save(fit: Fit, *, best: bool = False) -> None:
     fit.state.unfinished.seconds["checkpoint"] += time.perf_counter() - started
 
 
-def _check_losses(fit: Fit) -> None:
-    """The first batch of the epoch whose loss is not finite is named, and ends the run."""
-    losses = fit.state.unfinished.losses
-    finite = torch.isfinite(torch.stack(losses)).cpu() if losses else torch.ones(1)  # waits for the device
-    if not finite.all():
-        tiles = np.concatenate(fit.state.unfinished.tiles).reshape(len(losses), -1)[int(finite.int().argmin())]
-        names = ", ".join(fit.data.store.names[tiles].tolist())
-        raise _not_finite(fit, f"the loss is not finite; the first such batch holds {names}")
-
-
-def _check_weights(fit: Fit) -> None:
-    """No checkpoint of a network that has come to nothing: a step's loss is from before its update."""
-    weights = [value for value in fit.trainer.scored.state_dict().values() if value.is_floating_point()]
-    if not torch.stack([torch.isfinite(value).all() for value in weights]).all():  # waits for the device
-        raise _not_finite(fit, f"the weights are not finite after step {fit.state.step}")
-
-
-def _not_finite(fit: Fit, what: str) -> NotFiniteError:
-    return NotFiniteError(f"epoch {fit.state.epoch + 1}: {what}. Train again with a smaller LR (now {fit.config.lr}).")
-
-
 def _train_line(fit: Fit) -> dict[str, Any]:
     """What the epoch's steps gave; here the device is waited for."""
-    _check_losses(fit)
+    check_losses(fit.state, fit.config, fit.data.store)
     started = time.perf_counter()
     unfinished = fit.state.unfinished
     losses, logits, tiles = unfinished.gathered(fit.world)
@@ -365,8 +341,7 @@ def _evaluate(fit: Fit, part: str) -> Score:
         between=lambda: _between(fit),
     )  # fmt: skip
     logits = fit.world.gather(torch.from_numpy(logits), len(tiles)).numpy()
-    if not np.isfinite(logits).all():
-        raise _not_finite(fit, f"scores of the {part} part are not finite")
+    check_scores(fit.state, fit.config, part, logits)
     labels = fit.data.store.labels[tiles]
     loss = loss_function(fit.config.loss, torch.from_numpy(logits), torch.from_numpy(labels.astype(np.float32)))
     return Score(loss=float(loss), ap=class_ap(labels, logits), logits=logits)

@@ -1,0 +1,43 @@
+"""Losses, weights and scores that are not finite: one line that ends the run before they become a checkpoint.
+
+Each check waits for the device, so it stands where the device is waited for anyway.
+"""
+
+import numpy as np
+import torch
+from torch import nn
+
+from preprocess.console import UserError
+from preprocess.schema import Store
+from train.config import Config
+from train.state import State
+
+
+class NotFiniteError(UserError):
+    """The network has come to nothing: going on would come to the same again."""
+
+    def __init__(self, state: State, config: Config, what: str) -> None:
+        super().__init__(f"epoch {state.epoch + 1}: {what}. Train again with a smaller LR (now {config.lr}).")
+
+
+def check_losses(state: State, config: Config, store: Store) -> None:
+    """Names the chips of the epoch's first batch whose loss is not finite."""
+    losses = state.unfinished.losses
+    finite = torch.isfinite(torch.stack(losses)).cpu() if losses else torch.ones(1)
+    if not finite.all():
+        tiles = np.concatenate(state.unfinished.tiles).reshape(len(losses), -1)[int(finite.int().argmin())]
+        chips = ", ".join(store.names[tiles].tolist())
+        raise NotFiniteError(state, config, f"the loss is not finite; the first such batch holds {chips}")
+
+
+def check_weights(state: State, config: Config, net: nn.Module) -> None:
+    """A step's loss is from before its update: after the last one nothing else has looked at the weights."""
+    weights = [value for value in net.state_dict().values() if value.is_floating_point()]
+    if not torch.stack([torch.isfinite(value).all() for value in weights]).all():
+        raise NotFiniteError(state, config, f"the weights are not finite after step {state.step}")
+
+
+def check_scores(state: State, config: Config, part: str, logits: np.ndarray) -> None:
+    """(tiles, classes) logits of a part."""
+    if not np.isfinite(logits).all():
+        raise NotFiniteError(state, config, f"scores of the {part} part are not finite")
