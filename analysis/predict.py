@@ -11,6 +11,7 @@ import io
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -94,8 +95,9 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
     blocks = [np.arange(first, min(first + step, len(files.names))) for first in range(0, len(files.names), step)]
     with locked(output.partial, "prediction"):
         if output.scores.exists():  # another prediction ended between the question and the lock
-            output.partial.joinpath("lock").unlink()
-            output.partial.rmdir()
+            with suppress(OSError):  # blocks are there, of whatever they are: they stay
+                output.partial.joinpath("lock").unlink()
+                output.partial.rmdir()
             output_files(out)
         _begin(output, _settings(files, run, digest, config, device, tta))
         done = [_read_block(output, number, len(tiles)) is not None for number, tiles in enumerate(blocks)]
