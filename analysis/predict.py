@@ -11,6 +11,7 @@ import io
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -94,10 +95,11 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
     blocks = [np.arange(first, min(first + step, len(files.names))) for first in range(0, len(files.names), step)]
     with locked(output.partial, "prediction"):
         if output.scores.exists():  # another prediction ended between the question and the lock
-            output.partial.joinpath("lock").unlink()
-            output.partial.rmdir()
+            with suppress(OSError):  # blocks are there, of whatever they are: they stay
+                output.partial.joinpath("lock").unlink()
+                output.partial.rmdir()
             output_files(out)
-        _begin(output, _settings(files, run, digest, config, device, tta))
+        _begin(output, _settings(reader, run, digest, config, device, tta))
         done = [_read_block(output, number, len(tiles)) is not None for number, tiles in enumerate(blocks)]
         if any(done):
             say(f"{output.partial}: going on, {sum(done)} of {len(blocks)} blocks are done.")
@@ -113,14 +115,15 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
         return _finish(output, run, files, len(blocks))
 
 
-def _settings(files: Files, run: Run, digest: str, config: Config, device: Device, tta: bool) -> dict[str, Any]:
+def _settings(reader: TiffReader, run: Run, digest: str, config: Config, device: Device, tta: bool) -> dict[str, Any]:
     """What must be the same for blocks to fit together."""
+    files, layout = reader.files, reader.layout
     listing = hashlib.sha256(json.dumps(files.names).encode())
     listing.update(files.size.tobytes() + files.mtime_ns.tobytes())
     thresholds = hashlib.sha256(run.logits.tobytes()).hexdigest()
     return {
         "files": listing.hexdigest(), "model_sha256": digest, "device": device.name, "batch": config.test_batch,
-        "tta": tta, "scores": thresholds,
+        "tta": tta, "scores": thresholds, "chips": [*layout.bands, layout.height, layout.width, layout.dtype],
     }  # fmt: skip
 
 

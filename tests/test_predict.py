@@ -106,6 +106,18 @@ def test_a_stop_in_the_middle_and_a_second_run_give_the_same_file(
     assert out.read_bytes() == whole.read_bytes()
 
 
+def test_blocks_of_other_bands_are_not_taken(
+    trained: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, turned = tmp_path / "out.csv", ("red", "green", "blue", "nir")
+    with mock.patch.object(predict, "_finish", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        score(trained, trained.new, out)
+    assert score(trained, trained.new, out, bands=turned) == 0
+    assert "it starts anew" in capsys.readouterr().out
+    assert score(trained, trained.new, tmp_path / "turned.csv", bands=turned) == 0
+    assert out.read_bytes() == (tmp_path / "turned.csv").read_bytes()
+
+
 def test_blocks_of_other_files_are_not_taken(trained: SimpleNamespace, whole: Path, tmp_path: Path) -> None:
     (tmp_path / "out.csv.partial").mkdir()
     (tmp_path / "out.csv.partial" / "settings.json").write_text("{}")
