@@ -161,7 +161,7 @@ class TileLoader:
                 return
             cache = "host"
         if cache == "device":
-            _say_once("CACHE=device: only on a GPU, with INPUT=raw and TEST=center; kept in RAM, as with CACHE=host.")
+            _say_once("CACHE=device: it is for a GPU, INPUT=raw and TEST=center. Taken as CACHE=host.")
         kept = resident_reader(store, inputs.stored_bands, workers) if cache != "none" else None
         self.cache = "none" if kept is None else "host"
         self.decode = "device" if inflates and decode != "host" and kept is None else "host"

@@ -11,7 +11,7 @@ from conftest import BANDS, to_store, write_chips
 from pipeline import resident
 from pipeline.chunks import ChunkReader
 from pipeline.inputs import course_inputs, raw_inputs
-from pipeline.loader import TileLoader, eval_loader, train_loader
+from pipeline.loader import TileLoader, _say_once, eval_loader, train_loader
 from pipeline.resident import DeviceBatches, to_device
 from preprocess import schema
 from preprocess.schema import Store, open_store
@@ -102,9 +102,11 @@ def test_too_big_is_one_line_and_streams(
     inputs = raw_inputs(store, BANDS, np.arange(12))
     monkeypatch.setattr(resident, "free_host_bytes", lambda: 40_000)
     capsys.readouterr()
+    _say_once.cache_clear()
     loader = train_loader(store, np.arange(12), inputs, batch_size=4, cache="device")
     assert loader.cache == "none"
     assert capsys.readouterr().out == (
+        "CACHE=device: it is for a GPU, INPUT=raw and TEST=center. Taken as CACHE=host.\n"
         "CACHE=host: 0.0 GiB would be needed, and 50% of the 0.0 GiB of free memory may be used. "
         "Streaming from the store instead.\n"
     )
