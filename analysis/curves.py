@@ -67,6 +67,8 @@ def _draw(axes: Axes, lines: list[dict[str, Any]], what: str, title: str) -> Non
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss" if what == "loss" else "mAP")
     axes.set_ylim(bottom=0, top=1.03 if what == "map" else None)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if len(lines) == 1:
+        axes.set_xlim(lines[0]["epoch"] - 0.5, lines[0]["epoch"] + 0.5)  # else its ticks are thousandths of an epoch
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)

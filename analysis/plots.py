@@ -27,8 +27,11 @@ def _series(run: Run, key: str) -> list[float]:
 
 
 def _epochs(run: Run, axes: Axes) -> list[int]:
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return [int(line["epoch"]) for line in run.history]
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    epochs = [int(line["epoch"]) for line in run.history]
+    if len(epochs) == 1:
+        axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)  # else matplotlib's ticks are thousandths of an epoch
+    return epochs
 
 
 def curve(run: Run, what: str) -> Figure:
@@ -60,9 +63,9 @@ def class_ap_curves(run: Run) -> Figure:
 
 
 def learning_rate(run: Run) -> Figure:
-    """Learning rate at the start of each epoch."""
+    """Learning rate of each epoch's last step."""
     schedule = run.config["schedule"]
-    figure, axes = new(f"Learning rate ({schedule})", "epoch", "learning rate at its start", height=2.6)
+    figure, axes = new(f"Learning rate ({schedule})", "epoch", "learning rate of its last step", height=2.6)
     axes.plot(_epochs(run, axes), _series(run, "lr"), "o-", color=BLUE, markersize=4, linewidth=1.6)
     axes.set_ylim(bottom=0)
     return figure
