@@ -28,6 +28,7 @@ from preprocess.console import say
 from preprocess.schema import open_store
 from train.device import choose_device
 from train.step import Trainer, train_step
+from train.telemetry import GpuUse
 
 SMALL_CHIPS = 10_000
 BUSY = 0.9
@@ -153,24 +154,24 @@ def _real(trainer: Trainer, stream: _Stream, block_s: float) -> dict[str, float]
 
 def _real_on_gpu(trainer: Trainer, stream: _Stream, block_s: float) -> dict[str, float]:
     """The same by the device's events: the host may run ahead, so its own waits say nothing."""
-    from bench.gpu import Utilisation, Waits
+    from bench.gpu import Waits
 
     batch = stream()
     train_step(trainer, batch.images_nchw, batch.labels)
     synchronize(trainer.device)
-    waits, started, count, elapsed = Waits(), time.perf_counter(), 0, 0.0
-    with Utilisation(trainer.device.device.index) as utilisation:
-        while elapsed < block_s:
-            for _ in range(20):  # the clock is looked at now and then: each look waits for the device
-                batch = stream()
-                waits.step_begins()
-                train_step(trainer, batch.images_nchw, batch.labels)
-                waits.step_ends()
-            count += 20
-            synchronize(trainer.device)
-            elapsed = time.perf_counter() - started
+    waits, use, started, count, elapsed = Waits(), GpuUse(trainer.device), time.perf_counter(), 0, 0.0
+    while elapsed < block_s:
+        for _ in range(20):  # the clock is looked at now and then: each look waits for the device
+            batch = stream()
+            waits.step_begins()
+            train_step(trainer, batch.images_nchw, batch.labels)
+            waits.step_ends()
+            use.look()
+        count += 20
+        synchronize(trainer.device)
+        elapsed = time.perf_counter() - started
     found = {"chips_per_s": count * BATCH / elapsed, "wait_share": waits.seconds() / elapsed}
-    return found if utilisation.percent is None else {**found, "gpu_percent": utilisation.percent}
+    return found | ({"gpu_percent": busy["busy_percent"]} if (busy := use.summary()) else {})
 
 
 def serve_fed(work: Work, codec: str) -> Iterator[Any]:

@@ -1,9 +1,8 @@
-"""What only a GPU has: its utilisation, its waits by its own clock, and the limits of the way to it.
+"""What only a GPU has: its waits by its own clock, and the limits of the way to it.
 
 Small on purpose: everything else of `e2e` is the same code on both kinds of machine.
 """
 
-import threading
 import time
 from typing import Any
 
@@ -16,31 +15,6 @@ from bench.work import BATCH, Setting, Work
 from pipeline.graph import GraphSpec, inflate_tiles
 
 _MIB, _REPEATS = 1024 * 1024, 50
-
-
-class Utilisation:
-    """NVML's utilisation of a GPU, sampled every 200 ms while open; `percent` is the mean, None where NVML has none."""
-
-    def __init__(self, index: int) -> None:
-        self._index, self._values, self._ended = index, list[float](), threading.Event()
-        self.percent: float | None = None
-
-    def __enter__(self) -> "Utilisation":
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        self.percent = sum(self._values) / len(self._values) if self._values else None
-
-    def _sample(self) -> None:
-        while not self._ended.wait(0.2):
-            try:
-                self._values.append(torch.cuda.utilization(self._index))
-            except Exception:
-                return  # NVML's and torch's kinds are many; see `train.telemetry.GpuUse`
 
 
 class Waits:

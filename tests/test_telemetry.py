@@ -156,11 +156,11 @@ def test_weights_that_an_update_spoils_are_never_a_checkpoint(store: Store, tmp_
     def spoil(at: int) -> Callable[[int], None]:
         return lambda number: trainers[-1].net.fc.bias.data.fill_(float("nan")) if number == at else None
 
-    settings = SETTINGS[:-2]  # without the average, which hides it for a while
+    settings = SETTINGS[:-2]  # the scores of an average would not show it yet; its checkpoint would
     with tiny_networks(), pytest.MonkeyPatch.context() as patched:
         patched.setattr(loop, "make_trainer", remembered)
         with Steps(spoil(3)).patch:
-            early = train(store.path, tmp_path / "early", *settings, "--checkpoint-minutes", "1e-9")
+            early = train(store.path, tmp_path / "early", *SETTINGS, "--checkpoint-minutes", "1e-9")
         with Steps(spoil(5)).patch:
             late = train(store.path, tmp_path / "late", *settings)
     assert "the weights are not finite after step 3. Train again with a smaller LR (now 0.002)." in early.stderr

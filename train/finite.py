@@ -30,9 +30,9 @@ def check_losses(state: State, config: Config, store: Store) -> None:
         raise NotFiniteError(state, config, f"the loss is not finite; the first such batch holds {chips}")
 
 
-def check_weights(state: State, config: Config, net: nn.Module) -> None:
+def check_weights(state: State, config: Config, *nets: nn.Module) -> None:
     """A step's loss is from before its update: after the last one nothing else has looked at the weights."""
-    weights = [value for value in net.state_dict().values() if value.is_floating_point()]
+    weights = [value for net in nets for value in net.state_dict().values() if value.is_floating_point()]
     if not torch.stack([torch.isfinite(value).all() for value in weights]).all():
         raise NotFiniteError(state, config, f"the weights are not finite after step {state.step}")
 

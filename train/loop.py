@@ -293,7 +293,7 @@ def _save(fit: Fit, *, best: bool = False) -> None:
         return
     started = time.perf_counter()
     check_losses(fit.state, fit.config, fit.data.store)
-    check_weights(fit.state, fit.config, fit.trainer.scored)
+    check_weights(fit.state, fit.config, fit.trainer.net, fit.trainer.scored)
     state = fit.state.gathered(fit.world)
     if fit.world.main:
         try:
