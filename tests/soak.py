@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ import numpy as np
 import torch
 from conftest import to_store, write_chips
 from tiny import outcome, tiny_networks
+from tqdm import tqdm
 
 from pipeline.inputs import raw_inputs
 from pipeline.loader import Batch, TileLoader, train_loader
@@ -84,6 +86,8 @@ class Soak:
         lines = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.write(lines, f"life {newest}\n".encode())
         torch.set_num_threads(1)  # the network is too small for two, and they would only wait for each other
+        # tqdm's own lock is a semaphore that all forks share: a life killed while it printed would stop all later ones.
+        tqdm.set_lock(threading.RLock())
         with contextlib.ExitStack() as patches:
             patches.enter_context(tiny_networks())
             patches.enter_context(mock.patch.object(sys, "argv", ["train", *arguments]))

@@ -12,7 +12,7 @@ KILLS = 60
 def test_killed_60_times() -> None:
     """In a process of its own: it forks, which is safe only where torch has not yet started threads."""
     ended = subprocess.run(
-        [sys.executable, "tests/soak.py", "--kills", str(KILLS)], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "tests/soak.py", "--kills", str(KILLS)], cwd=ROOT, capture_output=True, text=True, timeout=1800
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert f"{KILLS} kills" in ended.stdout
