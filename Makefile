@@ -7,7 +7,7 @@ OTHER_CUDA = $(if $(filter 12,$(CUDA)),13,12)
 READY = $(VENV)/.canopy-cuda$(CUDA)
 MODULE = $(VENV)/bin/python -m
 
-ZARR_VARIABLES = DATA LABELS STORE PRESET BANDS CLASSES CODEC JOBS ALLOW_MISSING
+ZARR_VARIABLES = DATA LABELS STORE PRESET BANDS CLASSES CODEC AXES JOBS ALLOW_MISSING
 TRAIN_WORDS = TASK GPU RUN RESUME RECIPE ARCH WEIGHTS CONV1 FINETUNE INPUT SPLIT VAL SEED TEST CROP FLIPS AMP COMPILE \
 	EPOCHS BATCH ACCUMULATE LR LOSS SET WORKERS CACHE DECODE CHECKPOINT_MINUTES TRACKER
 TRAIN_VARIABLES = $(TRAIN_WORDS) DETERMINISTIC SHUFFLE_LABELS
@@ -28,7 +28,7 @@ endif
 $(foreach name,ALLOW_MISSING DETERMINISTIC SHUFFLE_LABELS TTA,$(if $(filter-out 0 1,$($(name))),$(error $(name)=$($(name)): expected 0 or 1)))
 
 # Settings of the conversion mean nothing to a training that converts nothing.
-UNUSED = $(if $(filter train,$(MAKECMDGOALS)),$(if $(DATA),,$(filter LABELS PRESET BANDS CLASSES CODEC ALLOW_MISSING,$(GIVEN))))
+UNUSED = $(if $(filter train,$(MAKECMDGOALS)),$(if $(DATA),,$(filter LABELS PRESET BANDS CLASSES CODEC AXES ALLOW_MISSING,$(GIVEN))))
 $(if $(strip $(UNUSED)),$(error $(strip $(UNUSED)): only with DATA=folder, which is converted first))
 $(if $(filter STORE,$(GIVEN)),$(if $(STORE),,$(error STORE is given, but empty)))
 
@@ -47,7 +47,7 @@ option = $(if $($(1)),--$(call lower,$(1)) '$(subst ','\'',$($(1)))')
 switch = $(if $(filter 1,$($(1))),--$(call lower,$(1)))
 options = $(foreach name,$(1),$(call option,$(name)))
 
-ZARR_OPTIONS = $(call options,DATA LABELS STORE PRESET BANDS CLASSES CODEC JOBS) $(call switch,ALLOW_MISSING)
+ZARR_OPTIONS = $(call options,DATA LABELS STORE PRESET BANDS CLASSES CODEC AXES JOBS) $(call switch,ALLOW_MISSING)
 TRAIN_OPTIONS = $(call options,STORE $(TRAIN_WORDS)) $(call switch,DETERMINISTIC) $(call switch,SHUFFLE_LABELS)
 
 .PHONY: help setup demo zarr verify info train reproduce curves report audit predict export bench bench-report tune \
@@ -107,7 +107,7 @@ $(READY): pyproject.toml constraints.txt
 setup: $(READY)
 
 zarr: $(READY)
-	@$(MODULE) preprocess convert $(call options,DATA LABELS PRESET BANDS CLASSES CODEC JOBS) $(call switch,ALLOW_MISSING) \
+	@$(MODULE) preprocess convert $(call options,DATA LABELS PRESET BANDS CLASSES CODEC AXES JOBS) $(call switch,ALLOW_MISSING) \
 		--store '$(or $(STORE),tiles.zarr)'
 
 demo: $(READY)

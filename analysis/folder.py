@@ -98,11 +98,21 @@ def _chip_of_store(run: Run) -> tuple[dict[str, Any], str]:
     return vars(store.layout), ""
 
 
+def stored_axes(run: Run) -> str | None:
+    """How the conversion named the dimensions of the run's own chips, if it had to; None where the store is gone."""
+    try:
+        axes = open_store(run.config["store"]).source.get("axes")
+    except UserError:
+        return None
+    return axes if axes in tiff.AXES else None
+
+
 def _first_layout(files: Files, bands: tuple[str, ...]) -> Layout:
     reason = ""
     for path in files.paths:
         try:
-            count, height, width = (values := tiff.read(path)).shape
+            values = tiff.read(path, wanted=tiff.Wanted(num_bands=len(bands)))
+            count, height, width = values.shape
             if count != len(bands):
                 raise tiff.TileError(path, f"{len(bands)} bands ({', '.join(bands)})", str(count))
             return plan_layout(bands=bands, height=height, width=width, dtype=values.dtype.name, codec="none")
@@ -113,11 +123,15 @@ def _first_layout(files: Files, bands: tuple[str, ...]) -> Layout:
 
 @dataclass(kw_only=True)
 class TiffReader:
-    """Reads `bands` of files by number, as `pipeline.chunks.ChunkReader` reads them of a store. `bad`: why not."""
+    """Reads `bands` of files by number, as `pipeline.chunks.ChunkReader` reads them of a store. `bad`: why not.
+
+    `axes` names the files' stored dimensions, where the store was made with AXES.
+    """
 
     files: Files
     layout: Layout
     bands: tuple[str, ...]
+    axes: str | None = None
     bad: dict[int, str] = field(default_factory=dict)
 
     def decode(self, tiles: np.ndarray, out: np.ndarray, flip_rows: np.ndarray | None = None) -> None:
@@ -131,10 +145,7 @@ class TiffReader:
         layout, path = self.layout, self.files.paths[tile]
         expected = (len(layout.bands), layout.height, layout.width)
         try:
-            values = tiff.read(path)
-            if values.shape != expected or values.dtype.name != layout.dtype:
-                raise tiff.TileError(path, f"{expected} {layout.dtype} (bands, height, width)",
-                                     f"{values.shape} {values.dtype.name}")  # fmt: skip
+            values = tiff.read(path, wanted=tiff.Wanted(shape=expected, dtype=layout.dtype, axes=self.axes))
         except tiff.TileError as error:
             self.bad[tile] = str(error)
             out[:] = 0

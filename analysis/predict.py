@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from analysis import decisions
-from analysis.folder import Files, FolderLoader, TiffReader, expected_layout, list_files
+from analysis.folder import Files, FolderLoader, TiffReader, expected_layout, list_files, stored_axes
 from analysis.results import Run, load_run
 from analysis.saved_model import inputs_of, load_saved
 from analysis.symmetries import Symmetries
@@ -76,7 +76,8 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
     output, run, files = output_files(out), load_run(run_path), list_files(data)
     config = config_from(run.config)
     config = replace(config, gpu=gpu or config.gpu, amp=AMP[run.made_with["amp"]])
-    reader = TiffReader(files=files, layout=expected_layout(run, files, bands), bands=())
+    layout = expected_layout(run, files, bands)
+    reader = TiffReader(files=files, layout=layout, bands=(), axes=stored_axes(run))
     inputs = inputs_of(run)
     reader.bands = inputs.stored_bands
     if missing := [band for band in reader.bands if band not in reader.layout.bands]:

@@ -20,6 +20,7 @@ def main() -> int:
     convert.add_argument("--bands", help="names in the files' order: blue,green,red,nir")
     convert.add_argument("--classes", help="in the order wanted, with commas; default: sorted")
     convert.add_argument("--codec", default="lz4", help="lz4 (default) or none")
+    convert.add_argument("--axes", help="order of the stored dimensions: YXS or SYX; default: as the files say")
     convert.add_argument("--jobs", default=str(len(os.sched_getaffinity(0))), help="processes; default: cores")
     convert.add_argument("--allow-missing", action="store_true", help="leave out rows without a file")
 
@@ -45,7 +46,7 @@ def main() -> int:
         run_convert(
             Request(
                 data=args.data, store=args.store, labels=args.labels, preset=args.preset,
-                bands=names(args.bands), classes=names(args.classes), codec=args.codec,
+                bands=names(args.bands), classes=names(args.classes), codec=args.codec, axes=args.axes,
                 jobs=integer("JOBS", args.jobs), allow_missing=args.allow_missing,
             )
         )  # fmt: skip

@@ -43,8 +43,8 @@ def convert(request: Request) -> None:
     if request.store.exists():
         _is_whole_already(plan)
         return
-    if plan.layout.bands[0] == "band1":
-        say(f"{request.store}: the bands are unnamed; training needs names, such as BANDS=blue,green,red,nir.")
+    for note in plan.notes:
+        say(note)
     with locked(root, "conversion"):
         if request.store.exists():  # another conversion ended between the question and the lock
             _is_whole_already(plan)
@@ -146,7 +146,7 @@ def _finish(plan: Plan, root: Path) -> None:
                 parts.setdefault(name, []).append(np.atleast_1d(progress[name]))
     arrays = {name: np.concatenate(values) for name, values in parts.items()}
     arrays |= {"names": np.array(plan.names, object), "labels": plan.labels, "csv_row": plan.csv_row}
-    schema.finish(root / "store", plan.layout, plan.classes, plan.num_csv_rows, arrays)
+    schema.finish(root / "store", plan.layout, plan.classes, plan.num_csv_rows, arrays, plan.source)
     _sweep(root / "store")
     os.sync()  # what is not a shard: nothing may be in the cache only when the name appears
     os.rename(root / "store", plan.store)
@@ -160,6 +160,7 @@ def _compare_with_whole(plan: Plan) -> None:
     before = replace(
         plan, layout=store.layout, classes=store.classes, num_csv_rows=store.num_csv_rows,
         names=tuple(str(name) for name in store.names), labels=store.labels, csv_row=store.csv_row,
+        source=store.source,
     )  # fmt: skip
     differences = _differences(before.settings(), replace(plan, layout=layout).settings())
     if not differences:

@@ -156,6 +156,8 @@ def info(path: Path, split_rule: str) -> None:
     print(f"codec        {layout.codec}; chunks of {layout.chunk_rows} rows, {num_shards} shards")
     ratio = f"ratio {raw / encoded:.3f}"
     print(f"size         {encoded / MIB:.1f} MiB on disk, {raw / MIB:.1f} MiB raw, {ratio}")
+    if "nodata" in store.source:
+        print(f"nodata       {store.source['nodata']} (marked by the files; counts as a value in mean and std)")
     print(f"fingerprint  {store.fingerprint}")
     try:
         split = make_split(split_rule, store)
