@@ -79,7 +79,7 @@ help:
 	@echo 'make test | lint | setup          the tests; format, types, imports; only the installation'
 	@echo
 	@echo 'zarr:   DATA LABELS STORE  PRESET=planet  BANDS=blue,green,red,nir  CLASSES=a,b,c  CODEC=lz4|none'
-	@echo '        JOBS=cores  ALLOW_MISSING=1'
+	@echo '        AXES=YXS|SYX (order of the stored dimensions)  JOBS=cores  ALLOW_MISSING=1'
 	@echo 'train:  TASK=1 (RGB) | 3 (RGB and NIR, two nets joined) | 4 (RGB + NIR in one net)  GPU=0|0,1,2,3|auto|cpu'
 	@echo '        RECIPE=default|course|best  EPOCHS BATCH LR SEED  RUN=runs/name  FINETUNE=full|head  SET="ema=0.999 ..."'
 	@echo '        ARCH=resnet18|resnet34|resnet50|resnet101|resnet152|resnext50_32x4d|wide_resnet50_2'

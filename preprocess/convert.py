@@ -156,13 +156,12 @@ def _finish(plan: Plan, root: Path) -> None:
 def _compare_with_whole(plan: Plan) -> None:
     """UserError naming what differs between a whole store and what is asked for now."""
     store = schema.open_store(plan.store)
-    layout = replace(plan.layout, chunk_rows=store.layout.chunk_rows, shard_tiles=store.layout.shard_tiles)
     before = replace(
         plan, layout=store.layout, classes=store.classes, num_csv_rows=store.num_csv_rows,
         names=tuple(str(name) for name in store.names), labels=store.labels, csv_row=store.csv_row,
         source=store.source,
     )  # fmt: skip
-    differences = _differences(before.settings(), replace(plan, layout=layout).settings())
+    differences = _differences(before.settings(), plan.settings())
     if not differences:
         changed = np.flatnonzero((store.source_size != plan.size) | (store.source_mtime_ns != plan.mtime_ns))
         if len(changed):

@@ -183,7 +183,12 @@ def _check_page(page: tifffile.TiffPage, path: str | Path) -> None:
             page.dtype.name if page.dtype is not None else f"{page.bitspersample} bits of format {page.sampleformat}"
         )
         expected = f"{', '.join(DTYPES[:-1])} or {DTYPES[-1]} values"
-        raise TileError(path, expected, found, "Convert it: gdal_translate -ot UInt16 in.tif out.tif")
+        raise TileError(
+            path,
+            expected,
+            found,
+            "Convert it, with -scale where values do not fit: gdal_translate -ot UInt16 in.tif out.tif",
+        )
     bits, itembits = page.bitspersample, 8 * page.dtype.itemsize
     if not isinstance(bits, int) or (bits != itembits and page.dtype.kind != "u"):
         raise ValueError(f"bits per sample {bits}")
@@ -257,6 +262,8 @@ def _segments(page: tifffile.TiffPage, number: int) -> Iterator[Segment]:
     for index, (offset, count) in enumerate(zip(offsets, counts, strict=True)):
         y, x = index // across % down * full_rows, index % across * columns
         rows = full_rows if tiled else min(full_rows, page.imagelength - y)
+        if offset == 0 or count == 0:
+            raise ValueError(f"segment {index} of {wanted} is missing ({count} bytes at byte {offset})")
         if offset < 8 or count < 1 or offset + count > size:
             raise ValueError(f"segment {index} of {count} bytes at byte {offset}, in a file of {size} bytes")
         if page.compression == tiff_segments.NONE and count not in (rows * row_bytes, full_rows * row_bytes):

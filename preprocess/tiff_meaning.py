@@ -60,7 +60,7 @@ def order(
     chosen: str | None
     if (described := _described_axes(header)) is not None:
         chosen = described
-    elif pages == height == width:
+    elif pages == height == width and shape in (None, header.shape):
         chosen = None
     elif shape is not None:
         chosen = "YXS" if tuple(shape) == as_rows else "SYX"
@@ -110,7 +110,7 @@ def facts(header: Header, count: int, *, order: str, axes: str | None, guess: st
     page = header.pages[0]
     descriptions = _descriptions(page, count)
     named = not descriptions or [text.strip().casefold() for text in descriptions] in _RGB_WORDS
-    one_page = len(header.pages) == 1 and page.samplesperpixel == 3
+    one_page = len(header.pages) == 1 and page.samplesperpixel == 3 and not page.extrasamples
     colours = page.photometric == tifffile.PHOTOMETRIC.RGB or (
         page.photometric == tifffile.PHOTOMETRIC.YCBCR and page.compression in JPEG  # decoded to RGB
     )

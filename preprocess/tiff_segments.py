@@ -8,6 +8,8 @@ segment holds beyond its size. imagecodecs' decoders do the work here, too; each
 write, so that a few bytes cannot claim gigabytes.
 """
 
+import struct
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -78,10 +80,38 @@ def _values(page: tifffile.TiffPage, data: bytes, shape: tuple[int, int, int]) -
 
 
 def _picture(page: tifffile.TiffPage, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    if PICTURES[page.compression] is imagecodecs.png_decode:
+        _check_png(data)
+    if PICTURES[page.compression] is _jpeg2k:
+        _check_jpeg2k(data, shape)
     out = np.empty(shape if shape[2] > 1 else shape[:2], page.dtype)
     options = {"hasalpha": shape[2] == 4} if PICTURES[page.compression] is _webp else {}
     decoded = PICTURES[page.compression](data, out=out, **options)  # refuses another size before it decodes
     return np.asarray(decoded).reshape(shape)
+
+
+def _check_png(data: bytes) -> None:
+    """ValueError unless each chunk's CRC-32 fits: libpng only prints a warning about damaged pixels."""
+    at = 8
+    while at + 12 <= len(data):
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        end = at + 12 + length
+        if end > len(data) or zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            raise ValueError(f"PNG chunk at byte {at} is damaged")
+        if kind == b"IEND":
+            return
+        at = end
+    raise ValueError("PNG data without an end")
+
+
+def _check_jpeg2k(data: bytes, shape: tuple[int, int, int]) -> None:
+    """ValueError unless the stream is of this size: OpenJPEG decodes before the size is compared."""
+    at = data.find(b"\xff\x4f\xff\x51")
+    if at < 0 or at + 24 > len(data):
+        raise ValueError("JPEG 2000 data without a size")
+    right, bottom, left, top = struct.unpack_from(">4I", data, at + 8)
+    if (bottom - top, right - left) != shape[:2]:
+        raise ValueError(f"JPEG 2000 data of {bottom - top} x {right - left} pixels, expected {shape[0]} x {shape[1]}")
 
 
 def _jpeg(page: tifffile.TiffPage, data: bytes, index: int, shape: tuple[int, int, int]) -> np.ndarray:
