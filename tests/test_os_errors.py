@@ -24,11 +24,11 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> N
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
         for name, kind in (("folder", "folder"), ("pipe", "named pipe"), ("device", "device"), ("socket", "socket")):
-            before = len(os.listdir("/proc/self/fd"))
+            before = len(list(Path("/proc/self/fd").iterdir()))
             with pytest.raises(OSError, match=f"a {kind}, expected a regular file") as error:
                 open_regular(tmp_path / name)
             assert error.value.filename == str(tmp_path / name)
-            assert len(os.listdir("/proc/self/fd")) == before
+            assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_a_link_that_leads_nowhere_is_missing(tmp_path: Path) -> None:
