@@ -7,8 +7,10 @@ to do when a process has too many maps.
 
 import ctypes
 import errno
+import functools
 import mmap
 import os
+import signal
 import threading
 import weakref
 from typing import NamedTuple
@@ -21,6 +23,8 @@ _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = (
     ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long
 )  # fmt: skip
+_libc.signal.restype = ctypes.c_void_p
+_libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 
 
@@ -70,6 +74,7 @@ def map_file(opened: int) -> MappedFile | None:
         OSError: as the system says.
     """
     key = identity(opened)
+    _report_bus_errors()
     with _lock:
         existing = _maps.get(key)
         if existing is not None:
@@ -83,3 +88,26 @@ def map_file(opened: int) -> MappedFile | None:
                 return None
             raise
         return mapped
+
+
+def _end_with_line(number: int) -> None:
+    os.write(2, _BUS_ERROR)
+    os._exit(2)
+
+
+_BUS_ERROR = (
+    b"error: a shard can no longer be read: it was cut, or its disk or network share failed. "
+    b"`make verify STORE=...` finds the shard.\n"
+)
+_handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_end_with_line)
+
+
+@functools.cache
+def _report_bus_errors() -> None:
+    """A page of a map that cannot be read (the file was cut, the disk failed) ends the process by SIGBUS: say why.
+
+    Python's own signal handlers run too late for that. The reading thread holds no lock here: it runs compiled code.
+    """
+    before = _libc.signal(signal.SIGBUS, ctypes.cast(_handler, ctypes.c_void_p))
+    if before is not None:  # somebody else's, such as faulthandler's
+        _libc.signal(signal.SIGBUS, before)
