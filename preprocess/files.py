@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,7 +101,8 @@ def atomic_file(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
 
     With `durable`, file and folder are synced: a power cut, too, leaves the old file or the new one.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    # Random: process numbers repeat on other hosts that share the disk.
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with named_errors(path), open(beside, "wb") as file:
             yield file
