@@ -40,7 +40,7 @@ def say(text: str) -> None:
 
 def run(main: Callable[[], int]) -> NoReturn:
     """Run a command; turn what the user can mend into one line and exit code 2, never a traceback."""
-    threading.excepthook = _thread_error
+    before, threading.excepthook = threading.excepthook, _thread_error
     _printed.clear()
     try:
         code = main()
@@ -60,6 +60,8 @@ def run(main: Callable[[], int]) -> NoReturn:
             raise
         code = 2
         _print_error(text)
+    finally:
+        threading.excepthook = before
     sys.exit(code)
 
 
@@ -99,6 +101,10 @@ def machine_error(error: OSError | MemoryError) -> str | None:
     names = [name for name in (error.filename, error.filename2) if name is not None]
     where = " -> ".join(str(name) if isinstance(name, int) else os.fsdecode(name) for name in names)
     return f"{f'{where}: ' if where else ''}{error.strerror}. {advice(error)}"
+
+
+# Of the machine, not of one file: the next file would fail, too.
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def advice(error: OSError) -> str:
