@@ -41,7 +41,7 @@ def start(config: Config, wanted_run: str | None, resume: Path | None, run_file:
         folder = fit(config, data, device, world, wanted_run, resume)
     except Stopped as stopped:
         return stopped.code
-    except UserError:
+    except (UserError, OSError):
         if not world.main:
             time.sleep(5)  # rank 0 most often says the same, and torchrun then ends this process before it does too
         raise
