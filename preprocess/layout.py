@@ -5,6 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 CODECS = ("lz4", "none")
+# Values of chips -> those of the store's arrays band_sum and band_sumsq, see `sums`.
+SUM_DTYPES = {
+    "uint8": ("uint64", "uint64"), "uint16": ("uint64", "uint64"),
+    "int16": ("int64", "uint64"), "float32": ("float64", "float64"),
+}  # fmt: skip
 # 64 KiB a chunk: enough pieces for a GPU to decode in parallel, and few enough that the table stays small.
 CHUNK_BYTES = 64 * 1024
 # A file count in the hundreds instead of one file a chip, and a task that fits any worker's memory.
@@ -47,6 +52,15 @@ class Layout:
     def num_shards(self, num_tiles: int) -> int:
         """Shard files of a store of `num_tiles`."""
         return -(-num_tiles // self.shard_tiles)
+
+
+def sum_dtypes(layout: Layout) -> tuple[str, str]:
+    """The dtypes of the store's arrays (band_sum, band_sumsq): wide enough for any chip of the layout's dtype.
+
+    Raises:
+        KeyError: a dtype that no store has.
+    """
+    return SUM_DTYPES[layout.dtype]
 
 
 def plan_layout(*, bands: tuple[str, ...], height: int, width: int, dtype: str, codec: str) -> Layout:
