@@ -18,7 +18,7 @@ import tifffile
 from preprocess.console import UserError
 
 SUFFIXES = (".tif", ".tiff", ".TIF", ".TIFF")
-DTYPES = ("uint8", "uint16")
+DTYPES = ("uint8", "uint16", "int16", "float32")
 
 PageCheck = Callable[[tifffile.TiffPage], str | None]
 
