@@ -43,30 +43,30 @@ def band_sums(tile: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]
 
 def _float_sums(values: np.ndarray) -> tuple[float, float]:
     """(sum, sum of squared deviations from the mean) of (N,) float32."""
-    wide, _ = _working_memory(len(values))
+    wide, half = _float_memory(len(values))
     np.copyto(wide, values)
-    total = _sum_in_place(wide)
+    total = _ordered_sum(wide, half)
     if not math.isfinite(total):
         return total, math.nan
-    np.copyto(wide, values)
     np.subtract(wide, total / len(values), out=wide)
     np.multiply(wide, wide, out=wide)
-    return total, _sum_in_place(wide)
+    return total, _ordered_sum(wide, half)
 
 
-def _sum_in_place(values: np.ndarray) -> float:
-    """The sum of (N,) float64, which are overwritten: halves are added to each other until few values are left.
+def _ordered_sum(values: np.ndarray, half: np.ndarray) -> float:
+    """The sum of (N,) float64; `half` (N / 2 rounded up,) is overwritten. NaN if a value is not finite.
 
-    Each addition is of one value to one other, so the order depends neither on the CPU's vectors nor on numpy's.
+    The second half is added to the first until few values are left. Each addition is of one value to one other, so the
+    order depends neither on the CPU's vectors nor on numpy's.
     """
-    count = len(values)
-    with np.errstate(invalid="ignore"):  # infinity minus infinity: the caller sees NaN
-        while count > _FEW:
-            half = count // 2
-            np.add(values[:half], values[count - half : count], out=values[:half])
-            count -= half
-        last = values[:count]
-        return math.fsum(last.tolist()) if np.isfinite(last).all() else math.nan
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        while len(values) > _FEW:
+            count = (len(values) + 1) // 2
+            np.add(values[: len(values) - count], values[count:], out=half[: len(values) - count])
+            if len(values) % 2:
+                half[count - 1] = values[count - 1]
+            values = half[:count]
+    return math.fsum(values.tolist()) if np.isfinite(values).all() else math.nan
 
 
 _FEW = 32  # values from which on Python's exact sum is faster than numpy's calls
@@ -76,6 +76,12 @@ _FEW = 32  # values from which on Python's exact sum is faster than numpy's call
 def _working_memory(count: int) -> tuple[np.ndarray, np.ndarray]:
     """`count` float64 to write over, and as many ones; kept from chip to chip."""
     return np.empty(count), np.ones(count)
+
+
+@cache
+def _float_memory(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Room for `count` float64, and for half of them."""
+    return np.empty(count), np.empty((count + 1) // 2)
 
 
 def one_blas_thread() -> threadpoolctl.threadpool_limits:
