@@ -8,23 +8,22 @@ Both are float64, added in an order that this file fixes: a store is the same on
 """
 
 import math
-from functools import cache
+import threading
 
 import numpy as np
 import threadpoolctl
 
-from preprocess.layout import Layout, sum_dtypes
+from preprocess.layout import Layout
 
 
 def band_sums(tile: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """(band_sum, band_sumsq) of a (bands, height, width) chip, each (bands,) in `sum_dtypes(layout)`.
+    """(band_sum, band_sumsq) of a (bands, height, width) chip, each (bands,) in `layout.sum_dtypes`.
 
     Values that are not finite give a sum that is not finite. Callers keep BLAS to one thread (`one_blas_thread`): its
     own, beside the other workers, made a conversion ten times slower.
     """
-    sum_dtype, squares_dtype = sum_dtypes(layout)
-    total, squares = np.zeros(len(layout.bands), sum_dtype), np.zeros(len(layout.bands), squares_dtype)
-    if sum_dtype == "float64":
+    total, squares = (np.zeros(len(layout.bands), dtype) for dtype in layout.sum_dtypes)
+    if total.dtype.kind == "f":
         for band, values in enumerate(tile.reshape(len(layout.bands), -1)):
             total[band], squares[band] = _float_sums(values)
         return total, squares
@@ -32,7 +31,7 @@ def band_sums(tile: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]
     # integer in whatever order it is added, and float64 adds several times faster than integers.
     chunks = tile.reshape(len(layout.bands), layout.chunks_per_band, -1)
     assert 65535**2 * chunks.shape[-1] < 2**53
-    values, ones = _working_memory(chunks.shape[-1])
+    values, ones, _ = _working_memory(chunks.shape[-1])
     for band, of_band in enumerate(chunks):
         for chunk in of_band:
             np.copyto(values, chunk)
@@ -43,7 +42,7 @@ def band_sums(tile: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]
 
 def _float_sums(values: np.ndarray) -> tuple[float, float]:
     """(sum, sum of squared deviations from the mean) of (N,) float32."""
-    wide, half = _float_memory(len(values))
+    wide, _, half = _working_memory(len(values))
     np.copyto(wide, values)
     total = _ordered_sum(wide, half)
     if not math.isfinite(total):
@@ -72,16 +71,16 @@ def _ordered_sum(values: np.ndarray, half: np.ndarray) -> float:
 _FEW = 32  # values from which on Python's exact sum is faster than numpy's calls
 
 
-@cache
-def _working_memory(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """`count` float64 to write over, and as many ones; kept from chip to chip."""
-    return np.empty(count), np.ones(count)
+_memory = threading.local()
 
 
-@cache
-def _float_memory(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Room for `count` float64, and for half of them."""
-    return np.empty(count), np.empty((count + 1) // 2)
+def _working_memory(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """This thread's: `count` float64 to write over, as many ones, and half as many to write over; kept from chip to
+    chip."""
+    if getattr(_memory, "count", None) != count:
+        _memory.count, _memory.arrays = count, (np.empty(count), np.ones(count), np.empty((count + 1) // 2))
+    arrays: tuple[np.ndarray, np.ndarray, np.ndarray] = _memory.arrays
+    return arrays
 
 
 def one_blas_thread() -> threadpoolctl.threadpool_limits:

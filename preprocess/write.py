@@ -15,9 +15,8 @@ import xxhash
 
 from preprocess import presets, shard, tiff
 from preprocess.files import atomic_file, shard_path, write_atomic
-from preprocess.layout import Layout, sum_dtypes
-from preprocess.sums import band_sums as band_sums
-from preprocess.sums import one_blas_thread as one_blas_thread
+from preprocess.layout import Layout
+from preprocess.sums import band_sums, one_blas_thread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,28 +47,25 @@ def convert_shard(task: ShardTask) -> int:
     """
     layout, count = task.layout, len(task.paths)
     num_bands = len(layout.bands)
-    sizes = np.empty((count, num_bands, layout.chunks_per_band), np.int64)
-    band_sum, band_sumsq = (np.empty((count, num_bands), dtype) for dtype in sum_dtypes(layout))
+    band_sum, band_sumsq = (np.empty((count, num_bands), dtype) for dtype in layout.sum_dtypes)
     checksum = np.empty(count, np.uint64)
-    reader, encoder = tiff.Reader(), shard.Encoder(layout)
+    reader, writer = tiff.Reader(), shard.ShardWriter(layout)
     path_out = shard_path(task.root / "store", task.shard)
     path_out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path_out) as file, one_blas_thread():
         for index in range(count):
             tile = _read_planned(task, index, reader)
-            data, chunk_sizes = encoder.encode(tile)
-            file.write(data)
-            sizes[index] = chunk_sizes.reshape(sizes.shape[1:])
+            file.write(writer.add(tile))
             band_sum[index], band_sumsq[index] = band_sums(tile, layout)
             if not np.isfinite(band_sum[index]).all():
                 check_finite(tile, task.paths[index])
             checksum[index] = pixel_checksum(tile)
-        shard_index = shard.encode_index(sizes, layout)
-        file.write(shard_index)
+        file.write(writer.end())
+        shard_bytes = file.tell()
     progress = io.BytesIO()
     np.savez(
         progress, band_sum=band_sum, band_sumsq=band_sumsq, checksum=checksum, source_size=task.size,
-        source_mtime_ns=task.mtime_ns, shard_bytes=np.int64(sizes.sum() + len(shard_index)),
+        source_mtime_ns=task.mtime_ns, shard_bytes=np.int64(shard_bytes), shard_digest=np.uint64(writer.digest),
     )  # fmt: skip
     write_atomic(progress_path(task), progress.getbuffer())
     return task.shard
