@@ -105,11 +105,12 @@ def band_statistics(
 
 
 def _float_statistics(total: np.ndarray, deviations: np.ndarray, tiles: np.ndarray, pixels: int) -> tuple[float, float]:
-    means = total[tiles] / pixels
-    # Between the chips' means even after rounding: a constant band's std is exactly 0.
-    mean = min(max(math.fsum(means) / len(tiles), means.min()), means.max())
+    # Counted from the first chip's sum: the difference of close numbers is exact, and a constant band's std is 0.
+    first = total[tiles[0]]
+    means = (total[tiles] - first) / pixels
+    mean = math.fsum(means) / len(tiles)
     squares = math.fsum(deviations[tiles]) + pixels * math.fsum((means - mean) ** 2)
-    return float(mean), math.sqrt(squares / (pixels * len(tiles)))
+    return float(first / pixels + mean), math.sqrt(squares / (pixels * len(tiles)))
 
 
 def _integer_statistics(total: np.ndarray, squares: np.ndarray, tiles: np.ndarray, pixels: int) -> tuple[float, float]:
