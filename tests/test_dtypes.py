@@ -6,8 +6,11 @@ Whole runs of int16 and float32, with predict, export, audit and report, are in 
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import imagecodecs
 import numcodecs
@@ -21,14 +24,18 @@ from conftest import BANDS, DTYPES, Chips, to_store, write_chips, write_csv
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
+from nvidia.dali import fn, pipeline_def, types
 
 from analysis.pictures import stretch
 from pipeline.chunks import ChunkReader
+from pipeline.graph import GraphSpec, eval_graph, inflate_tiles, train_graph
 from pipeline.inputs import Inputs, raw_inputs
 from pipeline.loader import eval_loader, train_loader
 from pipeline.order import augmentation
 from preprocess import schema, shard, verify
+from preprocess.convert import convert
 from preprocess.layout import Layout, plan_layout
+from preprocess.plan import Request
 from preprocess.schema import Store, open_store
 from preprocess.sums import _ordered_sum, band_statistics, band_sums
 
@@ -87,6 +94,21 @@ def test_however_the_tiff_was_written(tmp_path: Path, dtype: str, how: dict[str,
     folder = write_one(tmp_path / "tif", stored, **{"planarconfig": "contig", **how})
     store = to_store(Chips(folder, folder / "tags.csv", values[None], ["a"]), tmp_path / "s.zarr")
     assert np.asarray(zarr.open_group(store.path)["tiles"][0]).tobytes() == values.tobytes()
+
+
+@pytest.mark.parametrize("name", ["float32_reflectance", "int16_s2_l2a"])
+def test_files_of_other_tools_are_read_exactly(tmp_path: Path, shared: Path, name: str) -> None:
+    path = shared / "faults" / "tif" / f"{name}.tif"
+    if not path.is_file():
+        pytest.skip(f"{path} is not here")
+    (tmp_path / "tif").mkdir()
+    shutil.copy(path, tmp_path / "tif" / "c.tif")
+    write_csv(tmp_path / "tif" / "tags.csv", [("c", "a")])
+    convert(Request(data=tmp_path / "tif", labels=tmp_path / "tif" / "tags.csv", store=tmp_path / "s.zarr"))
+    expected = tifffile.imread(path)
+    expected = expected if expected.shape[0] < expected.shape[-1] else np.moveaxis(expected, -1, 0)
+    (found,) = np.asarray(zarr.open_group(tmp_path / "s.zarr")["tiles"][...])
+    assert (found.dtype, found.shape, found.tobytes()) == (expected.dtype, expected.shape, expected.tobytes())
 
 
 @CODECS
@@ -299,6 +321,35 @@ def test_chunk_tables_for_the_gpu_decode_on_the_cpu(
         shuffled = np.frombuffer(b"".join(planes), np.uint8).reshape(len(planes), layout.itemsize, -1)
         values = np.ascontiguousarray(shuffled.transpose(0, 2, 1)).view(dtype).reshape(2, 300, 220)
         assert values.tobytes() == chips.values[tile][[2, 0]].tobytes()
+
+
+@ALL
+def test_the_gpu_graph_joins_the_inflated_bytes(stores: dict[str, tuple[Chips, dict[str, Store]]], dtype: str) -> None:
+    """`graph.inflate_tiles` on the CPU: what inflate would give comes from the store's chunks, all else is DALI's."""
+    chips, made = stores[dtype]
+    layout = made["lz4"].layout
+    spec = GraphSpec(
+        layout=layout, inputs=Inputs(kind="raw", bands=BANDS, mean=(0.0,) * 4, std=(1.0,) * 4), crop=(300, 220),
+        flips="dihedral", test="center", decode="device", dtype="float16", batch_size=3, threads=1, device_id=None,
+    )  # fmt: skip
+    chunks = chips.values[:3].reshape(3, -1, layout.chunk_rows * layout.width)
+    inflated = np.ascontiguousarray(chunks.view(np.uint8).reshape(*chunks.shape, layout.itemsize).swapaxes(2, 3))
+
+    @pipeline_def(batch_size=3, num_threads=1, device_id=None)
+    def graph() -> object:
+        node = fn.external_source(lambda: inflated, batch=True, dtype=types.UINT8, ndim=3)
+        with mock.patch.object(fn.decoders, "inflate", lambda *_, **given: asked.append(given) or node):
+            return inflate_tiles(spec, SimpleNamespace(gpu=lambda: None), None, None)
+
+    asked: list[dict[str, object]] = []
+    (out,) = graph().run()
+    values = np.asarray(out.as_tensor())
+    assert values.dtype == dtype
+    assert values.tobytes() == chips.values[:3].tobytes()
+    assert asked[0]["shape"] == list(inflated.shape[2:])
+    for make in (train_graph, eval_graph):
+        for test in ("center", "resize"):
+            assert b"Inflate" in bytes(make(replace(spec, test=test), None).serialize())
 
 
 @ALL
