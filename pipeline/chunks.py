@@ -44,7 +44,7 @@ class ChunkReader:
                 digest = None if digests is None else int(digests[index])
                 offsets, sizes = shard.parse_index(data, end, self._shards.name(index), self.layout, count, digest)
             except DamagedChunkError as error:
-                raise DamagedChunkError(f"{error} {_ADVICE}") from error
+                raise type(error)(f"{error} {_ADVICE}") from error
             offsets, sizes = offsets[:, band_indices], sizes[:, band_indices]
             starts = offsets.min(axis=(1, 2))
             self._starts[first : first + count] = starts

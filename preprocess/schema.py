@@ -314,7 +314,7 @@ def read_header(path: str | Path) -> StoreHeader:
     except KeyError as error:
         raise UserError(f"{where}: expected a Zarr v3 group with attributes, found another zarr.json.") from error
     except UserError as error:
-        raise UserError(f"{where}/{error}") from error
+        raise UserError(f"{where}/{error} Expected a Zarr v3 group, made by `make zarr`.") from error
     if attrs.get("format") != FORMAT:
         raise UserError(f"{where}: expected a store made by `make zarr` (format {FORMAT}), found another Zarr group.")
     version = attrs.get("version")
@@ -344,17 +344,17 @@ def _checked_header(where: Path | str, read_file: ReadFile, version: int, attrs:
         raise UserError(f"num_csv_rows {num_csv_rows!r}: expected a whole number from 1 to {MAX_CSV_ROWS}.")
     if type(num_tiles) is not int or not 1 <= num_tiles <= num_csv_rows:
         raise UserError(f"num_tiles {num_tiles!r}: expected a whole number from 1 to num_csv_rows, {num_csv_rows}.")
-    fingerprint, source = attrs.get("fingerprint"), attrs.get("source", {})
-    if type(fingerprint) is not str or not isinstance(source, dict):
-        raise UserError("expected a fingerprint and what the source is, found otherwise.")
+    fingerprint, source, records = attrs.get("fingerprint"), attrs.get("source", {}), attrs.get("arrays", {})
+    if type(fingerprint) is not str or not isinstance(source, dict) or not isinstance(records, dict):
+        raise UserError("expected a fingerprint, and objects named source and arrays; found otherwise.")
     header = StoreHeader(
         path=where, version=version, layout=layout, classes=tuple(classes), num_tiles=num_tiles,
         num_csv_rows=num_csv_rows, fingerprint=fingerprint, source=source,
-        records=attrs.get("arrays") if version >= 2 else None, read_file=read_file,
+        records=records if version >= 2 else None, read_file=read_file,
     )  # fmt: skip
     if header.records is not None:
         for name in header.specs:
-            record = header.records.get(name) if isinstance(header.records, dict) else None
+            record = header.records.get(name)
             if not isinstance(record, dict) or type(record.get("nbytes")) is not int or "sha256" not in record:
                 raise UserError(f"expected the size and SHA-256 of the array {name}, found none.")
         if _fingerprint(layout, header.classes, num_csv_rows, header.records) != fingerprint:
