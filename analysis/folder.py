@@ -27,6 +27,7 @@ from preprocess.files import named_errors
 from preprocess.labels import stem
 from preprocess.layout import Layout, plan_layout
 from preprocess.schema import open_store
+from preprocess.write import check_finite
 from train.config import Config
 from train.device import Device
 
@@ -137,6 +138,7 @@ class TiffReader:
             if values.shape != expected or values.dtype.name != layout.dtype:
                 raise tiff.TileError(path, f"{expected} {layout.dtype} (bands, height, width)",
                                      f"{values.shape} {values.dtype.name}")  # fmt: skip
+            check_finite(values, path)
         except tiff.TileError as error:
             self.bad[tile] = str(error)
             out[:] = 0
