@@ -1,23 +1,22 @@
 """Configuration -> store, split, inputs, loaders, model: the same for training and for reproducing a run."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
-from models.build import build, file_state, head_parameters, imagenet_state
+from models.build import build, head_parameters
 from models.resnet import RGB, Branch, WeightsError, branch
 from pipeline.inputs import Inputs, course_inputs, raw_inputs
 from pipeline.loader import TileLoader, eval_loader, train_loader
-from preprocess.console import UserError, say
+from preprocess.console import UserError
 from preprocess.schema import Store, open_store
 from preprocess.splits import PARTS, Split, make_split
 from train import tune
 from train.config import Config
 from train.device import Device
+from train.weights import initial_weights
 from train.world import World
 
 ALONE = World()
@@ -145,10 +144,10 @@ def make_model(config: Config, data: Data, *, pretrained: bool) -> nn.Module:
         UserError: WEIGHTS that were asked for cannot be had or do not fit.
     """
     try:
-        state, source = _state(config) if pretrained else (None, "")
+        pool = pools(config, data)
+        weights = initial_weights(config, data.branches, pool=pool) if pretrained else None
         net = build(
-            config.arch, data.branches, len(data.store.classes), state, source,
-            new_bands=config.conv1, pool=pools(config, data),
+            config.arch, data.branches, len(data.store.classes), weights, new_bands=config.conv1, pool=pool
         )  # fmt: skip
     except WeightsError as error:
         raise UserError(str(error)) from error
@@ -158,30 +157,3 @@ def make_model(config: Config, data: Data, *, pretrained: bool) -> nn.Module:
         for parameter in head_parameters(net):
             parameter.requires_grad_(True)
     return net
-
-
-def resolve_weights(config: Config) -> Config:
-    """With WEIGHTS=auto as what it comes to here, imagenet or none, so that a run's record says what it began with.
-
-    Raises:
-        UserError: there are none, and FINETUNE=head or CONV1 cannot do without.
-    """
-    if config.weights != "auto":
-        return config
-    try:
-        imagenet_state(config.arch)
-    except WeightsError as error:
-        if config.finetune == "head":
-            raise UserError(str(error)) from error
-        say(f"{error} Training from scratch.")
-        return replace(config, weights="none")
-    return replace(config, weights="imagenet")
-
-
-def _state(config: Config) -> tuple[dict[str, torch.Tensor] | None, str]:
-    weights = resolve_weights(config).weights
-    if weights == "none":
-        return None, ""
-    if weights.endswith(".safetensors"):
-        return file_state(Path(weights)), weights
-    return imagenet_state(config.arch), "ImageNet weights"
