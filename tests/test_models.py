@@ -1,9 +1,13 @@
 """conv1's adaptations, the two-branch model, and the weights that they start from; exact where integers make it so."""
 
 import functools
+import hashlib
+import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +16,7 @@ import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
+from torch.hub import load_state_dict_from_url
 
 from models import build as build_module
 from models.build import build, imagenet_file, imagenet_weights
@@ -414,23 +419,40 @@ def test_a_file_that_is_cut_or_lengthened_is_one_line(
         assert f"WEIGHTS={path}: expected a safetensors file (" in refusal(lambda: file_weights(path))
 
 
+class Published:
+    """Weights as torchvision publishes them, under a name that ends in the hash of these bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self.url = f"https://nowhere.invalid/resnet18-{hashlib.sha256(data).hexdigest()[:8]}.pth"
+
+    def get_state_dict(self, **settings: Any) -> dict[str, torch.Tensor]:
+        return load_state_dict_from_url(self.url, **settings)
+
+
 def test_imagenet_weights_come_from_torchvisions_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real loading code on a file that stands where torchvision keeps its own. (Its hash is checked when it comes.)
-    A damaged one is a line."""
+    """The real loading code on a file that stands where torchvision keeps its own. A damaged one is a line."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    assert imagenet_file("resnet18") == tmp_path / "checkpoints" / "resnet18-f37072fd.pth"
+    state, data = pretrained(), io.BytesIO()
+    torch.save(state, data)
+    published = Published(data.getvalue())
+    monkeypatch.setattr(torchvision.models, "get_model_weights", lambda _: SimpleNamespace(DEFAULT=published))
     path = imagenet_file("resnet18")
-    assert path == tmp_path / "checkpoints" / "resnet18-f37072fd.pth"
     path.parent.mkdir()
-    state = pretrained()
-    torch.save(state, path)
+    path.write_bytes(data.getvalue())
     found = imagenet_weights("resnet18")
     read = {**found.trunks[0], **found.last}
     assert read.keys() == state.keys()
     assert all(torch.equal(read[name], value) for name, value in state.items())
-    for damaged in (path.read_bytes()[:1000], b"<html>", b""):
+    flipped = bytearray(data.getvalue())
+    flipped[len(flipped) // 2] ^= 1  # in a tensor: torch.load would not notice
+    for damaged in (flipped, flipped[:1000], b"<html>", b""):
         path.write_bytes(damaged)
-        with pytest.raises(WeightsError, match="ImageNet weights of resnet18 cannot be had here"):
-            imagenet_weights("resnet18")
+        text = refusal(lambda: imagenet_weights("resnet18"))
+        assert "ImageNet weights of resnet18 cannot be had here (the file in the cache is damaged: its SHA-256" in text
+    path.unlink()
+    os.mkfifo(path)
+    assert "is taken by something that is no file" in refusal(lambda: imagenet_weights("resnet18"))
 
 
 def test_no_network_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """`python -m train`: train one task on a store. `make train TASK=1 GPU=0` is the same with less to type."""
 
 import argparse
+import math
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -99,7 +100,10 @@ def _read(name: str, kind: Any, text: str) -> Any:
         # Python also reads 1_000, blanks around a number and other scripts' digits.
         if kind in (int, float) and not re.fullmatch(r"[-+.0-9a-zA-Z]+", text):
             raise ValueError
-        return kind(text)
+        value = kind(text)
+        if value in (math.inf, -math.inf):  # 1e400
+            raise ValueError
+        return value
     except (KeyError, ValueError):
         raise UserError(f"{name.upper()}={text}: expected a number.") from None
 

@@ -10,7 +10,7 @@ from models.build import build, head_parameters
 from models.resnet import RGB, Branch, WeightsError, branch
 from pipeline.inputs import Inputs, course_inputs, raw_inputs
 from pipeline.loader import TileLoader, eval_loader, train_loader
-from preprocess.console import UserError
+from preprocess.console import UserError, say
 from preprocess.schema import Store, open_store
 from preprocess.splits import PARTS, Split, make_split
 from train import tune
@@ -83,16 +83,21 @@ def make_train_loader(config: Config, data: Data, device: Device, world: World =
     if len(data.split.train) < config.batch:
         chips = len(data.split.train)
         raise UserError(f"BATCH={config.batch}: the train part has only {chips} chips. Choose a smaller BATCH.")
-    side = min(crop_of(config, data))
+    crop = crop_of(config, data)
+    side = min(crop)
     # A ResNet divides the side by 32. BatchNorm has no variance of a single value a channel.
     if config.batch // config.accumulate == 1 and side <= (32 if pools(config, data) else 16):
         raise UserError(
             f"BATCH={config.batch}, ACCUMULATE={config.accumulate}: chips of {side} px shrink to one value a channel, "
             "of which BatchNorm needs two at least. Take two chips or more at a time."
         )
+    sides = data.store.layout.height, data.store.layout.width
+    if config.flips == "dihedral" and len({*sides}) + len({*crop}) > 2:
+        shapes = " cropped to ".join(f"{height} x {width} px" for height, width in (sides, crop))
+        say(f"FLIPS=dihedral: chips of {shapes} are not square; 4 of the 8 symmetries are used, as with FLIPS=both.")
     loader = train_loader(
         data.store, data.split.train, data.inputs, batch_size=config.batch // parts, seed=config.seed,
-        flips=config.flips, crop=crop_of(config, data), device=device.device, dtype=device.image_dtype,
+        flips=config.flips, crop=crop, device=device.device, dtype=device.image_dtype,
         **reading(config, data, device),
     )  # fmt: skip
     loader.deal(world.rank, world.size)

@@ -103,6 +103,7 @@ def _line(weights: Weights, pool: bool) -> str:
         verb = "rounded" if "float64" in weights.other_dtypes else "converted"
         parts.append(f"{', '.join(weights.other_dtypes)} is {verb} to float32")
     if facts is not None and facts.pool != pool:
-        parts.append(f"it was trained with{'' if facts.pool else 'out'} max pooling, this run is the other way round")
+        before, now = ("with", "without") if facts.pool else ("without", "with")
+        parts.append(f"it was trained {before} max pooling, this run is {now}")
     run = f"a run of TASK={facts.task} on {' | '.join(','.join(group) for group in facts.bands)}" if facts else ""
     return f"{weights.source}: {'; '.join([part for part in (run, *parts) if part]) or 'all of it is used'}"
