@@ -10,13 +10,14 @@ from pathlib import Path
 
 from preprocess.console import UserError, say
 from train import runfolder
-from train.assemble import Data, check_batch, open_data, resolve_weights
+from train.assemble import Data, check_batch, open_data
 from train.config import Config
 from train.device import AMP_SETTING, Device, amp_name, choose_device, processes
 from train.launch import launch, under_torchrun
 from train.loop import fit
 from train.memory import is_out_of_memory, too_much
 from train.stop import Stopped
+from train.weights import resolve_weights
 from train.world import join_world, leave_world, lost_another
 
 
