@@ -75,7 +75,7 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
     """
     output, run, files = output_files(out), load_run(run_path), list_files(data)
     config = config_from(run.config)
-    config = replace(config, gpu=gpu or config.gpu, amp=AMP[run.made_with["amp"]])
+    config = replace(config, gpu=gpu or config.gpu, gpu_given=bool(gpu), amp=AMP[run.made_with["amp"]])
     reader = TiffReader(files=files, layout=expected_layout(run, files, bands), bands=())
     inputs = inputs_of(run)
     reader.bands = inputs.stored_bands

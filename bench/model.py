@@ -16,6 +16,7 @@ import torch
 from bench.work import BATCH
 from models.build import build
 from models.resnet import branch
+from pipeline.driver import gpu_available
 from preprocess.console import say
 from train.config import TASKS, Config, make_config
 from train.device import Device, choose_device
@@ -29,7 +30,7 @@ Step = Callable[[], None]
 
 def config() -> Config:
     """Task 1, the default recipe; no store is read."""
-    gpu = "0" if torch.cuda.is_available() else "cpu"
+    gpu = "0" if gpu_available() else "cpu"
     return make_config("default", task=1, store="-", gpu=gpu, weights="none", batch=BATCH)
 
 

@@ -18,6 +18,7 @@ import torch
 
 from pipeline.chunks import ChunkReader
 from pipeline.direct import DirectBatches
+from pipeline.driver import obstacle
 from pipeline.inputs import Inputs
 from pipeline.order import FLIPS, augmentation, epoch_order
 from pipeline.readahead import BatchPlan
@@ -234,8 +235,8 @@ class TileLoader:
 
 def _device(device: str | torch.device) -> torch.device:
     found = torch.device(device)
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device={device}: no GPU can be used on this machine; device='cpu' works.")
+    if found.type == "cuda" and (hindered := obstacle()):
+        raise UserError(f"device={device}: no GPU can be used on this machine: {hindered.reason}. device='cpu' works.")
     if found.type == "cuda" and found.index is None:  # "cuda" is torch's current GPU; DALI wants its number
         return torch.device("cuda", torch.cuda.current_device())
     return found
