@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from analysis import decisions
-from analysis.folder import Files, FolderLoader, TiffReader, expected_layout, list_files
+from analysis.folder import Files, FolderLoader, TiffReader, check_gpu, expected_layout, list_files
 from analysis.results import Run, load_run
 from analysis.saved_model import inputs_of, load_saved
 from analysis.symmetries import Symmetries
@@ -90,6 +90,7 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
     if tta:
         model = Symmetries(model)
     model = model.to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    check_gpu(reader, inputs, config, device)
     loader = FolderLoader(reader, inputs, config, device)
     step = BLOCK_BATCHES * config.test_batch
     blocks = [np.arange(first, min(first + step, len(files.names))) for first in range(0, len(files.names), step)]

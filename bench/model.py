@@ -16,10 +16,10 @@ import torch
 from bench.work import BATCH
 from models.build import build
 from models.resnet import branch
-from pipeline.driver import gpu_available
 from preprocess.console import say
 from train.config import TASKS, Config, make_config
 from train.device import Device, choose_device
+from train.driver import gpu_available
 from train.step import Trainer, make_trainer, train_step
 
 SIDES = (64, 224)

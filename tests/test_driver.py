@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import to_store, write_chips
 
-from pipeline.driver import Driver, why_not
+from train.driver import Driver, why_not
 
 ROOT = Path(__file__).resolve().parents[1]
 STUB = r"""
@@ -66,7 +66,7 @@ def python(environment: dict[str, str], *arguments: object) -> subprocess.Comple
 
 def reason(environment: dict[str, str]) -> str:
     """`obstacle` in a process with that driver, with warnings as errors."""
-    code = "from pipeline.driver import gpu_available, obstacle; print(gpu_available(), obstacle().reason)"
+    code = "from train.driver import gpu_available, obstacle; print(gpu_available(), obstacle().reason)"
     ended = python(environment, "-W", "error", "-c", code)
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
@@ -108,7 +108,9 @@ def test_training_under_an_old_driver_refuses_a_given_gpu_and_says_why_it_takes_
     environment = stub()
     given = python(environment, *command, "--run", tmp_path / "given", "--gpu", 0)
     assert (given.returncode, given.stdout, given.stderr.count("\n")) == (2, "", 1)
-    assert "error: GPU=0: no GPU can be used on this machine: the NVIDIA driver supports CUDA up to 12.4" in given.stderr
+    assert (
+        "error: GPU=0: no GPU can be used on this machine: the NVIDIA driver supports CUDA up to 12.4" in given.stderr
+    )
     assert "CUDA=12" in given.stderr
     assert not (tmp_path / "given").exists()
     default = python(environment, *command, "--run", tmp_path / "default")

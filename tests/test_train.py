@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import average_precision_score
 
 from analysis.__main__ import main as analysis_main
-from pipeline.driver import gpu_available
 from preprocess import console
 from preprocess.schema import Store
 from train.__main__ import main as train_main
+from train.driver import gpu_available
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -11,11 +11,11 @@ from conftest import Chips
 from test_train import here
 from tiny import outcome, tiny_networks
 
-from pipeline.driver import gpu_available
 from preprocess.console import run
 from preprocess.schema import Store
 from train import tune
 from train.__main__ import main
+from train.driver import gpu_available
 
 
 @pytest.mark.parametrize("kind", ["session_store", "plain_store"])
@@ -89,7 +89,10 @@ def test_another_machine_or_store_is_not_meant(
 @pytest.mark.skipif(gpu_available(), reason="a GPU can be used on this machine")
 @pytest.mark.parametrize("given", [["--gpu", "auto"], []], ids=str)
 def test_without_a_gpu_the_cpu_is_tuned_for(
-    session_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    session_store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
     given: list[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)

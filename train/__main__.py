@@ -81,7 +81,15 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
     if "gpu" in settings:
         settings["gpu_given"] = True
     # What has a variable or a flag of its own is set by that.
-    own = {"task", "store", "recipe", "deterministic", "shuffle_labels", "gpu_given", *(name for _, name, _, _ in FLAGS)}
+    own = {
+        "task",
+        "store",
+        "recipe",
+        "deterministic",
+        "shuffle_labels",
+        "gpu_given",
+        *(name for _, name, _, _ in FLAGS),
+    }
     kinds = {field.name: field.type for field in fields(Config) if field.name not in own}
     for word in args.set.split():
         name, equals, text = word.partition("=")

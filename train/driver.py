@@ -1,7 +1,7 @@
-"""Whether a GPU can be used here and, if not, why. The driver is asked first: torch says less, and says it as a warning.
+"""Whether a GPU can be used here and, if not, why. The driver is asked: torch says less, and as a warning.
 
 In: libcuda.so.1 (the driver's own library), the CUDA versions that torch and DALI were built for. Out: an `Obstacle`
-with one clause for a person, or None. Leaves what to do about it to `train.device`.
+with one clause for a person, or None. Leaves what to do about it to `device`.
 """
 
 import ctypes
@@ -89,8 +89,8 @@ def too_old(driver: Driver, torch_cuda: str | None, dali_cuda: int | None) -> Ob
         return None
     return Obstacle(
         f"the NVIDIA driver supports CUDA up to {driver.version[0]}.{driver.version[1]}; this installation (torch for "
-        f"CUDA {torch_cuda}, DALI for CUDA {dali_cuda}) needs a driver for CUDA {needed}.0 or later. Update the driver, "
-        "or install with CUDA=12 for a driver of CUDA 12",
+        f"CUDA {torch_cuda}, DALI for CUDA {dali_cuda}) needs a driver for CUDA {needed}.0 or later. Update the "
+        "driver, or install with CUDA=12 for a driver of CUDA 12",
         present=True,
     )
 
