@@ -333,4 +333,3 @@ def test_on_the_cpu_nothing_is_compared(data: Data, monkeypatch: pytest.MonkeyPa
     assemble.reading(config_of(data.store), data, Device(device=CPU, amp=None, name="CPU"))
     assert made.calls == []
     assert not Path("gpu-proof.json").exists()
-
