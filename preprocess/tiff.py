@@ -18,7 +18,7 @@ import tifffile
 
 from preprocess import tiff_meaning, tiff_segments
 from preprocess.files import open_regular
-from preprocess.tiff_header import DTYPES as DTYPES
+from preprocess.layout import DTYPES as DTYPES
 from preprocess.tiff_header import Header, complaints_are_errors, read_header
 from preprocess.tiff_header import TileError as TileError
 from preprocess.tiff_meaning import AXES as AXES
@@ -35,8 +35,8 @@ class Wanted:
 
     `shape` is (bands, height, width), `dtype` a name. `example` is the path that they come from. `axes` names the
     stored dimensions ("YXS" or "SYX"); `num_bands` helps to find them out where `shape` is not known yet. `is_rgb`
-    wants a file that says that its samples are red, green and blue; `zero_is_white` one that says so, or one that does
-    not.
+    wants a file that does not call its samples anything but red, green and blue; `zero_is_white` one that says so, or
+    one that does not.
     """
 
     shape: tuple[int, int, int] | None = None
@@ -98,7 +98,7 @@ class Reader:
             wanted: what it has to be.
 
         Returns:
-            (bands, height, width), a dtype of DTYPES, native byte order, C-contiguous; valid until the next call.
+            (bands, height, width), one of DTYPES, native byte order, C-contiguous; valid until the next call.
 
         Raises:
             TileError: not a TIFF, damaged, truncated, another dtype or shape, or a layout that is no single image.
@@ -192,9 +192,11 @@ def _damage_named(file: BinaryIO, path: str | Path) -> Iterator[None]:
     """Turn all that goes wrong in reading a file into a TileError that names it."""
     try:
         yield
-    except TileError:
+    except (TileError, MemoryError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk is at fault
         # tifffile and the codecs raise a dozen kinds on damaged input (struct.error, KeyError,
         # ValueError, ImcdError, ...): whatever it is, this one file is at fault.
         kind = "not a TIFF" if isinstance(error, tifffile.TiffFileError) and _not_tiff(file) else "damaged"
@@ -225,7 +227,7 @@ def _open(file: BinaryIO, path: str | Path, check_page: PageCheck | None, wanted
 
 
 def _check_meaning(facts: Facts, path: str | Path, wanted: Wanted) -> None:
-    if wanted.is_rgb and not facts.is_rgb:
+    if wanted.is_rgb and facts.is_other_than_rgb:
         raise TileError(
             path, f"red, green and blue samples as in {wanted.example}", "samples that the file calls something else",
             "Say what all files hold: BANDS=red,green,blue",

@@ -23,8 +23,8 @@ import tifffile
 
 from preprocess import tiff_segments
 from preprocess.console import UserError
+from preprocess.layout import DTYPES
 
-DTYPES = ("uint8", "uint16")
 MAX_CHIP_BYTES = 128 * 1024 * 1024  # decoded: 4 bands of 4096 x 4096 uint16; a conversion then stays below 600 MB
 MAX_PAGES = MAX_BANDS = 4096
 MAX_SIDE = 65536
@@ -183,12 +183,9 @@ def _check_page(page: tifffile.TiffPage, path: str | Path) -> None:
             page.dtype.name if page.dtype is not None else f"{page.bitspersample} bits of format {page.sampleformat}"
         )
         expected = f"{', '.join(DTYPES[:-1])} or {DTYPES[-1]} values"
-        raise TileError(
-            path,
-            expected,
-            found,
-            "Convert it, with -scale where values do not fit: gdal_translate -ot UInt16 in.tif out.tif",
-        )
+        target = "Float32" if page.dtype is not None and page.dtype.kind == "f" else "UInt16"
+        advice = f"Convert it, with -scale where values do not fit: gdal_translate -ot {target} in.tif out.tif"
+        raise TileError(path, expected, found, advice)
     bits, itembits = page.bitspersample, 8 * page.dtype.itemsize
     if not isinstance(bits, int) or (bits != itembits and page.dtype.kind != "u"):
         raise ValueError(f"bits per sample {bits}")
@@ -209,9 +206,9 @@ def _check_page(page: tifffile.TiffPage, path: str | Path) -> None:
         name = getattr(page.compression, "name", page.compression)
         raise TileError(path, "a compression that is read without loss of errors", f"{name}",
                         "Rewrite it: gdal_translate -co COMPRESS=DEFLATE in.tif out.tif")  # fmt: skip
-    if page.predictor != 1 and (bits != itembits or page.predictor != (3 if page.dtype.kind == "f" else 2)):
-        if not (page.predictor == 2 and page.dtype.kind == "f"):
-            raise ValueError(f"predictor {page.predictor} with {bits}-bit {page.dtype.name} values")
+    predictors = (1, 2, 3) if page.dtype.kind == "f" else (1, 2) if bits == itembits else (1,)
+    if page.predictor not in predictors:
+        raise ValueError(f"predictor {page.predictor} with {bits}-bit {page.dtype.name} values")
     if page.compression not in tiff_segments.JPEG and page.is_subsampled:
         raise ValueError("subsampled colours without JPEG")
     if page.compression in tiff_segments.JPEG and page.fillorder == 2:

@@ -22,12 +22,14 @@ _ADVICE = "Fetch it again, or write it anew without its description."
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """`is_rgb`: three samples that are red, green and blue by the file's own word. `zero_is_white`: of its one band.
+    """`is_rgb`: three samples that are red, green and blue by the file's own word. `is_other_than_rgb`: something else
+    by its own word; a file may say neither. `zero_is_white`: by its own word, too.
     `descriptions`: one per band, or none. `nodata`: as the file spells it, None where it has none or one that the
     dtype cannot hold. `order`: how the stored dimensions were read, YXS or SYX. `axes`: the same where it was set or
     guessed, else None; `guess` says so in a sentence."""
 
     is_rgb: bool
+    is_other_than_rgb: bool
     zero_is_white: bool
     descriptions: tuple[str, ...]
     nodata: str | None
@@ -114,11 +116,17 @@ def facts(header: Header, count: int, *, order: str, axes: str | None, guess: st
     colours = page.photometric == tifffile.PHOTOMETRIC.RGB or (
         page.photometric == tifffile.PHOTOMETRIC.YCBCR and page.compression in JPEG  # decoded to RGB
     )
+    grey = page.photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE)
     return Facts(
-        is_rgb=one_page and colours and named, zero_is_white=page.photometric == tifffile.PHOTOMETRIC.MINISWHITE,
-        descriptions=descriptions, nodata=_nodata(page, header.dtype), order=order,
-        axes=order if guess else axes, guess=guess,
-    )  # fmt: skip
+        is_rgb=one_page and colours and named,
+        is_other_than_rgb=not (named and (colours or grey)),
+        zero_is_white=page.photometric == tifffile.PHOTOMETRIC.MINISWHITE,
+        descriptions=descriptions,
+        nodata=_nodata(page, header.dtype),
+        order=order,
+        axes=order if guess else axes,
+        guess=guess,
+    )
 
 
 _RGB_WORDS = (["red", "green", "blue"], ["r", "g", "b"])
@@ -171,6 +179,6 @@ def _nodata(page: tifffile.TiffPage, dtype: np.dtype) -> str | None:
     except ValueError:
         return None
     if dtype.kind == "f":
-        return f"{value:g}"
+        return f"{value:g}" if np.isfinite(value) else None
     limits = np.iinfo(dtype)
     return f"{int(value)}" if value.is_integer() and limits.min <= value <= limits.max else None

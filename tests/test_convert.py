@@ -24,7 +24,7 @@ from preprocess.files import locked
 from preprocess.layout import plan_layout
 from preprocess.plan import Request
 from preprocess.schema import Store, open_store
-from preprocess.write import band_sums
+from preprocess.sums import band_sums
 
 
 def test_plain_zarr_reads_exactly_what_the_tiffs_hold(session_chips: Chips, session_store: Store) -> None:
@@ -526,13 +526,15 @@ def test_band_names_of_the_files_are_offered_and_escaped(
     assert f"{tmp_path}/s.zarr: the bands are unnamed; training needs names, {offer}" in first_lines(capsys)
 
 
-def test_bands_that_the_first_file_calls_colours_are_colours_in_every_file(
+def test_bands_that_the_first_file_calls_colours_are_called_nothing_else_by_another(
     tmp_path: Path, three: list[np.ndarray], refused: Callable
 ) -> None:
     chips = one_file_each(tmp_path / "tif", three, photometric="rgb")
-    tifffile.imwrite(chips.folder / "b.tif", three[1], photometric="minisblack", planarconfig="contig")
+    tifffile.imwrite(chips.folder / "b.tif", three[1], photometric="cielab")
     assert "b.tif: expected red, green and blue samples" in refused(lambda: to_store(chips, tmp_path / "s.zarr"))
     assert to_store(chips, tmp_path / "s.zarr", bands=("red", "green", "blue")).num_tiles == 3
+    tifffile.imwrite(chips.folder / "b.tif", three[1], photometric="minisblack", planarconfig="contig")
+    assert to_store(chips, tmp_path / "t.zarr").layout.bands == ("red", "green", "blue")
 
 
 def test_files_in_which_0_is_white_and_black_are_not_mixed(

@@ -87,11 +87,11 @@ def test_what_is_no_tiff_is_named(tmp_path: Path, refused: Callable, data: bytes
     assert "not a TIFF" in text or "damaged" in text
 
 
-@pytest.mark.parametrize("dtype", ["float32", "int16", "uint32"])
+@pytest.mark.parametrize("dtype", ["float64", "int32", "uint32", "int8", "complex64"])
 def test_other_dtypes_are_refused(tmp_path: Path, refused: Callable, dtype: str) -> None:
     path = tmp_path / "chip.tif"
     tifffile.imwrite(path, CHUNKY.astype(dtype), photometric="minisblack", planarconfig="contig")
-    assert f"expected uint8 or uint16 values, found {dtype}" in refused(lambda: tiff.read(path))
+    assert f"expected uint8, uint16, int16 or float32 values, found {dtype}" in refused(lambda: tiff.read(path))
 
 
 def test_a_stack_of_images_is_no_chip(tmp_path: Path, refused: Callable) -> None:
@@ -154,7 +154,7 @@ def test_a_reader_that_knows_the_layout_refuses_a_cut_file(tmp_path: Path, refus
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.sampled_from(["uint8", "uint16"]), st.integers(1, 5), st.integers(1, 40), st.integers(1, 40),
+    st.sampled_from(["uint8", "uint16", "int16", "float32"]), st.integers(1, 5), st.integers(1, 40), st.integers(1, 40),
     st.sampled_from([None, "lzw", "deflate", "zstd", "packbits", "lzma"]), st.booleans(), st.booleans(),
     st.sampled_from(["chunky", "planes", "pages"]), st.sampled_from(["whole", "strips", "tiles"]),
     st.sampled_from("<>"), st.booleans(), st.integers(0, 2**32 - 1),
@@ -164,7 +164,8 @@ def test_any_layout_has_the_values_that_tifffile_reads(
     bigtiff: bool, order: str, cut: str, byteorder: str, noise: bool, seed: int,
 ) -> None:  # fmt: skip
     rng = np.random.default_rng(seed)
-    values = rng.integers(0, np.iinfo(dtype).max, (bands, height, width), dtype, endpoint=True)
+    raw = rng.integers(0, 256, (bands, height, width, np.dtype(dtype).itemsize), np.uint8)
+    values = raw.view(dtype)[..., 0] if dtype != "float32" else rng.normal(size=(bands, height, width)).astype(dtype)
     values = values if noise else np.sort(values, axis=-1)
     options: dict = {"photometric": "minisblack", "compression": compression}
     options |= {"predictor": True} if predictor and compression and compression != "packbits" else {}
@@ -487,7 +488,7 @@ def test_dtypes_that_are_not_read_come_with_a_remedy(tmp_path: Path, refused: Ca
     tifffile.imwrite(path, (CHUNKY[..., 0] % 2).astype(dtype), photometric="minisblack")
     text = refused(lambda: tiff.read(path))
     assert f"values, found {dtype}" in text
-    assert "gdal_translate -ot UInt16" in text
+    assert f"gdal_translate -ot {'Float32' if dtype.startswith('float') else 'UInt16'}" in text
 
 
 def test_an_array_of_rows_columns_bands_that_was_written_as_pages(tmp_path: Path, refused: Callable) -> None:
@@ -560,7 +561,8 @@ def gdal_names(*names: str) -> str:
 @pytest.mark.parametrize(
     ("text", "dtype", "nodata"),
     [("65535", "uint16", "65535"), ("0", "uint8", "0"), ("-9999", "uint16", None), ("300", "uint8", None),
-     ("nan", "uint16", None), ("inf", "uint8", None), ("1e4", "uint16", "10000"), ("none", "uint16", None)],
+     ("nan", "uint16", None), ("-9999", "int16", "-9999"), ("-9999.5", "float32", "-9999.5"),
+     ("nan", "float32", None), ("inf", "uint8", None), ("1e4", "uint16", "10000"), ("none", "uint16", None)],
 )  # fmt: skip
 def test_nodata_is_a_value_that_the_dtype_can_hold(tmp_path: Path, text: str, dtype: str, nodata: str | None) -> None:
     path = tmp_path / "chip.tif"
