@@ -168,6 +168,9 @@ def _check_page(page: tifffile.TiffPage, path: str | Path) -> None:
     missing = [code for code in (_WIDTH, _HEIGHT) if code not in page.tags]
     if twice or missing:
         raise ValueError(f"tag {(twice or missing)[0]} is {'there twice' if twice else 'missing'}")
+    codes = [tag.code for tag in page.tags]
+    if codes != sorted(codes):  # against the specification: one has another code than it was written with
+        raise ValueError("tags that are not in ascending order")
     sizes = (
         page.imagewidth,
         page.imagelength,
@@ -204,7 +207,7 @@ def _check_page(page: tifffile.TiffPage, path: str | Path) -> None:
     known = (tiff_segments.NONE, *tiff_segments.BYTES, *tiff_segments.PICTURES, *tiff_segments.JPEG)
     if page.compression not in known:
         name = getattr(page.compression, "name", page.compression)
-        raise TileError(path, "a compression that is read without loss of errors", f"{name}",
+        raise TileError(path, "a compression whose damage is noticed", f"{name}",
                         "Rewrite it: gdal_translate -co COMPRESS=DEFLATE in.tif out.tif")  # fmt: skip
     predictors = (1, 2, 3) if page.dtype.kind == "f" else (1, 2) if bits == itembits else (1,)
     if page.predictor not in predictors:
@@ -222,7 +225,9 @@ def _stack(images: list[tifffile.TiffPage], path: str | Path) -> tuple[str, tupl
         raise ValueError(f"an empty image ({first.shape})")
     kinds = {(page.axes, page.shape, page.dtype) for page in images}
     if len(kinds) > 1:
-        other = next(page for page in images if page.shape != first.shape or page.dtype != first.dtype)
+        other = next(
+            page for page in images if (page.axes, page.shape, page.dtype) != (first.axes, first.shape, first.dtype)
+        )
         found = f"pages of {first.shape} {first.dtype} and {other.shape} {other.dtype}"
         raise TileError(path, "one image of one or more bands", found, _ONE_IMAGE)
     if len(images) == 1:

@@ -570,3 +570,22 @@ def test_nodata_is_a_value_that_the_dtype_can_hold(tmp_path: Path, text: str, dt
     tifffile.imwrite(path, CHUNKY[..., 0].astype(dtype), photometric="minisblack", extratags=tags)
     assert tiff.read_facts(path).nodata == nodata
     assert np.array_equal(tiff.read(path)[0], CHUNKY[..., 0].astype(dtype))
+
+
+def test_a_tag_whose_code_was_changed_is_out_of_order(tmp_path: Path, refused: Callable, strips: bytes) -> None:
+    """262, the photometric interpretation, as 317, a predictor."""
+    path = tmp_path / "order.tif"
+    path.write_bytes(strips.replace(b"\x06\x01\x03\0", b"\x3d\x01\x03\0", 1))
+    assert "not in ascending order" in refused(lambda: tiff.read(path))
+
+
+def test_a_png_block_with_one_wrong_byte_is_refused_and_nothing_is_printed(
+    tmp_path: Path, refused: Callable, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bad.tif"
+    data = written(CHUNKY[..., :3], photometric="rgb", compression="png")
+    start, count = data.index(b"IDAT") + 4, 200
+    for at in range(start, start + count, 7):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        assert "bad.tif" in refused(lambda: tiff.read(path))
+    assert capfd.readouterr() == ("", "")
