@@ -15,8 +15,10 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from analysis.names import slug
+from preprocess.console import is_plain, one_line
 from preprocess.schema import write_atomic
 
 INK, FAINT = "#1b1f24", "#8a9099"  # text; grids and what stands behind
@@ -55,6 +57,7 @@ class Figures:
         """Write one figure; returns SVG text without a header, whose ink is the page's own."""
         name = slug(name)
         self.folder.mkdir(parents=True, exist_ok=True)
+        _escape(figure)
         png, svg = io.BytesIO(), io.StringIO()
         figure.savefig(png, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
         write_atomic(self.folder / f"{name}.png", png.getvalue())
@@ -74,6 +77,14 @@ class Figures:
         for path in self.folder.glob("*.png"):
             if path.stem not in self.names:
                 path.unlink()
+
+
+def _escape(figure: Figure) -> None:
+    """Show invisible and control characters in the names of classes and runs as escapes."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if not is_plain(text.get_text()):
+            text.set_text("\n".join(one_line(line) for line in text.get_text().split("\n")))
 
 
 def new(title: str, xlabel: str, ylabel: str, *, height: float = 3.4, width: float = WIDTH_IN) -> tuple[Figure, Axes]:

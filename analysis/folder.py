@@ -23,8 +23,8 @@ from pipeline.loader import Batch, default_workers
 from pipeline.readahead import BatchPlan
 from preprocess import tiff
 from preprocess.console import UserError, say
-from preprocess.labels import stem
 from preprocess.layout import Layout, plan_layout
+from preprocess.names import SUFFIXES, list_tiffs, stem
 from preprocess.schema import open_store
 from train.config import Config
 from train.device import Device
@@ -41,7 +41,7 @@ class Files:
 
 
 def list_files(folder: Path) -> Files:
-    """Every TIFF below `folder`.
+    """Every TIFF below `folder`, as `make zarr` finds them. Hidden ones are left out, and counted in a line.
 
     Raises:
         UserError: no folder, no TIFF, or two files of one name.
@@ -50,10 +50,14 @@ def list_files(folder: Path) -> Files:
         raise UserError(
             f"DATA={folder}: expected a folder of TIFFs, found {'a file' if folder.exists() else 'nothing'}."
         )
-    paths = [path for path in folder.rglob("*") if path.suffix in tiff.SUFFIXES and path.is_file()]
-    if not paths:
-        raise UserError(f"DATA={folder}: expected TIFFs ({', '.join(tiff.SUFFIXES)}), found none.")
-    named = sorted((stem(path.relative_to(folder).as_posix()), path) for path in paths)
+    listing = list_tiffs(folder)
+    if text := listing.left_out():
+        say(f"DATA={folder}: {text}")
+    if not listing.names:
+        raise UserError(f"DATA={folder}: expected TIFFs ({', '.join(SUFFIXES)}), found none.")
+    if odd := next((name for name in listing.names if not _is_utf8(name)), None):
+        raise UserError(f"DATA={folder}: expected names of files in UTF-8, found {odd!r}. Rename it.")
+    named = sorted((stem(name), folder / name) for name in listing.names)
     for (name, path), (other, twin) in pairwise(named):
         if name == other:
             raise UserError(f"{path} and {twin}: two files for one name, {name!r}. Remove one.")
@@ -64,6 +68,14 @@ def list_files(folder: Path) -> Files:
         size=np.array([stat.st_size for stat in stats]),
         mtime_ns=np.array([stat.st_mtime_ns for stat in stats]),
     )
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def expected_layout(run: Run, files: Files, bands: tuple[str, ...] | None) -> Layout:

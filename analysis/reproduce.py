@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from preprocess.console import UserError, say
+from preprocess.console import UserError, one_line, say
 from preprocess.schema import write_atomic
 from train import runfolder
 from train.assemble import Data, make_eval_loader, make_model, open_data
@@ -71,7 +71,9 @@ def reproduce(run: Path, *, store: str | None, gpu: str | None) -> bool:
     (run / "reproduce.csv").unlink(missing_ok=True)
     if same_chips:
         table = _table(data, saved, logits)
-        print(table.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.8f}"))
+        shown = table.map(lambda cell: one_line(cell) if isinstance(cell, str) else cell)
+        for line in shown.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.8f}").split("\n"):
+            say(line)
         write_atomic(run / "reproduce.csv", table.to_csv(index=False).encode())
         say(f"{run / 'reproduce.csv'}: this table")
     limit = max(ROUNDING[before["amp"]], ROUNDING[amp_name(device.amp)])

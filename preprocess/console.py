@@ -5,7 +5,9 @@ In: exceptions and counts. Out: lines on stdout and stderr, exit codes. Knows no
 
 import argparse
 import errno
+import io
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +17,11 @@ from typing import NoReturn
 # With a training's note still whole in 80 columns.
 BAR = "{desc} {percentage:3.0f}%|{bar}| {remaining} left, {rate_fmt}{postfix}"
 LOG_EVERY_S = 10.0  # a line of progress in a log file, where there is no terminal to redraw
+
+
+# Characters that count as printable though nothing is seen of them: fillers and variation selectors. (Unicode's
+# Default_Ignorable_Code_Point; the rest of them, such as zero-width spaces, is not printable for Python either.)
+_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 
 
 class UserError(Exception):
@@ -30,15 +37,18 @@ class Parser(argparse.ArgumentParser):
 
 
 def say(text: str) -> None:
-    """Print one line at once, above a progress bar if one is being drawn."""
+    """Print one line at once, escaped, above a progress bar if one is being drawn."""
     from tqdm import tqdm  # here, as below: worker processes, which start with each conversion, draw nothing
 
-    tqdm.write(text, file=sys.stdout)
+    tqdm.write(one_line(text), file=sys.stdout)
     sys.stdout.flush()
 
 
 def run(main: Callable[[], int]) -> NoReturn:
     """Run a command; turn what the user can mend into one line and exit code 2, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal in ASCII or Latin-1 shows `\u0107`, not a traceback
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = main()
     except UserError as error:
@@ -55,14 +65,20 @@ def run(main: Callable[[], int]) -> NoReturn:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         code = 2
-        where = f" ({error.filename})" if error.filename else ""
+        where = f" ({one_line(str(error.filename))})" if error.filename else ""
         print(f"error: no space left on the disk{where}. Free some and run the same command again.", file=sys.stderr)
     sys.exit(code)
 
 
+def is_plain(text: str) -> bool:
+    """Whether every character is seen as it is: no control, direction, zero-width or other invisible character."""
+    return text.isprintable() and not _INVISIBLE.search(text)
+
+
 def one_line(text: str) -> str:
-    """The text without line breaks and other characters that a terminal would act on."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split("\n")))
+    """The text with every line break and every character that is not seen as it is written as an escape: `\\n`,
+    `\\x1b`, `\\u200f`. For names, tags and paths wherever a person reads them."""
+    return text if is_plain(text) else "".join(c if is_plain(c) else ascii(c)[1:-1] for c in text)
 
 
 class Progress:
@@ -99,11 +115,11 @@ class Progress:
         self._done += count
         if self._bar is not None:
             if note:
-                self._bar.set_postfix_str(note, refresh=False)
+                self._bar.set_postfix_str(one_line(note), refresh=False)
             self._bar.update(count)
         elif time.monotonic() - self._last_line_s >= LOG_EVERY_S:
             self._last_line_s = time.monotonic()
-            print(self._line(note), flush=True)
+            print(one_line(self._line(note)), flush=True)
 
     def _line(self, note: str) -> str:
         rate = (self._done - self._done_before) / max(time.monotonic() - self._started_s, 1e-9)

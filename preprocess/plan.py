@@ -6,17 +6,17 @@ Leaves doing it, and going on after a stop, to `convert`.
 
 import hashlib
 import json
-import os
-import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from preprocess import presets, schema, tiff
-from preprocess.console import UserError, say
-from preprocess.labels import LabelTable, read_labels, stem
+from preprocess.console import UserError
+from preprocess.csv_rows import csv_line
+from preprocess.labels import LabelSettings, read_labels
 from preprocess.layout import CODECS, Layout, plan_layout
+from preprocess.matching import match_files
 from preprocess.write import ShardTask
 
 
@@ -27,6 +27,7 @@ class Request:
     data: Path
     store: Path
     labels: Path | None = None
+    label_settings: LabelSettings = field(default_factory=LabelSettings)
     preset: str | None = None
     bands: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
@@ -43,6 +44,7 @@ class Plan:
     layout: Layout
     classes: tuple[str, ...]
     num_csv_rows: int
+    label_settings: LabelSettings
     preset: str | None
     names: tuple[str, ...]
     paths: tuple[str, ...]
@@ -78,7 +80,8 @@ class Plan:
             "CODEC": self.layout.codec,
             "BANDS": ",".join(self.layout.bands),
             "chip shape and dtype": f"{shape} {self.layout.dtype}",
-            "classes": " ".join(self.classes),
+            "classes": csv_line(self.classes),
+            "how labels are read": json.dumps(self.label_settings.as_dict()),
             "number of chips": str(len(self.names)),
             "rows of the CSV": str(self.num_csv_rows),
             "chips and tags": chips.hexdigest()[:12],
@@ -100,10 +103,10 @@ def make_plan(request: Request) -> Plan:
         raise UserError(f"LABELS is not set, and DATA={request.data} has no CSV that a preset knows. LABELS=file.csv")
     if request.classes:
         _check_different("CLASSES", "class", request.classes)
-    table = read_labels(csv_path, request.classes or (preset.classes if preset else None))
-    found = _find_all(table, folder, allow_missing=request.allow_missing)
-    present, stats = list(found), [seen for _, seen in found.values()]
-    paths = tuple(path for path, _ in found.values())
+    classes = request.classes or (preset.classes if preset else None)
+    table = read_labels(csv_path, classes, request.label_settings)
+    found = match_files(csv_path, table, folder, allow_missing=request.allow_missing)
+    paths = found.paths
     try:
         first = tiff.read(paths[0], preset.check_page if preset else None)
     except OSError as error:
@@ -113,49 +116,19 @@ def make_plan(request: Request) -> Plan:
         layout=_layout(request, preset, first, paths[0]),
         classes=table.classes,
         num_csv_rows=len(table.names),
+        label_settings=request.label_settings,
         preset=request.preset,
-        names=tuple(table.names[row] for row in present),
+        names=tuple(table.names[row] for row in found.csv_row.tolist()),
         paths=paths,
-        labels=table.labels[present],
-        csv_row=np.array(present, np.int64),
-        size=np.array([seen.st_size for seen in stats], np.int64),
-        mtime_ns=np.array([seen.st_mtime_ns for seen in stats], np.int64),
+        labels=table.labels[found.csv_row],
+        csv_row=found.csv_row,
+        size=found.size,
+        mtime_ns=found.mtime_ns,
     )
 
 
 def _kind(path: Path) -> str:
     return "a file" if path.exists() else "nothing"
-
-
-def _find(folder: Path, name: str) -> tuple[str, os.stat_result] | None:
-    base = os.path.join(folder, stem(name))
-    for suffix in tiff.SUFFIXES:
-        try:
-            found = os.stat(base + suffix)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:  # a name too long for the file system, no permission, a link loop
-            raise UserError(f"{base + suffix}: cannot be looked at ({error.strerror}).") from error
-        if not stat.S_ISREG(found.st_mode):
-            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "something else"
-            raise tiff.TileError(base + suffix, "a TIFF file", kind, "Rename it, or take the chip out of the CSV.")
-        return base + suffix, found
-    return None
-
-
-def _find_all(table: LabelTable, folder: Path, *, allow_missing: bool) -> dict[int, tuple[str, os.stat_result]]:
-    """Row of the CSV -> (path, stat) of its chip; rows without a file are refused, or left out and counted."""
-    found = {row: chip for row, name in enumerate(table.names) if (chip := _find(folder, name)) is not None}
-    missing = [name for row, name in enumerate(table.names) if row not in found]
-    if missing:
-        first = ", ".join(missing[:3])
-        count = f"{len(missing)} of {len(table.names)} chips of the CSV are missing in {folder} (first: {first})"
-        if not found:
-            raise UserError(f"{count}: none is left. Is DATA the folder of the TIFFs?")
-        if not allow_missing:
-            raise UserError(f"{count}. Pass ALLOW_MISSING=1 to leave them out.")
-        say(f"{count}; they are left out.")
-    return found
 
 
 def _layout(request: Request, preset: presets.Preset | None, first: np.ndarray, path: str) -> Layout:

@@ -17,7 +17,6 @@ import tifffile
 
 from preprocess.console import UserError
 
-SUFFIXES = (".tif", ".tiff", ".TIF", ".TIFF")
 DTYPES = ("uint8", "uint16")
 
 PageCheck = Callable[[tifffile.TiffPage], str | None]
