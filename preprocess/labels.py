@@ -80,7 +80,8 @@ class LabelSettings:
 class LabelTable:
     """One row per chip: `names` (N), `labels` (N, classes) uint8 0/1, `classes` in column order.
 
-    `lines`: (N) int64, where each stands in the CSV; `padded`: rows whose name has spaces around it in the CSV; in `names` it has none.
+    `lines`: (N) int64, where each stands in the CSV. `padded`: rows whose name has spaces around it in the CSV; in
+    `names` it has none.
     """
 
     names: tuple[str, ...]

@@ -148,7 +148,7 @@ def test_changed_sources_are_named_and_not_mixed(chips: Chips, tmp_path: Path, r
         lambda: to_store(chips, store.path, bands=("a", "b", "c", "d"))
     )
     write_csv(chips.csv, [(f"t_{index}", "a") for index in range(12)])
-    assert "classes: a b c, now a" in refused(lambda: to_store(chips, store.path))
+    assert "classes: a,b,c, now a" in refused(lambda: to_store(chips, store.path))
     write_csv(chips.csv, [(f"t_{index}", tags) for index, tags in enumerate(chips.tags[:-1])])
     assert "number of chips: 12, now 11" in refused(lambda: to_store(chips, store.path))
     assert tree(store.path) == before
