@@ -329,7 +329,7 @@ def read_header(path: str | Path) -> StoreHeader:
     except KeyError as error:
         raise UserError(f"{where}: expected a Zarr v3 group with attributes, found another zarr.json.") from error
     except UserError as error:
-        raise UserError(f"{where}/{error}") from error
+        raise UserError(f"{where}/{error} Expected a Zarr v3 group, made by `make zarr`.") from error
     if attrs.get("format") != FORMAT:
         raise UserError(f"{where}: expected a store made by `make zarr` (format {FORMAT}), found another Zarr group.")
     version = attrs.get("version")
