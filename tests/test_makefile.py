@@ -39,13 +39,51 @@ NASTY = (
     "*?[a-z]~!!",
     ")(,$,",
 )
-ZARR = (
-    "data labels labels-format tags-separator name-column tags-column csv-separator preset bands classes codec jobs "
-).split()
-TRAIN = (
-    "task gpu run resume recipe arch weights conv1 finetune input split val seed test crop flips amp compile epochs batch "
-    "accumulate lr loss set workers cache decode checkpoint-minutes tracker"
-).split()
+ZARR = [
+    "data",
+    "labels",
+    "labels-format",
+    "tags-separator",
+    "name-column",
+    "tags-column",
+    "csv-separator",
+    "preset",
+    "bands",
+    "classes",
+    "codec",
+    "jobs",
+]
+TRAIN = [
+    "task",
+    "gpu",
+    "run",
+    "resume",
+    "recipe",
+    "arch",
+    "weights",
+    "conv1",
+    "finetune",
+    "input",
+    "split",
+    "val",
+    "seed",
+    "test",
+    "crop",
+    "flips",
+    "amp",
+    "compile",
+    "epochs",
+    "batch",
+    "accumulate",
+    "lr",
+    "loss",
+    "set",
+    "workers",
+    "cache",
+    "decode",
+    "checkpoint-minutes",
+    "tracker",
+]
 # target: (program, options that it passes on)
 TARGETS = {
     "zarr": ("preprocess convert", [*ZARR, "store"]),
