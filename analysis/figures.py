@@ -33,6 +33,7 @@ RUN_STYLES: tuple[dict[str, Any], ...] = (
 )
 WIDTH_IN, PNG_DPI = 5.2, 160
 PANEL_COLUMNS = 3
+MAX_TICK = 36  # characters
 
 matplotlib.rcParams.update(
     {
@@ -77,6 +78,13 @@ class Figures:
         for path in self.folder.glob("*.png"):
             if path.stem not in self.names:
                 path.unlink()
+
+
+def shown(names: Iterable[str]) -> list[str]:
+    """Names for ticks, whose text is set while the figure is drawn (`_escape` sees all other text). A long one is cut,
+    for matplotlib would leave no width for the axes; tables have it whole."""
+    lines = [one_line(name) for name in names]
+    return [line if len(line) <= MAX_TICK else f"{line[: MAX_TICK - 1]}…" for line in lines]
 
 
 def _escape(figure: Figure) -> None:

@@ -34,7 +34,7 @@ def test_other_columns_and_a_byte_order_mark_are_no_matter(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        ("image_name,labels\na,x\n", "expected the columns image_name, tags"),
+        ("image_name,labels\na,x\n", "columns image_name, tags; found image_name, labels. TAGS_COLUMN=labels"),
         ("image_name\na\n", "expected the columns image_name, tags"),
         ("", "expected the columns"),
         ("image_name,tags\n", "expected rows below the header"),
