@@ -5,8 +5,11 @@ import itertools
 import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -313,3 +316,46 @@ def test_the_collected_csvs(shared: Path, tmp_path: Path, refused: Callable) -> 
         }
         assert found == rows, name
         assert LabelSettings.of(store.source["labels"]) == LabelSettings.of(setting), name
+
+
+def test_a_store_keeps_how_its_labels_are_read_and_the_audit_reads_them_so(tmp_path: Path) -> None:
+    """From the command line to the audit: a repeated tag in the long format, in columns of other names."""
+    from analysis.tags import csv_findings
+    from preprocess.schema import open_store
+
+    chips = write_chips(tmp_path / "tif", count=3)
+    path = write(tmp_path, "file;label\nt_0.jpg;Inland waters\nt_1;road\nt_0.jpg;road\nt_0.jpg;road\nt_2;\n")
+    words = [sys.executable, "-m", "preprocess", "convert", "--data", chips.folder, "--labels", path]
+    words += ["--store", tmp_path / "s.zarr", "--labels-format=long", "--csv-separator=;", "--name-column=file"]
+    ended = subprocess.run([*words, "--tags-column=label"], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "3 chips, 2 classes (Inland waters,road)" in ended.stdout
+    store = open_store(tmp_path / "s.zarr")
+    assert store.source["labels"] == {
+        "format": "long", "tags_separator": " ", "name_column": "file", "tags_column": "label", "csv_separator": ";",
+    }  # fmt: skip
+    assert store.labels.tolist() == [[1, 1], [0, 1], [0, 0]]
+    assert store.csv_row.tolist() == [0, 1, 2]  # of chips, in the order of their first row
+    repeated, differ = csv_findings(store, path)
+    assert (repeated.tiles.tolist(), repeated.said) == ([[0]], ["line 5: road repeated"])
+    assert len(differ.tiles) == 0
+    write(tmp_path, "file;label\nt_0;Inland waters\nt_1;\nt_2;\n".replace("t_0;", "t_0.jpg;"))
+    assert csv_findings(store, path)[1].tiles.tolist() == [[0], [1]]
+
+
+def test_a_conversion_goes_on_with_the_same_settings_only(tmp_path: Path, refused: Callable) -> None:
+    from preprocess.convert import convert
+    from preprocess.plan import Request
+
+    chips = write_chips(tmp_path / "tif", count=2)
+    path = write(tmp_path, "image_name,clear,road\nt_0,1,1\nt_1,0,1\n")
+    request = Request(data=chips.folder, labels=path, store=tmp_path / "s.zarr")
+    onehot = Request(**{**vars(request), "label_settings": LabelSettings.of({"format": "onehot"})})
+    with mock.patch("preprocess.convert._finish", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        convert(onehot)
+    write(tmp_path, "image_name,tags\nt_0,clear road\nt_1,road\n")
+    assert "how labels are read: " in refused(lambda: convert(request))
+    write(tmp_path, "image_name,clear,road\nt_0,1,1\nt_1,0,1\n")
+    convert(onehot)
+    write(tmp_path, "image_name,tags\nt_0,clear road\nt_1,road\n")
+    assert "how labels are read: " in refused(lambda: convert(request))

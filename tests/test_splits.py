@@ -103,3 +103,37 @@ def test_val_twice_is_refused(session_store: Store, refused: Callable) -> None:
 @pytest.mark.parametrize("val", [0.999, 1.0, -0.1])
 def test_val_that_leaves_no_train_part(session_store: Store, refused: Callable, val: float) -> None:
     assert f"VAL={val}" in refused(lambda: make_split("course", session_store, val=val))
+
+
+@pytest.mark.parametrize(
+    ("change", "header"),
+    [
+        (lambda name: f"{name}.tif", "image_name,part"),
+        (lambda name: f"{name}.jpg", "image_name,part"),
+        (lambda name: f" {name.upper()} ", "image_name, part"),
+        (lambda name: f".\\{name}", "image_name,part"),
+        (str, "note;part;file"),
+    ],
+)
+def test_a_file_may_spell_names_as_a_csv_of_tags_may(
+    tmp_path: Path, session_store: Store, change: Callable[[str], str], header: str
+) -> None:
+    store = replace(session_store, source={"labels": {"csv_separator": ";", "name_column": "file"}})
+    rows = [(change(f"t_{index}"), "train" if index % 3 else "test") for index in range(300)]
+    lines = [f"x;{part};{name}" if "file" in header else f"{name},{part}" for name, part in rows]
+    (tmp_path / "s.csv").write_text("\n".join([header, *lines]))
+    assert np.array_equal(make_split(str(tmp_path / "s.csv"), store).test, np.arange(0, 300, 3))
+
+
+def test_a_name_that_can_be_two_chips_and_a_chip_named_twice_are_refused(
+    tmp_path: Path, session_store: Store, refused: Callable
+) -> None:
+    names = ["T_0", "t_0", *session_store.names[2:].tolist()]
+    store = replace(session_store, read=lambda name: np.array(names))
+    path = tmp_path / "s.csv"
+    path.write_text("image_name,part\nt_0.jpg,train\n")
+    assert "line 2: image_name 't_0.jpg' can be 'T_0', 't_0'" in refused(lambda: make_split(str(path), store))
+    path.write_text("image_name,part\nt_5,train\nT_5.tif,test\n")
+    assert "line 3: image_name 'T_5.tif' is there twice, as 't_5'" in refused(lambda: make_split(str(path), store))
+    path.write_text('image_name,part\nt_5,"train\nt_6,test\n')
+    assert "line 2: expected a closing quote" in refused(lambda: make_split(str(path), store))
