@@ -14,6 +14,7 @@ import pandas as pd
 
 from analysis.names import slug
 from analysis.pictures import Chip, data_uri
+from analysis.tables import table_bytes
 from preprocess.console import one_line
 from preprocess.schema import write_atomic
 
@@ -97,7 +98,7 @@ class Tables:
         """Write a table; the first `show` rows go on the page."""
         name = slug(name)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.folder / f"{name}.csv", frame.to_csv(index=False).encode())
+        write_atomic(self.folder / f"{name}.csv", table_bytes(frame))
         self.names.append(name)
         shown = frame if show is None else frame.head(show)
         rest = len(frame) - len(shown)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from preprocess.console import UserError
+from preprocess.console import UserError, advice
 
 SUFFIXES = (".tif", ".tiff", ".geotiff")  # in any case
 PICTURES = (".jpg", ".jpeg", ".png")  # a CSV may name the pictures that were made of the TIFFs
@@ -95,7 +95,9 @@ def _list(folder: str, below: str, parents: tuple[tuple[int, int], ...], listing
             return
         entries = list(os.scandir(folder))
     except OSError as error:
-        raise UserError(f"{folder}: the folder cannot be listed ({error.strerror}).") from error
+        raise UserError(
+            f"{folder}: the folder cannot be listed ({error.strerror}). {advice(error)}".rstrip()
+        ) from error
     for entry in entries:
         name = below + entry.name
         try:
@@ -128,11 +130,10 @@ def find_exactly(folder: Path, name: str) -> tuple[str, os.stat_result] | None:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:  # a name too long for the file system, no permission, a link loop
-            raise UserError(f"{path}: cannot be looked at ({error.strerror}).") from error
+            raise UserError(f"{path}: cannot be looked at ({error.strerror}). {advice(error)}".rstrip()) from error
         if not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "something else"
-            advice = "Rename it, or take the chip out of the CSV."
-            raise UserError(f"{path}: expected a TIFF file, found {kind}. {advice}")
+            raise UserError(f"{path}: expected a TIFF file, found {kind}. Rename it, or take the chip out of the CSV.")
         return path, status
     return None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocess import presets, schema, tiff
-from preprocess.console import UserError
+from preprocess.console import UserError, advice
 from preprocess.csv_rows import csv_line
 from preprocess.labels import LabelSettings, read_labels
 from preprocess.layout import CODECS, Layout, plan_layout
@@ -110,7 +110,8 @@ def make_plan(request: Request) -> Plan:
     try:
         first = tiff.read(paths[0], preset.check_page if preset else None)
     except OSError as error:
-        raise tiff.TileError(paths[0], "a readable file", error.strerror or type(error).__name__) from error
+        reason = error.strerror or type(error).__name__
+        raise tiff.TileError(paths[0], "a readable file", reason, advice(error)) from error
     return Plan(
         store=request.store,
         layout=_layout(request, preset, first, paths[0]),

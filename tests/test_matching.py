@@ -195,7 +195,7 @@ def test_a_folder_that_cannot_be_listed_is_one_line(tmp_path: Path, refused: Cal
     denied = PermissionError(13, "Permission denied")  # raised here, since root may list anything
     with mock.patch("os.scandir", side_effect=denied):
         text = refused(lambda: list_tiffs(tmp_path))
-    assert text == f"{tmp_path}: the folder cannot be listed (Permission denied)."
+    assert f"{tmp_path}: the folder cannot be listed (Permission denied). Check the permissions" in text
 
 
 def test_predict_lists_what_a_conversion_finds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
