@@ -136,9 +136,12 @@ def locked(root: Path, work: str) -> Iterator[None]:
             continue  # another one has just ended and removed the folder
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             lock.close()
             raise UserError(f"{root}: another {work} is writing it. Wait for it, or stop it.") from error
+        except OSError as error:  # a share without locks
+            lock.close()
+            raise OSError(error.errno, error.strerror, str(root / "lock")) from error
         try:
             same = os.stat(root / "lock").st_ino == os.fstat(lock.fileno()).st_ino
         except FileNotFoundError:

@@ -20,7 +20,7 @@ from conftest import Chips
 from pipeline.inputs import raw_inputs
 from pipeline.loader import eval_loader
 from preprocess import console
-from preprocess.files import open_regular
+from preprocess.files import locked, open_regular
 from preprocess.schema import Store
 from preprocess.workers import run_tasks
 
@@ -120,6 +120,22 @@ def test_an_error_in_a_thread_that_nobody_waits_for_is_one_line(capsys: pytest.C
     ended, lines = command(start_and_fail, capsys)
     assert (ended, len(lines)) == (2, 1)
     assert lines[0].startswith("error: /a: Input/output error. ")
+
+
+def test_a_share_without_locks_is_not_taken_for_another_conversion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    def hold() -> None:
+        with locked(tmp_path / "s.zarr.partial", "conversion"):
+            pass
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    ended, (line,) = command(hold, capsys)
+    assert ended == 2
+    assert line.startswith(f"error: {tmp_path}/s.zarr.partial/lock: No locks available. ")
 
 
 def read_task(path: str) -> bytes:
