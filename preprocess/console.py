@@ -51,9 +51,12 @@ def run(main: Callable[[], int]) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):  # a terminal in ASCII or Latin-1 shows `\u0107`, not a traceback
             stream.reconfigure(errors="backslashreplace")
     before, threading.excepthook = threading.excepthook, _thread_error
-    _printed.clear()
+    _thread_errors.clear()
     try:
         code = main()
+        for text in dict.fromkeys(_thread_errors):
+            code = 2
+            _print_error(text)
     except UserError as error:
         code = 2
         _print_error(str(error))
@@ -65,33 +68,32 @@ def run(main: Callable[[], int]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except (OSError, MemoryError) as error:
-        text = machine_error(error)
-        if text is None:
+        line = machine_error(error)
+        if line is None:
             raise
         code = 2
-        _print_error(text)
+        _print_error(line)
     finally:
         threading.excepthook = before
     sys.exit(code)
 
 
-_printed: set[str] = set()
-
-
 def _print_error(text: str) -> None:
-    if text not in _printed:  # an error of a thread is often raised again by the main one
-        _printed.add(text)
-        print(f"error: {one_line(text)}", file=sys.stderr)
+    print(f"error: {one_line(text)}", file=sys.stderr)
+
+
+_thread_errors: list[str] = []
 
 
 def _thread_error(arguments: threading.ExceptHookArgs) -> None:
-    """A thread that nobody waits for (TensorBoard's writer) says in one line, too, what the system refused."""
+    """Keep what the system refused to a thread, such as TensorBoard's writer: it is printed at the end, unless the main
+    thread raises it, too."""
     error = arguments.exc_value
     text = machine_error(error) if isinstance(error, OSError | MemoryError) else None
     if text is None:
         threading.__excepthook__(arguments)
     else:
-        _print_error(text)
+        _thread_errors.append(text)
 
 
 def machine_error(error: OSError | MemoryError) -> str | None:
@@ -130,11 +132,12 @@ _ADVICE = {
     errno.ENFILE: "The machine has too many open files. End other programs and run the same command again.",
     errno.EIO: "The disk or the network share failed (`dmesg` may say more). Copy the data to another disk.",
     errno.EREMOTEIO: _SHARE, errno.ESTALE: _SHARE, errno.ENOTCONN: _SHARE, errno.ETIMEDOUT: _SHARE,
-    errno.EHOSTDOWN: _SHARE, errno.ENOLINK: _SHARE, errno.ENODEV: _SHARE, errno.ENXIO: _SHARE,
+    errno.EHOSTDOWN: _SHARE, errno.ENOLINK: _SHARE, errno.ENODEV: _SHARE,
+    errno.ENXIO: "Put a file in its place.",
     errno.EACCES: "Check the permissions of the file and of its folders (`ls -l`).",
     errno.EPERM: "Check the owner, the permissions and the attributes of the file (`ls -l`, `lsattr`).",
     errno.EROFS: f"The file system is read-only. {_OTHER_PLACE}",
-    errno.EISDIR: "Expected a file, found a folder. Remove it, or choose another name.",
+    errno.EISDIR: "Remove the folder, or choose another name.",
     errno.ENOTDIR: "Expected a folder, found a file. Remove it, or choose another name.",
     errno.ENOENT: "The file or its folder is missing. Check that nothing else removes or renames it.",
     errno.EEXIST: "It exists already. Remove it, or choose another name.",
