@@ -194,6 +194,15 @@ def test_float_statistics_equal_two_passes_in_float64(offset: float, spread: flo
     assert np.allclose(std, two_pass, rtol=1e-13, atol=0)
 
 
+def test_sums_of_a_large_chip_are_added_in_blocks() -> None:
+    values = np.random.default_rng(0).normal(1e6, 1, (1, 700, 800)).astype(np.float32)
+    total, squares = band_sums(values, layout_of(values))
+    wide = values.astype(np.float64)
+    exact = sum(map(Fraction, wide.ravel().tolist()), Fraction(0))
+    assert total[0] == float(exact)
+    assert np.isclose(squares[0], ((wide - float(exact / wide.size)) ** 2).sum(), rtol=1e-13, atol=0)
+
+
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False), st.integers(1, 50), st.integers(1, 50))
 def test_a_constant_float_band_has_std_zero(value: float, chips: int, side: int) -> None:
     values = np.full((1, side, side), value, np.float32)
