@@ -11,7 +11,7 @@ from PIL import Image
 from analysis.features import Features
 from analysis.pictures import colour_bands
 from analysis.tags import Finding
-from preprocess.console import UserError
+from preprocess.console import SHORTAGES, UserError
 from preprocess.labels import stem
 from preprocess.schema import Store
 
@@ -124,6 +124,8 @@ def _unlike(own: np.ndarray, path: Path, height: int, width: int) -> str:
             small = picture.convert("RGB").resize(own.shape[::-1], Image.Resampling.BOX)
             colours = np.asarray(small, np.float32)
     except (OSError, ValueError, SyntaxError) as error:
+        if isinstance(error, OSError) and error.errno in SHORTAGES:
+            raise
         return f"{path.name} cannot be read ({error})"
     correlation = _correlation(own, colours.mean(axis=-1))
     return f"correlation {correlation:.2f} with {path.name}" if correlation < MIN_JPEG_CORRELATION else ""

@@ -16,6 +16,7 @@ from preprocess import shard
 from preprocess.schema import Store
 from preprocess.shard import DamagedChunkError
 
+MAX_INFLATE_CHUNKS = 65_535  # of a batch: `decoders.inflate` launches a block for each, along a grid's third axis
 _ADVICE = "`make verify STORE=...` lists all damage; remove the store and convert again."
 
 

@@ -114,9 +114,11 @@ class Reader:
                     axes, values = series.axes, series.asarray(out=self._room(series.shape, series.dtype))
                     if series.dataoffset is not None and tif.byteorder == _BYTEORDER:
                         self._remember(file, series.dataoffset, check_page, axes)
-            except TileError:
+            except (TileError, MemoryError):
                 raise
             except Exception as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise  # the disk is at fault
                 # tifffile and the codecs raise a dozen kinds on damaged input (struct.error, KeyError,
                 # ValueError, ImcdError, ...): whatever it is, this one file is at fault.
                 kind = "not a TIFF" if isinstance(error, tifffile.TiffFileError) and _not_tiff(path) else "damaged"

@@ -14,6 +14,7 @@ import numpy as np
 import xxhash
 
 from preprocess import presets, shard, tiff
+from preprocess.console import advice
 from preprocess.files import atomic_file, shard_path, write_atomic
 from preprocess.layout import Layout
 from preprocess.sums import band_sums, one_blas_thread
@@ -80,7 +81,8 @@ def _read_planned(task: ShardTask, index: int, reader: tiff.Reader) -> np.ndarra
             raise tiff.TileError(path, "the file that was listed", "one that has changed since", "Run it again.")
         tile = reader.read(path, presets.get(task.preset).check_page if task.preset else None)
     except OSError as error:
-        raise tiff.TileError(path, "a readable file", error.strerror or type(error).__name__) from error
+        reason = error.strerror or type(error).__name__
+        raise tiff.TileError(path, "a readable file", reason, advice(error)) from error
     expected = (len(layout.bands), layout.height, layout.width)
     if tile.shape != expected or tile.dtype.name != layout.dtype:
         raise tiff.TileError(
