@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from analysis import decisions
-from analysis.folder import Files, FolderLoader, TiffReader, expected_layout, list_files
+from analysis.folder import Files, FolderLoader, TiffReader, check_gpu, expected_layout, list_files
 from analysis.results import Run, load_run
 from analysis.saved_model import inputs_of, load_saved
 from analysis.symmetries import Symmetries
@@ -75,7 +75,7 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
     """
     output, run, files = output_files(out), load_run(run_path), list_files(data)
     config = config_from(run.config)
-    config = replace(config, gpu=gpu or config.gpu, amp=AMP[run.made_with["amp"]])
+    config = replace(config, gpu=gpu or config.gpu, gpu_given=bool(gpu), amp=AMP[run.made_with["amp"]])
     reader = TiffReader(files=files, layout=expected_layout(run, files, bands), bands=())
     inputs = inputs_of(run)
     reader.bands = inputs.stored_bands
@@ -90,6 +90,7 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
     if tta:
         model = Symmetries(model)
     model = model.to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    check_gpu(reader, inputs, config, device)
     loader = FolderLoader(reader, inputs, config, device)
     step = BLOCK_BATCHES * config.test_batch
     blocks = [np.arange(first, min(first + step, len(files.names))) for first in range(0, len(files.names), step)]

@@ -22,7 +22,9 @@ def train_command(config: dict[str, Any]) -> str:
     known = dataclasses.asdict(make_config(config["recipe"], task=config["task"], store=""))
     parts, others = [f"TASK={config['task']}"], []
     for key, value in config.items():
-        if value != known[key] and key not in unused:
+        if key == "gpu_given":
+            continue
+        if (value != known[key] and key not in unused) or (key == "gpu" and config.get("gpu_given")):
             text = str(int(value) if isinstance(value, bool) else value)
             if key in _VARIABLES:
                 parts.append(f"{key.upper()}={shlex.quote(text)}")

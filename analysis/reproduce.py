@@ -46,7 +46,7 @@ def reproduce(run: Path, *, store: str | None, gpu: str | None) -> bool:
     saved = runfolder.read_results(run)
     before = json.loads(str(saved["depends_on"]))
     config = config_from(record["config"])
-    config = replace(config, store=store or config.store, gpu=gpu or config.gpu)
+    config = replace(config, store=store or config.store, gpu=gpu or config.gpu, gpu_given=bool(gpu))
     data = open_data(config)
     torch.set_num_threads(before["machine"]["threads"])  # sums are split by threads; another number, other roundings
     device = choose_device(replace(config, amp=AMP_SETTING[before["amp"]]), amp_may_differ=True)

@@ -19,6 +19,7 @@ from models.resnet import branch
 from preprocess.console import say
 from train.config import TASKS, Config, make_config
 from train.device import Device, choose_device
+from train.driver import gpu_available
 from train.step import Trainer, make_trainer, train_step
 
 SIDES = (64, 224)
@@ -29,7 +30,7 @@ Step = Callable[[], None]
 
 def config() -> Config:
     """Task 1, the default recipe; no store is read."""
-    gpu = "0" if torch.cuda.is_available() else "cpu"
+    gpu = "0" if gpu_available() else "cpu"
     return make_config("default", task=1, store="-", gpu=gpu, weights="none", batch=BATCH)
 
 

@@ -68,7 +68,7 @@ def _resumed_config(args: argparse.Namespace) -> Config:
     given = _given(args) | {name: True for name in ("deterministic", "shuffle_labels") if getattr(args, name)}
     given |= {name: getattr(args, name) for name in ("task", "run", "recipe") if getattr(args, name) is not None}
     if fixed := [name.upper() for name in given if name not in WHERE]:
-        may = ", ".join(name.upper() for name in WHERE)
+        may = ", ".join(name.upper() for name in WHERE if name != "gpu_given")
         raise UserError(f"{', '.join(fixed)}: set by RESUME={args.resume}. With RESUME only {may} can be given.")
     config = config_from({**record["config"], **given})
     check_given(config, given)
@@ -82,8 +82,18 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
         text = getattr(args, name)
         if text is not None:
             settings[name] = _read(name, kind, text)
+    if "gpu" in settings:
+        settings["gpu_given"] = True
     # What has a variable or a flag of its own is set by that.
-    own = {"task", "store", "recipe", "deterministic", "shuffle_labels", *(name for _, name, _, _ in FLAGS)}
+    own = {
+        "task",
+        "store",
+        "recipe",
+        "deterministic",
+        "shuffle_labels",
+        "gpu_given",
+        *(name for _, name, _, _ in FLAGS),
+    }
     kinds = {field.name: field.type for field in fields(Config) if field.name not in own}
     for word in args.set.split():
         name, equals, text = word.partition("=")

@@ -1,5 +1,6 @@
 """Configuration -> store, split, inputs, loaders, model: the same for training and for reproducing a run."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from preprocess.splits import PARTS, Split, make_split
 from train import tune
 from train.config import Config
 from train.device import Device
+from train.proof import reading_place
 from train.weights import initial_weights
 from train.world import World
 
@@ -114,6 +116,17 @@ def check_batch(config: Config, ranks: int) -> None:
         )
 
 
+def check_graphs(config: Config, device: Device, loaders: Iterable[TileLoader]) -> None:
+    """UserError if the step would be captured as CUDA graphs while DALI runs: what DALI does then is not allowed (see
+    `pipeline.dali`). With ACCUMULATE above 1 nothing is captured (`step._model`)."""
+    captured = config.compile == "max" and config.accumulate == 1 and device.kind == "cuda"
+    if captured and any(loader.engine == "dali" for loader in loaders):
+        raise UserError(
+            "COMPILE=max: on a GPU it needs CACHE=device (with INPUT=raw, TEST=center and a store that fits), because "
+            "CUDA graphs cannot be captured while DALI loads batches. COMPILE=default works with any loader."
+        )
+
+
 def make_eval_loader(config: Config, data: Data, device: Device, part: str, world: World = ALONE) -> TileLoader:
     """One part ("train", "val", "test") in store order, without chance; of several ranks, this one's share."""
     return eval_loader(
@@ -123,13 +136,20 @@ def make_eval_loader(config: Config, data: Data, device: Device, part: str, worl
 
 
 def reading(config: Config, data: Data, device: Device) -> dict[str, Any]:
-    """How the store is read: threads, decode place, cache. What is not set is as `make tune` found it, if it did."""
+    """How the store is read: threads, decode place, cache. What is not set is as `make tune` found it, if it did.
+
+    Raises:
+        UserError: the device is a GPU that makes wrong batches (`proof`).
+    """
     found = tune.lookup(data.store, str(device.device))
+    decode = config.decode
+    if decode == "auto" and found and found.decode == "host":
+        decode = "host"
+    if device.kind == "cuda":
+        decode = reading_place(config, data.store, data.inputs, data.split.train, device, decode)
     return {
-        "workers": config.workers or (found.workers if found else None),
-        "decode": found.decode if found and config.decode == "auto" else config.decode,
-        "cache": config.cache,
-    }
+        "workers": config.workers or (found.workers if found else None), "decode": decode, "cache": config.cache,
+    }  # fmt: skip
 
 
 def crop_of(config: Config, data: Data) -> tuple[int, int]:

@@ -24,7 +24,7 @@ TASK_2 = (
 )
 ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2")
 # Where a run is computed, not what: these may change when it goes on.
-WHERE = ("store", "gpu", "workers", "cache", "decode", "checkpoint_minutes", "tracker")
+WHERE = ("store", "gpu", "gpu_given", "workers", "cache", "decode", "checkpoint_minutes", "tracker")
 _CHOICES = {
     "task": tuple(TASKS),
     "arch": ARCHS,
@@ -66,6 +66,7 @@ class Config:
     """Everything that decides a run. Lengths in epochs, `lr` the highest.
 
     `crop` is in pixels a side; 0: `crop_share` of the chip's.
+    `gpu_given`: GPU was set by the user, and is refused where it cannot be used; the default falls back to the CPU.
     `workers` 0 and `decode` auto: what `make tune` found, else a thread a core and the device.
     `batch` counts chips an update, over all GPUs and `accumulate` parts, so that it means the same anywhere.
     `warmup` is a share of all steps, `ema` the decay of the weights' moving average (0: none), `smoothing` of labels,
@@ -77,6 +78,7 @@ class Config:
     task: int
     store: str
     gpu: str = "0"
+    gpu_given: bool = False
     arch: str = "resnet18"
     weights: str = "auto"
     finetune: str = "full"

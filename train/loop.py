@@ -15,7 +15,7 @@ from pipeline.loader import Batch, TileLoader
 from preprocess.console import Progress, UserError, say
 from train import runfolder
 from train.alarms import chance_alarm
-from train.assemble import Data, crop_of, make_eval_loader, make_model, make_train_loader, pools
+from train.assemble import Data, check_graphs, crop_of, make_eval_loader, make_model, make_train_loader, pools
 from train.checkpoint import (
     Checkpoint,
     last_good,
@@ -103,6 +103,7 @@ def _fit(
     train = make_train_loader(config, data, device, world)
     parts = ["test"] if not len(data.split.val) else ["val", "test"]
     scored_on = {part: make_eval_loader(config, data, device, part, world) for part in parts}
+    check_graphs(config, device, (train, *scored_on.values()))
     weight = positive_weights(data.store.labels[data.split.train], config.balance)
     steps = len(train) // config.accumulate
     trainer = make_trainer(net, config, device, steps, positive_weight=weight, ranks=world.size)
@@ -157,7 +158,10 @@ def _say_memory(fit: Fit) -> None:
     if fit.device.kind == "cuda":
         image = (len(fit.data.inputs.bands), *crop_of(fit.config, fit.data))
         amp = fit.device.amp is not None
-        num_bytes = estimate_bytes(fit.trainer.net, fit.config, image, amp=amp, ranks=fit.world.size)
+        loader_bytes = max(loader.device_bytes for loader in (fit.train, *fit.scored_on.values()))
+        num_bytes = estimate_bytes(
+            fit.trainer.net, fit.config, image, amp=amp, ranks=fit.world.size, loader_bytes=loader_bytes
+        )
         say(f"  about {num_bytes / 2**30:.1f} GiB of GPU memory at BATCH={fit.config.batch}")
 
 

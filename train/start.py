@@ -42,14 +42,14 @@ def start(config: Config, wanted_run: str | None, resume: Path | None, run_file:
         folder = fit(config, data, device, world, wanted_run, resume)
     except Stopped as stopped:
         return stopped.code
-    except UserError:
+    except (UserError, OSError):
         if not world.main:
             time.sleep(5)  # rank 0 most often says the same, and torchrun then ends this process before it does too
         raise
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise UserError(too_much(config, world.size)) from error
-        if world.size > 1 and lost_another(error):
+        if isinstance(error, RuntimeError) and world.size > 1 and lost_another(error):
             time.sleep(5)  # the one that ended has said why
             raise UserError("another process of this run has ended.") from error
         raise
