@@ -253,6 +253,11 @@ def test_resume_refuses_settings_without_effect(store: Path, tmp_path: Path, run
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["config"]["momentum"] == 0.9
     assert resume(tmp_path / "run").returncode == 0
+    with (
+        safe_open(tmp_path / "run" / "model.safetensors", framework="pt") as file,
+        safe_open(runs(1), framework="pt") as whole,
+    ):
+        assert file.metadata() == whole.metadata()  # also of weights that were written after the stop
 
 
 def test_a_setting_of_the_command_line_without_effect(store: Path, tmp_path: Path) -> None:
