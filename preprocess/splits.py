@@ -144,11 +144,14 @@ def _read_groups(store: Store) -> list[list[int]]:
 def _from_fractions(rule: str, num_rows: int) -> dict[str, np.ndarray]:
     text, _, seed_text = rule.partition("@")
     try:
+        if not set(rule) <= set("0123456789.eE+-, @"):  # Python also reads 0_.5 and other scripts' digits
+            raise ValueError
         fractions = [float(field) for field in text.split(",")]
         seed = int(seed_text or 0)
     except ValueError:
         fractions, seed = [], -1
-    if len(fractions) not in (2, 3) or not (min(fractions) > 0 and abs(sum(fractions) - 1) < 1e-9 and seed >= 0):
+    adds_up = len(fractions) in (2, 3) and min(fractions) > 0 and abs(sum(fractions) - 1) < 1e-9
+    if not adds_up or not 0 <= seed < 2**128:  # what Philox takes
         raise UserError(
             f"SPLIT={rule}: expected course, blocked, a .csv file, or fractions that add up to 1 (0.8,0.2 or "
             "0.7,0.1,0.2@seed)."
