@@ -90,8 +90,8 @@ def test_unknown_recipe_and_missing_keys(refused: Callable) -> None:
 def test_the_list_of_settings_is_frozen() -> None:
     """A new setting is a decision: add it here too, and to the README if it is a Make variable."""
     assert [field.name for field in dataclasses.fields(Config)] == [
-        "task", "store", "gpu", "arch", "weights", "finetune", "input", "split", "val", "seed", "test", "crop", "amp",
-        "deterministic", "workers", "cache", "decode", "shuffle_labels", "conv1", "compile", "accumulate",
+        "task", "store", "gpu", "gpu_given", "arch", "weights", "finetune", "input", "split", "val", "seed", "test",
+        "crop", "amp", "deterministic", "workers", "cache", "decode", "shuffle_labels", "conv1", "compile", "accumulate",
         "checkpoint_minutes", "tracker",
         "recipe", "epochs", "batch", "test_batch", "flips", "optimizer", "lr", "momentum", "weight_decay", "schedule",
         "step_epochs", "step_gamma", "loss", "warmup", "ema", "smoothing", "balance", "trunk_lr",
