@@ -22,10 +22,12 @@ from pipeline.inputs import Inputs
 from pipeline.loader import Batch, default_workers
 from pipeline.readahead import BatchPlan
 from preprocess import tiff
-from preprocess.console import UserError, say
+from preprocess.console import SHORTAGES, UserError, say
+from preprocess.files import named_errors
 from preprocess.labels import stem
 from preprocess.layout import Layout, plan_layout
 from preprocess.schema import open_store
+from preprocess.write import check_finite
 from train.config import Config
 from train.device import Device
 from train.proof import check_images, first_images
@@ -132,14 +134,18 @@ class TiffReader:
         layout, path = self.layout, self.files.paths[tile]
         expected = (len(layout.bands), layout.height, layout.width)
         try:
-            values = tiff.read(path)
+            with named_errors(path):
+                values = tiff.read(path)
             if values.shape != expected or values.dtype.name != layout.dtype:
                 raise tiff.TileError(path, f"{expected} {layout.dtype} (bands, height, width)",
                                      f"{values.shape} {values.dtype.name}")  # fmt: skip
+            check_finite(values, path)
         except tiff.TileError as error:
             self.bad[tile] = str(error)
             out[:] = 0
         except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
             self.bad[tile] = f"{path}: expected a readable file, found {error.strerror or type(error).__name__}."
             out[:] = 0
         else:

@@ -5,7 +5,6 @@ any moment loses one block and the same command goes on. Scores are the run's ow
 graph, same batch size, same threads. A file that cannot be used is named and left out; the others are scored.
 """
 
-import csv
 import hashlib
 import io
 import json
@@ -24,6 +23,7 @@ from analysis.folder import Files, FolderLoader, TiffReader, check_gpu, expected
 from analysis.results import Run, load_run
 from analysis.saved_model import inputs_of, load_saved
 from analysis.symmetries import Symmetries
+from analysis.tables import CsvWriter, tags_form
 from pipeline.loader import TileLoader
 from preprocess.console import UserError, say
 from preprocess.files import locked
@@ -162,15 +162,16 @@ def _finish(output: Output, run: Run, files: Files, num_blocks: int) -> int:
     """Join the blocks into the CSVs, a block at a time, and remove OUT.partial. Returns the number of bad files."""
     tuning, _ = decisions.halves(len(run.labels))
     thresholds = decisions.tune(run.labels[tuning], run.logits[tuning])
+    join_tags, how = tags_form(run.classes)
     bad: list[tuple[str, str]] = []
     first = 0
     # In OUT.partial, which is removed as a whole: a kill here leaves nothing else behind.
     beside = {path: output.partial / path.name for path in (output.scores, output.submission)}
     with (
-        open(beside[output.scores], "w", newline="") as scores,
-        open(beside[output.submission], "w", newline="") as form,
+        open(beside[output.scores], "w", newline="", encoding="utf-8") as scores,
+        open(beside[output.submission], "w", newline="", encoding="utf-8") as form,
     ):
-        score_rows, form_rows = csv.writer(scores, lineterminator="\n"), csv.writer(form, lineterminator="\n")
+        score_rows, form_rows = CsvWriter(scores), CsvWriter(form)
         score_rows.writerow(["image_name", *run.classes])
         form_rows.writerow(["image_name", "tags"])
         for number in range(num_blocks):
@@ -185,7 +186,7 @@ def _finish(output: Output, run: Run, files: Files, num_blocks: int) -> int:
                     continue
                 # Python writes the shortest text that reads back as the same float64.
                 score_rows.writerow([name, *values[row].tolist()])
-                form_rows.writerow([name, " ".join(np.array(run.classes)[decided[row]].tolist())])
+                form_rows.writerow([name, join_tags(np.array(run.classes)[decided[row]].tolist())])
             first += len(logits)
     if bad:
         _report_bad(output, bad)
@@ -195,13 +196,14 @@ def _finish(output: Output, run: Run, files: Files, num_blocks: int) -> int:
         os.replace(beside[path], path)
     shutil.rmtree(output.partial)
     good = len(files.names) - len(bad)
-    say(f"{output.scores}: scores of {good} chips; {output.submission}: their tags, by the thresholds tuned for F2")
+    tags = f"their tags, by the thresholds tuned for F2{how}"
+    say(f"{output.scores}: scores of {good} chips; {output.submission}: {tags}")
     return len(bad)
 
 
 def _report_bad(output: Output, bad: list[tuple[str, str]]) -> None:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("image_name", "reason"), *bad])
+    CsvWriter(text).writerows([("image_name", "reason"), *bad])
     write_atomic(output.bad, text.getvalue().encode())
     for _, reason in bad[:MAX_LINES]:
         say(f"bad: {reason}")

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from analysis.tables import table_bytes
 from preprocess.console import UserError, say
 from preprocess.schema import write_atomic
 from train import runfolder
@@ -72,7 +73,7 @@ def reproduce(run: Path, *, store: str | None, gpu: str | None) -> bool:
     if same_chips:
         table = _table(data, saved, logits)
         print(table.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.8f}"))
-        write_atomic(run / "reproduce.csv", table.to_csv(index=False).encode())
+        write_atomic(run / "reproduce.csv", table_bytes(table))
         say(f"{run / 'reproduce.csv'}: this table")
     limit = max(ROUNDING[before["amp"]], ROUNDING[amp_name(device.amp)])
     reproduced, text = _verdict(run, saved, logits, differences, limit, same_chips=same_chips)

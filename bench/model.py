@@ -37,7 +37,7 @@ def config() -> Config:
 def trainer_on(device: Device, *, channels_last: bool = True, compiled: bool = False) -> Trainer:
     """ResNet-18 on RGB, under the trainer that `make train` uses."""
     torch.manual_seed(0)
-    model: Any = build("resnet18", (branch(*TASKS[1][0]),), NUM_CLASSES, None, "")
+    model: Any = build("resnet18", (branch(*TASKS[1][0]),), NUM_CLASSES)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     model = model.to(device.device, memory_format=memory_format).train()
     # The schedule is stepped every batch, and a bench takes as many steps as it likes.

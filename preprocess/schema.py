@@ -7,7 +7,7 @@ A Zarr v3 group that plain zarr-python and xarray read:
     names        (tile)              as in the CSV
     csv_row      (tile)              row in the CSV, so that a split over all rows survives missing chips
     band_sum     (tile, band)        exact sums: mean and std of any split, without reading a pixel
-    band_sumsq   (tile, band)        the same of the squares
+    band_sumsq   (tile, band)        the same of the squares; float32: of the squared deviations, see `sums`
     checksum     (tile)              xxh3-64 of the raw pixels, C order, little-endian
     source_size, source_mtime_ns (tile)  of each TIFF, to notice that it changed
     shard_digest (shard)             binds each shard file to its place, see `shard`
@@ -48,6 +48,7 @@ from preprocess.files import shard_key as shard_key
 from preprocess.files import shard_path as shard_path
 from preprocess.files import write_atomic as write_atomic
 from preprocess.layout import Layout, layout_from
+from preprocess.sums import band_statistics
 
 FORMAT, VERSION = "canopy-tiles", 2
 MAX_CSV_ROWS = 200_000_000  # a split takes some 24 bytes for each
@@ -85,12 +86,12 @@ class Store:
 
     @property
     def band_sum(self) -> np.ndarray:
-        """(tile, band) uint64."""
+        """(tile, band) uint64, int64 or float64: `layout.sum_dtypes`."""
         return self.read("band_sum")
 
     @property
     def band_sumsq(self) -> np.ndarray:
-        """(tile, band) uint64, of the squares."""
+        """(tile, band) uint64 or float64: of the squares, or of the squared deviations; see `sums`."""
         return self.read("band_sumsq")
 
     @property
@@ -126,13 +127,8 @@ class Store:
         return self.path
 
     def band_statistics(self, tiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(mean, std) float64 a band over all pixels of `tiles`, from exact integer sums (population std)."""
-        pixels = len(tiles) * self.layout.height * self.layout.width
-        means, stds = [], []
-        for total, squares in zip(_exact_sums(self.band_sum, tiles), _exact_sums(self.band_sumsq, tiles), strict=True):
-            means.append(total / pixels)
-            stds.append((pixels * squares - total * total) ** 0.5 / pixels)
-        return np.array(means), np.array(stds)
+        """(mean, population std) float64 per band over all pixels of `tiles`; see `sums`."""
+        return band_statistics(self.layout, self.band_sum, self.band_sumsq, tiles)
 
     def band_indices(self, bands: tuple[str, ...]) -> tuple[int, ...]:
         """Positions of `bands` in the store; UserError names one that is not there."""
@@ -143,17 +139,6 @@ class Store:
                     "Name the bands at conversion (BANDS=blue,green,red,nir), or choose others."
                 )
         return tuple(self.layout.bands.index(band) for band in bands)
-
-
-def _exact_sums(values: np.ndarray, tiles: np.ndarray) -> list[int]:
-    """Sums of (tile, band) uint64 over `tiles` as Python's integers: those of a large set do not fit 64 bits."""
-    totals = [0] * values.shape[1]
-    for first in range(0, len(tiles), 4096):  # in blocks, so that memory does not grow
-        part = values[tiles[first : first + 4096]]
-        low, high = (part & np.uint64(2**32 - 1)).sum(axis=0), (part >> np.uint64(32)).sum(axis=0)
-        for band, (one, other) in enumerate(zip(low.tolist(), high.tolist(), strict=True)):
-            totals[band] += int(one) + (int(other) << 32)
-    return totals
 
 
 def encoded_bytes(path: Path, layout: Layout, num_tiles: int) -> int:

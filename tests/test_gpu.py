@@ -118,6 +118,19 @@ def test_both_decode_places_give_the_same_bits(store: Store, decode: str) -> Non
         assert torch.equal(one.images_nchw, two.images_nchw.cpu())
 
 
+@pytest.mark.parametrize("cache", ["none", "host", "device"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
+def test_batches_of_other_dtypes_equal_the_cpus(tmp_path: Path, dtype: str, cache: str) -> None:
+    chips = write_chips(tmp_path / "tif", count=60, height=256, width=256, dtype=dtype)
+    store = to_store(chips, tmp_path / "s.zarr")
+    inputs = inputs_of(store, "unscaled")
+    cpu = train_loader(store, ALL, inputs, batch_size=16)
+    gpu = train_loader(store, ALL, inputs, batch_size=16, device="cuda:0", dtype=torch.float32, cache=cache)
+    assert gpu.decode == ("device" if cache == "none" else "host")
+    for one, two in zip(cpu.epoch(1), gpu.epoch(1), strict=True):
+        assert torch.equal(one.images_nchw, two.images_nchw.cpu())
+
+
 @pytest.mark.parametrize("test", ["center", "resize"])
 def test_test_batches_equal_the_cpus(store: Store, test: str) -> None:
     inputs = inputs_of(store, "raw")

@@ -15,7 +15,7 @@ from pipeline.loader import Batch, TileLoader
 from preprocess.console import Progress, UserError, say
 from train import runfolder
 from train.alarms import chance_alarm
-from train.assemble import Data, check_graphs, crop_of, make_eval_loader, make_model, make_train_loader
+from train.assemble import Data, check_graphs, crop_of, make_eval_loader, make_model, make_train_loader, pools
 from train.checkpoint import (
     Checkpoint,
     last_good,
@@ -39,6 +39,7 @@ from train.statistics import share_statistics
 from train.step import Trainer, make_trainer, train_step
 from train.stop import Stopped, StopSignals
 from train.telemetry import GpuUse, Latest, Tracker, advice, open_trackers, scalars, time_line
+from train.weights import model_metadata
 from train.world import World
 
 
@@ -302,7 +303,8 @@ def _save(fit: Fit, *, best: bool = False) -> None:
     if fit.world.main:
         try:
             if best:
-                state.best_sha256 = fit.state.best_sha256 = save_best(fit.run, fit.trainer.scored, state.best)
+                sha256 = save_best(fit.run, fit.trainer.scored, state.best, _metadata(fit))
+                state.best_sha256 = fit.state.best_sha256 = sha256
             save_checkpoint(fit.run, fit.trainer, state, fit.record["config"])
         except OSError as error:
             raise UserError(
@@ -311,6 +313,11 @@ def _save(fit: Fit, *, best: bool = False) -> None:
     fit.world.barrier()  # nobody leaves while rank 0 writes
     fit.saved, fit.saved_at_s = place, time.monotonic()
     fit.state.unfinished.seconds["checkpoint"] += time.perf_counter() - started
+
+
+def _metadata(fit: Fit) -> dict[str, str]:
+    data = fit.data
+    return model_metadata(fit.config, data.branches, data.store.classes, pool=pools(fit.config, data))
 
 
 def _train_line(fit: Fit) -> dict[str, Any]:
