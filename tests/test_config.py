@@ -191,8 +191,8 @@ def test_settings_that_always_have_an_effect() -> None:
     always = {
         "task", "store", "gpu", "gpu_given", "arch", "weights", "finetune", "input", "split", "val", "seed", "test",
         "crop", "amp", "deterministic", "workers", "shuffle_labels", "compile", "accumulate", "checkpoint_minutes",
-        "tracker", "recipe", "epochs", "batch", "test_batch", "flips", "optimizer", "lr", "weight_decay", "schedule", "loss",
-        "ema", "smoothing", "balance", "pool",
+        "tracker", "recipe", "epochs", "batch", "test_batch", "flips", "optimizer", "lr", "weight_decay", "schedule",
+        "loss", "ema", "smoothing", "balance", "pool",
     }  # fmt: skip
     sometimes = {name for setting, _, _ in WITHOUT_EFFECT for name in setting}
     assert sometimes == {name for name, _, _ in module.WITHOUT_EFFECT}
