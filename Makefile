@@ -1,4 +1,4 @@
-# Everything is a variable on the command line: make train TASK=1 GPU=0. `make help` lists them.
+# Everything is a variable on the command line: make train TASK=1 EPOCHS=3. `make help` lists them.
 
 PYTHON ?= python3
 VENV ?= .venv
