@@ -7,6 +7,7 @@ did. CASE=stores:SEED:NUMBER runs one again and leaves its folder.
 import argparse
 import importlib
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -28,6 +29,8 @@ KINDS = {
     "csvs": ("fuzz.csvs", "Csvs", 0.1),
     "runs": ("fuzz.runs", "Runs", 0.25),
 }
+
+MAX_LINES = 40  # of different causes on the terminal; every case is kept
 
 
 def make_bases(module: Any, place: Path) -> None:
@@ -58,14 +61,26 @@ def fuzz_kind(name: str, seed: int, seconds: float, count: int | None, *, jobs: 
         children = Children(getattr(module, factory), name, seed, bases, jobs=jobs, keep=keep)
         children.limit_mb = getattr(module, "LIMIT_MB", CASE_MB)
         started = time.monotonic()
+        groups: Counter[str] = Counter()
         for case in children.run(seconds, count):
             totals[case.outcome] += 1
             if case.outcome in BAD:
-                print(console.one_line(f"  {case.outcome}: CASE={case.name}: {'; '.join(case.operations)}: {case.detail}"))
+                groups[group := _group(case)] += 1
+                if groups[group] == 1 and len(groups) <= MAX_LINES:
+                    line = f"  {case.outcome}: CASE={case.name}: {'; '.join(case.operations)}: {case.detail}"
+                    print(console.one_line(line), flush=True)
         took = time.monotonic() - started
     counts = ", ".join(f"{totals[outcome]} {outcome}" for outcome in OUTCOMES if totals[outcome] or outcome in BAD)
+    for group, number in groups.most_common(MAX_LINES):
+        print(console.one_line(f"  {number} x {group}"))
     print(f"{name}: {totals.total()} tried in {took:.0f} s: {counts}; peak {children.peak_mb:.0f} MB", flush=True)
     return totals
+
+
+def _group(case: Case) -> str:
+    """What cases of one cause have in common: all but numbers and names."""
+    text = re.sub(r"/\S+|CASE\S+|0x\w+|'[^']*'|\"[^\"]*\"", "*", case.detail)
+    return f"{case.outcome}: {re.sub(r'[0-9.]+', '#', text)[:160]}"
 
 
 def run_one(text: str, keep: Path) -> int:
