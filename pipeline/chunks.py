@@ -35,12 +35,14 @@ class ChunkReader:
         # From where a tile's first chunk begins: that fits 32 bits.
         self._starts, self._offsets = np.empty(store.num_tiles, np.int64), np.empty(shape, np.int32)
         self._sizes = np.empty(shape, np.int32)
+        digests = store.shard_digest
         for index in range(self.layout.num_shards(store.num_tiles)):
             first = index * self.layout.shard_tiles
             count = min(self.layout.shard_tiles, store.num_tiles - first)
             try:
-                data, end = self._shards.tail(index, shard.index_bytes(self.layout))
-                offsets, sizes = shard.parse_index(data, end, self._shards.name(index), self.layout, count)
+                data, end = self._shards.tail(index, shard.tail_bytes(self.layout))
+                digest = None if digests is None else int(digests[index])
+                offsets, sizes = shard.parse_index(data, end, self._shards.name(index), self.layout, count, digest)
             except DamagedChunkError as error:
                 raise DamagedChunkError(f"{error} {_ADVICE}") from error
             offsets, sizes = offsets[:, band_indices], sizes[:, band_indices]

@@ -106,7 +106,7 @@ def _tasks_left(plan: Plan, root: Path) -> list[ShardTask]:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what a killed writer left beside its target: ours are `.NAME.PID`, zarr-python's `NAME.ID.partial`."""
+    """Remove what a killed writer left beside its target: ours are `.NAME.RANDOM`, zarr-python's `NAME.ID.partial`."""
     for path in folder.rglob("*"):
         if path.is_file() and (path.name.startswith(".") or path.name.endswith(".partial")):
             path.unlink(missing_ok=True)
@@ -122,6 +122,7 @@ def _shard_state(task: ShardTask) -> str:
         # From memory: given a path, numpy leaves a torn file open.
         with np.load(io.BytesIO(progress_path(task).read_bytes())) as progress:
             size, mtime_ns, shard_bytes = progress["source_size"], progress["source_mtime_ns"], progress["shard_bytes"]
+            progress["shard_digest"]  # version 1 has none
         if schema.shard_path(task.root / "store", task.shard).stat().st_size != int(shard_bytes):
             return "missing"
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
@@ -141,8 +142,8 @@ def _finish(plan: Plan, root: Path) -> None:
     parts: dict[str, list[np.ndarray]] = {}
     for task in plan.tasks():
         with np.load(progress_path(task)) as progress:
-            for name in ("band_sum", "band_sumsq", "checksum", "source_size", "source_mtime_ns"):
-                parts.setdefault(name, []).append(progress[name])
+            for name in ("band_sum", "band_sumsq", "checksum", "source_size", "source_mtime_ns", "shard_digest"):
+                parts.setdefault(name, []).append(np.atleast_1d(progress[name]))
     arrays = {name: np.concatenate(values) for name, values in parts.items()}
     arrays |= {"names": np.array(plan.names, object), "labels": plan.labels, "csv_row": plan.csv_row}
     schema.finish(root / "store", plan.layout, plan.classes, plan.num_csv_rows, arrays)

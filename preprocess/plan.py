@@ -74,6 +74,7 @@ class Plan:
         chips.update(self.labels.tobytes() + self.csv_row.tobytes())
         shape = (len(self.layout.bands), self.layout.height, self.layout.width)
         return {
+            "store version": str(schema.VERSION),
             "CODEC": self.layout.codec,
             "BANDS": ",".join(self.layout.bands),
             "chip shape and dtype": f"{shape} {self.layout.dtype}",

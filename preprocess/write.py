@@ -7,8 +7,8 @@ four times as long.
 
 import io
 import os
+import threading
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -47,26 +47,23 @@ def convert_shard(task: ShardTask) -> int:
     """
     layout, count = task.layout, len(task.paths)
     num_bands = len(layout.bands)
-    sizes = np.empty((count, num_bands, layout.chunks_per_band), np.int64)
-    band_sum, band_sumsq = (np.empty((count, num_bands), np.uint64) for _ in range(2))
+    band_sum, band_sumsq = (np.empty((count, num_bands), dtype) for dtype in layout.sum_dtypes)
     checksum = np.empty(count, np.uint64)
-    reader, encoder = tiff.Reader(), shard.Encoder(layout)
+    reader, writer = tiff.Reader(), shard.ShardWriter(layout)
     path_out = shard_path(task.root / "store", task.shard)
     path_out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path_out) as file, one_blas_thread():
         for index in range(count):
             tile = _read_planned(task, index, reader)
-            data, chunk_sizes = encoder.encode(tile)
-            file.write(data)
-            sizes[index] = chunk_sizes.reshape(sizes.shape[1:])
+            file.write(writer.add(tile))
             band_sum[index], band_sumsq[index] = band_sums(tile, layout)
             checksum[index] = pixel_checksum(tile)
-        shard_index = shard.encode_index(sizes, layout)
-        file.write(shard_index)
+        file.write(writer.end())
+        shard_bytes = file.tell()
     progress = io.BytesIO()
     np.savez(
         progress, band_sum=band_sum, band_sumsq=band_sumsq, checksum=checksum, source_size=task.size,
-        source_mtime_ns=task.mtime_ns, shard_bytes=np.int64(sizes.sum() + len(shard_index)),
+        source_mtime_ns=task.mtime_ns, shard_bytes=np.int64(shard_bytes), shard_digest=np.uint64(writer.digest),
     )  # fmt: skip
     write_atomic(progress_path(task), progress.getbuffer())
     return task.shard
@@ -110,10 +107,15 @@ def band_sums(tile: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]
     return sums[0], sums[1]
 
 
-@cache
+_memory = threading.local()
+
+
 def _working_memory(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """`count` float64 to write over, and as many ones; kept from chip to chip."""
-    return np.empty(count), np.ones(count)
+    """This thread's: `count` float64 to write over, and as many ones; kept from chip to chip."""
+    if getattr(_memory, "count", None) != count:
+        _memory.count, _memory.arrays = count, (np.empty(count), np.ones(count))
+    arrays: tuple[np.ndarray, np.ndarray] = _memory.arrays
+    return arrays
 
 
 def one_blas_thread() -> threadpoolctl.threadpool_limits:

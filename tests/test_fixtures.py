@@ -1,0 +1,123 @@
+"""Stores and runs of earlier versions (tests/fixtures) still open, verify, train further, report, reproduce, predict."""
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+import xxhash
+import zarr
+from fixtures.make import digests
+from test_train import ROOT, here
+from tiny import tiny_networks
+
+from analysis.__main__ import main as analysis_main
+from pipeline.chunks import ChunkReader
+from preprocess.__main__ import main as preprocess_main
+from preprocess.schema import open_store
+from train.__main__ import main as train_main
+from train.device import _cpu
+from train.runfolder import versions
+
+VERSIONS = sorted(path.name for path in (ROOT / "tests/fixtures").glob("v*"))
+
+
+@pytest.fixture(params=VERSIONS)
+def fixture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a version. The runs in it name their store relative to the project."""
+    monkeypatch.chdir(ROOT)
+    return Path("tests/fixtures") / request.param
+
+
+@pytest.fixture(autouse=True)
+def tiny() -> Iterator[None]:
+    """The network of the fixtures, and their one thread: sums are split by threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with tiny_networks():
+        yield
+    torch.set_num_threads(threads)
+
+
+def same_machine(fixture: Path) -> bool:
+    """Whether the versions and the processor are those of the expected digests: other ones round differently."""
+    expected = json.loads((fixture / "expected.json").read_text())
+    return (_cpu(), versions()) == (expected["device"], expected["versions"])
+
+
+def copied(fixture: Path, name: str, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(fixture / name, tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["store.zarr", "plain.zarr"])
+def test_a_store_opens_verifies_and_reads_as_plain_zarr_does(fixture: Path, tmp_path: Path, name: str) -> None:
+    path = copied(fixture, name, tmp_path)
+    store = open_store(path)
+    values = np.asarray(zarr.open_group(path, mode="r")["tiles"][...])
+    assert store.num_tiles == len(values) == 40
+    assert store.layout.num_shards(store.num_tiles) == 3
+    assert [xxhash.xxh3_64_intdigest(np.ascontiguousarray(chip).tobytes()) for chip in values] == (
+        store.checksum.tolist()
+    )
+    assert np.array_equal(store.band_sum, values.sum(axis=(2, 3), dtype=np.uint64))
+    reader = ChunkReader(store, store.layout.bands)
+    out = np.empty_like(values)
+    reader.decode(np.arange(40), out)
+    assert np.array_equal(out, values)
+    ended = here(preprocess_main, "preprocess", "verify", "--store", path)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_a_stopped_run_becomes_what_its_own_version_made_of_it(fixture: Path, tmp_path: Path) -> None:
+    run = copied(fixture, "stopped", tmp_path)
+    ended = here(train_main, "train", "--resume", run)
+    assert ended.returncode == 0, ended.stderr
+    if same_machine(fixture):
+        assert digests(run) == json.loads((fixture / "expected.json").read_text())["outcome"]
+    with np.load(run / "results.npz") as resumed, np.load(fixture / "run" / "results.npz") as whole:
+        assert np.allclose(resumed["logits"], whole["logits"], rtol=1e-3, atol=1e-3)
+        assert np.allclose(resumed["testlosses"], whole["testlosses"], rtol=1e-3, atol=1e-3)
+
+
+def test_a_finished_run_reproduces(fixture: Path, tmp_path: Path) -> None:
+    run = copied(fixture, "run", tmp_path)
+    ended = here(analysis_main, "analysis", "reproduce", "--run", run)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ("BIT-IDENTICAL" in ended.stdout) or not same_machine(fixture)
+
+
+@pytest.mark.parametrize("name", ["run", "stopped"])
+def test_a_run_is_drawn_and_reported(fixture: Path, tmp_path: Path, name: str) -> None:
+    run = copied(fixture, name, tmp_path)
+    for command in ("curves", "report"):
+        ended = here(analysis_main, "analysis", command, "--run", run)
+        assert ended.returncode == 0, ended.stderr
+    assert (run / "curves.png").stat().st_size > 0
+    with np.load(run / "results.npz") as results:
+        assert f"{float(results['mAP']):.4f}" in (run / "report/report.html").read_text()
+
+
+def test_a_run_predicts_its_saved_scores(fixture: Path, tmp_path: Path) -> None:
+    run, chips = copied(fixture, "run", tmp_path), tmp_path / "chips"
+    chips.mkdir()
+    store = open_store(fixture / "store.zarr")
+    values = np.asarray(zarr.open_group(fixture / "store.zarr", mode="r")["tiles"][...])
+    with np.load(run / "results.npz") as results:
+        names, saved = results["fnames"].tolist(), results["preds"]
+    for name, chip in zip(store.names.tolist(), values, strict=True):
+        if name in names:
+            tifffile.imwrite(
+                chips / f"{name}.tif", np.moveaxis(chip, 0, -1), photometric="minisblack", planarconfig=1
+            )  # fmt: skip
+    out = tmp_path / "scores.csv"
+    ended = here(analysis_main, "analysis", "predict", "--run", run, "--data", chips, "--out", out)
+    assert ended.returncode == 0, ended.stderr
+    with open(out, newline="") as file:
+        rows = {name: [float(value) for value in values] for name, *values in list(csv.reader(file))[1:]}
+    scores = np.array([rows[name] for name in names])
+    assert np.array_equal(scores, saved) if same_machine(fixture) else np.allclose(scores, saved, atol=1e-4)
