@@ -25,9 +25,11 @@ from typing import Protocol
 
 from fuzz.damage import read_tree
 from fuzz.outcome import BAD, Case, Crashed
+from preprocess.console import UserError
 
 CASE_S = 10.0
 CASE_MB = 600
+_READY = b"ready\n"
 _PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
@@ -120,6 +122,9 @@ class Children:
                 os._exit(99)
         os.close(results_in)
         os.close(numbers_out)
+        if os.read(results, len(_READY)) != _READY:
+            os.waitpid(process, 0)
+            raise UserError(f"a child cannot begin: {(work / 'stderr').read_text()}")
         return _Child(process, numbers, results, work)
 
     def _live(self, work: Path, numbers: int, results: int) -> None:
@@ -131,6 +136,7 @@ class Children:
         with open(work / "stderr", "w") as file:
             os.dup2(file.fileno(), 2)
         kind = self._factory(self._bases, work)
+        os.write(results, _READY)
         for line in os.fdopen(numbers):
             case = Case(self._name, self._seed, int(line))
             run_case(kind, case, lambda case: _send(results, case, None))
