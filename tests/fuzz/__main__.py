@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from fuzz.children import CASE_MB, Children, run_case
+from fuzz.children import Children, run_case
 from fuzz.outcome import BAD, OUTCOMES, Case
 from preprocess import console
 from preprocess.console import UserError
@@ -58,8 +58,8 @@ def fuzz_kind(name: str, seed: int, seconds: float, count: int | None, *, jobs: 
         bases = Path(temporary) / "bases"
         bases.mkdir()
         make_bases(module, bases)
-        children = Children(getattr(module, factory), name, seed, bases, jobs=jobs, keep=keep)
-        children.limit_mb = getattr(module, "LIMIT_MB", CASE_MB)
+        growth = getattr(module, "GROWTH", False)
+        children = Children(getattr(module, factory), name, seed, bases, jobs=jobs, keep=keep, growth=growth)
         started = time.monotonic()
         groups: Counter[str] = Counter()
         for case in children.run(seconds, count):

@@ -62,8 +62,10 @@ def attempt(call: Callable[[], Any]) -> Any:
 
     lines = io.StringIO()
     try:
-        with contextlib.redirect_stderr(lines):
+        with contextlib.redirect_stderr(lines), contextlib.redirect_stdout(io.StringIO()):
             console.run(main)
+    except Refused:
+        raise
     except SystemExit as end:
         if end.code == 0:
             return value[0]
@@ -75,3 +77,9 @@ def attempt(call: Callable[[], Any]) -> Any:
         frames = traceback.extract_tb(error.__traceback__)[-3:]
         where = " < ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames[::-1])
         raise Crashed(f"{type(error).__name__}: {str(error)[:200]} ({where})") from None
+
+
+def quiet(call: Callable[[], Any]) -> Any:
+    """The value of a call, whose lines nobody sees."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return call()

@@ -22,7 +22,7 @@ import zarr
 
 from fuzz.crafted import craft
 from fuzz.damage import Content, Special, Tree, damage_bytes, damage_json, read_tree, special, write_entry
-from fuzz.outcome import Case, Refused, attempt
+from fuzz.outcome import Case, Refused, attempt, quiet
 from pipeline.chunks import ChunkReader
 from preprocess import layout as layout_module
 from preprocess import verify
@@ -64,8 +64,7 @@ def _make(place: Path, version: str, codec: str, dtype: str) -> None:
         csv.writer(file).writerows(rows)
     request = Request(data=folder, labels=folder / "tags.csv", store=place / version, bands=BANDS, classes=TAGS,
                       codec=codec, allow_missing=True)  # fmt: skip
-    with contextlib.redirect_stdout(io.StringIO()):
-        convert(request)
+    quiet(lambda: convert(request))
 
 
 def training_reads(path: Path) -> dict[str, Any]:
@@ -93,10 +92,9 @@ def info(path: Path) -> str:
     return out.getvalue().replace(str(path), "STORE")
 
 
-def findings(path: Path) -> int:
+def findings(path: Path) -> Any:
     """How many findings `make verify` has."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return verify.verify(path, jobs=1)
+    return quiet(lambda: verify.verify(path, jobs=1))
 
 
 def plain_zarr(path: Path, names: list[str]) -> dict[str, Any]:
