@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from fuzz.children import Children, run_case
+from fuzz.children import CASE_S, Children, run_case
 from fuzz.outcome import BAD, OUTCOMES, Case
 from preprocess import console
 from preprocess.console import UserError
@@ -28,6 +28,7 @@ KINDS = {
     "tiffs": ("fuzz.tiffs", "Tiffs", 0.2),
     "csvs": ("fuzz.csvs", "Csvs", 0.1),
     "runs": ("fuzz.runs", "Runs", 0.25),
+    "toys": ("fuzz.toys", "Toys", 0.0),
 }
 
 MAX_LINES = 40  # of different causes on the terminal; every case is kept
@@ -58,8 +59,8 @@ def fuzz_kind(name: str, seed: int, seconds: float, count: int | None, *, jobs: 
         bases = Path(temporary) / "bases"
         bases.mkdir()
         make_bases(module, bases)
-        growth = getattr(module, "GROWTH", False)
-        children = Children(getattr(module, factory), name, seed, bases, jobs=jobs, keep=keep, growth=growth)
+        children = Children(getattr(module, factory), name, seed, bases, jobs=jobs, keep=keep)
+        children.growth, children.case_s = getattr(module, "GROWTH", False), getattr(module, "CASE_S", CASE_S)
         started = time.monotonic()
         groups: Counter[str] = Counter()
         for case in children.run(seconds, count):
@@ -110,12 +111,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--only", default=",".join(KINDS))
+    parser.add_argument("--only", default=",".join(name for name in KINDS if KINDS[name][2]))
     parser.add_argument("--count", type=int, help="cases of each kind, in place of SECONDS")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--case")
+    parser.add_argument("--fault", help="put a fault in (fuzz.faults): silent cases must be found")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-cases"))
     args = parser.parse_args()
+    if args.fault:
+        from fuzz.faults import FAULTS
+
+        FAULTS[args.fault]().start()
     if args.case:
         return run_one(args.case, args.keep)
     names = args.only.split(",")
@@ -123,7 +129,7 @@ def main() -> int:
         raise UserError(f"ONLY={args.only}: expected some of {','.join(KINDS)}, found {unknown[0]!r}.")
     seed = secrets.randbelow(10**9) if args.seed is None else args.seed
     print(f"SEED={seed}, {args.jobs} children, {len(names)} kinds")
-    share = sum(KINDS[name][2] for name in names)
+    share = sum(KINDS[name][2] for name in names) or 1.0
     totals: Counter[str] = Counter()
     for name in [name for name in KINDS if name in names]:
         seconds = args.seconds * KINDS[name][2] / share

@@ -74,16 +74,14 @@ class _Child:
 class Children:
     """`jobs` children of one kind. Bad cases go below `keep`.
 
-    600 MB of resident memory are allowed in all; with `growth`, beyond those of an idle child.
+    `case_s` and 600 MB of resident memory are allowed in all; with `growth`, beyond those of an idle child.
     """
 
-    def __init__(
-        self, factory: type[Kind], name: str, seed: int, bases: Path, *, jobs: int, keep: Path, growth: bool = False
-    ) -> None:
+    def __init__(self, factory: type[Kind], name: str, seed: int, bases: Path, *, jobs: int, keep: Path) -> None:
         self._factory, self._name, self._seed, self._bases, self._keep = factory, name, seed, bases, keep
         self._works = [bases.parent / f"{name}{index}" for index in range(jobs)]
         self._next = 0
-        self._growth, self.peak_mb = growth, 0.0
+        self.growth, self.case_s, self.peak_mb = False, CASE_S, 0.0
 
     def run(self, seconds: float, count: int | None = None, first: int = 0) -> Iterator[Case]:
         """Cases from number `first` on, until the time is over or, if it is given, there were `count`."""
@@ -132,7 +130,7 @@ class Children:
         if os.read(results, len(_READY)) != _READY:
             os.waitpid(process, 0)
             raise UserError(f"a child cannot begin: {(work / 'stderr').read_text()}")
-        limit_mb = CASE_MB + (_resident_mb(process) if self._growth else 0)
+        limit_mb = CASE_MB + (_resident_mb(process) if self.growth else 0)
         return _Child(process, numbers, results, work, limit_mb)
 
     def _live(self, work: Path, numbers: int, results: int) -> None:
@@ -142,6 +140,7 @@ class Children:
         tqdm.set_lock(threading.RLock())  # its own is a semaphore that all forks share
         warnings.simplefilter("ignore")
         with open(work / "stderr", "w") as file:
+            os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         kind = self._factory(self._bases, work)
         os.write(results, _READY)
@@ -183,11 +182,11 @@ class Children:
             return "crashed", f"{signal.Signals(-code).name if code < 0 else f'exit code {code}'} {' '.join(lines)}"
         if (resident_mb := _resident_mb(child.process)) > child.limit_mb:
             return "too big", f"{resident_mb:.0f} MB resident"
-        if time.monotonic() - child.since > CASE_S:
+        if time.monotonic() - child.since > self.case_s:
             # What it waited for a core is the machine's, not the case's.
             took_s = time.monotonic() - child.since - (_queued_s(child.process) - child.queued_s)
-            if took_s > CASE_S:
-                return "hung", f"more than {CASE_S:.0f} s"
+            if took_s > self.case_s:
+                return "hung", f"more than {self.case_s:.0f} s"
         return None
 
     def _save(self, case: Case, work: Path) -> Case:

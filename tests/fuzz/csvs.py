@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fuzz.damage import Special, damage_bytes, write_entry
 from fuzz.outcome import Case, Refused, attempt
-from preprocess.labels import read_labels
+from preprocess import labels
 
 # Characters that change what a CSV says.
 ODD = (
@@ -90,7 +90,7 @@ class Csvs:
 
 
 def _table(path: Path) -> Table:
-    table = read_labels(path)
+    table = labels.read_labels(path)
     tags = [frozenset(tag for tag, has in zip(table.classes, row, strict=True) if has) for row in table.labels.tolist()]
     return list(zip(table.names, tags, strict=True))
 

@@ -41,8 +41,8 @@ def write_entry(folder: Path, name: str, content: Content) -> None:
         shutil.rmtree(path)
     elif not isinstance(content, bytes) or path.is_symlink() or path.is_fifo():
         path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, bytes):
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     elif content.kind == "folder":
         path.mkdir()
