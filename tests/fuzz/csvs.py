@@ -1,8 +1,8 @@
 """Damaged CSVs of tags through `preprocess.labels.read_labels`, against Python's csv module in its strict mode.
 
 Oracle. The table of the undamaged file: equal. Another one, and the strict reader finds the same rows: altered, an
-honest reading of another file. silent: other rows than the strict reader's, a file that it refuses, or a class or name
-with characters that a terminal would act on.
+honest reading of another file. silent: other rows than the strict reader's, a file that it refuses, or a class with
+characters that a terminal would act on. (A name may have them: it means a file, and is shown escaped.)
 """
 
 import codecs
@@ -73,9 +73,8 @@ class Csvs:
             return case.to("refused", str(error))
         if found == self._tables[self._name]:
             return case.to("equal")
-        texts = {text for name, tags in found for text in (name, *tags)}
-        if odd := sorted(text for text in texts if not text.isprintable()):
-            return case.to("silent", f"takes {odd[0]!r} for a name or a class")
+        if odd := sorted(tag for _, tags in found for tag in tags if not tag.isprintable()):
+            return case.to("silent", f"takes {odd[0]!r} for a class")
         try:
             expected = strict(self._path.read_bytes())
         except (ValueError, csv.Error) as error:
@@ -92,7 +91,7 @@ class Csvs:
 def _table(path: Path) -> Table:
     table = labels.read_labels(path)
     tags = [frozenset(tag for tag, has in zip(table.classes, row, strict=True) if has) for row in table.labels.tolist()]
-    return list(zip(table.names, tags, strict=True))
+    return list(zip((name.strip() for name in table.names), tags, strict=True))
 
 
 def strict(data: bytes) -> Table:
@@ -107,7 +106,7 @@ def strict(data: bytes) -> Table:
     name, tags = header.index("image_name"), header.index("tags")
     if any(len(row) != len(header) for row in rows):
         raise ValueError("a row with another number of fields")
-    return [(row[name], frozenset(row[tags].split())) for row in rows]
+    return [(row[name].strip(), frozenset(row[tags].split())) for row in rows]
 
 
 def _character(rng: random.Random, data: bytes) -> tuple[bytes, str]:

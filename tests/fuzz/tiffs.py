@@ -161,24 +161,34 @@ class Tiffs:
     def _dishonest(self, pixels: np.ndarray) -> str | None:
         """Why these pixels are not what the file says."""
         data = self._path.read_bytes()
-        filled = []
-        for nodata in (0, 171):
-            with tifffile.TiffFile(io.BytesIO(data)) as tif:
-                tif.series[0].keyframe.nodata = nodata  # type: ignore[misc]  # computed once, kept in the instance
-                filled.append(tif.series[0].asarray())
-        if not _same(*filled):
+        plain = [self._by_tifffile(data, nodata) for nodata in (0, 171)]
+        if all(values is not None for values in plain) and not _same(*plain):
             return f"shape {pixels.shape} with fill where the file has no data"
         try:
             reference = imagecodecs.tiff_decode(data)
             if reference.ndim == 2 and len(pixels) > 1:  # the other bands are pages
                 reference = np.stack([imagecodecs.tiff_decode(data, index=band) for band in range(len(pixels))])
-        except (imagecodecs.TiffError, IndexError, ValueError) as error:
+        except (imagecodecs.TiffError, ValueError) as error:
             return f"shape {pixels.shape}; libtiff refuses: {error}"
+        except IndexError as error:
+            # It refuses the directory, also for tags on which no pixel depends: then tifffile is asked.
+            if pixels.shape != self._base.pixels.shape or plain[0] is None:
+                return f"shape {pixels.shape}; libtiff refuses: {error}"
+            reference = plain[0]
         small = pixels.squeeze()
         chunky = np.moveaxis(pixels, 0, -1).squeeze()
         if any(_same(form, reference.squeeze()) for form in (small, chunky)):
             return None
         return f"shape {pixels.shape}; libtiff reads others, of shape {reference.shape}"
+
+    def _by_tifffile(self, data: bytes, nodata: int) -> np.ndarray | None:
+        """Its own reading, with `nodata` where it finds no data; None: it refuses."""
+        try:
+            with tifffile.TiffFile(io.BytesIO(data)) as tif:
+                tif.series[0].keyframe.nodata = nodata  # type: ignore[misc]  # computed once, kept in the instance
+                return tif.series[0].asarray()
+        except Exception:  # it raises a dozen kinds on damaged input
+            return None
 
     def mend(self) -> None:
         """The next case writes the file anew."""
