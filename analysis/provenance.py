@@ -5,24 +5,26 @@ import json
 import shlex
 from typing import Any
 
-import pandas as pd
-
 from analysis.page import Section, Table
 from analysis.results import Run
 from analysis.sections import Kept
+from analysis.tables import read_table
 from preprocess.console import UserError
-from train.config import make_config
+from train.config import config_from, make_config, without_effect
 from train.flags import FLAGS
 
 _VARIABLES = ("task", "store", "recipe", "deterministic", "shuffle_labels", *(name for _, name, _, _ in FLAGS))
 
 
 def train_command(config: dict[str, Any]) -> str:
-    """The `make train` that a configuration is of; what the recipe or the default says is left out."""
+    """The `make train` that a configuration is of, without what the recipe or the default says or has no effect."""
+    unused = without_effect(config_from(config), config)
     known = dataclasses.asdict(make_config(config["recipe"], task=config["task"], store=""))
     parts, others = [f"TASK={config['task']}"], []
     for key, value in config.items():
-        if value != known[key]:
+        if key == "gpu_given":
+            continue
+        if (value != known[key] and key not in unused) or (key == "gpu" and config.get("gpu_given")):
             text = str(int(value) if isinstance(value, bool) else value)
             if key in _VARIABLES:
                 parts.append(f"{key.upper()}={shlex.quote(text)}")
@@ -53,7 +55,7 @@ def reproduction(run: Run, kept: Kept) -> Section:
             section.note("What follows was found with earlier weights of this run: reproduce it again.", "warn")
         section.note(found["text"], "text" if found["reproduced"] else "warn")
         if table.exists():  # `make reproduce` leaves none where the chips were others
-            frame = pd.read_csv(table)
+            frame = read_table(table.read_bytes(), words=("class",))
             section.blocks.append(kept.tables.add("reproduction", frame, "AP saved and AP again.", digits=8))
     except (ValueError, KeyError, OSError) as error:
         raise UserError(f"{verdict}: damaged ({error}). Run `make reproduce RUN={run.path}` again.") from error

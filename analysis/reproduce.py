@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from analysis.tables import table_bytes
 from preprocess.console import UserError, say
 from preprocess.schema import write_atomic
 from train import runfolder
@@ -45,7 +46,7 @@ def reproduce(run: Path, *, store: str | None, gpu: str | None) -> bool:
     saved = runfolder.read_results(run)
     before = json.loads(str(saved["depends_on"]))
     config = config_from(record["config"])
-    config = replace(config, store=store or config.store, gpu=gpu or config.gpu)
+    config = replace(config, store=store or config.store, gpu=gpu or config.gpu, gpu_given=bool(gpu))
     data = open_data(config)
     torch.set_num_threads(before["machine"]["threads"])  # sums are split by threads; another number, other roundings
     device = choose_device(replace(config, amp=AMP_SETTING[before["amp"]]), amp_may_differ=True)
@@ -72,7 +73,7 @@ def reproduce(run: Path, *, store: str | None, gpu: str | None) -> bool:
     if same_chips:
         table = _table(data, saved, logits)
         print(table.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.8f}"))
-        write_atomic(run / "reproduce.csv", table.to_csv(index=False).encode())
+        write_atomic(run / "reproduce.csv", table_bytes(table))
         say(f"{run / 'reproduce.csv'}: this table")
     limit = max(ROUNDING[before["amp"]], ROUNDING[amp_name(device.amp)])
     reproduced, text = _verdict(run, saved, logits, differences, limit, same_chips=same_chips)

@@ -16,8 +16,9 @@ from preprocess import schema, shard
 from preprocess.console import Progress
 from preprocess.layout import Layout, plan_layout
 from preprocess.schema import write_atomic
+from preprocess.sums import band_sums
 from preprocess.workers import run_tasks
-from preprocess.write import band_sums, pixel_checksum
+from preprocess.write import pixel_checksum
 
 SIDE, _GRID = 64, 4
 CLASSES = tuple(f"c{number}" for number in range(17))

@@ -8,7 +8,7 @@ import numpy as np
 from preprocess.console import UserError
 
 CODECS = ("lz4", "none")
-DTYPES = ("uint8", "uint16")
+DTYPES = ("uint8", "uint16", "int16", "float32")
 # 64 KiB a chunk: enough pieces for a GPU to decode in parallel, and few enough that the table stays small.
 CHUNK_BYTES = 64 * 1024
 # A file count in the hundreds instead of one file a chip, and a task that fits any worker's memory.
@@ -79,8 +79,10 @@ class Layout:
 
     @property
     def sum_dtypes(self) -> tuple[np.dtype, np.dtype]:
-        """dtypes of a chip's sums and sums of squares per band."""
-        return np.dtype(np.uint64), np.dtype(np.uint64)
+        """dtypes of the store's arrays band_sum and band_sumsq; see `sums`."""
+        if self.dtype == "float32":
+            return np.dtype(np.float64), np.dtype(np.float64)
+        return np.dtype(np.int64 if self.dtype == "int16" else np.uint64), np.dtype(np.uint64)
 
     def num_shards(self, num_tiles: int) -> int:
         """Shard files of a store of `num_tiles`."""

@@ -7,7 +7,7 @@ A Zarr v3 group that plain zarr-python and xarray read:
     names        (tile)              as in the CSV
     csv_row      (tile)              row in the CSV, so that a split over all rows survives missing chips
     band_sum     (tile, band)        exact sums: mean and std of any split, without reading a pixel
-    band_sumsq   (tile, band)        the same of the squares
+    band_sumsq   (tile, band)        the same of the squares; float32: of the squared deviations, see `sums`
     checksum     (tile)              xxh3-64 of the raw pixels, C order, little-endian
     source_size, source_mtime_ns (tile)  of each TIFF, to notice that it changed
     shard_digest (shard)             binds each shard file to its place, see `shard`
@@ -48,6 +48,7 @@ from preprocess.files import shard_key as shard_key
 from preprocess.files import shard_path as shard_path
 from preprocess.files import write_atomic as write_atomic
 from preprocess.layout import Layout, layout_from
+from preprocess.sums import band_statistics
 
 FORMAT, VERSION = "canopy-tiles", 2
 MAX_CSV_ROWS = 200_000_000  # a split takes some 24 bytes for each
@@ -85,12 +86,12 @@ class Store:
 
     @property
     def band_sum(self) -> np.ndarray:
-        """(tile, band) uint64."""
+        """(tile, band) uint64, int64 or float64: `layout.sum_dtypes`."""
         return self.read("band_sum")
 
     @property
     def band_sumsq(self) -> np.ndarray:
-        """(tile, band) uint64, of the squares."""
+        """(tile, band) uint64 or float64: of the squares, or of the squared deviations; see `sums`."""
         return self.read("band_sumsq")
 
     @property
@@ -126,13 +127,8 @@ class Store:
         return self.path
 
     def band_statistics(self, tiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(mean, std) float64 a band over all pixels of `tiles`, from exact integer sums (population std)."""
-        pixels = len(tiles) * self.layout.height * self.layout.width
-        means, stds = [], []
-        for total, squares in zip(_exact_sums(self.band_sum, tiles), _exact_sums(self.band_sumsq, tiles), strict=True):
-            means.append(total / pixels)
-            stds.append((pixels * squares - total * total) ** 0.5 / pixels)
-        return np.array(means), np.array(stds)
+        """(mean, population std) float64 per band over all pixels of `tiles`; see `sums`."""
+        return band_statistics(self.layout, self.band_sum, self.band_sumsq, tiles)
 
     def band_indices(self, bands: tuple[str, ...]) -> tuple[int, ...]:
         """Positions of `bands` in the store; UserError names one that is not there."""
@@ -143,17 +139,6 @@ class Store:
                     "Name the bands at conversion (BANDS=blue,green,red,nir), or choose others."
                 )
         return tuple(self.layout.bands.index(band) for band in bands)
-
-
-def _exact_sums(values: np.ndarray, tiles: np.ndarray) -> list[int]:
-    """Sums of (tile, band) uint64 over `tiles` as Python's integers: those of a large set do not fit 64 bits."""
-    totals = [0] * values.shape[1]
-    for first in range(0, len(tiles), 4096):  # in blocks, so that memory does not grow
-        part = values[tiles[first : first + 4096]]
-        low, high = (part & np.uint64(2**32 - 1)).sum(axis=0), (part >> np.uint64(32)).sum(axis=0)
-        for band, (one, other) in enumerate(zip(low.tolist(), high.tolist(), strict=True)):
-            totals[band] += int(one) + (int(other) << 32)
-    return totals
 
 
 def encoded_bytes(path: Path, layout: Layout, num_tiles: int) -> int:
@@ -329,7 +314,7 @@ def read_header(path: str | Path) -> StoreHeader:
     except KeyError as error:
         raise UserError(f"{where}: expected a Zarr v3 group with attributes, found another zarr.json.") from error
     except UserError as error:
-        raise UserError(f"{where}/{error}") from error
+        raise UserError(f"{where}/{error} Expected a Zarr v3 group, made by `make zarr`.") from error
     if attrs.get("format") != FORMAT:
         raise UserError(f"{where}: expected a store made by `make zarr` (format {FORMAT}), found another Zarr group.")
     version = attrs.get("version")
@@ -359,17 +344,17 @@ def _checked_header(where: Path | str, read_file: ReadFile, version: int, attrs:
         raise UserError(f"num_csv_rows {num_csv_rows!r}: expected a whole number from 1 to {MAX_CSV_ROWS}.")
     if type(num_tiles) is not int or not 1 <= num_tiles <= num_csv_rows:
         raise UserError(f"num_tiles {num_tiles!r}: expected a whole number from 1 to num_csv_rows, {num_csv_rows}.")
-    fingerprint, source = attrs.get("fingerprint"), attrs.get("source", {})
-    if type(fingerprint) is not str or not isinstance(source, dict):
-        raise UserError("expected a fingerprint and what the source is, found otherwise.")
+    fingerprint, source, records = attrs.get("fingerprint"), attrs.get("source", {}), attrs.get("arrays", {})
+    if type(fingerprint) is not str or not isinstance(source, dict) or not isinstance(records, dict):
+        raise UserError("expected a fingerprint, and objects named source and arrays; found otherwise.")
     header = StoreHeader(
         path=where, version=version, layout=layout, classes=tuple(classes), num_tiles=num_tiles,
         num_csv_rows=num_csv_rows, fingerprint=fingerprint, source=source,
-        records=attrs.get("arrays") if version >= 2 else None, read_file=read_file,
+        records=records if version >= 2 else None, read_file=read_file,
     )  # fmt: skip
     if header.records is not None:
         for name in header.specs:
-            record = header.records.get(name) if isinstance(header.records, dict) else None
+            record = header.records.get(name)
             if not isinstance(record, dict) or type(record.get("nbytes")) is not int or "sha256" not in record:
                 raise UserError(f"expected the size and SHA-256 of the array {name}, found none.")
         if _fingerprint(layout, header.classes, num_csv_rows, header.records) != fingerprint:

@@ -47,9 +47,9 @@ class Encoder:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._values = layout.chunk_rows * layout.width
-        self._shuffled = layout.codec == "lz4" and layout.itemsize == 2
+        self._shuffled = layout.codec == "lz4" and layout.itemsize > 1
         num_chunks = len(layout.bands) * layout.chunks_per_band
-        self._planes = np.empty((num_chunks, 2, self._values) if self._shuffled else 0, np.uint8)
+        self._planes = np.empty((num_chunks, layout.itemsize, self._values) if self._shuffled else 0, np.uint8)
         self._sizes = np.empty(num_chunks, np.int64)
         most = layout.chunk_bytes
         if layout.codec == "lz4":
@@ -70,8 +70,10 @@ class Encoder:
         chunks = np.ascontiguousarray(tile, dtype=np.dtype(layout.dtype).newbyteorder("<")).reshape(-1, self._values)
         if self._shuffled:
             # The byte shuffle, for the whole tile at once: 21 us where numcodecs' Shuffle takes 250 (256 x 256 x 4).
-            np.copyto(self._planes[:, 0], chunks, casting="unsafe")
-            np.right_shift(chunks, 8, out=self._planes[:, 1], casting="unsafe")
+            bits = chunks.view(_bits(layout))
+            np.copyto(self._planes[:, 0], bits, casting="unsafe")
+            for byte in range(1, layout.itemsize):
+                np.right_shift(bits, 8 * byte, out=self._planes[:, byte], casting="unsafe")
             chunks = self._planes
         chunks = chunks.view(np.uint8).reshape(len(chunks), -1)
         if layout.codec == "lz4":
@@ -247,9 +249,17 @@ def decode_tile(
             band, chunk = divmod(index, layout.chunks_per_band)
             raise ValueError(f"band {band}, chunk {chunk}: {error}") from error
     if shuffled:
-        # A chunk holds all low bytes, then all high bytes. Joined for the whole tile at once: 20,700 tiles/s, where
+        # All lowest bytes come first, all highest last. Joined for the whole tile at once: 20,700 chips/s, where
         # writing every other byte did 4,500 (256 x 256 x 4 uint16).
         planes = scratch.reshape(len(chunks), layout.itemsize, -1)
-        values = out.reshape(len(chunks), -1)
-        np.left_shift(planes[:, 1], 8, out=values, dtype=values.dtype)
+        values = out.view(_bits(layout)).reshape(len(chunks), -1)
+        np.left_shift(planes[:, -1], 8, out=values, dtype=values.dtype)
+        for byte in range(layout.itemsize - 2, 0, -1):
+            np.bitwise_or(values, planes[:, byte], out=values)
+            np.left_shift(values, 8, out=values)
         np.bitwise_or(values, planes[:, 0], out=values)
+
+
+def _bits(layout: Layout) -> np.dtype:
+    """The unsigned integers that have a value's bytes."""
+    return np.dtype(f"<u{layout.itemsize}")

@@ -17,8 +17,9 @@ from preprocess.files import open_regular
 from preprocess.layout import MIB, Layout
 from preprocess.schema import StoreHeader, read_header
 from preprocess.splits import PARTS, make_split
+from preprocess.sums import band_sums, one_blas_thread
 from preprocess.workers import run_tasks
-from preprocess.write import band_sums, one_blas_thread, pixel_checksum
+from preprocess.write import pixel_checksum
 
 MAX_LINES = 20  # of findings on the terminal; the count is always whole
 
@@ -165,8 +166,9 @@ def info(path: Path, split_rule: str) -> None:
     all_tiles = np.arange(store.num_tiles)
     mean, std = store.band_statistics(all_tiles)
     print(f"\n{'band':<20}{'mean':>12}{'std':>12}")
+    form = ".5g" if layout.dtype == "float32" else ".3f"  # reflectances are far below 1
     for index, band in enumerate(layout.bands):
-        print(f"{band:<20}{mean[index]:>12.3f}{std[index]:>12.3f}")
+        print(f"{band:<20}{mean[index]:>12{form}}{std[index]:>12{form}}")
     parts = [part for part in PARTS if split is not None and len(split.part(part))]
     print(f"\n{'class':<20}{'all':>10}" + "".join(f"{part:>10}" for part in parts))
     for index, name in enumerate(store.classes):

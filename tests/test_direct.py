@@ -9,7 +9,7 @@ import oracle
 import pytest
 import torch
 import zarr
-from conftest import BANDS, to_store, write_chips
+from conftest import BANDS, DTYPES, to_store, write_chips
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -39,7 +39,7 @@ def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Store]
 
 
 @pytest.mark.parametrize("codec", ["lz4", "none"])
-@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("size", "bands"), [((16, 16), 4), ((300, 200), 3), ((300, 300), 4), ((21, 40), 1), ((40, 40), 2), ((33, 33), 7)]
 )
@@ -85,7 +85,7 @@ def test_test_batches_equal_the_graphs(request: pytest.FixtureRequest, kind: str
 def requests(draw: st.DrawFn) -> tuple[tuple[object, ...], list[str], np.ndarray, Augmentation, tuple[int, int]]:
     """(store, bands, chips, augmentation parameters, crop): whatever `augment` may be asked for."""
     size, num_bands = draw(st.sampled_from((((16, 16), 4), ((150, 260), 3), ((200, 200), 2), ((7, 40), 1))))
-    kind = draw(st.sampled_from(("uint8", "uint16"))), draw(st.sampled_from(("lz4", "none"))), size, num_bands
+    kind = draw(st.sampled_from(DTYPES)), draw(st.sampled_from(("lz4", "none"))), size, num_bands
     names = BANDS if num_bands == 4 else ("red", "green", "blue") if num_bands == 3 else ("band1", "band2")[:num_bands]
     bands = draw(st.lists(st.sampled_from(names), min_size=1, max_size=5))
     square = size[0] == size[1] and draw(st.booleans())

@@ -40,7 +40,9 @@ def written(draw: st.DrawFn) -> tuple[np.ndarray, dict[str, Any]]:
 
 def write(path: Path, values: np.ndarray, options: dict[str, Any]) -> None:
     bands_last = options.get("planarconfig") == "contig"
-    tifffile.imwrite(path, np.moveaxis(values, 0, -1) if bands_last else values if len(values) > 1 else values[0], **options)
+    tifffile.imwrite(
+        path, np.moveaxis(values, 0, -1) if bands_last else values if len(values) > 1 else values[0], **options
+    )
 
 
 @settings(max_examples=300)

@@ -47,13 +47,14 @@ def main() -> int:
     """Measure, print, keep."""
     parser = Parser(prog="python -m train.tune", description=__doc__)
     parser.add_argument("--store", default="tiles.zarr")
-    parser.add_argument("--gpu", default="0")
+    parser.add_argument("--gpu")
     parser.add_argument("--batch", type=int, default=64)
     args = parser.parse_args()
     store = open_store(args.store)
     if store.num_tiles < args.batch:
         raise UserError(f"BATCH={args.batch}: the store has only {store.num_tiles} chips. Choose a smaller BATCH.")
-    device = str(choose_device(make_config("default", task=1, store=args.store, gpu=args.gpu)).device)
+    given = {} if args.gpu is None else {"gpu": args.gpu, "gpu_given": True}
+    device = str(choose_device(make_config("default", task=1, store=args.store, **given)).device)
     with tempfile.TemporaryDirectory(prefix="canopy-tune-") as folder:
         stores = {store.layout.codec: store}
         for codec in set(CODECS) - set(stores):

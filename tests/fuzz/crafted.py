@@ -39,7 +39,9 @@ def _index(rng: random.Random, data: bytes, layout: Layout) -> tuple[bytes, str]
     edges = (0, 1, 3, 4, 5, 8, len(chunks) - 1, len(chunks), len(chunks) + 1, len(data), 2**31 - 1, 2**31, 2**32)
     huge = (2**62, 2**63 - 8, 2**63 - 1, 2**63, 2**64 - 8, 2**64 - 1)
     before = int(index[row, column])
-    value = rng.choice((*edges, *huge, (before + 1) % 2**64, max(0, before - 1), before * 2 % 2**64, rng.randrange(2**64)))
+    value = rng.choice(
+        (*edges, *huge, (before + 1) % 2**64, max(0, before - 1), before * 2 % 2**64, rng.randrange(2**64))
+    )
     index[row, column] = value
     text = f"index entry {row} {('offset', 'size')[column]} {before} -> {value}"
     if rng.random() < 0.3:

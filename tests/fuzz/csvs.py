@@ -17,8 +17,8 @@ from preprocess import labels
 
 # Characters that change what a CSV says.
 ODD = (
-    *'",;|\t \'\\\n\r\0\x0b\x0c\x1b\x07\u00a0\u2028\u202e\ufeff\u0000=#[]{}', "\r\n", '""', "\r\r", "nan", "NaN", "None",
-    ", ", '"\n', "\n\n", "ä", "a\u0308", "..", "/",
+    *'",;|\t \'\\\n\r\0\x0b\x0c\x1b\x07\u00a0\u2028\u202e\ufeff\u0000=#[]{}', "\r\n", '""', "\r\r", "nan", "NaN",
+    "None", ", ", '"\n', "\n\n", "ä", "a\u0308", "..", "/",
 )  # fmt: skip
 ENCODINGS = ("utf-16", "utf-16-le", "latin-1", "cp1252", "utf-32", "utf-7")
 ROWS = [

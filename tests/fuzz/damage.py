@@ -139,7 +139,9 @@ def _other_value(rng: Rng, value: Any) -> Any:
         at = rng.randrange(len(value) + 1)
         odd = rng.choice(("a", "0", "/", "\n", "\0", "\x1b[2J", "\u202e", "ä", "9", ","))
         other = value[:at] + odd + value[at:]
-        return rng.choice([other, other, value[:at] + odd + value[at + 1 :], value[:at], value.upper(), [value], *common])
+        return rng.choice(
+            [other, other, value[:at] + odd + value[at + 1 :], value[:at], value.upper(), [value], *common]
+        )
     if isinstance(value, list) and value:
         shuffled = rng.sample(value, len(value))
         return rng.choice([value[:-1], value[1:], [*value, value[-1]], value[::-1], shuffled, *common])

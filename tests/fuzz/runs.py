@@ -42,7 +42,12 @@ def make_bases(bases: Path) -> None:
     store = quiet(lambda: to_store(write_chips(bases / "tif", count=112), bases / "tiles.zarr"))
     write_chips(bases / "new", count=6, seed=1)
     with tiny_networks():
-        for name, step, more in (("done", 0, ()), ("stopped", 5, ()), ("earlier", 4, ()), ("foreign", 0, ("--seed", "7"))):
+        for name, step, more in (
+            ("done", 0, ()),
+            ("stopped", 5, ()),
+            ("earlier", 4, ()),
+            ("foreign", 0, ("--seed", "7")),
+        ):
             steps = Steps(lambda reached, step=step: os.kill(os.getpid(), signal.SIGTERM) if reached == step else None)
             with steps.patch:
                 command = ["train", "--store", str(store.path), "--run", str(bases / name), *SETTINGS, *more]
@@ -215,5 +220,3 @@ def _other_name(rng: random.Random, name: str) -> str:
         at = rng.choice(digits)
         return f"{name[:at]}{rng.randrange(10)}{name[at + 1 :]}"
     return f"{name}{rng.choice(('.bak', '~', '.broken'))}"
-
-

@@ -32,7 +32,7 @@ from preprocess.schema import open_store
 from preprocess.splits import PARTS, make_split
 
 BANDS, TAGS, CHIPS = ("red", "nir"), ("clear", "road", "water"), 11
-KINDS = [(codec, dtype) for codec in ("lz4", "none") for dtype in ("uint16", "uint8")]
+KINDS = [(codec, dtype) for codec in ("lz4", "none") for dtype in ("uint16", "uint8", "float32")]
 OTHERS = ("tags", "pixels", "fewer", "foreign")
 
 
@@ -48,7 +48,7 @@ def _make(place: Path, version: str, codec: str, dtype: str) -> None:
     folder = place / f"{version}-tif"
     folder.mkdir(parents=True)
     rng = np.random.default_rng(version == "foreign")
-    top = np.iinfo(dtype).max
+    top = 10_000 if dtype == "float32" else np.iinfo(dtype).max
     rows = [("image_name", "tags"), ("absent", "road")]
     for index in range(CHIPS - (version == "fewer")):
         steps = rng.integers(-3, 4, (2, 8, 8)).cumsum(axis=-1) + int(rng.integers(top // 4, top // 2))
@@ -209,7 +209,9 @@ class Stores:
         if refusal is not None and whole:
             return case.to("silent", f"verify says whole; training: {refusal}")
         if whole and shown != base.info:
-            return case.to("silent", f"verify says whole; info differs: {info_refusal or _difference(shown, base.info)}")
+            return case.to(
+                "silent", f"verify says whole; info differs: {info_refusal or _difference(shown, base.info)}"
+            )
         if not whole:
             return case.to("refused", refusal or verify_refusal or f"{found} findings of verify")
         try:

@@ -144,7 +144,9 @@ class Tiffs:
         reused, refusal = self._read(reader)
         fresh, fresh_refusal = self._read(tiff.Reader())
         if (reused is None) != (fresh is None) or (reused is not None and not _same(reused, fresh)):
-            return case.to("silent", f"depends on the file before: {refusal or 'read'}; alone {fresh_refusal or 'read'}")
+            return case.to(
+                "silent", f"depends on the file before: {refusal or 'read'}; alone {fresh_refusal or 'read'}"
+            )
         if reused is None:
             return case.to("refused", str(refusal))
         if _same(reused, self._base.pixels):
