@@ -65,8 +65,7 @@ def test_a_layout_of_any_json_is_valid_or_refused(changes: dict[str, Any]) -> No
     whole = plan_layout(bands=("red", "nir"), height=64, width=32, dtype="uint16", codec="lz4")
     try:
         layout = layout_from({**vars(whole), "bands": ["red", "nir"], **changes})
-    except UserError as error:
-        assert str(error).startswith("layout: ")
+    except UserError:
         return
     numbers = (layout.height, layout.width, layout.chunk_rows, layout.shard_tiles)
     assert all(type(number) is int and number >= 1 for number in numbers)
@@ -98,8 +97,7 @@ def test_an_index_of_any_numbers_points_into_the_file_or_is_refused(
     data = index.tobytes() + struct.pack("<I", google_crc32c.value(index.tobytes()))
     try:
         offsets, sizes = shard.parse_index(data, room + len(data), "shard", LAYOUT, num_tiles)
-    except DamagedChunkError as error:
-        assert str(error).startswith("shard: ")
+    except DamagedChunkError:
         return
     assert offsets.shape == sizes.shape == (num_tiles, 2, 2)
     found = zip(offsets.reshape(-1).tolist(), sizes.reshape(-1).tolist(), strict=True)

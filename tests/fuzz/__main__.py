@@ -50,30 +50,32 @@ def make_bases(module: Any, place: Path) -> None:
         raise UserError("the undamaged inputs cannot be made; see above.")
 
 
-def fuzz_kind(name: str, seed: int, seconds: float, count: int | None, *, jobs: int, keep: Path) -> Counter[str]:
-    """Run cases of one kind and print their line; returns how many ended how."""
+def fuzz_kind(
+    name: str, seed: int, seconds: float, count: int | None, *, jobs: int, keep: Path, place: Path
+) -> Counter[str]:
+    """Run cases of one kind and print their line; returns how many ended how. Kinds of one module share their bases."""
     module_name, factory, _ = KINDS[name]
     module = importlib.import_module(module_name)
-    totals: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory(prefix="canopy-fuzz-") as temporary:
-        bases = Path(temporary) / "bases"
+    bases = place / module_name
+    if not bases.exists():
         bases.mkdir()
         make_bases(module, bases)
-        children = Children(getattr(module, factory), name, seed, bases, jobs=jobs, keep=keep)
-        children.growth, children.case_s = getattr(module, "GROWTH", False), getattr(module, "CASE_S", CASE_S)
-        started = time.monotonic()
-        groups: Counter[str] = Counter()
-        for case in children.run(seconds, count):
-            totals[case.outcome] += 1
-            if case.outcome in BAD:
-                groups[group := _group(case)] += 1
-                if groups[group] == 1 and len(groups) <= MAX_LINES:
-                    line = f"  {case.outcome}: CASE={case.name}: {'; '.join(case.operations)}: {case.detail}"
-                    print(console.one_line(line), flush=True)
-        took = time.monotonic() - started
-    counts = ", ".join(f"{totals[outcome]} {outcome}" for outcome in OUTCOMES if totals[outcome] or outcome in BAD)
+    children = Children(getattr(module, factory), name, seed, bases, jobs=jobs, keep=keep)
+    children.growth, children.case_s = getattr(module, "GROWTH", False), getattr(module, "CASE_S", CASE_S)
+    started = time.monotonic()
+    totals: Counter[str] = Counter()
+    groups: Counter[str] = Counter()
+    for case in children.run(seconds, count):
+        totals[case.outcome] += 1
+        if case.outcome in BAD:
+            groups[group := _group(case)] += 1
+            if groups[group] == 1 and len(groups) <= MAX_LINES:
+                line = f"  {case.outcome}: CASE={case.name}: {'; '.join(case.operations)}: {case.detail}"
+                print(console.one_line(line), flush=True)
+    took = time.monotonic() - started
     for group, number in groups.most_common(MAX_LINES):
         print(console.one_line(f"  {number} x {group}"))
+    counts = ", ".join(f"{totals[outcome]} {outcome}" for outcome in OUTCOMES if totals[outcome] or outcome in BAD)
     print(f"{name}: {totals.total()} tried in {took:.0f} s: {counts}; peak {children.peak_mb:.0f} MB", flush=True)
     return totals
 
@@ -128,12 +130,13 @@ def main() -> int:
     if unknown := [name for name in names if name not in KINDS]:
         raise UserError(f"ONLY={args.only}: expected some of {','.join(KINDS)}, found {unknown[0]!r}.")
     seed = secrets.randbelow(10**9) if args.seed is None else args.seed
-    print(f"SEED={seed}, {args.jobs} children, {len(names)} kinds")
+    print(f"SEED={seed}, {args.jobs} children", flush=True)
     share = sum(KINDS[name][2] for name in names) or 1.0
     totals: Counter[str] = Counter()
-    for name in [name for name in KINDS if name in names]:
-        seconds = args.seconds * KINDS[name][2] / share
-        totals += fuzz_kind(name, seed, seconds, args.count, jobs=args.jobs, keep=args.keep)
+    with tempfile.TemporaryDirectory(prefix="canopy-fuzz-") as temporary:
+        for name in [name for name in KINDS if name in names]:
+            seconds = args.seconds * KINDS[name][2] / share
+            totals += fuzz_kind(name, seed, seconds, args.count, jobs=args.jobs, keep=args.keep, place=Path(temporary))
     bad = sum(totals[outcome] for outcome in BAD)
     print(f"{totals.total()} tried, {bad} bad{f'; kept below {args.keep}' if bad else ''}")
     return 1 if bad else 0

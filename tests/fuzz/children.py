@@ -64,11 +64,11 @@ class _Child:
     numbers: int
     results: int
     work: Path
-    limit_mb: float
     buffer: bytes = b""
     case: Case | None = None
     since: float = 0.0
     queued_s: float = 0.0
+    limit_mb: float = 0.0
 
 
 class Children:
@@ -130,8 +130,7 @@ class Children:
         if os.read(results, len(_READY)) != _READY:
             os.waitpid(process, 0)
             raise UserError(f"a child cannot begin: {(work / 'stderr').read_text()}")
-        limit_mb = CASE_MB + (_resident_mb(process) if self.growth else 0)
-        return _Child(process, numbers, results, work, limit_mb)
+        return _Child(process, numbers, results, work)
 
     def _live(self, work: Path, numbers: int, results: int) -> None:
         from tqdm import tqdm
@@ -154,10 +153,14 @@ class Children:
         os._exit(0)
 
     def _give(self, child: _Child) -> None:
-        child.case, child.since = Case(self._name, self._seed, self._next), time.monotonic()
-        child.queued_s = _queued_s(child.process)
+        child.case = Case(self._name, self._seed, self._next)
+        self._begin(child)
         os.write(child.numbers, f"{self._next}\n".encode())
         self._next += 1
+
+    def _begin(self, child: _Child) -> None:
+        child.since, child.queued_s = time.monotonic(), _queued_s(child.process)
+        child.limit_mb = CASE_MB + (_resident_mb(child.process) if self.growth else 0)
 
     def _receive(self, child: _Child) -> Case | None:
         """The case that has ended, if one has."""
@@ -170,6 +173,7 @@ class Children:
                 case, child.case = child.case, None
                 self.peak_mb = max(self.peak_mb, message["peak_mb"])
                 return case
+            self._begin(child)  # it is drawn; from here on it counts
         return None
 
     def _trouble(self, child: _Child) -> tuple[str, str] | None:

@@ -1,6 +1,6 @@
 """Damaged stores: what training would read, `make info` and `make verify` against the undamaged store.
 
-Bases: for each codec and dtype a store of 11 chips (8 x 8, 2 bands, 2 chunks per band) in 3 shards, older versions of
+Bases: for each of KINDS a store of 11 chips (8 x 8, 2 bands, 2 chunks per band) in 3 shards, older versions of
 it (other tags; other pixels in one chip; one chip fewer) and a foreign one of the same layout.
 
 silent: training reads something else, or `make verify` says "whole" of a store that training or plain zarr reads
@@ -32,7 +32,7 @@ from preprocess.schema import open_store
 from preprocess.splits import PARTS, make_split
 
 BANDS, TAGS, CHIPS = ("red", "nir"), ("clear", "road", "water"), 11
-KINDS = [(codec, dtype) for codec in ("lz4", "none") for dtype in ("uint16", "uint8", "float32")]
+KINDS = (("lz4", "uint16"), ("none", "uint16"), ("lz4", "uint8"), ("none", "float32"))
 OTHERS = ("tags", "pixels", "fewer", "foreign")
 
 

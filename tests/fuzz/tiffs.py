@@ -58,8 +58,8 @@ def _values(seed: int, dtype: str, samples: int, options: dict[str, Any]) -> np.
     rng, top = np.random.default_rng(seed), np.iinfo(dtype).max
     steps = rng.integers(-9, 10, (samples, HEIGHT, WIDTH)).cumsum(axis=-1) + int(rng.integers(top // 4, top // 2))
     values = np.clip(steps, 0, top).astype(dtype)
-    first = options.get("planarconfig") == "separate" or ("planarconfig" not in options and "rowsperstrip" not in options
-                                                          and options["photometric"] == "minisblack")  # fmt: skip
+    pages = options["photometric"] == "minisblack" and "rowsperstrip" not in options
+    first = options.get("planarconfig", "separate" if pages else "contig") == "separate"
     return values if first else np.ascontiguousarray(np.moveaxis(values, 0, -1))
 
 
