@@ -12,7 +12,7 @@ TRAIN_WORDS = TASK GPU RUN RESUME RECIPE ARCH WEIGHTS CONV1 FINETUNE INPUT SPLIT
 	EPOCHS BATCH ACCUMULATE LR LOSS SET WORKERS CACHE DECODE CHECKPOINT_MINUTES TRACKER
 TRAIN_VARIABLES = $(TRAIN_WORDS) DETERMINISTIC SHUFFLE_LABELS
 ANALYSIS_VARIABLES = COMPARE CLASS OUT TTA JPEG EXCLUSIVE
-KNOWN = PYTHON VENV CUDA ARGS MODE ROUNDS ROWS KILLS $(ZARR_VARIABLES) $(TRAIN_VARIABLES) $(ANALYSIS_VARIABLES)
+KNOWN = PYTHON VENV CUDA ARGS MODE ROUNDS ROWS KILLS SECONDS COUNT ONLY CASE $(ZARR_VARIABLES) $(TRAIN_VARIABLES) $(ANALYSIS_VARIABLES)
 
 # A misspelt variable would be ignored without a word: make train EPOCH=3.
 GIVEN = $(foreach name,$(.VARIABLES),$(if $(filter command line,$(origin $(name))),$(name)))
@@ -51,7 +51,7 @@ ZARR_OPTIONS = $(call options,DATA LABELS STORE PRESET BANDS CLASSES CODEC JOBS)
 TRAIN_OPTIONS = $(call options,STORE $(TRAIN_WORDS)) $(call switch,DETERMINISTIC) $(call switch,SHUFFLE_LABELS)
 
 .PHONY: help setup demo zarr verify info train reproduce curves report audit predict export bench bench-report tune \
-	gpu-check test soak lint format clean
+	gpu-check test soak fuzz lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -76,6 +76,8 @@ help:
 	@echo 'make tune STORE=x.zarr            which loader settings are fastest here; make train then uses them (GPU=0)'
 	@echo 'make gpu-check                    is the GPU path right on this machine, and does the GPU wait?'
 	@echo 'make soak KILLS=200               kill a run that often, at random moments, and prove that nothing was lost'
+	@echo 'make fuzz SECONDS=60              damage stores, TIFFs, CSVs and runs: each is refused or reads the same (ONLY=tiffs  SEED=1'
+	@echo '                                  COUNT=cases  CASE=one again)'
 	@echo 'make test | lint | setup          the tests; format, types, imports; only the installation'
 	@echo
 	@echo 'zarr:   DATA LABELS STORE  PRESET=planet  BANDS=blue,green,red,nir  CLASSES=a,b,c  CODEC=lz4|none'
@@ -169,6 +171,9 @@ test: $(READY)
 soak: $(READY)
 	@$(VENV)/bin/python tests/soak.py --kills '$(or $(KILLS),200)'
 
+fuzz: $(READY)
+	@PYTHONPATH=.:tests $(MODULE) fuzz $(call options,SECONDS SEED ONLY COUNT CASE JOBS)
+
 lint: $(READY)
 	@$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports
 
@@ -176,4 +181,4 @@ format: $(READY)
 	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
 
 clean:
-	rm -rf demo .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf demo fuzz-cases .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
