@@ -12,7 +12,8 @@ TRAIN_WORDS = TASK GPU RUN RESUME RECIPE ARCH WEIGHTS CONV1 FINETUNE INPUT SPLIT
 	EPOCHS BATCH ACCUMULATE LR LOSS SET WORKERS CACHE DECODE CHECKPOINT_MINUTES TRACKER
 TRAIN_VARIABLES = $(TRAIN_WORDS) DETERMINISTIC SHUFFLE_LABELS
 ANALYSIS_VARIABLES = COMPARE CLASS OUT TTA JPEG EXCLUSIVE
-KNOWN = PYTHON VENV CUDA ARGS MODE ROUNDS ROWS KILLS STORE ALLOW_MISSING $(ZARR_WORDS) $(TRAIN_VARIABLES) $(ANALYSIS_VARIABLES)
+KNOWN = PYTHON VENV CUDA ARGS MODE ROUNDS ROWS KILLS SECONDS COUNT ONLY CASE STORE ALLOW_MISSING $(ZARR_WORDS) \
+	$(TRAIN_VARIABLES) $(ANALYSIS_VARIABLES)
 
 # A misspelt variable would be ignored without a word: make train EPOCH=3.
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command line,$(origin $(name))),$(name)))
@@ -57,7 +58,7 @@ MODULE = "$$VENV/bin/python" -m
 TRAIN_OPTIONS = $(call options,STORE $(TRAIN_WORDS)) $(call switch,DETERMINISTIC) $(call switch,SHUFFLE_LABELS)
 
 .PHONY: help ready setup demo zarr verify info train reproduce curves report audit predict export bench bench-report tune \
-	gpu-check test soak lint format clean
+	gpu-check test soak fuzz lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -82,6 +83,8 @@ help:
 	@echo 'make tune STORE=x.zarr            which loader settings are fastest here; make train then uses them (GPU=0)'
 	@echo 'make gpu-check                    is the GPU path right on this machine, and does the GPU wait?'
 	@echo 'make soak KILLS=200               kill a run that often, at random moments, and prove that nothing was lost'
+	@echo 'make fuzz SECONDS=60              damage stores, TIFFs, CSVs and runs: each is refused or reads the same (ONLY=tiffs  SEED=1'
+	@echo '                                  COUNT=cases  CASE=one again)'
 	@echo 'make test | lint | setup          the tests; format, types, imports; only the installation'
 	@echo
 	@echo 'zarr:   DATA LABELS STORE  PRESET=planet  BANDS=blue,green,red,nir  CLASSES=a,b,c  CODEC=lz4|none'
@@ -179,6 +182,9 @@ test: ready
 soak: ready
 	@"$$VENV/bin/python" tests/soak.py --kills="$${KILLS:-200}"
 
+fuzz: ready
+	@PYTHONPATH=.:tests $(MODULE) fuzz $(call options,SECONDS SEED ONLY COUNT CASE JOBS)
+
 lint: ready
 	@"$$VENV/bin/ruff" format --check . && "$$VENV/bin/ruff" check . && "$$VENV/bin/mypy" && "$$VENV/bin/lint-imports"
 
@@ -186,4 +192,4 @@ format: ready
 	@"$$VENV/bin/ruff" format . && "$$VENV/bin/ruff" check --fix .
 
 clean:
-	rm -rf demo .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf demo fuzz-cases .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
