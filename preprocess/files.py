@@ -1,7 +1,9 @@
 """Where a store's files lie, and how one is written whole. Knows no Zarr, so that worker processes start quickly."""
 
+import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +46,37 @@ def shard_path(path: Path, shard: int) -> Path:
 def partial_path(path: Path) -> Path:
     """The folder where a store is put together (in `store/`) before it is renamed to `path`."""
     return path.with_name(path.name + ".partial")
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file, or a link to one, to read; without a buffer, so that a short read costs one call.
+
+    A pipe or a device is refused before it is opened: opening could block, and reading need never end.
+
+    Raises:
+        OSError: as the system says, or EINVAL with what the path is instead ("a named pipe, expected a regular file").
+    """
+    _check_regular(os.stat(path), path)
+    # Another kind may take the file's place between the two calls: opening it must not block either.
+    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _check_regular(os.fstat(opened), path)
+        return open(opened, "rb", buffering=0)
+    except BaseException:
+        os.close(opened)
+        raise
+
+
+def _check_regular(status: os.stat_result, path: str | Path) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise OSError(errno.EINVAL, f"{kind}, expected a regular file", str(path))
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}  # fmt: skip
 
 
 @contextmanager
