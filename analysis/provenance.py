@@ -1,35 +1,34 @@
 """The sections of a report about a run itself: what `make reproduce` found, and what the scores were made with."""
 
 import dataclasses
-import json
+import io
 import shlex
-from typing import Any
 
 import pandas as pd
 
 from analysis.page import Section, Table
 from analysis.results import Run
 from analysis.sections import Kept
-from preprocess.console import UserError
-from train.config import make_config
+from train.config import Config, make_config
+from train.contract.verdict import read_table, read_verdict
 from train.flags import FLAGS
 
 _VARIABLES = ("task", "store", "recipe", "deterministic", "shuffle_labels", *(name for _, name, _, _ in FLAGS))
 
 
-def train_command(config: dict[str, Any]) -> str:
+def train_command(config: Config) -> str:
     """The `make train` that a configuration is of; what the recipe or the default says is left out."""
-    known = dataclasses.asdict(make_config(config["recipe"], task=config["task"], store=""))
-    parts, others = [f"TASK={config['task']}"], []
-    for key, value in config.items():
+    known = dataclasses.asdict(make_config(config.recipe, task=config.task, store=""))
+    parts, others = [f"TASK={config.task}"], []
+    for key, value in dataclasses.asdict(config).items():
         if value != known[key]:
             text = str(int(value) if isinstance(value, bool) else value)
             if key in _VARIABLES:
                 parts.append(f"{key.upper()}={shlex.quote(text)}")
             else:
                 others.append(f"{key}={text}")
-    if config["recipe"] != "default":
-        parts.append(f"RECIPE={config['recipe']}")
+    if config.recipe != "default":
+        parts.append(f"RECIPE={config.recipe}")
     if others:
         parts.append(f"SET={shlex.quote(' '.join(others))}")
     return " ".join(["make train", *parts])
@@ -47,16 +46,13 @@ def reproduction(run: Run, kept: Kept) -> Section:
         section.note("Not tried yet. The model is loaded in a new process and the test part predicted again by:")
         section.note(f"make reproduce RUN={shlex.quote(str(run.path))}", "code")
         return section
-    try:
-        found = json.loads(verdict.read_text())
-        if found["model_sha256"] != run.made_with["model_sha256"]:
-            section.note("What follows was found with earlier weights of this run: reproduce it again.", "warn")
-        section.note(found["text"], "text" if found["reproduced"] else "warn")
-        if table.exists():  # `make reproduce` leaves none where the chips were others
-            frame = pd.read_csv(table)
-            section.blocks.append(kept.tables.add("reproduction", frame, "AP saved and AP again.", digits=8))
-    except (ValueError, KeyError, OSError) as error:
-        raise UserError(f"{verdict}: damaged ({error}). Run `make reproduce RUN={run.path}` again.") from error
+    found = read_verdict(run.path)
+    if found.model_sha256 != run.made_with.model_sha256:
+        section.note("What follows was found with earlier weights of this run: reproduce it again.", "warn")
+    section.note(found.text, "text" if found.reproduced else "warn")
+    if table.exists():  # `make reproduce` leaves none where the chips were others
+        frame = pd.read_csv(io.BytesIO(read_table(run.path, found)))
+        section.blocks.append(kept.tables.add("reproduction", frame, "AP saved and AP again.", digits=8))
     return section
 
 
@@ -67,27 +63,27 @@ def provenance(run: Run) -> Section:
     section.note("To get the same, at the commit below:")
     again = f"make reproduce RUN={shlex.quote(str(run.path))}    # predicts again and compares"
     section.note(f"{train_command(run.config)}\n{again}", "code")
-    if str(made["commit"]).endswith("+changes"):
+    if made.commit.endswith("+changes"):
         section.note(
             "The code differed from its commit when this was trained: the commit alone does not say all.", "warn"
         )
-    split, store = made["split"], made["store"]
-    parts = ", ".join(f"{split[part]:,} {part}" for part in ("train", "val", "test") if split[part])
+    split, store = made.split, made.store
+    parts = ", ".join(f"{count:,} {part}" for part in ("train", "val", "test") if (count := getattr(split, part)))
     rows = [
-        ["run", f"{run.path} ({record.get('state', 'unknown')}, started {record.get('started', 'unknown')})"],
-        ["commit", made["commit"]],
-        ["store", f"{store['path']}: {store['chips']:,} chips, fingerprint {store['fingerprint']}"],
-        ["split", f"{split['rule']}: {parts}; sha256 {split['sha256']}"],
-        ["epoch chosen on", split["epoch_chosen_on"]],
-        ["weights, sha256", made["model_sha256"]],
-        ["machine", f"{made['machine']['device']}; {made['machine']['threads']} threads; {made['machine']['system']}"],
-        ["number format", f"AMP {made['amp']}"],
-        ["versions", ", ".join(f"{name} {version}" for name, version in made["versions"].items())],
+        ["run", f"{run.path} ({record.state}, started {record.started})"],
+        ["commit", made.commit],
+        ["store", f"{store.path}: {store.chips:,} chips, fingerprint {store.fingerprint}"],
+        ["split", f"{split.rule}: {parts}; sha256 {split.sha256}"],
+        ["epoch chosen on", split.epoch_chosen_on],
+        ["weights, sha256", made.model_sha256],
+        ["machine", f"{made.machine.device}; {made.machine.threads} threads; {made.machine.system}"],
+        ["number format", f"AMP {made.amp}"],
+        ["versions", ", ".join(f"{name} {version}" for name, version in made.versions.items())],
     ]
     section.blocks.append(
         Table(columns=["what", "value"], rows=[[str(cell) for cell in row] for row in rows], words=True)
     )
-    settings = [[name, str(value)] for name, value in run.config.items()]
+    settings = [[name, str(value)] for name, value in dataclasses.asdict(run.config).items()]
     section.blocks.append(
         Table(columns=["setting", "value"], rows=settings, caption="The whole configuration.", words=True)
     )
