@@ -195,7 +195,10 @@ def _counts(store: Store, split: Split, figures: Figures, tables: Tables) -> Sec
     mean, std = store.band_statistics(np.arange(store.num_tiles))
     section.blocks.append(
         tables.add(
-            "bands", pd.DataFrame({"band": store.layout.bands, "mean": mean, "std": std}), "All pixels.", digits=1
+            "bands",
+            pd.DataFrame({"band": store.layout.bands, "mean": mean, "std": std}),
+            "All pixels.",
+            digits=4 if store.layout.dtype == "float32" else 1,
         )
     )
     return section

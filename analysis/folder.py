@@ -22,12 +22,15 @@ from pipeline.inputs import Inputs
 from pipeline.loader import Batch, default_workers
 from pipeline.readahead import BatchPlan
 from preprocess import tiff
-from preprocess.console import UserError, say
+from preprocess.console import SHORTAGES, UserError, say
+from preprocess.files import named_errors
 from preprocess.labels import stem
 from preprocess.layout import Layout, plan_layout
 from preprocess.schema import Store, open_store
+from preprocess.write import check_finite
 from train.config import Config
 from train.device import Device
+from train.proof import check_images, first_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,14 +136,18 @@ class TiffReader:
         layout, path = self.layout, self.files.paths[tile]
         expected = (len(layout.bands), layout.height, layout.width)
         try:
-            values = tiff.read(path)
+            with named_errors(path):
+                values = tiff.read(path)
             if values.shape != expected or values.dtype.name != layout.dtype:
                 raise tiff.TileError(path, f"{expected} {layout.dtype} (bands, height, width)",
                                      f"{values.shape} {values.dtype.name}")  # fmt: skip
+            check_finite(values, path)
         except tiff.TileError as error:
             self.bad[tile] = str(error)
             out[:] = 0
         except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
             self.bad[tile] = f"{path}: expected a readable file, found {error.strerror or type(error).__name__}."
             out[:] = 0
         else:
@@ -188,3 +195,23 @@ class FolderLoader:
     def close(self) -> None:
         """End the reading threads."""
         self._images.close()
+
+
+def check_gpu(reader: TiffReader, inputs: Inputs, config: Config, device: Device) -> None:
+    """Compare a batch of this GPU with the CPU's, once for each GPU, version and layout.
+
+    Raises:
+        UserError: they differ by more than rounding.
+    """
+
+    def images(device: Device) -> np.ndarray:
+        loader = FolderLoader(reader, inputs, config, device)
+        loader.take(np.arange(min(config.test_batch, len(reader.files.names))))
+        made = first_images(loader.epoch(0))
+        loader.close()
+        return made
+
+    if device.kind == "cuda":
+        crop = config.crop_of(reader.layout.height, reader.layout.width)
+        way = ["predict", inputs.kind, ",".join(inputs.stored_bands), f"crop {crop[0]}x{crop[1]}", config.test]
+        check_images(device, reader.layout, way, inputs, config.test, images)

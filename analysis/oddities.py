@@ -11,7 +11,7 @@ from PIL import Image
 from analysis.features import Features
 from analysis.pictures import colour_bands
 from analysis.tags import Finding
-from preprocess.console import UserError
+from preprocess.console import SHORTAGES, UserError
 from preprocess.labels import stem
 from preprocess.schema import Store
 
@@ -49,7 +49,7 @@ def pixel_findings(store: Store, features: Features) -> list[Finding]:
         int(tile): f"{100 * empty_share[tile]:.0f} % of the pixels"
         for tile in np.flatnonzero((empty_share >= MIN_SHARE) & ~flat.all(axis=1))
     }
-    highest = ", ".join(f"{band} {value}" for band, value in zip(bands, ceiling.tolist(), strict=True))
+    highest = ", ".join(f"{band} {value:.5g}" for band, value in zip(bands, ceiling.tolist(), strict=True))
     return [
         _chips("Constant", "A band that has one value only.", constant),
         _chips(
@@ -68,7 +68,7 @@ def outliers(store: Store) -> Finding:
     found = {}
     for tile in np.flatnonzero((deviations > MAX_DEVIATIONS).any(axis=1)):
         band = int(deviations[tile].argmax())
-        found[int(tile)] = f"{store.layout.bands[band]}: mean {means[tile, band]:.0f}, median chip {middle[band]:.0f}"
+        found[int(tile)] = f"{store.layout.bands[band]}: mean {means[tile, band]:.5g}, median chip {middle[band]:.5g}"
     about = f"The mean of a band lies more than {MAX_DEVIATIONS:.0f} robust deviations from the median chip's."
     return _chips("Far from the others", about, found)
 
@@ -124,6 +124,8 @@ def _unlike(own: np.ndarray, path: Path, height: int, width: int) -> str:
             small = picture.convert("RGB").resize(own.shape[::-1], Image.Resampling.BOX)
             colours = np.asarray(small, np.float32)
     except (OSError, ValueError, SyntaxError) as error:
+        if isinstance(error, OSError) and error.errno in SHORTAGES:
+            raise
         return f"{path.name} cannot be read ({error})"
     correlation = _correlation(own, colours.mean(axis=-1))
     return f"correlation {correlation:.2f} with {path.name}" if correlation < MIN_JPEG_CORRELATION else ""

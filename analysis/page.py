@@ -13,6 +13,7 @@ import pandas as pd
 
 from analysis.names import slug
 from analysis.pictures import Chip, data_uri
+from analysis.tables import table_bytes
 from preprocess.schema import write_atomic
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -95,7 +96,7 @@ class Tables:
         """Write a table; the first `show` rows go on the page."""
         name = slug(name)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.folder / f"{name}.csv", frame.to_csv(index=False).encode())
+        write_atomic(self.folder / f"{name}.csv", table_bytes(frame))
         self.names.append(name)
         shown = frame if show is None else frame.head(show)
         rest = len(frame) - len(shown)

@@ -44,8 +44,9 @@ def read_tiles(store: Store, tiles: np.ndarray, bands: tuple[str, ...]) -> np.nd
 
 def stretch(values: np.ndarray) -> np.ndarray:
     """(tiles, bands, height, width) -> the same as uint8: the 1st percentile of each band black, the 99th white."""
-    low, high = np.percentile(values, (LOW_PERCENTILE, HIGH_PERCENTILE), axis=(0, 2, 3), keepdims=True)
-    scaled = (values - low) / np.where(high > low, high - low, 1)
+    wide = values.astype(np.float64)  # differences of int16 or of float32 can lie outside their range
+    low, high = np.percentile(wide, (LOW_PERCENTILE, HIGH_PERCENTILE), axis=(0, 2, 3), keepdims=True)
+    scaled = (wide - low) / np.where(high > low, high - low, 1)
     return np.asarray(np.rint(np.clip(scaled, 0, 1) * 255), np.uint8)
 
 

@@ -5,7 +5,6 @@ any moment loses one block and the same command goes on. Scores are the run's ow
 graph, same batch size, same threads. A file that cannot be used is named and left out; the others are scored.
 """
 
-import csv
 import hashlib
 import io
 import json
@@ -20,10 +19,11 @@ import numpy as np
 import torch
 
 from analysis import decisions
-from analysis.folder import Files, FolderLoader, TiffReader, expected_layout, list_files, store_of
+from analysis.folder import Files, FolderLoader, TiffReader, check_gpu, expected_layout, list_files, store_of
 from analysis.results import Run, load_run
 from analysis.saved_model import inputs_of, load_saved
 from analysis.symmetries import Symmetries
+from analysis.tables import CsvWriter, tags_form
 from pipeline.loader import TileLoader
 from preprocess.console import UserError, say
 from preprocess.files import locked
@@ -74,7 +74,7 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
         UserError: the run, the folder or OUT cannot be used.
     """
     output, run, files = output_files(out), load_run(run_path), list_files(data)
-    config = replace(run.config, gpu=gpu or run.config.gpu, amp=AMP[run.made_with.amp])
+    config = replace(run.config, gpu=gpu or run.config.gpu, gpu_given=bool(gpu), amp=AMP[run.made_with.amp])
     store, reason = store_of(run)
     reader = TiffReader(files=files, layout=expected_layout(run, files, bands, store, reason), bands=())
     inputs = inputs_of(run, store)
@@ -90,6 +90,7 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
     if tta:
         model = Symmetries(model)
     model = model.to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    check_gpu(reader, inputs, config, device)
     loader = FolderLoader(reader, inputs, config, device)
     step = BLOCK_BATCHES * config.test_batch
     blocks = [np.arange(first, min(first + step, len(files.names))) for first in range(0, len(files.names), step)]
@@ -161,15 +162,16 @@ def _finish(output: Output, run: Run, files: Files, num_blocks: int) -> int:
     """Join the blocks into the CSVs, a block at a time, and remove OUT.partial. Returns the number of bad files."""
     tuning, _ = decisions.halves(len(run.labels))
     thresholds = decisions.tune(run.labels[tuning], run.logits[tuning])
+    join_tags, how = tags_form(run.classes)
     bad: list[tuple[str, str]] = []
     first = 0
     # In OUT.partial, which is removed as a whole: a kill here leaves nothing else behind.
     beside = {path: output.partial / path.name for path in (output.scores, output.submission)}
     with (
-        open(beside[output.scores], "w", newline="") as scores,
-        open(beside[output.submission], "w", newline="") as form,
+        open(beside[output.scores], "w", newline="", encoding="utf-8") as scores,
+        open(beside[output.submission], "w", newline="", encoding="utf-8") as form,
     ):
-        score_rows, form_rows = csv.writer(scores, lineterminator="\n"), csv.writer(form, lineterminator="\n")
+        score_rows, form_rows = CsvWriter(scores), CsvWriter(form)
         score_rows.writerow(["image_name", *run.classes])
         form_rows.writerow(["image_name", "tags"])
         for number in range(num_blocks):
@@ -184,7 +186,7 @@ def _finish(output: Output, run: Run, files: Files, num_blocks: int) -> int:
                     continue
                 # Python writes the shortest text that reads back as the same float64.
                 score_rows.writerow([name, *values[row].tolist()])
-                form_rows.writerow([name, " ".join(np.array(run.classes)[decided[row]].tolist())])
+                form_rows.writerow([name, join_tags(np.array(run.classes)[decided[row]].tolist())])
             first += len(logits)
     if bad:
         _report_bad(output, bad)
@@ -194,13 +196,14 @@ def _finish(output: Output, run: Run, files: Files, num_blocks: int) -> int:
         os.replace(beside[path], path)
     shutil.rmtree(output.partial)
     good = len(files.names) - len(bad)
-    say(f"{output.scores}: scores of {good} chips; {output.submission}: their tags, by the thresholds tuned for F2")
+    tags = f"their tags, by the thresholds tuned for F2{how}"
+    say(f"{output.scores}: scores of {good} chips; {output.submission}: {tags}")
     return len(bad)
 
 
 def _report_bad(output: Output, bad: list[tuple[str, str]]) -> None:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("image_name", "reason"), *bad])
+    CsvWriter(text).writerows([("image_name", "reason"), *bad])
     write_atomic(output.bad, text.getvalue().encode())
     for _, reason in bad[:MAX_LINES]:
         say(f"bad: {reason}")

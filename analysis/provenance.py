@@ -1,27 +1,30 @@
 """The sections of a report about a run itself: what `make reproduce` found, and what the scores were made with."""
 
 import dataclasses
-import io
 import shlex
-
-import pandas as pd
 
 from analysis.page import Section, Table
 from analysis.results import Run
 from analysis.sections import Kept
-from train.config import Config, make_config
-from train.contract.verdict import read_table, read_verdict
+from analysis.tables import read_table
+from preprocess.console import UserError
+from train.config import Config, make_config, without_effect
+from train.contract.verdict import read_verdict, read_verdict_table
 from train.flags import FLAGS
 
 _VARIABLES = ("task", "store", "recipe", "deterministic", "shuffle_labels", *(name for _, name, _, _ in FLAGS))
 
 
 def train_command(config: Config) -> str:
-    """The `make train` that a configuration is of; what the recipe or the default says is left out."""
+    """The `make train` that a configuration is of, without what the recipe or the default says or has no effect."""
+    values = dataclasses.asdict(config)
+    unused = without_effect(config, values)
     known = dataclasses.asdict(make_config(config.recipe, task=config.task, store=""))
     parts, others = [f"TASK={config.task}"], []
-    for key, value in dataclasses.asdict(config).items():
-        if value != known[key]:
+    for key, value in values.items():
+        if key == "gpu_given":
+            continue
+        if (value != known[key] and key not in unused) or (key == "gpu" and config.gpu_given):
             text = str(int(value) if isinstance(value, bool) else value)
             if key in _VARIABLES:
                 parts.append(f"{key.upper()}={shlex.quote(text)}")
@@ -51,7 +54,11 @@ def reproduction(run: Run, kept: Kept) -> Section:
         section.note("What follows was found with earlier weights of this run: reproduce it again.", "warn")
     section.note(found.text, "text" if found.reproduced else "warn")
     if table.exists():  # `make reproduce` leaves none where the chips were others
-        frame = pd.read_csv(io.BytesIO(read_table(run.path, found)))
+        try:
+            frame = read_table(read_verdict_table(run.path, found), words=("class",))
+        except ValueError as error:
+            again = f"Run `make reproduce RUN={shlex.quote(str(run.path))}` again."
+            raise UserError(f"{table}: damaged ({error}). {again}") from error
         section.blocks.append(kept.tables.add("reproduction", frame, "AP saved and AP again.", digits=8))
     return section
 

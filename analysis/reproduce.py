@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from analysis.results import Run, load_run
+from analysis.tables import table_bytes
 from preprocess.console import UserError, say
 from train import runfolder
 from train.assemble import Data, make_eval_loader, make_model, open_data
@@ -43,7 +44,8 @@ def reproduce(run: Path, *, store: str | None, gpu: str | None) -> bool:
     """
     saved = load_run(run)
     record, before = saved.record, saved.made_with
-    config = replace(record.config, store=store or record.config.store, gpu=gpu or record.config.gpu)
+    place = record.config.store if store is None else store
+    config = replace(record.config, store=place, gpu=gpu or record.config.gpu, gpu_given=bool(gpu))
     data = open_data(config)
     if data.store.fingerprint == before.store.fingerprint and data.split.sha256() == before.split.sha256:
         check_fed(record, config, data, f"RUN={run}")  # else it is another network's input, and the verdict says so
@@ -65,7 +67,7 @@ def reproduce(run: Path, *, store: str | None, gpu: str | None) -> bool:
     if same_chips:
         frame = _table(data, saved, logits)
         print(frame.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.8f}"))
-        table = frame.to_csv(index=False).encode()
+        table = table_bytes(frame)
     limit = max(ROUNDING[before.amp], ROUNDING[amp_name(device.amp)])
     reproduced, text = _verdict(run, saved, logits, differences, limit, same_chips=same_chips)
     say(text)

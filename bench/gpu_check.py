@@ -1,13 +1,10 @@
 """`make gpu-check`: is the GPU path right on this machine, and does the GPU wait? One verdict in the last line.
 
-The `gpu` tests first (batches of every kind against the CPU's, to the bit where numbers are whole), then half a minute
-of loader and step on the bench chips. Exit code 0: all is well; 1: something is wrong, and the line says where;
-2: there is no GPU to check.
+The tests of tests/test_gpu.py first (batches of every kind against the CPU's, to the bit where numbers are whole), then
+half a minute of loader and step on the bench chips. Exit code 0: all is well; 1: something is wrong, and the line says
+where; 2: there is no GPU to check. It needs what training needs and pytest, nothing else.
 """
 
-import re
-import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -19,14 +16,17 @@ import numpy as np
 import torch
 
 from bench.chips import make_chips
+from bench.gpu_tests import ROOT, Result, run_tests
 from bench.model import config, rate, resident_batch, trainer_on, void
 from bench.work import BATCH, FLIPS, SEED, Work
 from pipeline.inputs import raw_inputs
 from pipeline.loader import TileLoader, train_loader
-from preprocess.console import UserError, run, say
+from preprocess.console import UserError, one_line, run, say
 from train.device import choose_device, prepare_torch
+from train.driver import obstacle
 from train.step import train_step
 
+LOG = Path("gpu-check.log")
 RUN_S = 6.0
 _CHIPS = 512
 
@@ -42,61 +42,58 @@ class Speed:
 
 def main() -> int:
     """Check, measure, judge."""
-    if not torch.cuda.is_available():
-        raise UserError(
-            f"gpu-check: no GPU can be used on this machine (torch {torch.__version__} was built for CUDA "
-            f"{torch.version.cuda}; `nvidia-smi` shows the driver's). Nothing was checked."
-        )
-    say(f"{torch.cuda.get_device_name()}: running the gpu tests")
-    tests = subprocess.run(
-        [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "--tb=short"], capture_output=True, text=True
-    )
-    Path("gpu-check.log").write_text(tests.stdout + tests.stderr)
-    say("gpu-check.log: what the tests printed")
-    if line := what_failed(tests.returncode, tests.stdout):
+    if hindered := obstacle():
+        raise UserError(f"gpu-check: no GPU can be used on this machine: {hindered.reason}. Nothing was checked.")
+    say(f"{torch.cuda.get_device_name()}: running the GPU tests (minutes; what they print goes to {LOG})")
+    result = run_tests(ROOT / "tests" / "test_gpu.py", LOG)
+    if line := what_failed(result):
         say(line)
         return 1
-    passed = int(re.findall(r"(\d+) passed", tests.stdout)[-1])
     try:
         speed = measure(make_chips(Path("bench/data"), _CHIPS))
     except UserError:
         raise
     except Exception as error:
         # Whatever DALI, CUDA or torch raise here: it is what this command is there to find.
-        with Path("gpu-check.log").open("a") as log:
+        with LOG.open("a") as log:
             traceback.print_exc(file=log)
-        reason = " ".join(str(error).split())[:200]
-        say(f"gpu-check: WRONG: {passed} tests passed, but the short bench failed ({reason}); see gpu-check.log.")
+        reason = one_line(str(error))[:200]
+        say(f"gpu-check: WRONG: {count_tests(result)}, but the short bench failed ({reason}); see {LOG}.")
         return 1
-    for name, chips_per_s in speed.loaders.items():
-        say(f"loader, {name}: {chips_per_s:,.0f} chips/s")
     say(f"ResNet-18 step on a resident batch: {speed.step:,.0f} chips/s; with the loader: {speed.together:,.0f}")
-    say(verdict(passed, speed))
+    say(verdict(result, speed))
     return 0
 
 
-def what_failed(returncode: int, output: str) -> str:
-    """One line if the tests' exit code and last lines say that something is wrong; "" if not."""
-    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
-    if returncode != 0 or failed:
-        where = failed[0] if failed else f"pytest ended with code {returncode}"
-        return f"gpu-check: WRONG: {len(failed)} tests failed, first {where}; see gpu-check.log. DECODE=host may help."
-    if not re.search(r"\b[1-9]\d* passed", output):
-        return "gpu-check: WRONG: no test was run, so nothing is known; see gpu-check.log."
+def what_failed(result: Result) -> str:
+    """One line if the tests say that something is wrong; "" if not."""
+    if result.problem or result.failed:
+        parts = [result.problem] if result.problem else []
+        if result.failed:
+            parts.append(f"{len(result.failed)} tests failed, first {result.failed[0]}")
+        return f"gpu-check: WRONG: {'; '.join(parts)}; see {LOG}. DECODE=host may help."
+    if not result.passed:
+        why = f"all {result.skipped} were skipped" if result.skipped else "there was none"
+        return f"gpu-check: WRONG: no test was run ({why}), so nothing is known; see {LOG}."
     return ""
 
 
-def verdict(passed: int, speed: Speed) -> str:
+def count_tests(result: Result) -> str:
+    """How many tests passed, and how many could not be run here."""
+    return f"{result.passed} tests passed" + (f" ({result.skipped} skipped)" if result.skipped else "")
+
+
+def verdict(result: Result, speed: Speed) -> str:
     """The tests passed: does the GPU wait?"""
     share = speed.together / speed.step
     best = max(speed.loaders, key=lambda name: speed.loaders[name])
     if share < 0.95:
         return (
-            f"gpu-check: right, but the GPU waits {1 - share:.0%} of the time: {passed} tests passed; "
+            f"gpu-check: right, but the GPU waits {1 - share:.0%} of the time: {count_tests(result)}; "
             f"the best loader here is {best}. `make tune` chooses its settings."
         )
     waits = f"the GPU waits {max(0.0, 1 - share):.0%} of the time"
-    return f"gpu-check: right: {passed} tests passed; {waits}; the best loader is {best}."
+    return f"gpu-check: right: {count_tests(result)}; {waits}; the best loader is {best}."
 
 
 def measure(work: Work) -> Speed:
@@ -118,7 +115,10 @@ def measure(work: Work) -> Speed:
             store, tiles, raw_inputs(store, bands, tiles), batch_size=BATCH, seed=SEED, flips=FLIPS,
             device=device.device, dtype=device.image_dtype, decode=decode, cache=cache,
         )  # fmt: skip
-    rates = {name: _loader_rate(loader) for name, loader in loaders.items()}
+    rates = {}
+    for name, loader in loaders.items():
+        rates[name] = _loader_rate(loader)
+        say(f"loader, {name}: {rates[name]:,.0f} chips/s")
     trainer = trainer_on(device)
     images, labels = resident_batch(device, work.crop[0])
     for _ in range(2):  # first a warm-up: kernels are loaded and chosen

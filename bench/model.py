@@ -19,6 +19,7 @@ from models.resnet import branch
 from preprocess.console import say
 from train.config import TASKS, Config, make_config
 from train.device import Device, choose_device
+from train.driver import gpu_available
 from train.step import Trainer, make_trainer, train_step
 
 SIDES = (64, 224)
@@ -29,14 +30,14 @@ Step = Callable[[], None]
 
 def config() -> Config:
     """Task 1, the default recipe; no store is read."""
-    gpu = "0" if torch.cuda.is_available() else "cpu"
+    gpu = "0" if gpu_available() else "cpu"
     return make_config("default", task=1, store="-", gpu=gpu, weights="none", batch=BATCH)
 
 
 def trainer_on(device: Device, *, channels_last: bool = True, compiled: bool = False) -> Trainer:
     """ResNet-18 on RGB, under the trainer that `make train` uses."""
     torch.manual_seed(0)
-    model: Any = build("resnet18", (branch(*TASKS[1][0]),), NUM_CLASSES, None, "")
+    model: Any = build("resnet18", (branch(*TASKS[1][0]),), NUM_CLASSES)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     model = model.to(device.device, memory_format=memory_format).train()
     # The schedule is stepped every batch, and a bench takes as many steps as it likes.

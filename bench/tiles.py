@@ -16,8 +16,9 @@ from preprocess import schema, shard
 from preprocess.console import Progress
 from preprocess.layout import Layout, plan_layout
 from preprocess.schema import write_atomic
+from preprocess.sums import band_sums
 from preprocess.workers import run_tasks
-from preprocess.write import band_sums, pixel_checksum
+from preprocess.write import pixel_checksum
 
 SIDE, _GRID = 64, 4
 CLASSES = tuple(f"c{number}" for number in range(17))
@@ -42,12 +43,14 @@ def tiles_store(folder: Path, count: int, codec: str = "lz4") -> Path:
             progress.update(len(arrays[0]))
     rng = np.random.Generator(np.random.Philox(key=7))
     numbers = np.arange(count)
-    band_sum, band_sumsq, checksum = (np.concatenate(parts) for parts in zip(*(sums[s] for s in starts), strict=True))
+    band_sum, band_sumsq, checksum, digest = (
+        np.concatenate(parts) for parts in zip(*(sums[s] for s in starts), strict=True)
+    )
     schema.finish(part, layout, CLASSES, count, {
         "names": np.array([f"chip_{number}" for number in numbers], object),
         "labels": (rng.random((count, len(CLASSES))) < 0.2).astype(np.uint8),
         "csv_row": numbers, "source_size": numbers, "source_mtime_ns": numbers,
-        "band_sum": band_sum, "band_sumsq": band_sumsq, "checksum": checksum,
+        "band_sum": band_sum, "band_sumsq": band_sumsq, "checksum": checksum, "shard_digest": digest,
     })  # fmt: skip
     os.rename(part, path)
     return path
@@ -65,20 +68,24 @@ def windows(start: int, count: int) -> Sequence[np.ndarray]:
     return found[skip : skip + count]
 
 
-def _write_shard(task: tuple[str, Layout, int, int]) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+def _write_shard(task: tuple[str, Layout, int, int]) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     root, layout, start, count = task
-    encoder = shard.Encoder(layout)
-    encoded, sizes, sums, squares, checksums = io.BytesIO(), [], [], [], []
+    writer = shard.ShardWriter(layout)
+    encoded, sums, squares, checksums = io.BytesIO(), [], [], []
     for tile in windows(start, count):
-        data, chunk_sizes = encoder.encode(tile)
-        encoded.write(data)
-        sizes.append(chunk_sizes.copy())
+        encoded.write(writer.add(tile))
         total, square = band_sums(np.ascontiguousarray(tile), layout)
         sums.append(total)
         squares.append(square)
         checksums.append(pixel_checksum(tile))
-    encoded.write(shard.encode_index(np.stack(sizes), layout))
+    encoded.write(writer.end())
     path = schema.shard_path(Path(root), start // layout.shard_tiles)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, encoded.getbuffer())
-    return start, np.stack(sums), np.stack(squares), np.array(checksums, np.uint64)
+    return (
+        start,
+        np.stack(sums),
+        np.stack(squares),
+        np.array(checksums, np.uint64),
+        np.array([writer.digest], np.uint64),
+    )

@@ -1,33 +1,31 @@
 """Architecture + branches + weights -> a model whose input channels are the branches' bands in order."""
 
+import hashlib
 import socket
 from pathlib import Path
-from pickle import UnpicklingError
 from urllib.error import URLError
 
 import torch
 import torchvision
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
-from models.resnet import Branch, WeightsError, load_trunk, make_resnet
+from models.resnet import RGB, Branch, WeightsError, adapt_conv1, branch, make_resnet
 from models.two_branch import TwoBranch
+from models.weights import Weights, check_names, check_values, weights_of
 
 DOWNLOAD_TIMEOUT_S = 20.0  # a node without a network must say so, not hang
 
 
-def build(arch: str, branches: tuple[Branch, ...], num_classes: int, state: dict[str, torch.Tensor] | None,
-          source: str = "", *, new_bands: str = "kaiming", pool: bool = True) -> nn.Module:  # fmt: skip
+def build(arch: str, branches: tuple[Branch, ...], num_classes: int, weights: Weights | None = None, *,
+          new_bands: str = "kaiming", pool: bool = True) -> nn.Module:  # fmt: skip
     """Make a model.
 
     Args:
         arch: one of `resnet.ARCHS`.
         branches: one: a plain ResNet; more: `TwoBranch`.
         num_classes: outputs.
-        state: pretrained trunk weights (torchvision's names) that every trunk starts from, or None.
-        source: where `state` comes from, for error lines.
-        new_bands: conv1's filters of bands that `state` knows nothing of; one of `resnet.NEW_BANDS`.
+        weights: pretrained weights that the trunks start from, or None. The last layer is always new.
+        new_bands: conv1's filters of bands that `weights` has none for; one of `resnet.NEW_BANDS`.
         pool: see `resnet.make_resnet`.
 
     Raises:
@@ -39,10 +37,55 @@ def build(arch: str, branches: tuple[Branch, ...], num_classes: int, state: dict
     else:
         net = TwoBranch(arch, branches, num_classes, pool=pool)
         trunks = list(net.trunks)
-    if state is not None:
-        for trunk, spec in zip(trunks, branches, strict=True):
-            load_trunk(trunk, state, spec, source, new_bands)
+    if weights is not None:
+        for trunk, spec, (state, bands) in zip(trunks, branches, weights.for_branches(branches), strict=True):
+            load_trunk(trunk, arch, spec, state, bands, weights.source, new_bands)
+        check_values(weights.last, weights.source)
     return net
+
+
+def load_trunk(
+    net: nn.Module, arch: str, spec: Branch, state: dict[str, torch.Tensor], bands: tuple[str, ...] | None,
+    source: str, new_bands: str,
+) -> None:  # fmt: skip
+    """Put pretrained weights into a trunk; `fc` keeps its own.
+
+    Args:
+        net: from `resnet.make_resnet`.
+        arch: which architecture it is.
+        spec: the trunk's bands.
+        state: torchvision's names. conv1 has 3 channels (red, green, blue), or the branch's.
+        bands: of conv1's channels, if they are known; then channels are matched by name.
+        source: where the weights come from, for the error's line.
+        new_bands: which filters bands get that the weights have none for; see `resnet.adapt_conv1`.
+
+    Raises:
+        WeightsError: names the tensors that do not fit.
+    """
+    own = {name: value for name, value in net.state_dict().items() if not name.startswith("fc.")}
+    check_names(state, own, arch, source)
+    values = check_values(state, source)
+    values["conv1.weight"] = _filters(values["conv1.weight"], own["conv1.weight"], spec, bands, source, new_bands)
+    net.load_state_dict({**net.state_dict(), **values})
+
+
+def _filters(
+    pretrained: torch.Tensor, fresh: torch.Tensor, spec: Branch, bands: tuple[str, ...] | None, source: str,
+    new_bands: str,
+) -> torch.Tensor:  # fmt: skip
+    """conv1's weights, (64, bands of the branch, 7, 7)."""
+    if bands is not None and set(bands) == set(spec.bands):
+        return pretrained[:, [bands.index(band) for band in spec.bands]]
+    if bands is not None:
+        return adapt_conv1(pretrained[:, [bands.index(band) for band in RGB]], branch(*spec.bands), fresh, new_bands)
+    if pretrained.shape[1] == len(RGB):
+        return adapt_conv1(pretrained, spec, fresh, new_bands)
+    if pretrained.shape != fresh.shape:
+        raise WeightsError(
+            f"{source}: expected conv1.weight of {fresh.shape[1]} bands ({','.join(spec.bands)}) or of red,green,blue, "
+            f"found {pretrained.shape[1]} bands."
+        )
+    return pretrained
 
 
 def head_parameters(net: nn.Module) -> list[nn.Parameter]:
@@ -57,38 +100,39 @@ def imagenet_file(arch: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
 
 
-def imagenet_state(arch: str) -> dict[str, torch.Tensor]:
-    """torchvision's default ImageNet weights, from its cache or downloaded into it (then the hash is checked).
+def imagenet_weights(arch: str) -> Weights:
+    """torchvision's default ImageNet weights, from its cache or downloaded into it; the hash is checked each time.
 
     Raises:
         WeightsError: they cannot be had; the line says what to do.
     """
     weights = torchvision.models.get_model_weights(arch).DEFAULT
-    timeout = socket.getdefaulttimeout()
+    path, timeout = imagenet_file(arch), socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
     try:
-        state: dict[str, torch.Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-        return state
-    except (URLError, OSError, RuntimeError, EOFError, UnpicklingError) as error:  # the last two: a damaged file
-        path = imagenet_file(arch)
+        if path.exists():
+            _check_hash(path)
+        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (URLError, OSError, RuntimeError) as error:  # the last: torch's for a download with another hash
+        reason = " ".join(str(error).split())[:160]
         raise WeightsError(
-            f"ImageNet weights of {arch} cannot be had here ({error}). Copy {path.name} from another machine's "
+            f"ImageNet weights of {arch} cannot be had here ({reason}). Copy {path.name} from another machine's "
             f"torchvision cache to {path.parent}, or pass WEIGHTS=path.safetensors or WEIGHTS=none."
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)
+    return weights_of(state, f"ImageNet weights ({path})")
 
 
-def file_state(path: Path) -> dict[str, torch.Tensor]:
-    """A state dict from a safetensors file.
+def _check_hash(path: Path) -> None:
+    """Hold a file in torchvision's cache to the hash in its name, which torchvision checks after a download only.
 
     Raises:
-        WeightsError: no such file, or another kind of file.
+        OSError: it is damaged, or cannot be read.
     """
     if not path.is_file():
-        raise WeightsError(f"WEIGHTS={path}: expected imagenet, none or a .safetensors file, found no such file.")
-    try:
-        state: dict[str, torch.Tensor] = load_file(path)
-        return state
-    except SafetensorError as error:
-        raise WeightsError(f"WEIGHTS={path}: expected a safetensors file ({error}).") from error
+        raise OSError("its place in the cache is taken by something that is no file")
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(path.stem.rsplit("-", 1)[-1]):
+        raise OSError(f"the file in the cache is damaged: its SHA-256 begins with {found[:8]}")

@@ -93,35 +93,3 @@ def adapt_conv1(
         if colour is not None:
             weight[:, channel] = pretrained[:, RGB.index(colour)]
     return weight
-
-
-def load_trunk(
-    net: nn.Module, state: dict[str, torch.Tensor], spec: Branch, source: str, new_bands: str = "kaiming"
-) -> None:
-    """Put pretrained weights into a trunk; `fc` keeps its own.
-
-    Args:
-        net: from `make_resnet`.
-        state: torchvision's names. conv1 has 3 channels (red, green, blue), or exactly the branch's.
-        spec: the trunk's bands.
-        source: where the weights come from, for the error's line.
-        new_bands: what filters they get; see `adapt_conv1`.
-
-    Raises:
-        WeightsError: names the first parameter that is missing or of another shape.
-    """
-    own = net.state_dict()
-    given = {name: value for name, value in state.items() if not name.startswith("fc.")}
-    first = given.get("conv1.weight")
-    if first is not None and first.ndim == 4 and first.shape[1] == 3:
-        if first.shape[0] == own["conv1.weight"].shape[0] and first.shape[2:] == own["conv1.weight"].shape[2:]:
-            given["conv1.weight"] = adapt_conv1(first, spec, own["conv1.weight"], new_bands)
-    for name, value in own.items():
-        if name.startswith("fc."):
-            continue
-        if name not in given:
-            raise WeightsError(f"{source}: expected weights of this ARCH, found no {name}.")
-        if given[name].shape != value.shape:
-            found, expected = tuple(given[name].shape), tuple(value.shape)
-            raise WeightsError(f"{source}: expected {name} of shape {expected}, found {found}. Is ARCH the right one?")
-    net.load_state_dict({**own, **{name: given[name] for name in own if not name.startswith("fc.")}})

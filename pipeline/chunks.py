@@ -16,6 +16,7 @@ from preprocess import shard
 from preprocess.schema import Store
 from preprocess.shard import DamagedChunkError
 
+MAX_INFLATE_CHUNKS = 65_535  # of a batch: `decoders.inflate` launches a block for each, along a grid's third axis
 _ADVICE = "`make verify STORE=...` lists all damage; remove the store and convert again."
 
 
@@ -35,14 +36,16 @@ class ChunkReader:
         # From where a tile's first chunk begins: that fits 32 bits.
         self._starts, self._offsets = np.empty(store.num_tiles, np.int64), np.empty(shape, np.int32)
         self._sizes = np.empty(shape, np.int32)
+        digests = store.shard_digest
         for index in range(self.layout.num_shards(store.num_tiles)):
             first = index * self.layout.shard_tiles
             count = min(self.layout.shard_tiles, store.num_tiles - first)
             try:
-                data, end = self._shards.tail(index, shard.index_bytes(self.layout))
-                offsets, sizes = shard.parse_index(data, end, self._shards.name(index), self.layout, count)
+                data, end = self._shards.tail(index, shard.tail_bytes(self.layout))
+                digest = None if digests is None else int(digests[index])
+                offsets, sizes = shard.parse_index(data, end, self._shards.name(index), self.layout, count, digest)
             except DamagedChunkError as error:
-                raise DamagedChunkError(f"{error} {_ADVICE}") from error
+                raise type(error)(f"{error} {_ADVICE}") from error
             offsets, sizes = offsets[:, band_indices], sizes[:, band_indices]
             starts = offsets.min(axis=(1, 2))
             self._starts[first : first + count] = starts
@@ -67,7 +70,8 @@ class ChunkReader:
         layout = self.layout
         addresses, sizes, owner = self._locate(tiles)
         flip_rows = np.zeros(len(tiles), bool) if flip_rows is None else flip_rows
-        split = out.reshape(len(tiles), len(self.bands), layout.chunks_per_band, layout.chunk_rows, layout.width)
+        bits = out.view(f"u{layout.itemsize}")  # which bytes belong together; what they mean is not asked
+        split = bits.reshape(len(tiles), len(self.bands), layout.chunks_per_band, layout.chunk_rows, layout.width)
         scratch = self._scratch(0)[0][0]
         self._check(tiles, kernels.decode(addresses, sizes, split, scratch, self._inflate, flip_rows))
         del owner
@@ -86,10 +90,9 @@ class ChunkReader:
         layout = self.layout
         addresses, sizes, owner = self._locate(tiles)
         scratch, lines = self._scratch(max(out.shape[1:3]))
-        wide = kernels.PLANES if self._inflate else kernels.VALUES_16
         damaged = kernels.augment(
             addresses, sizes, out, scratch, lines, (layout.height, layout.width, layout.chunk_rows),
-            wide if layout.itemsize == 2 else kernels.VALUES_8, self._inflate,
+            kernels.KINDS[layout.dtype, self._inflate], self._inflate,
             draws.flip_rows, draws.transpose, draws.crop_y.astype(np.int64), draws.crop_x.astype(np.int64),
             draws.mirror, mean, scale,
         )  # fmt: skip

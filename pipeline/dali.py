@@ -1,7 +1,41 @@
-"""The DALI graph at work: source -> graph -> torch tensors, without a copy. The only border between DALI and torch."""
+"""The DALI graph at work: source -> graph -> torch tensors, without a copy. The only border between DALI and torch.
 
+What we rely on in DALI 2.4, each with the file of github.com/NVIDIA/DALI that it was read from. No GPU has confirmed
+any of it yet: `make gpu-check` and `train.proof` look at what comes out.
+
+Buffers in use at once. `external_source(no_copy=True)` shares our memory and copies nothing (`ShareUserData` in
+    dali/pipeline/operator/builtin/input_operator.h). A pipeline of prefetch depth 2 asks for 2 batches ahead
+    (`Prefetch` and `InputFeedCount` in dali/pipeline/executor/executor2/exec2.cc) and for one more in the call that
+    gives out the oldest (`run` in dali/python/nvidia/dali/pipeline.py). `source` has PREFETCH_QUEUE_DEPTH + DEPTH + 1
+    = 5 slots; at most 4 are in use: 2 in DALI, 2 being filled.
+Who waits for whom. `Pipeline.run()` waits on the host until the batch is finished (`PopOutputs` in exec2.cc takes the
+    value of the task's future and waits for the workspace's event). So nothing reads the slot of a batch that has
+    come out. Operators wait for each other by events on their streams (`SetWorkspaceInputs` in
+    dali/pipeline/executor/executor2/exec_node_task.cc). torch's stream waits for the batch's own event (`__dlpack__`
+    of TensorGPU in dali/python/backend_impl.cc).
+When memory may be used again. The dynamic executor makes new outputs in every iteration (`SetupOp` in
+    exec_node_task.cc), and DLPack keeps one alive as long as torch does: kept batches are never written over. A
+    thread of DALI's takes freed memory back, after `cudaDeviceSynchronize()` (`run` in
+    include/dali/core/mm/detail/deferred_dealloc.h, `synchronize` in include/dali/core/mm/cuda_vm_resource.h and
+    pool_resource.h): by then the kernels that torch queued are done.
+What a captured CUDA graph forbids. `cudaDeviceSynchronize()` is an error while a stream is captured, and nothing
+    catches it on that thread: the process would abort. `train.assemble.check_graphs` therefore refuses COMPILE=max
+    beside this class on a GPU.
+Decoding. `decoders.inflate` launches a grid of (1, 1, chunks of the batch) (`FillTheTails` in
+    dali/operators/decoder/inflate/inflate_gpu.cu), at most 65,535: `chunks.MAX_INFLATE_CHUNKS`. It never reads
+    nvCOMP's status of a chunk; what was not written becomes zeros. `train.proof` therefore compares a batch before
+    the first epoch. Offsets and sizes are int32, and a chunk may end where the chip's bytes end
+    (`ValidateSizesAgainstOffsets` in dali/operators/decoder/inflate/inflate_params.h).
+One copy more than needed. DALI takes no numpy array for pinned (`_prep_data_for_feed_input` in
+    dali/python/nvidia/dali/external_source.py) and copies it into pinned memory of its own. `TensorListCPU(buffer,
+    layout, is_pinned=True)` would save that copy. Not done: the GPU would then read our slots themselves, and only a
+    GPU can show that they are left alone for long enough.
+"""
+
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,7 +45,7 @@ from torch.utils.dlpack import from_dlpack
 from pipeline.chunks import ChunkReader
 from pipeline.graph import GraphSpec, eval_graph, train_graph
 from pipeline.readahead import BatchPlan
-from pipeline.source import Source
+from pipeline.source import PREFETCH_QUEUE_DEPTH, Source
 
 
 class DaliBatches:
@@ -26,7 +60,9 @@ class DaliBatches:
         )  # fmt: skip
         make_graph = train_graph if train else eval_graph
         self._pipeline: Any = make_graph(spec, self._source)  # DALI ships no types
-        self._pipeline.build()
+        with _without_npp_warning():
+            self._pipeline.build()
+        self.device_bytes = 0 if spec.device_id is None else device_bytes(spec, reader)
 
     def epoch(self, plans: Iterable[BatchPlan]) -> Iterator[tuple[BatchPlan, torch.Tensor]]:
         """Each plan with its images (B, channels, height, width), in channels-last memory on the graph's device."""
@@ -50,10 +86,36 @@ class DaliBatches:
         self._source.close()
 
 
+@contextmanager
+def _without_npp_warning() -> Iterator[None]:
+    """Hide one warning: that DALI's wheel ships without NPP, which nothing here uses. `check_cuda_runtime` in
+    dali/python/nvidia/dali/backend.py gives it at the first GPU pipeline of a process, with our exact versions too.
+    Where warnings are errors the pipeline could not be built."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", r"nvidia-dali-cuda\d+ is no longer shipped with CUDA runtime\..* NPP is typically provided"
+        )
+        yield
+
+
 def _noted(plans: Iterable[BatchPlan], inside: deque[BatchPlan]) -> Iterator[BatchPlan]:
     for plan in plans:
         inside.append(plan)
         yield plan
+
+
+def device_bytes(spec: GraphSpec, reader: ChunkReader) -> int:
+    """The GPU memory that a loader may take at its peak, in bytes: DALI's pool keeps what an iteration has taken.
+
+    Per chip: the encoded bytes, the decoded chip twice (before and after its bytes are put in order; once where the
+    host decodes), the image; for each of the batches in DALI and the one that is trained on. An upper bound: operators
+    free their inputs earlier.
+    """
+    layout, bands = spec.layout, len(spec.inputs.stored_bands)
+    decoded = bands * layout.height * layout.width * layout.itemsize
+    image = spec.crop[0] * spec.crop[1] * len(spec.inputs.bands) * (2 if spec.dtype == "float16" else 4)
+    inside = decoded if spec.decode == "host" else reader.max_span_bytes + 2 * decoded
+    return spec.batch_size * (PREFETCH_QUEUE_DEPTH + 1) * (inside + image)
 
 
 def _drain(pipeline: Any) -> None:
@@ -72,7 +134,7 @@ def _touched(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 def _pinned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Page-locked host memory: copies to the GPU run at full speed, beside compute.
 
-    (DALI 2.4 cannot see that a numpy array is, and copies once more into memory of its own: docs/bench.md.)
+    (DALI 2.4 cannot see that a numpy array is, and copies once more: see above.)
     """
     num_bytes = int(np.prod(shape)) * dtype.itemsize
     return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True).numpy().view(dtype).reshape(shape)

@@ -19,7 +19,10 @@ from pipeline.source import PREFETCH_QUEUE_DEPTH
 from preprocess.layout import Layout
 
 Node = Any  # DALI's DataNode; its arithmetic is not typed
-_DALI_TYPE = {"uint8": types.UINT8, "uint16": types.UINT16, "float16": types.FLOAT16, "float32": types.FLOAT}
+_DALI_TYPE = {
+    "uint8": types.UINT8, "uint16": types.UINT16, "int16": types.INT16, "float16": types.FLOAT16,
+    "float32": types.FLOAT,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +98,8 @@ def decode(spec: GraphSpec, encoded: list[Node]) -> Node:
 def inflate_tiles(spec: GraphSpec, data: Node, offsets: Node, sizes: Node) -> Node:
     """LZ4 chunks -> (band, y, x) tiles, on the GPU.
 
-    `data` is one tile's bytes, `offsets` and `sizes` (int32, CPU) say where its LZ4 blocks lie. Each chunk holds
-    all low bytes, then all high bytes (numcodecs' shuffle): inflate as bytes, swap the two axes, read as uint16.
+    `data` is one tile's bytes, `offsets` and `sizes` (int32, CPU) say where its LZ4 blocks lie. Each chunk holds all
+    lowest bytes first, all highest bytes last (numcodecs' shuffle): inflate as bytes, swap the axes, read as values.
     """
     layout = spec.layout
     shape = [len(spec.inputs.stored_bands), layout.height, layout.width]

@@ -52,7 +52,9 @@ def course_inputs(store: Store, num_bands: int) -> Inputs:
     """
     store.band_indices(COURSE_BANDS)
     if store.layout.dtype != "uint16":
-        raise UserError(f"{store.path}: INPUT=course is about 16-bit files, and this store is {store.layout.dtype}.")
+        raise UserError(
+            f"{store.path}: INPUT=course needs uint16 chips, and this store holds {store.layout.dtype}. Use INPUT=raw."
+        )
     return Inputs(
         kind="course",
         bands=COURSE_BANDS[:num_bands],

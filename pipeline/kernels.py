@@ -29,7 +29,12 @@ from numba.extending import intrinsic
 from preprocess.shard import CRC_BYTES, LZ4_HEADER_BYTES
 
 BLOCK = 4  # lines that are transposed at once
-PLANES, VALUES_16, VALUES_8 = 0, 1, 2  # how a decoded chunk lies: low bytes then high bytes; uint16; uint8
+# What a decoded chunk holds: values, or their planes of bytes, the lowest first (`shard`'s byte shuffle).
+KINDS = {
+    ("uint16", True): 0, ("uint16", False): 1, ("uint8", True): 2, ("uint8", False): 2,
+    ("int16", True): 3, ("int16", False): 4, ("float32", True): 5, ("float32", False): 6,
+}  # fmt: skip
+_PLANES_U16, _U16, _U8, _PLANES_I16, _I16, _PLANES_F32, _F32 = range(7)
 
 
 def _symbol(library: str | None, name: str) -> str:
@@ -69,7 +74,18 @@ def _as_pointer(context: Any, address: Any) -> Any:
     return types.voidptr(address), code
 
 
+def _as_float(context: Any, bits: Any) -> Any:
+    """The float32 that has the bits of a uint32."""
+    del context, bits
+
+    def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(types.float32))
+
+    return types.float32(types.uint32), code
+
+
 _pointer: Any = intrinsic(_as_pointer)
+_float: Any = intrinsic(_as_float)
 _array: Any = numba.carray  # type: ignore[attr-defined]  # (pointer, count, dtype)
 
 
@@ -106,6 +122,19 @@ def _payload(address: int, size: int, chunk_bytes: int, inflate: bool, scratch: 
 
 
 @_compiled
+def _bytes(address: int, count: Any) -> np.ndarray:
+    data: np.ndarray = _array(_pointer(address), count, np.uint8)
+    return data
+
+
+@_compiled
+def _join(byte_0: int, byte_1: int, byte_2: int, byte_3: int) -> int:
+    """The uint32 of four bytes, the lowest first."""
+    low = np.uint32(byte_0) | (np.uint32(byte_1) << np.uint32(8))
+    return low | (np.uint32(byte_2) << np.uint32(16)) | (np.uint32(byte_3) << np.uint32(24))  # type: ignore[return-value]
+
+
+@_compiled
 def decode(
     addresses: np.ndarray, sizes: np.ndarray, out: np.ndarray, scratch: np.ndarray, inflate: bool, flip_rows: np.ndarray
 ) -> int:
@@ -113,9 +142,9 @@ def decode(
 
     Args:
         addresses, sizes: (N, bands, chunks) int64: encoded chunks in memory.
-        out: (N, bands, chunks, rows, width) uint8 or uint16, C-contiguous.
+        out: (N, bands, chunks, rows, width) unsigned integers of the values' size, C-contiguous.
         scratch: (chunk bytes,) uint8.
-        inflate: LZ4 (and, for uint16, byte shuffle), or neither.
+        inflate: LZ4 (and, for more than one byte, byte shuffle), or neither.
         flip_rows: (N,) bool: write the last row of each band first.
 
     Returns:
@@ -139,10 +168,27 @@ def decode(
                         high = _array(_pointer(source + values + row * width), line, np.uint8)
                         for index in range(line):
                             target[index] = np.uint16(low[index]) | (np.uint16(high[index]) << np.uint16(8))
+                    elif inflate and out.itemsize == 4:
+                        at = source + row * width
+                        byte_0, byte_1 = _bytes(at, line), _bytes(at + values, line)
+                        byte_2, byte_3 = _bytes(at + 2 * values, line), _bytes(at + 3 * values, line)
+                        for index in range(line):
+                            target[index] = _join(byte_0[index], byte_1[index], byte_2[index], byte_3[index])
                     else:
                         count = np.uintp(width * out.itemsize)
                         _memcpy(np.uintp(target.ctypes.data), np.uintp(source) + np.uintp(row) * count, count)
     return -1
+
+
+@_compiled
+def _scale(values: np.ndarray, mean: float, scale: float, mirror: bool, out: np.ndarray, first: Any, last: Any) -> None:
+    """out[first ... last] = (value - mean) * scale, in reverse if `mirror`; compiled for each dtype of `values`."""
+    if mirror:
+        for index in range(np.uintp(len(values))):
+            out[last - index] = (np.float32(values[index]) - mean) * scale
+    else:
+        for index in range(np.uintp(len(values))):
+            out[first + index] = (np.float32(values[index]) - mean) * scale
 
 
 @_compiled
@@ -153,33 +199,45 @@ def _scale_line(
     """out[start : start + count] = (value - mean) * scale of the values from `at` on of a decoded chunk, in reverse if
     `mirror`."""
     num, first, last = np.uintp(count), np.uintp(start), np.uintp(start + count - 1)
-    if kind == PLANES:
-        low = _array(_pointer(source + at), num, np.uint8)
-        high = _array(_pointer(source + values + at), num, np.uint8)
+    if kind == _U8:
+        _scale(_bytes(source + at, num), mean, scale, mirror, out, first, last)
+    elif kind == _U16:
+        _scale(_array(_pointer(source + 2 * at), num, np.uint16), mean, scale, mirror, out, first, last)
+    elif kind == _I16:
+        _scale(_array(_pointer(source + 2 * at), num, np.int16), mean, scale, mirror, out, first, last)
+    elif kind == _F32:
+        _scale(_array(_pointer(source + 4 * at), num, np.float32), mean, scale, mirror, out, first, last)
+    elif kind == _PLANES_F32:
+        byte_0, byte_1 = _bytes(source + at, num), _bytes(source + values + at, num)
+        byte_2, byte_3 = _bytes(source + 2 * values + at, num), _bytes(source + 3 * values + at, num)
         if mirror:
             for index in range(num):
-                value = np.uint16(low[index]) | (np.uint16(high[index]) << np.uint16(8))
-                out[last - index] = (np.float32(value) - mean) * scale
+                bits = _join(byte_0[index], byte_1[index], byte_2[index], byte_3[index])
+                out[last - index] = (_float(bits) - mean) * scale
         else:
             for index in range(num):
-                value = np.uint16(low[index]) | (np.uint16(high[index]) << np.uint16(8))
-                out[first + index] = (np.float32(value) - mean) * scale
-    elif kind == VALUES_16:
-        wide = _array(_pointer(source + 2 * at), num, np.uint16)
-        if mirror:
-            for index in range(num):
-                out[last - index] = (np.float32(wide[index]) - mean) * scale
-        else:
-            for index in range(num):
-                out[first + index] = (np.float32(wide[index]) - mean) * scale
+                bits = _join(byte_0[index], byte_1[index], byte_2[index], byte_3[index])
+                out[first + index] = (_float(bits) - mean) * scale
     else:
-        narrow = _array(_pointer(source + at), num, np.uint8)
-        if mirror:
-            for index in range(num):
-                out[last - index] = (np.float32(narrow[index]) - mean) * scale
+        low, high = _bytes(source + at, num), _bytes(source + values + at, num)
+        if kind == _PLANES_U16:
+            if mirror:
+                for index in range(num):
+                    value = np.uint16(low[index]) | (np.uint16(high[index]) << np.uint16(8))
+                    out[last - index] = (np.float32(value) - mean) * scale
+            else:
+                for index in range(num):
+                    value = np.uint16(low[index]) | (np.uint16(high[index]) << np.uint16(8))
+                    out[first + index] = (np.float32(value) - mean) * scale
         else:
-            for index in range(num):
-                out[first + index] = (np.float32(narrow[index]) - mean) * scale
+            if mirror:
+                for index in range(num):
+                    value = np.uint16(low[index]) | (np.uint16(high[index]) << np.uint16(8))
+                    out[last - index] = (np.float32(np.int16(value)) - mean) * scale
+            else:
+                for index in range(num):
+                    value = np.uint16(low[index]) | (np.uint16(high[index]) << np.uint16(8))
+                    out[first + index] = (np.float32(np.int16(value)) - mean) * scale
 
 
 @_compiled
@@ -240,7 +298,7 @@ def augment(
         scratch: (bands, chunk bytes) uint8.
         lines: (BLOCK * bands * longer side of the crop,) float32.
         shape: (height, width, rows of a chunk) of the tiles.
-        kind: PLANES, VALUES_16 or VALUES_8.
+        kind: of KINDS.
         inflate: whether chunks are LZ4.
         flip_rows, transpose, crop_y, crop_x, mirror: (N,), as in `order.Augmentation`.
         mean, scale: (bands,) float32; what leaves is (value - mean) * scale.

@@ -9,6 +9,7 @@ import ctypes
 import functools
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,13 +17,13 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from pipeline.chunks import ChunkReader
+from pipeline.chunks import MAX_INFLATE_CHUNKS, ChunkReader
 from pipeline.direct import DirectBatches
 from pipeline.inputs import Inputs
 from pipeline.order import FLIPS, augmentation, epoch_order
 from pipeline.readahead import BatchPlan
 from pipeline.resident import CACHES, DeviceBatches, resident_reader, resident_values
-from preprocess.console import UserError, say
+from preprocess.console import UserError, one_line, say
 from preprocess.schema import Store
 
 TESTS = ("center", "resize")
@@ -90,7 +91,8 @@ def train_loader(
             direct where it can be.
         cache: "host" keeps the decoded store in RAM, "device" on the GPU (for raw input, without resizing); what does
             not fit is said, and the next smaller is done. Loaders of one store share it.
-        decode: where a GPU's LZ4 chunks are inflated: "device", "host", or "auto": on the device.
+        decode: where a GPU's LZ4 chunks are inflated: "device", "host", or "auto": on the device, where a batch has no
+            more chunks than DALI's decoder takes.
 
     Raises:
         UserError: fewer tiles than a batch, or arguments that make no sense.
@@ -124,7 +126,7 @@ class TileLoader:
     """Made by `train_loader` or `eval_loader`; `epoch(n)` yields its batches, `len()` counts them.
 
     `engine` ("direct", "dali", or "gather" from a cache on the GPU), `decode` ("host" or "device") and `cache` ("none",
-    "host" or "device") say what was chosen.
+    "host" or "device") say what was chosen. `device_bytes`: GPU memory that it takes at most, 0 on a CPU.
     `hand_over_s` adds up the seconds between a batch's images and the batch: what torch does with them, and labels.
     """
 
@@ -158,13 +160,17 @@ class TileLoader:
             if values is not None:
                 self.engine, self.decode, self.cache = "gather", "host", "device"
                 self._images = DeviceBatches(values, inputs, crop=self._crop, dtype=dtype)
+                self.device_bytes = values.nbytes
                 return
             cache = "host"
         if cache == "device":
             _say_once("CACHE=device: it is for a GPU, INPUT=raw and TEST=center. Taken as CACHE=host.")
         kept = resident_reader(store, inputs.stored_bands, workers) if cache != "none" else None
         self.cache = "none" if kept is None else "host"
-        self.decode = "device" if inflates and decode != "host" and kept is None else "host"
+        self.decode = "host"
+        if inflates and kept is None:
+            self.decode = decode_place(decode, batch_size, len(inputs.stored_bands) * self._layout.chunks_per_band)
+        self.device_bytes = 0
         reader = ChunkReader(store, inputs.stored_bands) if kept is None else kept
         if self.engine == "direct":
             self._images = DirectBatches(reader, inputs, batch_size=batch_size, crop=self._crop, workers=workers)
@@ -178,7 +184,8 @@ class TileLoader:
                 decode=self.decode, dtype=str(dtype).removeprefix("torch."), batch_size=batch_size, threads=workers,
                 device_id=self._device.index if on_gpu else None,
             )  # fmt: skip
-            self._images = DaliBatches(reader, spec, train=self._train)
+            images = DaliBatches(reader, spec, train=self._train)
+            self._images, self.device_bytes = images, images.device_bytes
         _give_back_memory()
 
     def deal(self, rank: int, world: int) -> None:
@@ -234,11 +241,36 @@ class TileLoader:
 
 def _device(device: str | torch.device) -> torch.device:
     found = torch.device(device)
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device={device}: no GPU can be used on this machine; device='cpu' works.")
+    if found.type == "cuda":
+        with warnings.catch_warnings(record=True) as caught:  # torch says there why: a driver that is too old
+            available = torch.cuda.is_available()
+        if not available:
+            reason = "".join(f" ({one_line(str(warning.message))})" for warning in caught)
+            raise UserError(f"device={device}: no GPU can be used on this machine{reason}; device='cpu' works.")
     if found.type == "cuda" and found.index is None:  # "cuda" is torch's current GPU; DALI wants its number
         return torch.device("cuda", torch.cuda.current_device())
     return found
+
+
+def decode_place(decode: str, batch_size: int, chunks_per_chip: int) -> str:
+    """Where LZ4 chunks that a GPU could inflate are decoded, "device" or "host".
+
+    Raises:
+        UserError: "device" was asked for, and a batch has more chunks than DALI's decoder takes.
+    """
+    if decode == "host":
+        return "host"
+    largest = MAX_INFLATE_CHUNKS // chunks_per_chip
+    if batch_size <= largest:
+        return "device"
+    text = (
+        f"a batch of {batch_size} chips has {batch_size * chunks_per_chip:,} LZ4 chunks, and the GPU decodes at most "
+        f"{MAX_INFLATE_CHUNKS:,} at a time, which is {largest} chips"
+    )
+    if decode == "device":
+        raise UserError(f"DECODE=device: {text}. Choose a smaller batch, or DECODE=host.")
+    _say_once(f"DECODE=auto: {text}. Decoding on the host.")
+    return "host"
 
 
 def _not_direct(on_gpu: bool, dtype: torch.dtype, inputs: Inputs, test: str | None) -> str:

@@ -60,7 +60,7 @@ class ResidentReader(ChunkReader):
 class DeviceBatches:
     """Images of planned batches from values that lie on the device; the counterpart of `dali.DaliBatches`.
 
-    `values` is (tiles, bands, height, width) uint8, or uint16 as int16 (torch indexes no uint16).
+    `values` is (tiles, bands, height, width) of the store's dtype.
     """
 
     def __init__(self, values: torch.Tensor, inputs: Inputs, *, crop: tuple[int, int], dtype: torch.dtype) -> None:
@@ -105,8 +105,9 @@ def gather(
     y, x = torch.where(transpose, x, y), torch.where(transpose, y, x)
     y = torch.where(column("flip_rows"), height - 1 - y, y)
     rows = torch.from_numpy(tiles).reshape(-1, 1, 1).to(device, non_blocking=True)
-    pixels = values.flatten(2)[rows, :, y * width + x]  # (B, crop height, crop width, bands)
-    if pixels.dtype == torch.int16:
+    stored = values.view(torch.int16) if values.dtype is torch.uint16 else values  # torch indexes no uint16
+    pixels = stored.flatten(2)[rows, :, y * width + x]  # (B, crop height, crop width, bands)
+    if values.dtype is torch.uint16:
         pixels = pixels.to(torch.int32) & 0xFFFF
     return ((pixels.to(torch.float32) - mean) * scale).permute(0, 3, 1, 2)
 
@@ -150,14 +151,13 @@ def to_device(reader: ChunkReader, num_tiles: int, workers: int, device: torch.d
     """Decode all tiles, a block at a time, into a tensor for `DeviceBatches`."""
     layout = reader.layout
     shape = (len(reader.bands), layout.height, layout.width)
-    kind = torch.uint8 if layout.itemsize == 1 else torch.int16
-    values = torch.empty((num_tiles, *shape), dtype=kind, device=device)
+    values = torch.empty((num_tiles, *shape), dtype=getattr(torch, layout.dtype), device=device)
 
     def fill(first: int) -> None:
         tiles = np.arange(first, min(first + _BLOCK, num_tiles))
         block = np.empty((len(tiles), *shape), layout.dtype)
         reader.decode(tiles, block)
-        values[first : first + len(tiles)] = torch.from_numpy(block if layout.itemsize == 1 else block.view(np.int16))
+        values[first : first + len(tiles)] = torch.from_numpy(block)
 
     _fill_all(fill, num_tiles, workers)
     return values

@@ -4,14 +4,18 @@ Both give addresses, which is what `kernels` takes: a mapped file needs no read 
 over the network is used where the client put it. Leaves which ranges to read to `chunks`.
 """
 
-from collections.abc import Sequence
+import errno
+import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from threading import Lock
-from typing import Any, NamedTuple, Protocol
+from contextlib import contextmanager
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
+from pipeline.mapped import FileIdentity, MappedFile, identity, map_file
 from preprocess import schema
+from preprocess.files import named_errors, open_regular
 from preprocess.schema import Store
 from preprocess.shard import DamagedChunkError
 
@@ -39,43 +43,88 @@ class Shards(Protocol):
 
 
 class LocalShards:
-    """Files, mapped when first used. The page cache is the only cache."""
+    """Files, mapped when first used; the page cache is the only cache. No file stays open.
+
+    All loaders of a process share one map per file. Files beyond `mapped.MAX_MAPS` are opened and read for each batch.
+    Every file must stay as it was when `tail` read its index: one that was replaced, cut or written to is refused.
+    """
 
     def __init__(self, store: Store) -> None:
         count = store.layout.num_shards(store.num_tiles)
-        self._paths = [schema.shard_path(store.local_path, shard) for shard in range(count)]
-        self._maps: list[np.ndarray | None] = [None] * count
-        self._addresses = np.zeros(count, np.int64)
-        self._lock = Lock()
+        self._root = store.local_path
+        self._identities: list[FileIdentity | None] = [None] * count
+        self._maps: list[MappedFile | None] = [None] * count
+        self._addresses = np.zeros(count, np.int64)  # 0: not mapped
+        self._cannot_map = np.zeros(count, bool)
 
     def name(self, shard: int) -> str:
         """The file."""
-        return str(self._paths[shard])
+        return str(schema.shard_path(self._root, shard))
 
     def tail(self, shard: int, count: int) -> tuple[bytes, int]:
-        """Read the end of the file."""
-        try:
-            with open(self._paths[shard], "rb") as file:
-                end = file.seek(0, 2)
-                file.seek(max(0, end - count))
-                return file.read(), end
-        except OSError as error:
-            raise DamagedChunkError(f"{self.name(shard)}: the shard cannot be read ({error.strerror}).") from error
+        """Read the end of the file, and remember which file it was."""
+        with self._opened(shard) as file:
+            self._identities[shard] = identity(file.fileno())
+            end = file.seek(0, 2)
+            file.seek(max(0, end - count))
+            return file.read(), end
 
     def fetch(self, shards: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Span:
-        """Nothing is read here: pages come when they are touched."""
-        del ends
-        new = shards[self._addresses[shards] == 0]
-        if len(new):
-            self._map(np.unique(new).tolist())
-        return Span(self._addresses[shards] + starts, self._maps)
+        """Of mapped files nothing is read here: pages come when they are touched."""
+        addresses = self._addresses[shards]
+        if np.count_nonzero(addresses) == len(addresses):
+            return Span(addresses + starts, self._maps)
+        for shard in np.unique(shards[(addresses == 0) & ~self._cannot_map[shards]]).tolist():
+            self._map(shard)
+        addresses = self._addresses[shards]
+        if np.count_nonzero(addresses) == len(addresses):
+            return Span(addresses + starts, self._maps)
+        return self._read(addresses, shards, starts, ends)
 
-    def _map(self, shards: list[int]) -> None:
-        with self._lock:  # a file mapped twice would free the first mapping, which another thread reads
-            for shard in shards:
-                if self._maps[shard] is None:
-                    mapped = self._maps[shard] = np.memmap(self._paths[shard], np.uint8, mode="r")
-                    self._addresses[shard] = mapped.ctypes.data
+    def _map(self, shard: int) -> None:
+        with self._opened(shard) as file:
+            mapped = map_file(file.fileno())
+        if mapped is None:
+            self._cannot_map[shard] = True
+        else:  # two threads may come here for one shard: both have the same map
+            self._maps[shard] = mapped
+            self._addresses[shard] = mapped.address
+
+    def _read(self, addresses: np.ndarray, shards: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Span:
+        """Ranges of some files that are mapped (`addresses` of their first bytes) and of some that are not (0)."""
+        sizes = np.where(addresses == 0, ends - starts, 0)
+        buffer = np.empty(int(sizes.sum()), np.uint8)
+        places = np.cumsum(sizes) - sizes
+        spans = np.where(addresses == 0, buffer.ctypes.data + places, addresses + starts)
+        unmapped = np.flatnonzero(addresses == 0)
+        for shard in np.unique(shards[unmapped]).tolist():
+            with self._opened(shard) as file:
+                for row in unmapped[shards[unmapped] == shard].tolist():
+                    start, end, place = int(starts[row]), int(ends[row]), int(places[row])
+                    count = os.preadv(file.fileno(), [buffer[place : place + end - start].data], start)
+                    if count != end - start:
+                        raise DamagedChunkError(f"{self.name(shard)}: expected bytes {start} to {end}, found {count}.")
+        return Span(spans, (self._maps, buffer))
+
+    @contextmanager
+    def _opened(self, shard: int) -> Iterator[BinaryIO]:
+        """The file, open, if it is the one whose index was read.
+
+        Raises:
+            DamagedChunkError: it is missing, no regular file, or has changed.
+            OSError: the system cannot read it; names the file.
+        """
+        name = self.name(shard)
+        try:
+            with named_errors(name), open_regular(name) as file:
+                before = self._identities[shard]
+                if before is not None and identity(file.fileno()) != before:
+                    raise DamagedChunkError(f"{name}: the shard was changed after it was opened. Start again.")
+                yield file
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EINVAL):
+                raise DamagedChunkError(f"{name}: the shard cannot be read ({error.strerror}).") from error
+            raise
 
 
 class RemoteShards:

@@ -7,6 +7,7 @@ import argparse
 import errno
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -39,11 +40,13 @@ def say(text: str) -> None:
 
 def run(main: Callable[[], int]) -> NoReturn:
     """Run a command; turn what the user can mend into one line and exit code 2, never a traceback."""
+    before, threading.excepthook = threading.excepthook, _thread_error
+    _printed.clear()
     try:
         code = main()
     except UserError as error:
         code = 2
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        _print_error(str(error))
     except KeyboardInterrupt:
         code = 130
         print("stopped by Ctrl-C", file=sys.stderr)
@@ -51,13 +54,93 @@ def run(main: Callable[[], int]) -> NoReturn:
         # `... | head` closed the pipe: nothing is wrong, and nothing more can be said there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, MemoryError) as error:
+        text = machine_error(error)
+        if text is None:
             raise
         code = 2
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"error: no space left on the disk{where}. Free some and run the same command again.", file=sys.stderr)
+        _print_error(text)
+    finally:
+        threading.excepthook = before
     sys.exit(code)
+
+
+_printed: set[str] = set()
+
+
+def _print_error(text: str) -> None:
+    if text not in _printed:  # an error of a thread is often raised again by the main one
+        _printed.add(text)
+        print(f"error: {one_line(text)}", file=sys.stderr)
+
+
+def _thread_error(arguments: threading.ExceptHookArgs) -> None:
+    """A thread that nobody waits for (TensorBoard's writer) says in one line, too, what the system refused."""
+    error = arguments.exc_value
+    text = machine_error(error) if isinstance(error, OSError | MemoryError) else None
+    if text is None:
+        threading.__excepthook__(arguments)
+    else:
+        _print_error(text)
+
+
+def machine_error(error: OSError | MemoryError) -> str | None:
+    """What the operating system refused, in one line: path, reason, what to do.
+
+    Returns:
+        None for an error that a mistake in this program causes (a bad descriptor, a bad argument): raise it again, the
+        traceback is needed.
+    """
+    if isinstance(error, MemoryError):
+        return f"not enough memory{f' ({error})' if str(error) else ''}. {_LESS_MEMORY}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" ({error.filename})" if error.filename else ""
+        return f"no space left on the disk{where}. Free some and run the same command again."
+    if not advice(error):
+        return None
+    names = [name for name in (error.filename, error.filename2) if name is not None]
+    where = " -> ".join(str(name) if isinstance(name, int) else os.fsdecode(name) for name in names)
+    return f"{f'{where}: ' if where else ''}{error.strerror}. {advice(error)}"
+
+
+# Of the machine, not of one file: the next file would fail, too.
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+def advice(error: OSError) -> str:
+    """What to do about an error of the operating system; "" where nothing is known."""
+    return _ADVICE.get(error.errno or 0, "")
+
+
+_LESS_MEMORY = "End other programs, or use fewer JOBS or WORKERS, a smaller BATCH, or CACHE=none."
+_SHARE = "The network share failed. Mount it again and run the same command."
+_OTHER_PLACE = "Choose another place."
+_ADVICE = {
+    errno.EMFILE: "This process may not open more files. Raise the limit (`ulimit -n 4096`), or use fewer JOBS.",
+    errno.ENFILE: "The machine has too many open files. End other programs and run the same command again.",
+    errno.EIO: "The disk or the network share failed (`dmesg` may say more). Copy the data to another disk.",
+    errno.EREMOTEIO: _SHARE, errno.ESTALE: _SHARE, errno.ENOTCONN: _SHARE, errno.ETIMEDOUT: _SHARE,
+    errno.EHOSTDOWN: _SHARE, errno.ENOLINK: _SHARE, errno.ENODEV: _SHARE, errno.ENXIO: _SHARE,
+    errno.EACCES: "Check the permissions of the file and of its folders (`ls -l`).",
+    errno.EPERM: "Check the owner, the permissions and the attributes of the file (`ls -l`, `lsattr`).",
+    errno.EROFS: f"The file system is read-only. {_OTHER_PLACE}",
+    errno.EISDIR: "Expected a file, found a folder. Remove it, or choose another name.",
+    errno.ENOTDIR: "Expected a folder, found a file. Remove it, or choose another name.",
+    errno.ENOENT: "The file or its folder is missing. Check that nothing else removes or renames it.",
+    errno.EEXIST: "It exists already. Remove it, or choose another name.",
+    errno.ENOTEMPTY: "Another program writes into this folder. Stop it and run the same command again.",
+    errno.ELOOP: "Its symbolic links lead back to themselves. Correct the links.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.EXDEV: f"The two places are on different disks. {_OTHER_PLACE}",
+    errno.EFBIG: f"The file system or `ulimit -f` does not allow a file of this size. {_OTHER_PLACE}",
+    errno.EMLINK: f"The file system does not allow so many entries in a folder. {_OTHER_PLACE}",
+    errno.EBUSY: "Another program uses it. Stop that program and run the same command again.",
+    errno.ETXTBSY: "Another program uses it. Stop that program and run the same command again.",
+    errno.ENOMEM: f"Not enough memory. {_LESS_MEMORY}",
+    errno.EAGAIN: "The machine allows no more processes or threads (`ulimit -u`). Use fewer JOBS or WORKERS.",
+    errno.ENOLCK: f"The file system has no locks. {_OTHER_PLACE}",
+    errno.EOPNOTSUPP: f"The file system cannot do this. {_OTHER_PLACE}",
+}  # fmt: skip
 
 
 def one_line(text: str) -> str:

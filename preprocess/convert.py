@@ -21,10 +21,10 @@ import numpy as np
 
 from preprocess import schema
 from preprocess.console import Progress, UserError, say
-from preprocess.files import locked
+from preprocess.files import locked, named_errors
 from preprocess.layout import MIB
 from preprocess.plan import Plan, Request, make_plan
-from preprocess.workers import run_tasks, start_server
+from preprocess.workers import check_open_files, run_tasks, start_server
 from preprocess.write import ShardTask, convert_shard, progress_path
 
 
@@ -35,6 +35,7 @@ def convert(request: Request) -> None:
         UserError: anything wrong with the input, one line each; the final name is then untouched.
     """
     if request.jobs > 1:
+        check_open_files(request.jobs)
         start_server("preprocess.write", "preprocess.lz4")  # while the plan is made
     plan = make_plan(request)
     root = schema.partial_path(request.store)
@@ -92,7 +93,8 @@ def _tasks_left(plan: Plan, root: Path) -> list[ShardTask]:
             )
     else:
         (root / "progress").mkdir(exist_ok=True)
-        schema.create_tiles(root / "store", plan.layout, len(plan.names))
+        with named_errors(root / "store"):
+            schema.create_tiles(root / "store", plan.layout, len(plan.names))
         schema.write_atomic(record, json.dumps(plan.settings(), indent=1).encode())
     _sweep(root)  # gives back the disk space of torn files before more is written
     left = []
@@ -106,7 +108,7 @@ def _tasks_left(plan: Plan, root: Path) -> list[ShardTask]:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what a killed writer left beside its target: ours are `.NAME.PID`, zarr-python's `NAME.ID.partial`."""
+    """Remove what a killed writer left beside its target: ours are `.NAME.RANDOM`, zarr-python's `NAME.ID.partial`."""
     for path in folder.rglob("*"):
         if path.is_file() and (path.name.startswith(".") or path.name.endswith(".partial")):
             path.unlink(missing_ok=True)
@@ -122,6 +124,7 @@ def _shard_state(task: ShardTask) -> str:
         # From memory: given a path, numpy leaves a torn file open.
         with np.load(io.BytesIO(progress_path(task).read_bytes())) as progress:
             size, mtime_ns, shard_bytes = progress["source_size"], progress["source_mtime_ns"], progress["shard_bytes"]
+            progress["shard_digest"]  # version 1 has none
         if schema.shard_path(task.root / "store", task.shard).stat().st_size != int(shard_bytes):
             return "missing"
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
@@ -133,19 +136,20 @@ def _shard_state(task: ShardTask) -> str:
 
 
 def _to_disk(path: Path) -> None:
-    with open(path, "rb") as file:
+    with named_errors(path), open(path, "rb") as file:
         os.fsync(file.fileno())
 
 
 def _finish(plan: Plan, root: Path) -> None:
     parts: dict[str, list[np.ndarray]] = {}
     for task in plan.tasks():
-        with np.load(progress_path(task)) as progress:
-            for name in ("band_sum", "band_sumsq", "checksum", "source_size", "source_mtime_ns"):
-                parts.setdefault(name, []).append(progress[name])
+        with named_errors(progress_path(task)), np.load(progress_path(task)) as progress:
+            for name in ("band_sum", "band_sumsq", "checksum", "source_size", "source_mtime_ns", "shard_digest"):
+                parts.setdefault(name, []).append(np.atleast_1d(progress[name]))
     arrays = {name: np.concatenate(values) for name, values in parts.items()}
     arrays |= {"names": np.array(plan.names, object), "labels": plan.labels, "csv_row": plan.csv_row}
-    schema.finish(root / "store", plan.layout, plan.classes, plan.num_csv_rows, arrays)
+    with named_errors(root / "store"):
+        schema.finish(root / "store", plan.layout, plan.classes, plan.num_csv_rows, arrays)
     _sweep(root / "store")
     os.sync()  # what is not a shard: nothing may be in the cache only when the name appears
     os.rename(root / "store", plan.store)

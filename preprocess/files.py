@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,13 +59,17 @@ def open_regular(path: str | Path) -> BinaryIO:
     """
     _check_regular(os.stat(path), path)
     # Another kind may take the file's place between the two calls: opening it must not block either.
-    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    file = open(path, "rb", buffering=0, opener=_no_wait)  # noqa: SIM115  # the caller closes it
     try:
-        _check_regular(os.fstat(opened), path)
-        return open(opened, "rb", buffering=0)
+        _check_regular(os.fstat(file.fileno()), path)
     except BaseException:
-        os.close(opened)
+        file.close()
         raise
+    return file
+
+
+def _no_wait(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _check_regular(status: os.stat_result, path: str | Path) -> None:
@@ -80,14 +85,26 @@ _KINDS = {
 
 
 @contextmanager
+def named_errors(path: str | Path) -> Iterator[None]:
+    """Add `path` to an OSError that names no file: read() and write() know descriptors only."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+@contextmanager
 def atomic_file(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
     """A file to write beside `path` and rename into it: a reader sees the old file or the new one, never a part.
 
     With `durable`, file and folder are synced: a power cut, too, leaves the old file or the new one.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    # Random: process numbers repeat on other hosts that share the disk.
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with open(beside, "wb") as file:
+        with named_errors(path), open(beside, "wb") as file:
             yield file
             if durable:
                 file.flush()
@@ -95,10 +112,8 @@ def atomic_file(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
         os.replace(beside, path)
         if durable:
             _sync_folder(path.parent)
-    except BaseException as error:
+    except BaseException:
         beside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # write() itself names no file
-            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

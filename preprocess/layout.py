@@ -1,20 +1,33 @@
 """How pixels lie in a store: bands, chunk and shard sizes. Numbers only; knows neither Zarr nor files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
+from preprocess.console import UserError
+
 CODECS = ("lz4", "none")
+DTYPES = ("uint8", "uint16", "int16", "float32")
 # 64 KiB a chunk: enough pieces for a GPU to decode in parallel, and few enough that the table stays small.
 CHUNK_BYTES = 64 * 1024
 # A file count in the hundreds instead of one file a chip, and a task that fits any worker's memory.
 SHARD_BYTES, MAX_SHARD_TILES = 64 * 1024 * 1024, 256
 MIB = 1024 * 1024
+# Chunks are addressed with int32 from their chip's first byte, and LZ4 counts in int32; encoded bytes can be more.
+MAX_CHIP_BYTES = 1 << 30
+MAX_SIDE, MAX_BANDS, MAX_SHARD_INDEX_BYTES = 1 << 20, 4096, 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How pixels lie in a store. Bands by name in stored order; `codec` is "lz4" or "none"."""
+    """How pixels lie in a store. Bands by name in stored order; `codec` is "lz4" or "none".
+
+    Every number is checked here: compiled code later computes addresses from them.
+
+    Raises:
+        UserError: a field of another type, outside its range, or that contradicts another.
+    """
 
     bands: tuple[str, ...]
     height: int
@@ -23,6 +36,26 @@ class Layout:
     codec: str
     chunk_rows: int
     shard_tiles: int
+
+    def __post_init__(self) -> None:
+        bands = self.bands
+        if type(bands) is not tuple or not 1 <= len(bands) <= MAX_BANDS or not all(type(b) is str and b for b in bands):
+            raise _bad("bands", bands, f"1 to {MAX_BANDS} names")
+        if len(set(bands)) != len(bands):
+            raise _bad("bands", bands, "a different name for each band")
+        for name, choices in (("dtype", DTYPES), ("codec", CODECS)):
+            if getattr(self, name) not in choices:
+                raise _bad(name, getattr(self, name), f"one of {', '.join(choices)}")
+        for name in ("height", "width", "chunk_rows", "shard_tiles"):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= MAX_SIDE:
+                raise _bad(name, value, f"a whole number from 1 to {MAX_SIDE}")
+        if self.height % self.chunk_rows:
+            raise _bad("chunk_rows", self.chunk_rows, f"a divisor of the height, {self.height}")
+        if self.tile_bytes > MAX_CHIP_BYTES:
+            raise _bad("chip", f"{len(bands)} x {self.height} x {self.width}", f"at most {MAX_CHIP_BYTES // MIB} MiB")
+        if self.shard_tiles * len(bands) * self.chunks_per_band * 16 > MAX_SHARD_INDEX_BYTES:
+            raise _bad("shard_tiles", self.shard_tiles, f"an index of at most {MAX_SHARD_INDEX_BYTES // MIB} MiB")
 
     @property
     def itemsize(self) -> int:
@@ -44,9 +77,37 @@ class Layout:
         """Bytes of one tile, all bands, decoded."""
         return len(self.bands) * self.height * self.width * self.itemsize
 
+    @property
+    def sum_dtypes(self) -> tuple[np.dtype, np.dtype]:
+        """dtypes of the store's arrays band_sum and band_sumsq; see `sums`."""
+        if self.dtype == "float32":
+            return np.dtype(np.float64), np.dtype(np.float64)
+        return np.dtype(np.int64 if self.dtype == "int16" else np.uint64), np.dtype(np.uint64)
+
     def num_shards(self, num_tiles: int) -> int:
         """Shard files of a store of `num_tiles`."""
         return -(-num_tiles // self.shard_tiles)
+
+
+def _bad(name: str, value: object, expected: str) -> UserError:
+    return UserError(f"layout: {name} {value!r}: expected {expected}.")
+
+
+def layout_from(values: Any) -> Layout:
+    """The layout that a store's JSON holds.
+
+    Raises:
+        UserError: not an object with exactly a layout's fields, or a bad value; names it.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"layout: expected an object, found {type(values).__name__}.")
+    known = {field.name for field in fields(Layout)}
+    if different := sorted(set(values) ^ known):
+        raise UserError(
+            f"layout: expected the fields {', '.join(sorted(known))}; {different[0]!r} is missing or extra."
+        )
+    bands = values["bands"]
+    return Layout(**{**values, "bands": tuple(bands) if isinstance(bands, list) else bands})
 
 
 def plan_layout(*, bands: tuple[str, ...], height: int, width: int, dtype: str, codec: str) -> Layout:

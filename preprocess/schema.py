@@ -6,10 +6,20 @@ A Zarr v3 group that plain zarr-python and xarray read:
     labels       (tile, class)       uint8, 0 or 1
     names        (tile)              as in the CSV
     csv_row      (tile)              row in the CSV, so that a split over all rows survives missing chips
-    band_sum     (tile, band)        exact uint64 sums: mean and std of any part, without reading a pixel
-    band_sumsq   (tile, band)        the same of the squares
+    band_sum     (tile, band)        exact sums: mean and std of any split, without reading a pixel
+    band_sumsq   (tile, band)        the same of the squares; float32: of the squared deviations, see `sums`
     checksum     (tile)              xxh3-64 of the raw pixels, C order, little-endian
     source_size, source_mtime_ns (tile)  of each TIFF, to notice that it changed
+    shard_digest (shard)             binds each shard file to its place, see `shard`
+
+The group's attributes hold the layout, the classes, and a SHA-256 of each array but `tiles`. Two digests cover all:
+
+    fingerprint        what decides a result: names, labels, pixels (by checksum and sums), classes, bands, chip size,
+                       rows of the CSV. Two stores of the same chips have the same one, whatever their codec.
+    attributes_sha256  every other attribute, the layout and the arrays' SHA-256 among them.
+
+`open_store` computes both and reads every small array, so what is not what the conversion wrote is one line. Version 1
+has neither the arrays' digests nor `shard_digest`: its fingerprint covers names, labels, csv_row and checksum only.
 
 A store is written in `NAME.partial` and renamed when it is whole, so nothing half-written ever stands
 under the final name; the attribute `complete` is the second lock. Leaves reading pixels to `shard` and
@@ -21,7 +31,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +40,18 @@ import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
 from zarr.codecs.numcodecs import LZ4, Shuffle
 
+from preprocess.arrays import ArraySpec, ReadFile, array_specs, check_metadata, read_array, read_json, write_array
 from preprocess.console import UserError
-from preprocess.files import is_url
+from preprocess.files import is_url, open_regular
 from preprocess.files import partial_path as partial_path
 from preprocess.files import shard_key as shard_key
 from preprocess.files import shard_path as shard_path
 from preprocess.files import write_atomic as write_atomic
-from preprocess.layout import Layout
+from preprocess.layout import Layout, layout_from
+from preprocess.sums import band_statistics
 
-FORMAT, VERSION = "canopy-tiles", 1
+FORMAT, VERSION = "canopy-tiles", 2
+MAX_CSV_ROWS = 200_000_000  # a split takes some 24 bytes for each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +59,8 @@ class Store:
     """A whole store, opened. Labels and CSV rows are in memory, some 30 bytes a tile; every other array is read when
     it is asked for and not kept, so that memory hardly grows with the number of tiles.
 
-    `path` is a folder, or the address of a store in object storage. `read` gives an array by name.
+    `path` is a folder, or the address of a store in object storage. `read` gives an array by name, checked each time.
+    `source` holds what the conversion noted about the files (JSON), {} if nothing.
     """
 
     path: Path | str
@@ -57,6 +71,8 @@ class Store:
     labels: np.ndarray
     csv_row: np.ndarray
     read: Callable[[str], np.ndarray]
+    version: int = VERSION
+    source: dict[str, Any] = field(default_factory=dict)
 
     @property
     def num_tiles(self) -> int:
@@ -70,12 +86,12 @@ class Store:
 
     @property
     def band_sum(self) -> np.ndarray:
-        """(tile, band) uint64."""
+        """(tile, band) uint64, int64 or float64: `layout.sum_dtypes`."""
         return self.read("band_sum")
 
     @property
     def band_sumsq(self) -> np.ndarray:
-        """(tile, band) uint64, of the squares."""
+        """(tile, band) uint64 or float64: of the squares, or of the squared deviations; see `sums`."""
         return self.read("band_sumsq")
 
     @property
@@ -94,6 +110,11 @@ class Store:
         return self.read("source_mtime_ns")
 
     @property
+    def shard_digest(self) -> np.ndarray | None:
+        """(shard) uint64, see `shard`; None in a store of version 1."""
+        return self.read("shard_digest") if self.version >= 2 else None
+
+    @property
     def is_remote(self) -> bool:
         """Whether it lies in object storage."""
         return isinstance(self.path, str)
@@ -106,13 +127,8 @@ class Store:
         return self.path
 
     def band_statistics(self, tiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(mean, std) float64 a band over all pixels of `tiles`, from exact integer sums (population std)."""
-        pixels = len(tiles) * self.layout.height * self.layout.width
-        means, stds = [], []
-        for total, squares in zip(_exact_sums(self.band_sum, tiles), _exact_sums(self.band_sumsq, tiles), strict=True):
-            means.append(total / pixels)
-            stds.append((pixels * squares - total * total) ** 0.5 / pixels)
-        return np.array(means), np.array(stds)
+        """(mean, population std) float64 per band over all pixels of `tiles`; see `sums`."""
+        return band_statistics(self.layout, self.band_sum, self.band_sumsq, tiles)
 
     def band_indices(self, bands: tuple[str, ...]) -> tuple[int, ...]:
         """Positions of `bands` in the store; UserError names one that is not there."""
@@ -123,17 +139,6 @@ class Store:
                     "Name the bands at conversion (BANDS=blue,green,red,nir), or choose others."
                 )
         return tuple(self.layout.bands.index(band) for band in bands)
-
-
-def _exact_sums(values: np.ndarray, tiles: np.ndarray) -> list[int]:
-    """Sums of (tile, band) uint64 over `tiles` as Python's integers: those of a large set do not fit 64 bits."""
-    totals = [0] * values.shape[1]
-    for first in range(0, len(tiles), 4096):  # in blocks, so that memory does not grow
-        part = values[tiles[first : first + 4096]]
-        low, high = (part & np.uint64(2**32 - 1)).sum(axis=0), (part >> np.uint64(32)).sum(axis=0)
-        for band, (one, other) in enumerate(zip(low.tolist(), high.tolist(), strict=True)):
-            totals[band] += int(one) + (int(other) << 32)
-    return totals
 
 
 def encoded_bytes(path: Path, layout: Layout, num_tiles: int) -> int:
@@ -156,8 +161,8 @@ def _numcodecs_in_zarr3() -> Iterator[None]:
         yield
 
 
-def create_tiles(root: Path, layout: Layout, num_tiles: int) -> None:
-    """Make the group and the empty `tiles` array; shards are then written as files by `shard`."""
+def create_tiles(root: Any, layout: Layout, num_tiles: int) -> None:
+    """Make the group and the empty `tiles` array in a folder (or one of zarr's stores); `shard` makes the shards."""
     with _numcodecs_in_zarr3():
         lz4: list[Any] = [LZ4(acceleration=1), Crc32cCodec()]
         shuffle: list[Any] = [Shuffle(elementsize=layout.itemsize)] if layout.itemsize > 1 else []
@@ -177,115 +182,239 @@ def create_tiles(root: Path, layout: Layout, num_tiles: int) -> None:
         )
 
 
-def finish(root: Path, layout: Layout, classes: tuple[str, ...], num_csv_rows: int, arrays: dict[str, Any]) -> None:
-    """Write the small arrays and, last, the attributes with the completion mark."""
+def finish(
+    root: Path, layout: Layout, classes: tuple[str, ...], num_csv_rows: int, arrays: dict[str, Any],
+    source: dict[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Write the small arrays and, last, the attributes with the completion mark; then read all of it back.
+
+    Args:
+        root: where `create_tiles` was called and the shards lie.
+        layout, classes: of the store.
+        num_csv_rows: rows of the CSV, with and without a chip.
+        arrays: values by name, see `arrays.array_specs`.
+        source: what is worth knowing about the files, as JSON.
+    """
     group = zarr.open_group(root, mode="a", zarr_format=3)
-    for name, dimensions in ARRAYS.items():
-        values = arrays[name]
-        array = group.create_array(
-            name,
-            shape=values.shape,
-            chunks=values.shape,
-            dtype="string" if name == "names" else values.dtype,
-            dimension_names=dimensions,
-            overwrite=True,
-        )
-        array[...] = values
-    group.attrs.put(
-        {
-            "format": FORMAT,
-            "version": VERSION,
-            "layout": {**vars(layout), "bands": list(layout.bands)},
-            "classes": list(classes),
-            "num_tiles": len(arrays["names"]),
-            "num_csv_rows": num_csv_rows,
-            "fingerprint": fingerprint(layout, classes, arrays),
-            "complete": True,
-        }
-    )
+    num_tiles = len(arrays["names"])
+    specs = array_specs(layout, num_tiles, len(classes), VERSION)
+    records = {name: write_array(group, name, spec, np.asarray(arrays[name])) for name, spec in specs.items()}
+    attrs: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "layout": {**vars(layout), "bands": list(layout.bands)},
+        "classes": list(classes),
+        "num_tiles": num_tiles,
+        "num_csv_rows": num_csv_rows,
+        "source": source or {},
+        "arrays": records,
+        "complete": True,
+    }
+    attrs["fingerprint"] = _fingerprint(layout, classes, num_csv_rows, records)
+    group.attrs.put({**attrs, "attributes_sha256": _sha256_of_json(attrs)})
+    open_store(root)
 
 
-ARRAYS = {
-    "names": ("tile",),
-    "labels": ("tile", "class"),
-    "csv_row": ("tile",),
-    "band_sum": ("tile", "band"),
-    "band_sumsq": ("tile", "band"),
-    "checksum": ("tile",),
-    "source_size": ("tile",),
-    "source_mtime_ns": ("tile",),
-}
+def _sha256_of_json(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def fingerprint(layout: Layout, classes: tuple[str, ...], arrays: dict[str, Any]) -> str:
-    """SHA-256 of what a store says: pixels (by checksum), names, labels, bands, classes. Not of how it is coded."""
-    digest = hashlib.sha256()
-    head = [layout.bands, layout.height, layout.width, layout.dtype, classes, [str(name) for name in arrays["names"]]]
-    digest.update(json.dumps(head).encode())
+# All that decides a result: not how pixels are coded, nor which files they came from.
+_DECISIVE = ("names", "labels", "csv_row", "band_sum", "band_sumsq", "checksum")
+
+
+def _fingerprint(
+    layout: Layout, classes: tuple[str, ...], num_csv_rows: int, records: dict[str, dict[str, Any]]
+) -> str:
+    arrays = {name: records[name]["sha256"] for name in _DECISIVE}
+    chip = [layout.bands, layout.height, layout.width, layout.dtype]
+    return _sha256_of_json({"chip": chip, "classes": classes, "num_csv_rows": num_csv_rows, "arrays": arrays})
+
+
+def _fingerprint_1(layout: Layout, classes: tuple[str, ...], read: Callable[[str], np.ndarray]) -> str:
+    """The fingerprint of version 1."""
+    head = [layout.bands, layout.height, layout.width, layout.dtype, classes, read("names").tolist()]
+    digest = hashlib.sha256(json.dumps(head).encode())
     for name in ("labels", "csv_row", "checksum"):
-        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+        digest.update(np.ascontiguousarray(read(name)).tobytes())
     return digest.hexdigest()
 
 
-def open_store(path: str | Path) -> Store:
-    """Open a whole store.
+@dataclass(frozen=True, kw_only=True)
+class StoreHeader:
+    """The group's attributes, checked: all that can be known of a store before its arrays are read.
+
+    `records` has the size and SHA-256 of each small array; None in version 1.
+    """
+
+    path: Path | str
+    version: int
+    layout: Layout
+    classes: tuple[str, ...]
+    num_tiles: int
+    num_csv_rows: int
+    fingerprint: str
+    source: dict[str, Any]
+    records: dict[str, dict[str, Any]] | None
+    read_file: ReadFile
+
+    @property
+    def specs(self) -> dict[str, ArraySpec]:
+        """The small arrays that there must be."""
+        return array_specs(self.layout, self.num_tiles, len(self.classes), self.version)
+
+    def read(self, name: str) -> np.ndarray:
+        """One small array, as the conversion wrote it; UserError names its file."""
+        try:
+            return read_array(self.read_file, name, self.specs[name], self.records[name] if self.records else None)
+        except UserError as error:
+            raise UserError(f"{self.path}/{error} {_AGAIN}") from error
+
+    def findings(self) -> Iterator[str]:
+        """A line for each `zarr.json`, and for each small array, that is not what the conversion wrote."""
+        tiles = lambda store: create_tiles(store, self.layout, self.num_tiles)  # noqa: E731
+        for line in check_metadata(self.read_file, self.specs, tiles, self.version):
+            yield f"{self.path}/{line} {_AGAIN}"
+        whole = True
+        for name in self.specs:
+            try:
+                self._check_values(name, self.read(name))
+            except UserError as error:
+                whole = False
+                yield str(error)
+        if self.version == 1 and whole and _fingerprint_1(self.layout, self.classes, self.read) != self.fingerprint:
+            yield f"{self.path}: names, labels, csv_row or checksum were altered. {_AGAIN}"
+
+    def _check_values(self, name: str, values: np.ndarray) -> None:
+        if name == "labels" and values.max() > 1:
+            raise UserError(f"{self.path}: labels: expected 0 and 1, found {values.max()}. {_AGAIN}")
+        if name == "csv_row" and not (
+            values[0] >= 0 and values[-1] < self.num_csv_rows and (values[1:] > values[:-1]).all()
+        ):
+            raise UserError(f"{self.path}: csv_row: expected ascending rows below {self.num_csv_rows}. {_AGAIN}")
+
+
+_AGAIN = "Convert again, or copy the store again."
+
+
+def read_header(path: str | Path) -> StoreHeader:
+    """Read and check a store's attributes.
 
     Raises:
-        UserError: there is none, it is half written (the line says how to go on), or it is something else.
+        UserError: there is no store, it is half written (the line says how to go on), it is something else, or its
+            attributes are damaged.
     """
     where = str(path) if is_url(path) else Path(path)
-    group_store, attrs = _remote_group(where) if isinstance(where, str) else _local_group(where)
+    read_file = _remote_files(where) if isinstance(where, str) else _local_files(where)
+    try:
+        group = read_json(read_file, "zarr.json")
+        attrs = group["attributes"]
+        if group.get("zarr_format") != 3 or group.get("node_type") != "group" or not isinstance(attrs, dict):
+            raise KeyError("attributes")
+    except KeyError as error:
+        raise UserError(f"{where}: expected a Zarr v3 group with attributes, found another zarr.json.") from error
+    except UserError as error:
+        raise UserError(f"{where}/{error} Expected a Zarr v3 group, made by `make zarr`.") from error
     if attrs.get("format") != FORMAT:
         raise UserError(f"{where}: expected a store made by `make zarr` (format {FORMAT}), found another Zarr group.")
-    if attrs.get("version") != VERSION:
-        raise UserError(f"{where}: store version {attrs.get('version')}, this code reads {VERSION}. Convert again.")
+    version = attrs.get("version")
+    if type(version) is not int or not 1 <= version <= VERSION:
+        raise UserError(f"{where}: store version {version!r}, this code reads 1 to {VERSION}. Convert again.")
     if attrs.get("complete") is not True:
         raise UserError(f"{where}: the store is not whole. Remove it and run the same `make zarr` again.")
-    layout = Layout(**{**attrs["layout"], "bands": tuple(attrs["layout"]["bands"])})
-    group = zarr.open_group(group_store, mode="r", zarr_format=3)
+    try:
+        return _checked_header(where, read_file, version, attrs)
+    except UserError as error:
+        raise UserError(f"{where}/zarr.json: {error} {_AGAIN}") from error
 
-    def read(name: str) -> np.ndarray:
-        try:
-            values = np.asarray(group[name][...])  # type: ignore[index]  # a group's member may be a group
-        except (KeyError, OSError, ValueError) as error:
-            raise UserError(f"{where}: array {name!r} cannot be read ({error}). Convert again.") from error
-        return np.array([str(value) for value in values]) if name == "names" else values
 
-    missing = [name for name in ARRAYS if name not in group]
-    if missing:
-        raise UserError(f"{where}: array {missing[0]!r} is missing. Convert again.")
+def _checked_header(where: Path | str, read_file: ReadFile, version: int, attrs: dict[str, Any]) -> StoreHeader:
+    """Errors are without the file's name."""
+    if version >= 2:
+        others = {name: value for name, value in attrs.items() if name != "attributes_sha256"}
+        if attrs.get("attributes_sha256") != _sha256_of_json(others):
+            raise UserError("the attributes are not those that the conversion wrote (attributes_sha256).")
+    layout = layout_from(attrs.get("layout"))
+    classes, num_tiles, num_csv_rows = (attrs.get(name) for name in ("classes", "num_tiles", "num_csv_rows"))
+    if not isinstance(classes, list) or not classes or not all(type(name) is str and name for name in classes):
+        raise UserError("classes: expected a list of names.")
+    if len(set(classes)) != len(classes):
+        raise UserError("classes: expected a different name for each class.")
+    if type(num_csv_rows) is not int or not 1 <= num_csv_rows <= MAX_CSV_ROWS:
+        raise UserError(f"num_csv_rows {num_csv_rows!r}: expected a whole number from 1 to {MAX_CSV_ROWS}.")
+    if type(num_tiles) is not int or not 1 <= num_tiles <= num_csv_rows:
+        raise UserError(f"num_tiles {num_tiles!r}: expected a whole number from 1 to num_csv_rows, {num_csv_rows}.")
+    fingerprint, source, records = attrs.get("fingerprint"), attrs.get("source", {}), attrs.get("arrays", {})
+    if type(fingerprint) is not str or not isinstance(source, dict) or not isinstance(records, dict):
+        raise UserError("expected a fingerprint, and objects named source and arrays; found otherwise.")
+    header = StoreHeader(
+        path=where, version=version, layout=layout, classes=tuple(classes), num_tiles=num_tiles,
+        num_csv_rows=num_csv_rows, fingerprint=fingerprint, source=source,
+        records=records if version >= 2 else None, read_file=read_file,
+    )  # fmt: skip
+    if header.records is not None:
+        for name in header.specs:
+            record = header.records.get(name)
+            if not isinstance(record, dict) or type(record.get("nbytes")) is not int or "sha256" not in record:
+                raise UserError(f"expected the size and SHA-256 of the array {name}, found none.")
+        if _fingerprint(layout, header.classes, num_csv_rows, header.records) != fingerprint:
+            raise UserError("the fingerprint is not that of the arrays.")
+    return header
+
+
+def open_store(path: str | Path) -> Store:
+    """Open a whole store: every small array is read and compared with what the conversion recorded.
+
+    Raises:
+        UserError: there is none, it is half written (the line says how to go on), it is something else, or something
+            in it is not what the conversion wrote; names the file.
+    """
+    header = read_header(path)
+    for line in header.findings():
+        raise UserError(line)
     return Store(
-        path=where, layout=layout, classes=tuple(attrs["classes"]), num_csv_rows=attrs["num_csv_rows"],
-        fingerprint=attrs["fingerprint"], labels=read("labels"), csv_row=read("csv_row"), read=read,
+        path=header.path, layout=header.layout, classes=header.classes, num_csv_rows=header.num_csv_rows,
+        fingerprint=header.fingerprint, labels=header.read("labels"), csv_row=header.read("csv_row"), read=header.read,
+        version=header.version, source=header.source,
     )  # fmt: skip
 
 
-def _local_group(path: Path) -> tuple[Any, dict[str, Any]]:
-    """What zarr opens, and the group's attributes."""
+def _local_files(path: Path) -> ReadFile:
     if not path.is_dir():
         if partial_path(path).is_dir():
             raise UserError(half_written(path))
         raise UserError(
             f"{path}: expected a store, found {'a file' if path.exists() else 'nothing'}. Make it: make zarr"
         )
-    try:
-        return path, json.loads((path / "zarr.json").read_text())["attributes"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: expected a Zarr v3 group, found none ({type(error).__name__}).") from error
+
+    def read(key: str, limit: int) -> bytes:
+        try:
+            with open_regular(path / key) as file:
+                if (size := file.seek(0, 2)) > limit:
+                    raise UserError(f"{key}: expected at most {limit} bytes, found {size}.")
+                file.seek(0)
+                return file.read()
+        except FileNotFoundError as error:
+            raise UserError(f"{key}: the file is missing.") from error
+        except OSError as error:
+            raise UserError(f"{key}: the file cannot be read ({error.strerror}).") from error
+
+    return read
 
 
-def _remote_group(url: str) -> tuple[Any, dict[str, Any]]:
-    from zarr.storage import ObjectStore
-
+def _remote_files(url: str) -> ReadFile:
     from preprocess.remote import open_remote, remote_errors
 
     objects = open_remote(url)
-    with remote_errors(f"{url}/zarr.json"):
-        text = bytes(objects.get("zarr.json").bytes())
-    try:
-        return ObjectStore(objects, read_only=True), json.loads(text)["attributes"]
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{url}: expected a Zarr v3 group, found none ({type(error).__name__}).") from error
+
+    def read(key: str, limit: int) -> bytes:
+        with remote_errors(key):
+            found = objects.get(key)
+            if (size := int(found.meta["size"])) > limit:
+                raise UserError(f"{key}: expected at most {limit} bytes, found {size}.")
+            return bytes(found.bytes())
+
+    return read
 
 
 def half_written(path: Path) -> str:

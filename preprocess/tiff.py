@@ -1,6 +1,6 @@
 """One path -> one (bands, height, width) array of exactly the file's values.
 
-In: a TIFF, uint8 or uint16, chunky or planar, strips or tiles, any compression tifffile and
+In: a TIFF, uint8, uint16, int16 or float32, chunky or planar, strips or tiles, any compression tifffile and
 imagecodecs know. Out: a C-contiguous array in native byte order. Leaves naming the bands, and
 comparing a chip with its neighbours, to `convert`.
 """
@@ -18,7 +18,7 @@ import tifffile
 from preprocess.console import UserError
 
 SUFFIXES = (".tif", ".tiff", ".TIF", ".TIFF")
-DTYPES = ("uint8", "uint16")
+DTYPES = ("uint8", "uint16", "int16", "float32")
 
 PageCheck = Callable[[tifffile.TiffPage], str | None]
 
@@ -72,7 +72,7 @@ class Reader:
             check_page: returns why a page must not be used (a preset's rule), or None.
 
         Returns:
-            (bands, height, width), uint8 or uint16, native byte order, C-contiguous; valid until the next call.
+            (bands, height, width), one of DTYPES, native byte order, C-contiguous; valid until the next call.
 
         Raises:
             TileError: not a TIFF, corrupt, truncated, another dtype, or a layout that is no single image.
@@ -108,13 +108,17 @@ class Reader:
                         raise TileError(path, "a chip that the preset allows", reason)
                     series = tif.series[0]
                     if series.dtype is None or series.dtype.name not in DTYPES:
-                        raise TileError(path, "uint8 or uint16 values", getattr(series.dtype, "name", "none"))
+                        raise TileError(
+                            path, "uint8, uint16, int16 or float32 values", getattr(series.dtype, "name", "none")
+                        )
                     axes, values = series.axes, series.asarray(out=self._room(series.shape, series.dtype))
                     if series.dataoffset is not None and tif.byteorder == _BYTEORDER:
                         self._remember(file, series.dataoffset, check_page, axes)
-            except TileError:
+            except (TileError, MemoryError):
                 raise
             except Exception as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise  # the disk is at fault
                 # tifffile and the codecs raise a dozen kinds on damaged input (struct.error, KeyError,
                 # ValueError, ImcdError, ...): whatever it is, this one file is at fault.
                 kind = "not a TIFF" if isinstance(error, tifffile.TiffFileError) and _not_tiff(path) else "damaged"

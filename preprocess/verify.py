@@ -1,10 +1,11 @@
-"""Re-read a whole store and prove it against its manifest; print what is in one.
+"""Verify everything in a store against what the conversion recorded; print what is in a store.
 
-In: a store. Out: lines naming every missing, damaged or altered shard and tile. Every chunk's crc32c is
-checked, every tile is decoded and compared with its xxh3-64 and its band sums, and the small arrays with
-the store's fingerprint.
+In: a store. Out: a line for every missing, damaged or altered array, shard and chip. Every chunk's crc32c is checked,
+every chip is decoded and compared with its xxh3-64 and its band sums, every shard with its digest. Each array and each
+shard is read once: time grows with the bytes, memory with the small arrays.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,90 +13,128 @@ import numpy as np
 
 from preprocess import schema, shard
 from preprocess.console import Progress, UserError, say
+from preprocess.files import open_regular
 from preprocess.layout import MIB, Layout
-from preprocess.schema import Store
+from preprocess.schema import StoreHeader, read_header
 from preprocess.splits import PARTS, make_split
+from preprocess.sums import band_sums, one_blas_thread
 from preprocess.workers import run_tasks
-from preprocess.write import band_sums, one_blas_thread, pixel_checksum
+from preprocess.write import pixel_checksum
 
 MAX_LINES = 20  # of findings on the terminal; the count is always whole
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
+    """One shard. Arrays are of its chips; None where the store's array is damaged itself."""
+
     path: Path
     layout: Layout
     first: int
-    names: np.ndarray
-    checksum: np.ndarray
-    band_sum: np.ndarray
-    band_sumsq: np.ndarray
+    count: int
+    digest: int | None
+    names: np.ndarray | None
+    checksum: np.ndarray | None
+    band_sum: np.ndarray | None
+    band_sumsq: np.ndarray | None
+
+    def name(self, index: int) -> str:
+        """Of one chip; its number where the names are damaged."""
+        return f"number {self.first + index}" if self.names is None else str(self.names[index])
 
 
 def verify(path: Path, *, jobs: int) -> int:
-    """Prove the store. Returns the number of findings, each printed as a line."""
-    store = schema.open_store(path)
-    findings = _small_arrays(store)
-    step = store.layout.shard_tiles
-    tasks = [
-        _Task(
-            path=schema.shard_path(path, first // step),
-            layout=store.layout,
-            first=first,
-            names=store.names[first : first + step],
-            checksum=store.checksum[first : first + step],
-            band_sum=store.band_sum[first : first + step],
-            band_sumsq=store.band_sumsq[first : first + step],
-        )
-        for first in range(0, store.num_tiles, step)
-    ]
-    with Progress("verify", total=store.num_tiles, unit="chips") as progress:
-        for count, found in run_tasks(_check_shard, tasks, jobs=jobs):
-            findings += found
-            progress.update(count)
-    for finding in findings[:MAX_LINES]:
-        say(f"bad: {finding}")
-    if len(findings) > MAX_LINES:
-        say(f"... and {len(findings) - MAX_LINES} more")
-    if not findings:
-        say(f"{path}: whole and unaltered: {store.num_tiles} chips in {len(tasks)} shards.")
+    """Verify the store. Returns the number of findings, each printed as a line.
+
+    Raises:
+        UserError: the attributes are missing or damaged, so nothing else can be checked.
+    """
+    header = read_header(path)
+    num_shards = header.layout.num_shards(header.num_tiles)
+    count = 0
+    for finding in _findings(path, header, jobs):
+        count += 1
+        if count <= MAX_LINES:
+            say(f"bad: {finding}")
+    if count > MAX_LINES:
+        say(f"... and {count - MAX_LINES} more")
+    if not count:
+        say(f"{path}: whole and unaltered: {header.num_tiles} chips in {num_shards} shards.")
+        if header.version == 1:
+            say("  (store version 1 records less: num_csv_rows and source files are not proved)")
     else:
-        say(f"{path}: {len(findings)} finding{'s' if len(findings) > 1 else ''}. Remove the store and convert again.")
-    return len(findings)
+        say(f"{path}: {count} finding{'s' if count > 1 else ''}. Remove the store and convert again.")
+    return count
 
 
-def _small_arrays(store: Store) -> list[str]:
-    now = schema.fingerprint(store.layout, store.classes, {name: getattr(store, name) for name in schema.ARRAYS})
-    return [] if now == store.fingerprint else [f"{store.path}: names, labels, csv_row or checksum were altered"]
+def _findings(path: Path, header: StoreHeader, jobs: int) -> Iterator[str]:
+    yield from header.findings()
+    with Progress("verify", total=header.num_tiles, unit="chips") as progress:
+        for count, found in run_tasks(_check_shard, _tasks(path, header), jobs=jobs):
+            yield from found
+            progress.update(count)
+
+
+def _tasks(path: Path, header: StoreHeader) -> list[_Task]:
+    """One for each shard; arrays that are damaged, which `findings` has said, are left out."""
+    arrays: dict[str, np.ndarray | None] = {}
+    for name in ("names", "checksum", "band_sum", "band_sumsq", "shard_digest"):
+        try:
+            arrays[name] = header.read(name) if name in header.specs else None
+        except UserError:
+            arrays[name] = None
+    digests = arrays.pop("shard_digest")
+    step = header.layout.shard_tiles
+    return [
+        _Task(
+            path=schema.shard_path(path, number),
+            layout=header.layout,
+            first=number * step,
+            count=min(step, header.num_tiles - number * step),
+            digest=None if digests is None else int(digests[number]),
+            **{
+                name: None if values is None else values[number * step : (number + 1) * step]
+                for name, values in arrays.items()
+            },
+        )
+        for number in range(header.layout.num_shards(header.num_tiles))
+    ]
 
 
 def _check_shard(task: _Task) -> tuple[int, list[str]]:
-    """(tiles, findings) of one shard."""
-    layout, count = task.layout, len(task.names)
-    if not task.path.is_file():
-        return count, [f"shard {task.path} is missing ({count} tiles from {task.names[0]})"]
+    """(chips, findings) of one shard."""
+    layout, count, findings = task.layout, task.count, []
+    if not task.path.exists():
+        return count, [f"shard {task.path} is missing ({count} tiles from {task.name(0)})"]
     try:
+        offsets, sizes = shard.read_index(task.path, layout, count, task.digest)
+    except shard.ForeignShardError as error:
+        findings.append(str(error))  # its chips say what is in it
         offsets, sizes = shard.read_index(task.path, layout, count)
     except shard.DamagedChunkError as error:
         return count, [str(error)]
-    data = np.memmap(task.path, np.uint8, mode="r")
+    with open_regular(task.path) as file:
+        data = np.memmap(file, np.uint8, mode="r")
     tile = np.empty((len(layout.bands), layout.height, layout.width), layout.dtype)
     scratch = shard.decode_scratch(layout, len(layout.bands))
-    findings = []
     with one_blas_thread():
         for index in range(count):
-            where = f"tile {task.names[index]} (number {task.first + index}) in {task.path}"
+            where = f"tile {task.name(index)} (number {task.first + index}) in {task.path}"
             try:
                 shard.decode_tile(data, offsets[index], sizes[index], layout, tile, scratch)
             except ValueError as error:
                 findings.append(f"{where} is damaged: {error}")
                 continue
-            if pixel_checksum(tile) != task.checksum[index]:
+            if task.checksum is not None and pixel_checksum(tile) != task.checksum[index]:
                 findings.append(f"{where} is altered: its pixels are not those that were converted")
                 continue
             total, squares = band_sums(tile, layout)
-            if (total != task.band_sum[index]).any() or (squares != task.band_sumsq[index]).any():
-                findings.append(f"{where}: band_sum or band_sumsq were altered")
+            for name, values, expected in (
+                ("band_sum", total, task.band_sum),
+                ("band_sumsq", squares, task.band_sumsq),
+            ):
+                if expected is not None and (values != expected[index]).any():
+                    findings.append(f"{where}: {name} is not that of its pixels")
     return count, findings
 
 
@@ -105,9 +144,11 @@ def info(path: Path, split_rule: str) -> None:
     layout = store.layout
     num_shards = layout.num_shards(store.num_tiles)
     encoded = schema.encoded_bytes(path, layout, store.num_tiles)
+    digests = store.shard_digest
     for index in range(num_shards):
         count = min(layout.shard_tiles, store.num_tiles - index * layout.shard_tiles)
-        shard.read_index(schema.shard_path(path, index), layout, count)
+        digest = None if digests is None else int(digests[index])
+        shard.read_index(schema.shard_path(path, index), layout, count, digest)
     raw = layout.tile_bytes * store.num_tiles
     missing = store.num_csv_rows - store.num_tiles
     print(f"store        {path}")
@@ -125,8 +166,9 @@ def info(path: Path, split_rule: str) -> None:
     all_tiles = np.arange(store.num_tiles)
     mean, std = store.band_statistics(all_tiles)
     print(f"\n{'band':<20}{'mean':>12}{'std':>12}")
+    form = ".5g" if layout.dtype == "float32" else ".3f"  # reflectances are far below 1
     for index, band in enumerate(layout.bands):
-        print(f"{band:<20}{mean[index]:>12.3f}{std[index]:>12.3f}")
+        print(f"{band:<20}{mean[index]:>12{form}}{std[index]:>12{form}}")
     parts = [part for part in PARTS if split is not None and len(split.part(part))]
     print(f"\n{'class':<20}{'all':>10}" + "".join(f"{part:>10}" for part in parts))
     for index, name in enumerate(store.classes):

@@ -8,6 +8,7 @@ import multiprocessing.connection
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,9 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from preprocess.console import UserError
+
+# 3 workers work with 24 open files and not with 22 (each has 2 pipes to its pool); a few are left over for libraries.
+_FILES, _FILES_PER_WORKER = 24, 3
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -31,6 +35,7 @@ def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], *, jobs
     if jobs == 1 or len(tasks) <= 1:
         yield from map(function, tasks)
         return
+    check_open_files(jobs)
     # Not forked off this process: that would copy its threads' locks (zarr runs an event loop in one).
     context = multiprocessing.get_context("forkserver")
     pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_end_with_parent)
@@ -70,6 +75,18 @@ def _interrupt_later() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
         if caught and callable(before):
             before(signal.SIGINT, None)
+
+
+def check_open_files(jobs: int) -> None:
+    """UserError if so many worker processes need more open files than `ulimit -n` allows; found out later, it costs the
+    work so far and ends in tracebacks of processes that are not ours."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = _FILES + _FILES_PER_WORKER * jobs
+    if allowed != resource.RLIM_INFINITY and allowed < needed:
+        most = max(1, (allowed - _FILES) // _FILES_PER_WORKER)
+        raise UserError(
+            f"JOBS={jobs}: needs {needed} open files, and `ulimit -n` allows {allowed}. Raise it, or use JOBS={most}."
+        )
 
 
 def start_server(*modules: str) -> None:

@@ -8,16 +8,16 @@ four times as long.
 import io
 import os
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
-import threadpoolctl
 import xxhash
 
 from preprocess import presets, shard, tiff
+from preprocess.console import advice
 from preprocess.files import atomic_file, shard_path, write_atomic
 from preprocess.layout import Layout
+from preprocess.sums import band_sums, one_blas_thread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,30 +43,30 @@ def convert_shard(task: ShardTask) -> int:
     """Write one shard and its progress file. Returns the shard's number.
 
     Raises:
-        TileError: a chip that is damaged, of another shape or dtype, or changed since it was listed.
+        TileError: a chip that is damaged, of another shape or dtype, with values that are not finite, or changed since
+            it was listed.
     """
     layout, count = task.layout, len(task.paths)
     num_bands = len(layout.bands)
-    sizes = np.empty((count, num_bands, layout.chunks_per_band), np.int64)
-    band_sum, band_sumsq = (np.empty((count, num_bands), np.uint64) for _ in range(2))
+    band_sum, band_sumsq = (np.empty((count, num_bands), dtype) for dtype in layout.sum_dtypes)
     checksum = np.empty(count, np.uint64)
-    reader, encoder = tiff.Reader(), shard.Encoder(layout)
+    reader, writer = tiff.Reader(), shard.ShardWriter(layout)
     path_out = shard_path(task.root / "store", task.shard)
     path_out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path_out) as file, one_blas_thread():
         for index in range(count):
             tile = _read_planned(task, index, reader)
-            data, chunk_sizes = encoder.encode(tile)
-            file.write(data)
-            sizes[index] = chunk_sizes.reshape(sizes.shape[1:])
+            file.write(writer.add(tile))
             band_sum[index], band_sumsq[index] = band_sums(tile, layout)
+            if not np.isfinite(band_sum[index]).all():
+                check_finite(tile, task.paths[index])
             checksum[index] = pixel_checksum(tile)
-        shard_index = shard.encode_index(sizes, layout)
-        file.write(shard_index)
+        file.write(writer.end())
+        shard_bytes = file.tell()
     progress = io.BytesIO()
     np.savez(
         progress, band_sum=band_sum, band_sumsq=band_sumsq, checksum=checksum, source_size=task.size,
-        source_mtime_ns=task.mtime_ns, shard_bytes=np.int64(sizes.sum() + len(shard_index)),
+        source_mtime_ns=task.mtime_ns, shard_bytes=np.int64(shard_bytes), shard_digest=np.uint64(writer.digest),
     )  # fmt: skip
     write_atomic(progress_path(task), progress.getbuffer())
     return task.shard
@@ -81,7 +81,8 @@ def _read_planned(task: ShardTask, index: int, reader: tiff.Reader) -> np.ndarra
             raise tiff.TileError(path, "the file that was listed", "one that has changed since", "Run it again.")
         tile = reader.read(path, presets.get(task.preset).check_page if task.preset else None)
     except OSError as error:
-        raise tiff.TileError(path, "a readable file", error.strerror or type(error).__name__) from error
+        reason = error.strerror or type(error).__name__
+        raise tiff.TileError(path, "a readable file", reason, advice(error)) from error
     expected = (len(layout.bands), layout.height, layout.width)
     if tile.shape != expected or tile.dtype.name != layout.dtype:
         raise tiff.TileError(
@@ -91,34 +92,23 @@ def _read_planned(task: ShardTask, index: int, reader: tiff.Reader) -> np.ndarra
     return tile
 
 
-def band_sums(tile: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """Exact uint64 (sum, sum of squares) a band of a (bands, height, width) tile.
+def check_finite(tile: np.ndarray, path: str | Path) -> None:
+    """Refuse a chip with values that are not finite.
 
-    Added in float64, a chunk at a time: 65535**2 times a chunk's values stays below 2**53, so every partial sum is
-    an exact integer in whatever order it is added, and float64 adds several times faster than uint64. Callers keep
-    BLAS to one thread (`one_blas_thread`): its own, beside the other workers, made a conversion ten times slower.
+    Raises:
+        TileError: says how many are NaN, how many infinite, and where the first lies.
     """
-    chunks = tile.reshape(len(layout.bands), layout.chunks_per_band, -1)
-    assert 65535**2 * chunks.shape[-1] < 2**53
-    values, ones = _working_memory(chunks.shape[-1])
-    sums = np.zeros((2, len(layout.bands)), np.uint64)
-    for band, of_band in enumerate(chunks):
-        for chunk in of_band:
-            np.copyto(values, chunk)
-            sums[0, band] += np.uint64(values @ ones)
-            sums[1, band] += np.uint64(values @ values)
-    return sums[0], sums[1]
-
-
-@cache
-def _working_memory(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """`count` float64 to write over, and as many ones; kept from chip to chip."""
-    return np.empty(count), np.ones(count)
-
-
-def one_blas_thread() -> threadpoolctl.threadpool_limits:
-    """A context in which numpy's dot products start no threads."""
-    return threadpoolctl.threadpool_limits(limits=1, user_api="blas")
+    wrong = np.argwhere(~np.isfinite(tile))
+    if not len(wrong):
+        return
+    band, y, x = wrong[0].tolist()
+    nan = int(np.isnan(tile).sum())
+    raise tiff.TileError(
+        path, "finite values",
+        f"{nan} NaN and {len(wrong) - nan} infinite values of {tile.size} (the first in band {band + 1}, row {y}, "
+        f"column {x})",
+        "Replace them, or leave the chip out of the CSV.",
+    )  # fmt: skip
 
 
 def pixel_checksum(tile: np.ndarray) -> int:

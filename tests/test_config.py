@@ -2,18 +2,57 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models import resnet
 from pipeline import order
 from pipeline.loader import DECODES, TESTS
 from pipeline.resident import CACHES
+from preprocess.console import UserError
 from train import config as module
-from train.config import Config, config_from, make_config
+from train.config import Config, config_from, make_config, without_effect
+from train.recipes import RECIPES
 
 SETTINGS = {"task": 1, "store": "s.zarr"}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=4,
+)
+FIELDS = {field.name: field.type for field in dataclasses.fields(Config)}
+NUMBERS = [name for name, kind in FIELDS.items() if kind in (int, float) and name != "task"]
+# Values that each setting can have, away from its default, whatever the others are.
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    **{name: st.sampled_from(choices) for name, choices in module._CHOICES.items()},
+    "store": st.text(st.characters(exclude_characters="\0")), "gpu": st.sampled_from(["0", "1,0", "auto", "cpu"]),
+    "weights": st.sampled_from(["auto", "imagenet", "none", "a b.safetensors"]), "split": st.just("0.5,0.5"),
+    "deterministic": st.booleans(), "shuffle_labels": st.booleans(),
+    "epochs": st.integers(1, 100_000), "batch": st.integers(1, 2**20), "test_batch": st.integers(1, 2**20),
+    "step_epochs": st.integers(1, 100_000), "accumulate": st.just(1), "crop": st.integers(0, 2**16),
+    "workers": st.integers(0, 1024), "seed": st.integers(0, 2**63 - 1),
+    "momentum": st.floats(0, 1), "weight_decay": st.floats(0, 1e6), "balance": st.floats(0, 1),
+    **{name: st.floats(0, 1, exclude_max=True) for name in ("val", "warmup", "ema", "smoothing")},
+    "lr": st.floats(0, 1e30, exclude_min=True), "trunk_lr": st.floats(0, 1e6, exclude_min=True),
+    "checkpoint_minutes": st.floats(0, 1e6, exclude_min=True),
+    "crop_share": st.floats(0, 1, exclude_min=True), "step_gamma": st.floats(0, 1, exclude_min=True),
+}  # fmt: skip
+
+
+def either(values: dict[str, Any]) -> tuple[Config | None, str]:
+    """The configuration, or the line that refuses it."""
+    try:
+        return config_from(values), ""
+    except UserError as error:
+        text = str(error)
+    assert "\n" not in text
+    assert len(text) < 1000
+    return None, text
 
 
 def test_course_is_the_reference_recipe() -> None:
@@ -35,10 +74,43 @@ def test_best_keeps_the_pooling_of_large_chips_only() -> None:
     assert make_config("default", **SETTINGS).pools(32, 32)
 
 
-def test_a_setting_goes_over_the_recipe_and_survives_json() -> None:
+def test_a_setting_goes_over_the_recipe() -> None:
     config = make_config("default", **SETTINGS, epochs=3, lr=0.5)
     assert (config.epochs, config.lr, config.recipe) == (3, 0.5, "default")
+
+
+@given(st.sampled_from(sorted(RECIPES)), st.fixed_dictionaries({}, optional=VALUES))
+def test_any_configuration_survives_json(recipe: str, settings: dict[str, Any]) -> None:
+    values = {**SETTINGS, **RECIPES[recipe](), "recipe": recipe, **settings}
+    if values.get("finetune") == "head" and values.get("weights") == "none":
+        del values["weights"]
+    config = config_from(values)
     assert config_from(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+@given(st.sampled_from(sorted(FIELDS)), JSON)
+def test_any_json_in_any_field_is_a_configuration_or_one_line(name: str, value: Any) -> None:
+    values = dataclasses.asdict(make_config("default", **SETTINGS)) | {name: value}
+    config, text = either(values)
+    assert config is None or dataclasses.asdict(config) == values
+    assert not text or text.startswith(f"{name.upper()}=")
+
+
+@given(st.dictionaries(st.sampled_from(sorted(FIELDS)) | st.text(), JSON))
+def test_any_json_object_is_a_configuration_or_one_line(values: dict[str, Any]) -> None:
+    config, text = either(values)
+    assert (config is None) == bool(text)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_beyond_any_use_are_refused_by_their_range(refused: Callable, name: str) -> None:
+    huge = [10**400, -(10**400), 2**128] + (
+        [math.nan, math.inf, -math.inf, 1e300, -0.0] if FIELDS[name] is float else []
+    )
+    for value in huge:
+        text = refused(lambda value=value: make_config("default", **{**SETTINGS, name: value}))
+        assert text.startswith(f"{name.upper()}=")
+        assert " from " in text or " above 0, at most " in text
 
 
 @pytest.mark.parametrize(
@@ -46,27 +118,26 @@ def test_a_setting_goes_over_the_recipe_and_survives_json() -> None:
     [
         ({"task": 5}, "TASK=5: expected one of 1, 3, 4"),
         ({"arch": "vgg"}, "ARCH=vgg: expected one of resnet18"),
-        ({"epochs": 0}, "EPOCHS=0: expected 1 or more"),
+        ({"epochs": 0}, "EPOCHS=0: expected a number from 1 to 100,000"),
         ({"batch": -1}, "BATCH=-1"),
-        ({"lr": 0.0}, "LR=0.0: expected a positive number"),
-        ({"lr": float("nan")}, "LR=nan"),
+        ({"lr": 0.0}, "LR=0.0: expected a number above 0, at most 1e+30"),
         ({"val": 1.0}, "VAL=1.0"),
         ({"warmup": -0.1}, "WARMUP=-0.1: expected a share of all steps, from 0 to less than 1"),
         ({"ema": 1.0}, "EMA=1.0"),
-        ({"smoothing": float("nan")}, "SMOOTHING=nan"),
         ({"balance": 2.0}, "BALANCE=2.0"),
-        ({"crop_share": 0.0}, "CROP_SHARE=0.0: expected a share above 0, at most 1"),
+        ({"crop_share": 0.0}, "CROP_SHARE=0.0: expected a number above 0, at most 1"),
         ({"pool": "no"}, "POOL=no: expected one of on, off, auto"),
         ({"trunk_lr": 0.0}, "TRUNK_LR=0.0"),
-        ({"momentum": float("nan")}, "MOMENTUM=nan"),
         ({"checkpoint_minutes": 0.0}, "CHECKPOINT_MINUTES=0.0"),
         ({"accumulate": 3}, "ACCUMULATE=3: expected a divisor of BATCH=64"),
         ({"conv1": "zero"}, "CONV1=zero"),
-        ({"conv1": "mean", "weights": "none"}, "CONV1=mean: expected nothing with WEIGHTS=none"),
         ({"compile": "yes"}, "COMPILE=yes"),
         ({"seed": -1}, "SEED=-1"),
         ({"gpu": "zero"}, "GPU=zero: expected a number (0), numbers (0,1), auto, or cpu"),
         ({"gpu": "0,"}, "GPU=0,"),
+        ({"gpu": "0,00"}, "GPU=0,00"),
+        ({"gpu": "\u0663"}, "GPU=\u0663"),
+        ({"store": "a\0"}, "STORE=a\\x00: expected no NUL character"),
         ({"weights": "file.pth"}, "WEIGHTS=file.pth: expected imagenet, none or a .safetensors file"),
         ({"finetune": "some"}, "FINETUNE=some"),
         ({"finetune": "head", "weights": "none"}, "a random trunk must be trained"),
@@ -80,6 +151,59 @@ def test_a_setting_goes_over_the_recipe_and_survives_json() -> None:
 )
 def test_bad_values_name_field_and_value(refused: Callable, settings: dict, found: str) -> None:
     assert found in refused(lambda: make_config("default", **{**SETTINGS, **settings}))
+
+
+# A setting that the user gives, the others that leave it without effect, and others that give it one.
+WITHOUT_EFFECT = [
+    ({"momentum": 0.9}, {"optimizer": "adamw"}, {"optimizer": "sgd"}),
+    ({"warmup": 0.1}, {"schedule": "step"}, {"schedule": "onecycle"}),
+    ({"warmup": 0.1}, {"schedule": "step"}, {"schedule": "cosine"}),
+    ({"step_epochs": 2}, {"schedule": "onecycle"}, {"schedule": "step"}),
+    ({"step_gamma": 0.5}, {"schedule": "cosine"}, {"schedule": "step"}),
+    ({"trunk_lr": 0.1}, {"finetune": "head"}, {"finetune": "full"}),
+    ({"conv1": "mean"}, {"task": 4, "weights": "none"}, {"task": 4, "weights": "imagenet"}),
+    ({"conv1": "kaiming"}, {"task": 1}, {"task": 3}),
+    ({"crop_share": 0.5}, {"crop": 20}, {"crop": 0}),
+    ({"cache": "device"}, {"gpu": "cpu"}, {"gpu": "0"}),
+    ({"cache": "device"}, {"input": "course"}, {"input": "raw"}),
+    ({"decode": "device"}, {"gpu": "cpu,cpu"}, {"gpu": "auto"}),
+    ({"decode": "device"}, {"cache": "host"}, {"cache": "none"}),
+    ({"decode": "device"}, {"cache": "device"}, {"cache": "none"}),
+]
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+@pytest.mark.parametrize(("setting", "beside", "otherwise"), WITHOUT_EFFECT)
+def test_a_setting_without_effect_is_refused_where_the_user_gave_it(
+    refused: Callable, recipe: str, setting: dict, beside: dict, otherwise: dict
+) -> None:
+    ((name, value),) = setting.items()
+    text = refused(lambda: make_config(recipe, **{**SETTINGS, **setting, **beside}))
+    assert text.startswith(f"{name.upper()}={value} has no effect with ")
+    assert text.endswith(". Leave it out.")
+    make_config(recipe, **{**SETTINGS, **setting, **otherwise})
+    make_config(recipe, **{**SETTINGS, **beside})  # the recipe's own value, or the default
+    config_from(dataclasses.asdict(make_config(recipe, **SETTINGS)) | setting | beside)  # a run that holds it
+
+
+def test_settings_that_always_have_an_effect() -> None:
+    """With the table above, a decision about each setting; a new one needs a decision, too."""
+    always = {
+        "task", "store", "gpu", "arch", "weights", "finetune", "input", "split", "val", "seed", "test", "crop", "amp",
+        "deterministic", "workers", "shuffle_labels", "compile", "accumulate", "checkpoint_minutes", "tracker",
+        "recipe", "epochs", "batch", "test_batch", "flips", "optimizer", "lr", "weight_decay", "schedule", "loss",
+        "ema", "smoothing", "balance", "pool",
+    }  # fmt: skip
+    sometimes = {name for setting, _, _ in WITHOUT_EFFECT for name in setting}
+    assert sometimes == {name for name, _, _ in module.WITHOUT_EFFECT}
+    assert always | sometimes == set(FIELDS)
+    assert not always & sometimes
+
+
+def test_of_several_reasons_the_first_is_given() -> None:
+    config = config_from(dataclasses.asdict(make_config("default", **SETTINGS)) | {"conv1": "mean", "weights": "none"})
+    assert without_effect(config, {"conv1", "lr"}) == {"conv1": "WEIGHTS=none"}
+    assert without_effect(config, {"lr"}) == {}
 
 
 def test_unknown_recipe_and_missing_keys(refused: Callable) -> None:

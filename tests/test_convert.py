@@ -24,7 +24,7 @@ from preprocess.files import locked
 from preprocess.layout import plan_layout
 from preprocess.plan import Request
 from preprocess.schema import Store, open_store
-from preprocess.write import band_sums
+from preprocess.sums import band_sums
 
 
 def test_plain_zarr_reads_exactly_what_the_tiffs_hold(session_chips: Chips, session_store: Store) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from conftest import BANDS, to_store, write_chips
+from conftest import BANDS, DTYPES, to_store, write_chips
 
 from pipeline.inputs import Inputs, course_inputs, raw_inputs
 from pipeline.loader import eval_loader, train_loader
@@ -34,7 +34,7 @@ def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Store]
 
 
 @pytest.mark.parametrize("codec", ["lz4", "none"])
-@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("size", "bands"), [((16, 16), 4), ((300, 200), 3), ((300, 300), 4), ((21, 40), 1), ((40, 40), 2), ((33, 33), 7)]
 )

@@ -1,4 +1,4 @@
-"""Stores and runs of earlier versions (tests/fixtures) open, verify, train further, report, reproduce and predict."""
+"""Stores and runs of earlier versions (tests/fixtures) still open, verify, train on, report, reproduce, predict."""
 
 import csv
 import json

@@ -1,14 +1,21 @@
-"""What only a GPU can run: `pytest -m gpu`. Its batches are compared with the CPU's, whose values oracles prove."""
+"""What only a GPU can run: `make gpu-check`. Its batches are compared with the CPU's, whose values oracles prove.
+
+Imports nothing that training does not need (tests/test_gpu_check.py looks).
+"""
 
 import gc
 import json
+import os
+import shutil
+import signal
+import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import BANDS, to_store, write_chips
-from test_resume import stop_at
 from test_train import here, python, train
 from tiny import Steps, outcome
 
@@ -16,18 +23,41 @@ from pipeline.inputs import Inputs, course_inputs, raw_inputs
 from pipeline.loader import Batch, eval_loader, train_loader
 from preprocess.schema import Store
 from train.__main__ import main as train_main
-from train.assemble import make_model, make_train_loader, open_data
+from train.assemble import check_graphs, make_eval_loader, make_model, make_train_loader, open_data
 from train.config import make_config
 from train.device import choose_device, prepare_torch
+from train.driver import gpu_available
 from train.memory import CONTEXT_BYTES, estimate_bytes
 from train.step import Trainer, make_trainer, train_step
 from train.telemetry import Latest
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU can be used on this machine"),
+    pytest.mark.skipif(not gpu_available(), reason="no GPU can be used on this machine"),
 ]
 ALL = np.arange(60)
+# torch.compile builds C and C++ for each network.
+NO_COMPILER = [
+    name
+    for name, there in (
+        ("gcc", shutil.which("gcc") or shutil.which("cc")),
+        ("Python.h (python3-dev)", (Path(sysconfig.get_path("include")) / "Python.h").exists()),
+    )
+    if not there
+]
+
+
+@pytest.fixture(autouse=True)
+def folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verdicts about a GPU are kept in the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def run_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """One store for whole runs, which take longer than all else here."""
+    chips = write_chips(tmp_path_factory.mktemp("runs") / "tif", count=60, height=256, width=256)
+    return to_store(chips, chips.folder.parent / "tiles.zarr")
 
 
 @pytest.fixture(scope="module", params=["lz4", "none"])
@@ -88,6 +118,19 @@ def test_both_decode_places_give_the_same_bits(store: Store, decode: str) -> Non
         assert torch.equal(one.images_nchw, two.images_nchw.cpu())
 
 
+@pytest.mark.parametrize("cache", ["none", "host", "device"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
+def test_batches_of_other_dtypes_equal_the_cpus(tmp_path: Path, dtype: str, cache: str) -> None:
+    chips = write_chips(tmp_path / "tif", count=60, height=256, width=256, dtype=dtype)
+    store = to_store(chips, tmp_path / "s.zarr")
+    inputs = inputs_of(store, "unscaled")
+    cpu = train_loader(store, ALL, inputs, batch_size=16)
+    gpu = train_loader(store, ALL, inputs, batch_size=16, device="cuda:0", dtype=torch.float32, cache=cache)
+    assert gpu.decode == ("device" if cache == "none" else "host")
+    for one, two in zip(cpu.epoch(1), gpu.epoch(1), strict=True):
+        assert torch.equal(one.images_nchw, two.images_nchw.cpu())
+
+
 @pytest.mark.parametrize("test", ["center", "resize"])
 def test_test_batches_equal_the_cpus(store: Store, test: str) -> None:
     inputs = inputs_of(store, "raw")
@@ -116,11 +159,27 @@ def test_kept_batches_are_not_overwritten(store: Store) -> None:
     assert all(torch.equal(one, two) for one, two in zip(kept, again, strict=True))
 
 
-@pytest.mark.parametrize("task", [1, 3, 4])
-@pytest.mark.parametrize("amp", ["auto", "fp16", "off"])
-def test_a_run_on_the_gpu_reproduces_there_and_on_the_cpu(store: Store, tmp_path: Path, task: int, amp: str) -> None:
+@pytest.mark.parametrize("settings", [{}, {"test": "resize"}, {"cache": "device"}, {"input": "course"}], ids=str)
+def test_the_path_proves_itself(store: Store, settings: dict[str, object]) -> None:
+    """Both loaders of a run are made as the trainer makes them, and the comparison before them finds nothing."""
+    config = make_config("default", task=4, store=str(store.path), weights="none", batch=16, **settings)
+    device, data = choose_device(config), open_data(config)
+    loaders = make_train_loader(config, data, device), make_eval_loader(config, data, device, "test")
+    verdicts = json.loads(Path("gpu-proof.json").read_text())
+    inflates = store.layout.codec == "lz4" and "cache" not in settings
+    assert list(verdicts.values()) == [{"decode": "device" if inflates else "host", "reason": ""}]
+    for loader in loaders:
+        assert loader.decode == ("device" if inflates else "host")
+        assert loader.device_bytes > 0
+
+
+@pytest.mark.parametrize(("task", "amp"), [(1, "auto"), (3, "fp16"), (4, "off")])
+def test_a_run_on_the_gpu_reproduces_there_and_on_the_cpu(
+    run_store: Store, tmp_path: Path, task: int, amp: str
+) -> None:
+    pytest.importorskip("pandas", reason="`make reproduce` writes its table with pandas, which is not installed")
     run = tmp_path / "run"
-    ended = train(store.path, run, "--gpu", "0", "--amp", amp, "--batch", "16", task=task)
+    ended = train(run_store.path, run, "--gpu", "0", "--amp", amp, "--batch", "16", task=task)
     assert ended.returncode == 0, ended.stderr
     assert json.loads((run / "run.json").read_text())["machine"]["device"] == torch.cuda.get_device_name(0)
     again = python("-m", "analysis", "reproduce", "--run", run)
@@ -131,9 +190,9 @@ def test_a_run_on_the_gpu_reproduces_there_and_on_the_cpu(store: Store, tmp_path
         assert "WITHIN ROUNDING" in on_cpu.stdout
 
 
-def test_one_seed_gives_the_same_weights_on_the_gpu(store: Store, tmp_path: Path) -> None:
+def test_one_seed_gives_the_same_weights_on_the_gpu(run_store: Store, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        arguments = ("-m", "train", "--task", 4, "--store", store.path, "--run", tmp_path / name, "--epochs", 1)
+        arguments = ("-m", "train", "--task", 4, "--store", run_store.path, "--run", tmp_path / name, "--epochs", 1)
         ended = python(*arguments, "--batch", 16, "--weights", "none", "--deterministic")
         assert ended.returncode == 0, ended.stderr
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
@@ -172,13 +231,18 @@ def test_a_step_never_waits_for_the_gpu(store: Store, amp: str, settings: dict[s
     assert latest.value > 0
 
 
+@pytest.mark.skipif(bool(NO_COMPILER), reason=f"torch.compile needs {' and '.join(NO_COMPILER)}")
+# AMP=off means float32: that TF32 would be faster is known (`device.prepare_torch`).
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores for float32 matrix multiplication available")
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("mode", ["default", "max"])
 def test_compiled_steps_learn_as_plain_ones_do(store: Store, mode: str, accumulate: int) -> None:
     """With "max" CUDA graphs write over their outputs: losses and logits that were kept must stay as they were."""
     losses = {}
     for compile_mode in ("off", mode):
-        trainer, batch = made(store, compile=compile_mode, amp="off", accumulate=accumulate)
+        # CUDA graphs are captured beside no DALI loader.
+        cache = "device" if mode == "max" else "none"
+        trainer, batch = made(store, compile=compile_mode, amp="off", accumulate=accumulate, cache=cache)
         kept = [train_step(trainer, batch.images_nchw, batch.labels, part=step % accumulate) for step in range(6)]
         losses[compile_mode] = torch.stack([loss for loss, _ in kept]).cpu()
         assert len({logits.sum().item() for _, logits in kept}) >= 6 // accumulate
@@ -189,9 +253,13 @@ def test_the_estimate_is_what_a_run_takes(store: Store) -> None:
     torch._dynamo.reset()  # what compiled tests left
     gc.collect()
     torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    trainer, _ = made(store)
+    trainer, batch = made(store)  # warmed up: cuDNN has tried its kernels, with workspaces that no later step needs
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(2):
+        train_step(trainer, batch.images_nchw, batch.labels)
+    torch.cuda.synchronize()
     peak = torch.cuda.max_memory_allocated() - before + CONTEXT_BYTES
     config = make_config("default", task=4, store="s", batch=16)
     estimate = estimate_bytes(trainer.net, config, (4, 224, 224), amp=trainer.device.amp is not None, ranks=1)
@@ -200,31 +268,39 @@ def test_the_estimate_is_what_a_run_takes(store: Store) -> None:
 
 
 @pytest.mark.parametrize("amp", ["auto", "fp16"])
-def test_a_stopped_run_goes_on_with_its_scaler(store: Store, tmp_path: Path, amp: str) -> None:
+def test_a_stopped_run_goes_on_with_its_scaler(run_store: Store, tmp_path: Path, amp: str) -> None:
     settings = ("--gpu", "auto", "--amp", amp, "--batch", "16", "--deterministic")
-    with Steps(stop_at(3)).patch:
-        assert train(store.path, tmp_path / "run", *settings).returncode == 75
+    with Steps(lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 3 else None).patch:
+        assert train(run_store.path, tmp_path / "run", *settings).returncode == 75
     ended = here(train_main, "train", "--resume", tmp_path / "run")
     assert ended.returncode == 0, ended.stderr
     assert "GPU=auto: GPU" in ended.stdout
     assert "of GPU memory at BATCH=16" in ended.stdout
     assert "goes on in epoch 2 after step 1" in ended.stdout
-    assert train(store.path, tmp_path / "whole", *settings).returncode == 0
+    assert train(run_store.path, tmp_path / "whole", *settings).returncode == 0
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-def test_two_gpus_are_one(store: Store, tmp_path: Path) -> None:
+@pytest.mark.skipif(not gpu_available() or torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_are_one(run_store: Store, tmp_path: Path) -> None:
     losses = []
     for gpus in ("0", "0,1"):
-        ended = python("-m", "train", "--task", 4, "--store", store.path, "--run", tmp_path / gpus, "--gpu", gpus,
+        ended = python("-m", "train", "--task", 4, "--store", run_store.path, "--run", tmp_path / gpus, "--gpu", gpus,
                        "--epochs", 2, "--batch", 16, "--weights", "none", "--amp", "off")  # fmt: skip
         assert ended.returncode == 0, ended.stderr
         losses.append(np.load(tmp_path / gpus / "results.npz")["trainlosses"])
     assert np.allclose(*losses, rtol=1e-3)
 
 
-def test_a_gpu_that_is_not_there_is_named(store: Store, tmp_path: Path) -> None:
-    ended = train(store.path, tmp_path / "run", "--gpu", "99")
+def test_cuda_graphs_are_refused_beside_dali(store: Store, refused: Callable[..., str]) -> None:
+    config = make_config("default", task=4, store=str(store.path), weights="none", batch=16, compile="max")
+    device, data = choose_device(config), open_data(config)
+    assert "COMPILE=max: on a GPU it needs CACHE=device" in refused(
+        lambda: check_graphs(config, device, [make_train_loader(config, data, device)])
+    )
+
+
+def test_a_gpu_that_is_not_there_is_named(run_store: Store, tmp_path: Path) -> None:
+    ended = train(run_store.path, tmp_path / "run", "--gpu", "99")
     assert ended.returncode == 2
     assert "GPU=99: this machine has" in ended.stderr

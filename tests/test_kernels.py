@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import to_store, write_chips
+from conftest import DTYPES, to_store, write_chips
 
 from pipeline import kernels
 from pipeline.chunks import ChunkReader
@@ -12,7 +12,7 @@ from preprocess import schema, shard
 
 
 @pytest.mark.parametrize("codec", ["lz4", "none"])
-@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [(5, 3), (64, 64), (300, 200)])
 def test_equals_the_reference(tmp_path: Path, codec: str, dtype: str, size: tuple[int, int]) -> None:
     chips = write_chips(tmp_path / "tif", count=4, bands=3, height=size[0], width=size[1], dtype=dtype)
@@ -32,18 +32,19 @@ def test_equals_the_reference(tmp_path: Path, codec: str, dtype: str, size: tupl
 
 
 @pytest.mark.parametrize("codec", ["lz4", "none"])
-def test_every_flipped_bit_is_refused(tmp_path: Path, codec: str) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_flipped_bit_is_refused(tmp_path: Path, codec: str, dtype: str) -> None:
     """In the payload, the stated length, the LZ4 block and the crc itself: all bits of one small chunk."""
-    chips = write_chips(tmp_path / "tif", count=1, bands=1, height=4, width=4)
+    chips = write_chips(tmp_path / "tif", count=1, bands=1, height=4, width=4, dtype=dtype)
     store = to_store(chips, tmp_path / "s.zarr", codec=codec)
     layout = store.layout
     path = schema.shard_path(store.path, 0)
     offsets, sizes = shard.read_index(path, layout, 1)
     data = np.fromfile(path, np.uint8)
     addresses, no = offsets + data.ctypes.data, np.zeros(1, bool)
-    tile, image = np.zeros((1, 1, 1, 4, 4), np.uint16), np.zeros((1, 4, 4, 1), np.float32)
-    scratch, lines, one = np.zeros((1, 32), np.uint8), np.zeros(16, np.float32), np.ones(1, np.float32)
-    kind = kernels.PLANES if codec == "lz4" else kernels.VALUES_16
+    tile, image = np.zeros((1, 1, 1, 4, 4), f"u{layout.itemsize}"), np.zeros((1, 4, 4, 1), np.float32)
+    scratch, lines = np.zeros((1, layout.chunk_bytes), np.uint8), np.zeros(16, np.float32)
+    one, kind = np.ones(1, np.float32), kernels.KINDS[dtype, codec == "lz4"]
 
     def damaged() -> set[int]:
         found = {
@@ -54,8 +55,8 @@ def test_every_flipped_bit_is_refused(tmp_path: Path, codec: str) -> None:
             ),
         }  # fmt: skip
         if codec == "lz4":
-            encoded, table, used = np.zeros((1, 64), np.uint8), np.zeros((2, 1, 1), np.int32), np.zeros(1, np.int64)
-            found.add(kernels.copy_encoded(addresses[0], sizes[0], encoded, *table, used, 32))
+            encoded, table, used = np.zeros((1, 128), np.uint8), np.zeros((2, 1, 1), np.int32), np.zeros(1, np.int64)
+            found.add(kernels.copy_encoded(addresses[0], sizes[0], encoded, *table, used, layout.chunk_bytes))
         return found
 
     assert damaged() == {-1}

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BANDS, to_store, write_chips
+from conftest import BANDS, DTYPES, to_store, write_chips
 
 from pipeline import resident
 from pipeline.chunks import ChunkReader
@@ -69,7 +69,7 @@ def test_input_course_and_resizing_from_the_host_cache(session_store: Store) -> 
         assert all(map(torch.equal, batches(stream, 0), batches(cached, 0)))
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [(40, 40), (30, 50)])
 def test_gathered_batches_equal_streamed_ones(tmp_path: Path, dtype: str, size: tuple[int, int]) -> None:
     """What runs on the GPU under CACHE=device, on the CPU."""

@@ -221,6 +221,7 @@ def test_memory_is_that_of_the_tensors_kept() -> None:
     weights = sum(parameter.numel() for parameter in net.parameters())
     expected = 500 * 2**20 + 4 * weights * 4 + 32 * found * 4
     assert estimate_bytes(net, config, (4, 16, 16), amp=False, ranks=1) == expected
+    assert estimate_bytes(net, config, (4, 16, 16), amp=False, ranks=1, loader_bytes=10**9) == expected + 10**9
 
 
 def test_memory_of_several_gpus_is_estimated_without_asking_the_others() -> None:
@@ -262,9 +263,17 @@ def test_out_of_memory_is_one_line(store: Store, tmp_path: Path, monkeypatch: py
     ):
         config = make_config("default", task=1, store="s", **settings)
         assert too_much(config, ranks).endswith(advice)
-    dali = RuntimeError("Error in GPU operator: CUDA runtime API error cudaErrorMemoryAllocation (2):\nout of memory")
-    assert is_out_of_memory(dali)
-    assert not is_out_of_memory(RuntimeError("another"))
+    for dali in (
+        RuntimeError("Error in GPU operator: CUDA runtime API error cudaErrorMemoryAllocation (2):\nout of memory"),
+        RuntimeError(
+            "Critical error in pipeline:\nError in GPU operator `nvidia.dali.fn.flip`:\nCUDA allocation failed"
+        ),
+        RuntimeError("Can't allocate 4294967296 bytes on device 0."),
+        MemoryError("CUDA allocation failed"),
+    ):
+        assert is_out_of_memory(dali)
+    for other in (RuntimeError("another"), MemoryError(), RuntimeError("Can't allocate 512 bytes on host.")):
+        assert not is_out_of_memory(other)
 
 
 def test_gpu_auto_takes_the_least_used_and_says_which(

@@ -82,11 +82,11 @@ def test_what_is_no_tiff_is_named(tmp_path: Path, refused: Callable, data: bytes
     assert "not a TIFF" in text or "damaged" in text
 
 
-@pytest.mark.parametrize("dtype", ["float32", "int16", "uint32"])
+@pytest.mark.parametrize("dtype", ["float64", "int32", "uint32", "int8", "complex64"])
 def test_other_dtypes_are_refused(tmp_path: Path, refused: Callable, dtype: str) -> None:
     path = tmp_path / "chip.tif"
     tifffile.imwrite(path, CHUNKY.astype(dtype), photometric="minisblack", planarconfig="contig")
-    assert f"expected uint8 or uint16 values, found {dtype}" in refused(lambda: tiff.read(path))
+    assert f"expected uint8, uint16, int16 or float32 values, found {dtype}" in refused(lambda: tiff.read(path))
 
 
 def test_a_stack_of_images_is_no_chip(tmp_path: Path, refused: Callable) -> None:

@@ -24,6 +24,7 @@ from analysis.__main__ import main as analysis_main
 from preprocess import console
 from preprocess.schema import Store
 from train.__main__ import main as train_main
+from train.driver import gpu_available
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -362,12 +363,47 @@ def test_task_2_is_one_line() -> None:
     assert ended.stdout.count("\n") == 1
 
 
-def test_a_missing_gpu_is_one_line_and_the_cpu_runs(store: Path, tmp_path: Path) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
-    ended = train(store, tmp_path / "run", "--gpu", "0", "--epochs", "1")
-    assert ended.returncode == 0
-    assert ended.stdout.count("no GPU can be used on this machine: running on the CPU") == 1
+@pytest.mark.skipif(gpu_available(), reason="a GPU can be used on this machine")
+def test_without_a_gpu_the_default_runs_on_the_cpu_and_a_given_number_is_refused(store: Path, tmp_path: Path) -> None:
+    default = here(
+        train_main, "train", "--task", 1, "--store", store, "--run", tmp_path / "default", "--epochs", 1, "--batch", 32,
+        "--weights", "none",
+    )  # fmt: skip
+    auto = train(store, tmp_path / "auto", "--gpu", "auto", "--epochs", "1")
+    for ended in (default, auto):
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stdout.count("no GPU can be used on this machine: running on the CPU. (") == 1
+    for gpu in ("0", "0,1"):
+        ended = train(store, tmp_path / gpu, "--gpu", gpu)
+        assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+        assert f"error: GPU={gpu}: no GPU can be used on this machine: " in ended.stderr
+        assert ended.stderr.endswith("GPU=cpu trains on the CPU.\n")
+        assert not (tmp_path / gpu).exists()
+
+
+@pytest.mark.skipif(gpu_available(), reason="a GPU can be used on this machine")
+def test_whether_the_gpu_was_given_is_kept_by_a_run(store: Path, tmp_path: Path) -> None:
+    """RESUME refuses what the run was told to use; runs that did not record whether it was given go on."""
+    ended = train(store, tmp_path / "run", "--gpu", "auto")
+    assert ended.returncode == 0, ended.stderr
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["config"]["gpu_given"]
+    code, text = reproduce(tmp_path / "run")
+    assert code == 0, text
+    assert text.count("running on the CPU. (") == 1
+    stopped = record | {"state": "stopped"}
+    for config, refused in (({"gpu": "0", "gpu_given": True}, True), ({"gpu": "0", "gpu_given": False}, False)):
+        changed = {**stopped, "config": record["config"] | config}
+        (tmp_path / "run" / "run.json").write_text(json.dumps(changed))
+        ended = here(train_main, "train", "--resume", tmp_path / "run")
+        assert ended.returncode == 2
+        assert ("GPU=0: no GPU can be used" in ended.stderr) == refused
+    del changed["config"]["gpu_given"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(changed))
+    assert "GPU=0" not in here(train_main, "train", "--resume", tmp_path / "run").stderr
+    code, text = reproduce(tmp_path / "run", "--gpu", "0")
+    assert code == 2
+    assert "GPU=0: no GPU can be used on this machine" in text
 
 
 def test_weights_from_a_file_and_head_only(run: Path, store: Path, tmp_path: Path) -> None:
@@ -407,9 +443,9 @@ def test_imagenet_weights_that_cannot_be_had(store: Path, tmp_path: Path, monkey
     assert "ImageNet weights of resnet18 cannot be had here" in ended.stdout
     assert "Training from scratch" in ended.stdout
     assert json.loads((tmp_path / "auto" / "run.json").read_text())["config"]["weights"] == "none"
-    ended = train(store, tmp_path / "mean", "--weights", "auto", "--conv1", "mean")
+    ended = train(store, tmp_path / "mean", "--weights", "auto", "--conv1", "mean", task=4)
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
-    assert "CONV1=mean: expected nothing with WEIGHTS=none" in ended.stderr
+    assert "CONV1=mean has no effect without pretrained weights. ImageNet weights of resnet18" in ended.stderr
     ended = train(store, tmp_path / "asked", "--weights", "imagenet")
     assert ended.returncode == 2
     assert "Copy resnet18-f37072fd.pth" in ended.stderr

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import zarr
 from conftest import Chips
 from test_train import here
@@ -16,6 +15,7 @@ from preprocess.console import run
 from preprocess.schema import Store
 from train import tune
 from train.__main__ import main
+from train.driver import gpu_available
 
 
 @pytest.mark.parametrize("kind", ["session_store", "plain_store"])
@@ -86,16 +86,20 @@ def test_another_machine_or_store_is_not_meant(
         assert "tune.json: expected JSON" in refused(lambda: tune.lookup(session_store, "cpu"))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can be used on this machine")
-@pytest.mark.parametrize("gpu", ["auto", "0"])
+@pytest.mark.skipif(gpu_available(), reason="a GPU can be used on this machine")
+@pytest.mark.parametrize("given", [["--gpu", "auto"], []], ids=str)
 def test_without_a_gpu_the_cpu_is_tuned_for(
-    session_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gpu: str
+    session_store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    given: list[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tune, "measure", lambda stores, device, batch: {("lz4", "host", 2): 10.0})
-    monkeypatch.setattr("sys.argv", ["tune", "--store", str(session_store.path), "--gpu", gpu])
+    monkeypatch.setattr("sys.argv", ["tune", "--store", str(session_store.path), *given])
     assert tune.main() == 0
-    assert f"GPU={gpu} was asked for, but no GPU can be used on this machine" in capsys.readouterr().out
+    assert "no GPU can be used on this machine: running on the CPU." in capsys.readouterr().out
     assert tune.lookup(session_store, "cpu") == tune.Tuned(workers=2, decode="host", chips_per_s=10.0)
 
 

@@ -65,7 +65,8 @@ def test_a_tile_written_over_by_zarr_is_altered(copy: Path, capsys: pytest.Captu
     tiles = zarr.open_group(copy, mode="r+")["tiles"]
     tiles[7, 2, 3, 4] = int(tiles[7, 2, 3, 4]) ^ 1
     count, text = findings(copy, capsys)
-    assert count == 1
+    assert count == 2
+    assert "copy.zarr/tiles/c/0/0/0/0: expected the shard that was converted for this place, found another" in text
     assert "tile t_7 (number 7)" in text
     assert "altered" in text
 

@@ -1,13 +1,15 @@
 """`python -m train`: train one task on a store. `make train TASK=1 GPU=0` is the same with less to type."""
 
 import argparse
+import math
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from preprocess.console import Parser, UserError, run, say
 from preprocess.files import store_place
-from train.config import TASK_2, WHERE, Config, make_config
+from train.config import TASK_2, WHERE, Config, check_given, make_config
 from train.flags import FLAGS
 from train.recipes import RECIPES
 
@@ -66,9 +68,11 @@ def _resumed_config(args: argparse.Namespace) -> Config:
     given = _given(args) | {name: True for name in ("deterministic", "shuffle_labels") if getattr(args, name)}
     given |= {name: getattr(args, name) for name in ("task", "run", "recipe") if getattr(args, name) is not None}
     if fixed := [name.upper() for name in given if name not in WHERE]:
-        may = ", ".join(name.upper() for name in WHERE)
+        may = ", ".join(name.upper() for name in WHERE if name != "gpu_given")
         raise UserError(f"{', '.join(fixed)}: set by RESUME={args.resume}. With RESUME only {may} can be given.")
-    return replace(record.config, **given)
+    config = replace(record.config, **given)
+    check_given(config, given)
+    return config
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:
@@ -78,8 +82,18 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
         text = getattr(args, name)
         if text is not None:
             settings[name] = _read(name, kind, text)
+    if "gpu" in settings:
+        settings["gpu_given"] = True
     # What has a variable or a flag of its own is set by that.
-    own = {"task", "store", "recipe", "deterministic", "shuffle_labels", *(name for _, name, _, _ in FLAGS)}
+    own = {
+        "task",
+        "store",
+        "recipe",
+        "deterministic",
+        "shuffle_labels",
+        "gpu_given",
+        *(name for _, name, _, _ in FLAGS),
+    }
     kinds = {field.name: field.type for field in fields(Config) if field.name not in own}
     for word in args.set.split():
         name, equals, text = word.partition("=")
@@ -93,7 +107,13 @@ def _read(name: str, kind: Any, text: str) -> Any:
     if kind is bool:
         kind = {"0": False, "1": True}.__getitem__
     try:
-        return kind(text)
+        # Python also reads 1_000, blanks around a number and other scripts' digits.
+        if kind in (int, float) and not re.fullmatch(r"[-+.0-9a-zA-Z]+", text):
+            raise ValueError
+        value = kind(text)
+        if value in (math.inf, -math.inf):  # 1e400
+            raise ValueError
+        return value
     except (KeyError, ValueError):
         raise UserError(f"{name.upper()}={text}: expected a number.") from None
 

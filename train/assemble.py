@@ -1,14 +1,13 @@
 """Configuration -> store, split, inputs, loaders, model: the same for training and for reproducing a run."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
-from models.build import build, file_state, head_parameters, imagenet_state
+from models.build import build, head_parameters
 from models.resnet import RGB, Branch, WeightsError, branch
 from pipeline.inputs import Inputs, course_inputs, raw_inputs
 from pipeline.loader import TileLoader, eval_loader, train_loader
@@ -18,6 +17,8 @@ from preprocess.splits import PARTS, Split, make_split
 from train import tune
 from train.config import Config
 from train.device import Device
+from train.proof import reading_place
+from train.weights import initial_weights
 from train.world import World
 
 ALONE = World()
@@ -84,16 +85,21 @@ def make_train_loader(config: Config, data: Data, device: Device, world: World =
     if len(data.split.train) < config.batch:
         chips = len(data.split.train)
         raise UserError(f"BATCH={config.batch}: the train part has only {chips} chips. Choose a smaller BATCH.")
-    side = min(crop_of(config, data))
+    crop = crop_of(config, data)
+    side = min(crop)
     # A ResNet divides the side by 32. BatchNorm has no variance of a single value a channel.
     if config.batch // config.accumulate == 1 and side <= (32 if pools(config, data) else 16):
         raise UserError(
             f"BATCH={config.batch}, ACCUMULATE={config.accumulate}: chips of {side} px shrink to one value a channel, "
             "of which BatchNorm needs two at least. Take two chips or more at a time."
         )
+    sides = data.store.layout.height, data.store.layout.width
+    if config.flips == "dihedral" and len({*sides}) + len({*crop}) > 2:
+        shapes = " cropped to ".join(f"{height} x {width} px" for height, width in (sides, crop))
+        say(f"FLIPS=dihedral: chips of {shapes} are not square; 4 of the 8 symmetries are used, as with FLIPS=both.")
     loader = train_loader(
         data.store, data.split.train, data.inputs, batch_size=config.batch // parts, seed=config.seed,
-        flips=config.flips, crop=crop_of(config, data), device=device.device, dtype=device.image_dtype,
+        flips=config.flips, crop=crop, device=device.device, dtype=device.image_dtype,
         **reading(config, data, device),
     )  # fmt: skip
     loader.deal(world.rank, world.size)
@@ -110,6 +116,17 @@ def check_batch(config: Config, ranks: int) -> None:
         )
 
 
+def check_graphs(config: Config, device: Device, loaders: Iterable[TileLoader]) -> None:
+    """UserError if the step would be captured as CUDA graphs while DALI runs: what DALI does then is not allowed (see
+    `pipeline.dali`). With ACCUMULATE above 1 nothing is captured (`step._model`)."""
+    captured = config.compile == "max" and config.accumulate == 1 and device.kind == "cuda"
+    if captured and any(loader.engine == "dali" for loader in loaders):
+        raise UserError(
+            "COMPILE=max: on a GPU it needs CACHE=device (with INPUT=raw, TEST=center and a store that fits), because "
+            "CUDA graphs cannot be captured while DALI loads batches. COMPILE=default works with any loader."
+        )
+
+
 def make_eval_loader(config: Config, data: Data, device: Device, part: str, world: World = ALONE) -> TileLoader:
     """One part ("train", "val", "test") in store order, without chance; of several ranks, this one's share."""
     return eval_loader(
@@ -119,13 +136,20 @@ def make_eval_loader(config: Config, data: Data, device: Device, part: str, worl
 
 
 def reading(config: Config, data: Data, device: Device) -> dict[str, Any]:
-    """How the store is read: threads, decode place, cache. What is not set is as `make tune` found it, if it did."""
+    """How the store is read: threads, decode place, cache. What is not set is as `make tune` found it, if it did.
+
+    Raises:
+        UserError: the device is a GPU that makes wrong batches (`proof`).
+    """
     found = tune.lookup(data.store, str(device.device))
+    decode = config.decode
+    if decode == "auto" and found and found.decode == "host":
+        decode = "host"
+    if device.kind == "cuda":
+        decode = reading_place(config, data.store, data.inputs, data.split.train, device, decode)
     return {
-        "workers": config.workers or (found.workers if found else None),
-        "decode": found.decode if found and config.decode == "auto" else config.decode,
-        "cache": config.cache,
-    }
+        "workers": config.workers or (found.workers if found else None), "decode": decode, "cache": config.cache,
+    }  # fmt: skip
 
 
 def crop_of(config: Config, data: Data) -> tuple[int, int]:
@@ -145,10 +169,10 @@ def make_model(config: Config, data: Data, *, pretrained: bool) -> nn.Module:
         UserError: WEIGHTS that were asked for cannot be had or do not fit.
     """
     try:
-        state, source = _state(config) if pretrained else (None, "")
+        pool = pools(config, data)
+        weights = initial_weights(config, data.branches, pool=pool) if pretrained else None
         net = build(
-            config.arch, data.branches, len(data.store.classes), state, source,
-            new_bands=config.conv1, pool=pools(config, data),
+            config.arch, data.branches, len(data.store.classes), weights, new_bands=config.conv1, pool=pool
         )  # fmt: skip
     except WeightsError as error:
         raise UserError(str(error)) from error
@@ -158,30 +182,3 @@ def make_model(config: Config, data: Data, *, pretrained: bool) -> nn.Module:
         for parameter in head_parameters(net):
             parameter.requires_grad_(True)
     return net
-
-
-def resolve_weights(config: Config) -> Config:
-    """With WEIGHTS=auto as what it comes to here, imagenet or none, so that a run's record says what it began with.
-
-    Raises:
-        UserError: there are none, and FINETUNE=head or CONV1 cannot do without.
-    """
-    if config.weights != "auto":
-        return config
-    try:
-        imagenet_state(config.arch)
-    except WeightsError as error:
-        if config.finetune == "head":
-            raise UserError(str(error)) from error
-        say(f"{error} Training from scratch.")
-        return replace(config, weights="none")
-    return replace(config, weights="imagenet")
-
-
-def _state(config: Config) -> tuple[dict[str, torch.Tensor] | None, str]:
-    weights = resolve_weights(config).weights
-    if weights == "none":
-        return None, ""
-    if weights.endswith(".safetensors"):
-        return file_state(Path(weights)), weights
-    return imagenet_state(config.arch), "ImageNet weights"

@@ -92,10 +92,13 @@ def save_checkpoint(run: Path, trainer: Trainer, state: State, record: Record) -
     return path
 
 
-def save_best(run: Path, model: torch.nn.Module, epoch: int) -> str:
-    """Keep the weights of the epoch (index) that is the best so far; returns the SHA-256 of the file."""
+def save_best(run: Path, model: torch.nn.Module, epoch: int, metadata: dict[str, str]) -> str:
+    """Keep the weights of the epoch (index) that is the best so far; returns the SHA-256 of the file.
+
+    `metadata` says what network they are of: `weights.model_metadata`.
+    """
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    data = save(state)
+    data = save(state, metadata=metadata)
     _write(_best_path(run, epoch), data)
     return hashlib.sha256(data).hexdigest()
 

@@ -1,4 +1,5 @@
-"""Which device, which number format: chosen once, said in one line."""
+"""Which device, which number format: chosen once, said in one line. A GPU that was asked for by number is refused if it
+cannot be used; the default, and GPU=auto, fall back to the CPU in one line."""
 
 import os
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ import torch
 
 from preprocess.console import UserError, say
 from train.config import Config
+from train.driver import gpu_available, obstacle
 
 # GPU=1 is then nvidia-smi's and NVML's number 1 on machines with unlike cards, too. Read when CUDA starts.
 os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
@@ -35,25 +37,30 @@ class Device:
 def processes(config: Config) -> int:
     """How many processes GPU=... asks for: one for each that it names; one on a machine without a GPU."""
     named = config.gpu.split(",")
-    return len(named) if named[0] == "cpu" or torch.cuda.is_available() else 1
+    return len(named) if named[0] == "cpu" or gpu_available() else 1
 
 
 def choose_device(config: Config, *, amp_may_differ: bool = False, local_rank: int | None = None) -> Device:
-    """The device that GPU=... names; without any GPU on the machine, the CPU, and a line that says so.
+    """The device that GPU=... names. Where no GPU can be used: by default and with GPU=auto the CPU, and a line that
+    says why; with a number that was given, a refusal.
 
     `amp_may_differ`: where the device has not the number format asked for, take its own choice instead of refusing.
     `local_rank`: of several processes on this machine, the one that asks; where GPU names one device, as it does when
     torchrun is started by hand, rank r takes GPU r.
 
     Raises:
-        UserError: the machine has GPUs, but not that one, or AMP asks for what the device has not.
+        UserError: a GPU that was given cannot be used, the machine has others, or AMP asks for what the device has not.
     """
     named = config.gpu.split(",")
     wanted = named[local_rank % len(named)] if local_rank is not None else named[0]
     if local_rank is not None and len(named) == 1 and wanted != "cpu":
         wanted = str(local_rank)
-    if wanted != "cpu" and not torch.cuda.is_available():
-        say(f"GPU={config.gpu} was asked for, but no GPU can be used on this machine: running on the CPU.")
+    if wanted != "cpu" and (hindered := obstacle()):
+        if config.gpu_given and wanted != "auto":
+            raise UserError(
+                f"GPU={config.gpu}: no GPU can be used on this machine: {hindered.reason}. GPU=cpu trains on the CPU."
+            )
+        say(f"no GPU can be used on this machine: running on the CPU. ({_capital(hindered.reason)}.)")
         wanted = "cpu"
     if wanted == "cpu":
         amp = _amp(config.amp, ("off", "bf16"), "the CPU", amp_may_differ)
@@ -108,6 +115,10 @@ def prepare_torch(config: Config, device: Device) -> None:
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it to be deterministic
         torch.use_deterministic_algorithms(True)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _cpu() -> str:

@@ -2,7 +2,12 @@
 
 # (flag, field of Config, how its text is read, help). What is not here is set by the recipe, or by --set.
 FLAGS = (
-    ("--gpu", "gpu", str, "0 (default), 0,1,2,3 (a process each), auto (the least used), or cpu"),
+    (
+        "--gpu",
+        "gpu",
+        str,
+        "0 (default; without a GPU the CPU), 0,1,2,3 (a process each), auto (the least used), or cpu",
+    ),
     ("--arch", "arch", str, "resnet18 (default) ... wide_resnet50_2"),
     ("--weights", "weights", str, "imagenet, none or a .safetensors file; default: imagenet where it can be had"),
     ("--conv1", "conv1", str, "filters of new bands on pretrained weights: kaiming (default), mean or copy-red"),

@@ -15,7 +15,7 @@ from pipeline.loader import Batch, TileLoader
 from preprocess.console import Progress, UserError, say
 from train import runfolder
 from train.alarms import chance_alarm
-from train.assemble import Data, crop_of, make_eval_loader, make_model, make_train_loader
+from train.assemble import Data, check_graphs, crop_of, make_eval_loader, make_model, make_train_loader, pools
 from train.checkpoint import (
     Checkpoint,
     check_same_run,
@@ -42,6 +42,7 @@ from train.statistics import share_statistics
 from train.step import Trainer, make_trainer, train_step
 from train.stop import Stopped, StopSignals
 from train.telemetry import GpuUse, Latest, Tracker, advice, open_trackers, scalars, time_line
+from train.weights import model_metadata
 from train.world import World
 
 
@@ -107,6 +108,7 @@ def _fit(
     train = make_train_loader(config, data, device, world)
     parts = ["test"] if not len(data.split.val) else ["val", "test"]
     scored_on = {part: make_eval_loader(config, data, device, part, world) for part in parts}
+    check_graphs(config, device, (train, *scored_on.values()))
     weight = positive_weights(data.store.labels[data.split.train], config.balance)
     steps = len(train) // config.accumulate
     trainer = make_trainer(net, config, device, steps, positive_weight=weight, ranks=world.size)
@@ -161,7 +163,10 @@ def _say_memory(fit: Fit) -> None:
     if fit.device.kind == "cuda":
         image = (len(fit.data.inputs.bands), *crop_of(fit.config, fit.data))
         amp = fit.device.amp is not None
-        num_bytes = estimate_bytes(fit.trainer.net, fit.config, image, amp=amp, ranks=fit.world.size)
+        loader_bytes = max(loader.device_bytes for loader in (fit.train, *fit.scored_on.values()))
+        num_bytes = estimate_bytes(
+            fit.trainer.net, fit.config, image, amp=amp, ranks=fit.world.size, loader_bytes=loader_bytes
+        )
         say(f"  about {num_bytes / 2**30:.1f} GiB of GPU memory at BATCH={fit.config.batch}")
 
 
@@ -312,7 +317,8 @@ def _save(fit: Fit, *, best: bool = False) -> None:
     if fit.record:
         try:
             if best:
-                state.best_sha256 = fit.state.best_sha256 = save_best(fit.run, fit.trainer.scored, state.best)
+                sha256 = save_best(fit.run, fit.trainer.scored, state.best, _metadata(fit))
+                state.best_sha256 = fit.state.best_sha256 = sha256
             save_checkpoint(fit.run, fit.trainer, state, fit.record)
         except OSError as error:
             raise UserError(
@@ -321,6 +327,11 @@ def _save(fit: Fit, *, best: bool = False) -> None:
     fit.world.barrier()  # nobody leaves while rank 0 writes
     fit.saved, fit.saved_at_s = place, time.monotonic()
     fit.state.unfinished.seconds["checkpoint"] += time.perf_counter() - started
+
+
+def _metadata(fit: Fit) -> dict[str, str]:
+    data = fit.data
+    return model_metadata(fit.config, data.branches, data.store.classes, pool=pools(fit.config, data))
 
 
 def _train_line(fit: Fit) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """How much GPU memory a run will take, before it takes it; and what to try when it was too much."""
 
 import copy
+import re
 
 import torch
 from torch import nn
@@ -36,14 +37,17 @@ def saved_elements(net: nn.Module, image: tuple[int, int, int]) -> int:
     return sum(kept.values()) // 2
 
 
-def estimate_bytes(net: nn.Module, config: Config, image: tuple[int, int, int], *, amp: bool, ranks: int) -> int:
-    """Bytes on each GPU: weights, gradients, optimiser, average, and what the forward pass keeps of a rank's part."""
+def estimate_bytes(
+    net: nn.Module, config: Config, image: tuple[int, int, int], *, amp: bool, ranks: int, loader_bytes: int = 0
+) -> int:
+    """Bytes on each GPU: weights, gradients, optimiser, average, what the forward pass keeps of a rank's part, and
+    `loader_bytes`, of the loader that takes most (they take turns, and DALI's pool is one for all)."""
     total = sum(parameter.numel() for parameter in net.parameters())
     learning = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
     copies = 2 if config.optimizer == "adamw" else 1
     fixed = 4 * (total * (2 if config.ema else 1) + learning * (1 + copies)) + (2 * total if amp else 0)
     chips = config.batch // config.accumulate // ranks
-    return CONTEXT_BYTES + fixed + chips * saved_elements(net, image) * (2 if amp else 4)
+    return CONTEXT_BYTES + loader_bytes + fixed + chips * saved_elements(net, image) * (2 if amp else 4)
 
 
 def too_much(config: Config, ranks: int) -> str:
@@ -56,6 +60,10 @@ def too_much(config: Config, ranks: int) -> str:
     return f"BATCH={config.batch}: the GPU's memory is not enough. Try {', or '.join(tries)}."
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch, or DALI, which has no type of its own for it, ran out of the GPU's memory."""
-    return isinstance(error, torch.OutOfMemoryError) or "cudaErrorMemoryAllocation" in str(error)
+# What DALI says, which has no type of its own for it: `CUDAError` and `CUDABadAlloc` in its include/dali/core.
+_DALI_FULL = re.compile(r"cudaErrorMemoryAllocation|CUDA allocation failed|Can't allocate \d+ bytes on device")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch or DALI ran out of the GPU's memory. (Python shows DALI's as RuntimeError or MemoryError.)"""
+    return isinstance(error, torch.OutOfMemoryError) or _DALI_FULL.search(str(error)) is not None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from preprocess.console import UserError, say
 from train import runfolder
-from train.assemble import Data, check_batch, open_data, resolve_weights
+from train.assemble import Data, check_batch, open_data
 from train.config import Config
 from train.contract.record import read_record
 from train.device import AMP_SETTING, Device, amp_name, choose_device, processes
@@ -19,6 +19,7 @@ from train.loop import fit
 from train.memory import is_out_of_memory, too_much
 from train.record import check_fed
 from train.stop import Stopped
+from train.weights import resolve_weights
 from train.world import join_world, leave_world, lost_another
 
 
@@ -43,14 +44,14 @@ def start(config: Config, wanted_run: str | None, resume: Path | None, run_file:
         folder = fit(config, data, device, world, wanted_run, resume)
     except Stopped as stopped:
         return stopped.code
-    except UserError:
+    except (UserError, OSError):
         if not world.main:
             time.sleep(5)  # rank 0 most often says the same, and torchrun then ends this process before it does too
         raise
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise UserError(too_much(config, world.size)) from error
-        if world.size > 1 and lost_another(error):
+        if isinstance(error, RuntimeError) and world.size > 1 and lost_another(error):
             time.sleep(5)  # the one that ended has said why
             raise UserError("another process of this run has ended.") from error
         raise

@@ -3,6 +3,7 @@
 Nothing here waits for the GPU. (Of several GPUs torch's own SyncBatchNorm does, once a layer: docs/training.md.)
 """
 
+import inspect
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,6 +17,12 @@ from train.contract.checkpoint import TrainerValues
 from train.device import Device
 from train.losses import loss_function
 from train.optim import Ema, make_optimizer, make_schedule
+
+# Buffers need no broadcast: statistics are shared. Torch before 2.14 (2.11 in some images) has another name for it.
+_PARAMETERS = inspect.signature(DistributedDataParallel.__init__).parameters
+_NO_BUFFERS: dict[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in _PARAMETERS else "broadcast_buffers": False
+}
 
 
 @dataclass(kw_only=True)
@@ -126,12 +133,11 @@ def make_trainer(
 
 def _model(net: nn.Module, config: Config, device: Device, ranks: int) -> nn.Module:
     if ranks > 1:
-        # Buffers need no broadcast: shared statistics are the same on every rank.
         net = DistributedDataParallel(
             net,
             [device.device] if device.kind == "cuda" else None,
-            forward_sync_buffers=False,
             gradient_as_bucket_view=True,
+            **_NO_BUFFERS,
         )
     if config.compile == "off":
         return net

@@ -14,6 +14,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from preprocess.console import UserError
+from preprocess.files import named_errors
 from train.config import Config
 from train.contract.record import Record
 from train.device import Device
@@ -36,18 +37,22 @@ class TensorBoard:
     """runs/<name>/tensorboard: `tensorboard --logdir runs` shows it."""
 
     def __init__(self, run: Path) -> None:
+        self._folder = run / "tensorboard"
         # A run that goes on takes back all that was logged, and logs it again.
-        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=1)
+        with named_errors(self._folder):
+            self._writer = SummaryWriter(str(self._folder), purge_step=1)
 
     def log(self, scalars: dict[str, float], epoch: int) -> None:
         """One point a curve."""
-        for name, value in scalars.items():
-            self._writer.add_scalar(name, value, epoch)
-        self._writer.flush()
+        with named_errors(self._folder):
+            for name, value in scalars.items():
+                self._writer.add_scalar(name, value, epoch)
+            self._writer.flush()
 
     def close(self) -> None:
         """Close the file."""
-        self._writer.close()
+        with named_errors(self._folder):
+            self._writer.close()
 
 
 class Wandb:

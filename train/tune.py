@@ -21,6 +21,7 @@ from pipeline.chunks import ChunkReader
 from pipeline.inputs import raw_inputs
 from pipeline.loader import train_loader
 from preprocess import schema, shard
+from preprocess.arrays import array_specs
 from preprocess.console import Parser, UserError, run, say
 from preprocess.files import shard_path, write_atomic
 from preprocess.layout import CODECS
@@ -46,13 +47,14 @@ def main() -> int:
     """Measure, print, keep."""
     parser = Parser(prog="python -m train.tune", description=__doc__)
     parser.add_argument("--store", default="tiles.zarr")
-    parser.add_argument("--gpu", default="0")
+    parser.add_argument("--gpu")
     parser.add_argument("--batch", type=int, default=64)
     args = parser.parse_args()
     store = open_store(args.store)
     if store.num_tiles < args.batch:
         raise UserError(f"BATCH={args.batch}: the store has only {store.num_tiles} chips. Choose a smaller BATCH.")
-    device = str(choose_device(make_config("default", task=1, store=args.store, gpu=args.gpu)).device)
+    given = {} if args.gpu is None else {"gpu": args.gpu, "gpu_given": True}
+    device = str(choose_device(make_config("default", task=1, store=args.store, **given)).device)
     with tempfile.TemporaryDirectory(prefix="canopy-tune-") as folder:
         stores = {store.layout.codec: store}
         for codec in set(CODECS) - set(stores):
@@ -110,20 +112,20 @@ def recode(store: Store, codec: str, path: Path) -> Store:
     num_tiles = min(store.num_tiles, SAMPLE)
     layout = replace(store.layout, codec=codec)
     schema.create_tiles(path, layout, num_tiles)
-    reader, encoder = ChunkReader(store, layout.bands), shard.Encoder(layout)
+    reader, digests = ChunkReader(store, layout.bands), []
     tile = np.empty((1, len(layout.bands), layout.height, layout.width), layout.dtype)
     for number in range(layout.num_shards(num_tiles)):
         tiles = range(number * layout.shard_tiles, min((number + 1) * layout.shard_tiles, num_tiles))
-        sizes, parts = [], []
+        writer, parts = shard.ShardWriter(layout), []
         for index in tiles:
             reader.decode(np.array([index]), tile)
-            data, chunk_sizes = encoder.encode(tile[0])
-            sizes.append(chunk_sizes.copy())
-            parts.append(data.tobytes())
+            parts.append(writer.add(tile[0]).tobytes())
+        digests.append(writer.digest)
         shard_path(path, number).parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(shard_path(path, number), b"".join([*parts, shard.encode_index(np.stack(sizes), layout)]))
-    arrays: dict[str, Any] = {name: getattr(store, name)[:num_tiles] for name in schema.ARRAYS}
-    arrays["names"] = arrays["names"].astype(object)
+        write_atomic(shard_path(path, number), b"".join([*parts, writer.end()]))
+    specs = array_specs(layout, num_tiles, len(store.classes), schema.VERSION)
+    arrays: dict[str, Any] = {name: store.read(name)[:num_tiles] for name in specs if name != "shard_digest"}
+    arrays["shard_digest"] = np.array(digests, np.uint64)
     schema.finish(path, layout, store.classes, store.num_csv_rows, arrays)
     return open_store(path)
 

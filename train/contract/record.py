@@ -40,7 +40,7 @@ _Std = Annotated[float, Rule("a positive number", lambda value: value > 0)]
 _Some = Rule("different names, one or more", lambda value: 0 < len(value) == len(set(value)))
 _V2_FIELDS = ("version", "id", "identity", "sha256")
 # Settings of version 2 that are left out of the identity: they change how a run executes, not its result. Frozen.
-_EXECUTION = ("store", "gpu", "workers", "cache", "decode", "checkpoint_minutes", "tracker")
+_EXECUTION = ("store", "gpu", "gpu_given", "workers", "cache", "decode", "checkpoint_minutes", "tracker")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,7 +53,7 @@ def read_verdict(run: Path) -> Verdict:
     return verdict
 
 
-def read_table(run: Path, verdict: Verdict) -> bytes:
+def read_verdict_table(run: Path, verdict: Verdict) -> bytes:
     """The bytes of reproduce.csv.
 
     Raises:

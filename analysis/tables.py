@@ -1,0 +1,69 @@
+"""CSV, written and read back exactly: names stay the words that they are, numbers the same float64.
+
+A class may be called nan, NA, None or True: only the reader of a table knows which columns hold words.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TextIO
+
+import pandas as pd
+
+SEPARATORS = (" ", ",", ";", "|")  # of tags
+
+
+class CsvWriter:
+    """Writes rows to a text file that was opened with newline=""."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._plain = csv.writer(file, lineterminator="\n")
+        self._quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+
+    def writerow(self, row: Sequence[object]) -> None:
+        """Write one row."""
+        # Python's csv quotes a cell with a line feed, but not one with a carriage return, which ends a line as well.
+        odd = any(isinstance(cell, str) and "\r" in cell for cell in row)
+        (self._quoted if odd else self._plain).writerow(row)
+
+    def writerows(self, rows: Iterable[Sequence[object]]) -> None:
+        """Write several."""
+        for row in rows:
+            self.writerow(row)
+
+
+def table_bytes(frame: pd.DataFrame) -> bytes:
+    """A table as a CSV in UTF-8, without its index; NaN is an empty cell."""
+    text = frame.to_csv(index=False, lineterminator="\n")
+    if "\r" in text:  # see `CsvWriter`
+        text = frame.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    return text.encode()
+
+
+def read_table(data: bytes, words: tuple[str, ...]) -> pd.DataFrame:
+    """The reverse of `table_bytes`; the columns in `words` hold text, the others numbers.
+
+    Raises:
+        ValueError: it is no such CSV.
+    """
+    settings: dict[str, Any] = {"keep_default_na": False, "encoding": "utf-8"}
+    columns = pd.read_csv(io.BytesIO(data), nrows=0, **settings).columns
+    if absent := [name for name in words if name not in columns]:
+        raise ValueError(f"expected a column {absent[0]}, found {', '.join(columns)}")
+    frame: pd.DataFrame = pd.read_csv(
+        io.BytesIO(data), dtype=dict.fromkeys(words, str), float_precision="round_trip",
+        na_values={name: [""] for name in columns if name not in words}, **settings,
+    )  # fmt: skip
+    return frame
+
+
+def tags_form(classes: Sequence[str]) -> tuple[Callable[[list[str]], str], str]:
+    """How to write a chip's tags in one cell so that they can be read back, and what to say about it.
+
+    Separated by spaces, else by the first of , ; | that no class contains; else as a JSON list.
+    """
+    for separator in SEPARATORS:
+        if not any(separator in name or (separator == " " and name.split() != [name]) for name in classes):
+            return separator.join, "" if separator == " " else f", separated by {separator!r}"
+    return lambda tags: json.dumps(tags, ensure_ascii=False), ", as JSON lists"

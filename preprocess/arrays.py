@@ -1,0 +1,191 @@
+"""A store's small arrays: what each must be, and bytes -> values, checked before they are decoded.
+
+In: the bytes of a store's files, by key. Out: arrays by name, each equal to what the conversion wrote, or one line.
+Each array is one chunk: values (or length-prefixed UTF-8 for names), Zstandard, and from version 2 on a crc32c, so that
+damaged bytes are never decompressed. zarr-python reads the same files; it is not used to read them here, because it
+gives the fill value for a chunk that is missing, and believes every size that a damaged file claims.
+
+Leaves the pixels to `shard`, and what a whole store is to `schema`.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import google_crc32c
+import numcodecs.zstd
+import numpy as np
+import zarr
+from numcodecs import VLenUTF8
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import MemoryStore
+
+from preprocess.console import UserError
+from preprocess.layout import Layout
+
+MAX_JSON_BYTES = 1 << 26  # hundreds of thousands of classes
+_MAX_NAME_BYTES = 4 + 4 * 4096  # of a name in version 1, which records no sizes: Linux's longest path, 4 bytes a letter
+_CRC_BYTES = 4
+
+ReadFile = Callable[[str, int], bytes]  # (key, most bytes) -> all bytes of a file; UserError for any that cannot be had
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraySpec:
+    """What one array must be. `dtype` None: strings."""
+
+    dimensions: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype | None
+
+    @property
+    def key(self) -> str:
+        """Key of the only chunk, below the array's name."""
+        return "/".join(["c"] + ["0"] * len(self.shape))
+
+
+def array_specs(layout: Layout, num_tiles: int, num_classes: int, version: int) -> dict[str, ArraySpec]:
+    """The small arrays of a store, by name."""
+    num_bands, (sum_dtype, square_dtype) = len(layout.bands), layout.sum_dtypes
+
+    def spec(dtype: Any, *sizes: tuple[str, int]) -> ArraySpec:
+        return ArraySpec(
+            dimensions=tuple(name for name, _ in sizes), shape=tuple(size for _, size in sizes),
+            dtype=None if dtype is str else np.dtype(dtype),
+        )  # fmt: skip
+
+    tile, band = ("tile", num_tiles), ("band", num_bands)
+    specs = {
+        "names": spec(str, tile),
+        "labels": spec(np.uint8, tile, ("class", num_classes)),
+        "csv_row": spec(np.int64, tile),
+        "band_sum": spec(sum_dtype, tile, band),
+        "band_sumsq": spec(square_dtype, tile, band),
+        "checksum": spec(np.uint64, tile),
+        "source_size": spec(np.int64, tile),
+        "source_mtime_ns": spec(np.int64, tile),
+    }
+    if version >= 2:
+        specs["shard_digest"] = spec(np.uint64, ("shard", layout.num_shards(num_tiles)))
+    return specs
+
+
+def write_array(group: zarr.Group, name: str, spec: ArraySpec, values: np.ndarray) -> dict[str, Any]:
+    """Write one array; returns what `read_array` holds its bytes to."""
+    _create(group, name, spec, version=2)[...] = values
+    data = _values_to_bytes(values, spec)
+    return {"nbytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def read_array(read: ReadFile, name: str, spec: ArraySpec, record: dict[str, Any] | None) -> np.ndarray:
+    """Read one array.
+
+    Args:
+        read: gives the store's files.
+        name: of the array.
+        spec: what it must be.
+        record: from `write_array`; None in a store of version 1, whose arrays prove only that they can be decoded.
+
+    Raises:
+        UserError: the chunk is missing, damaged, or not the one that was written; names its file.
+    """
+    key = f"{name}/{spec.key}"
+    exact = record["nbytes"] if record else None
+    if spec.dtype is not None:
+        expected = int(np.prod(spec.shape)) * spec.dtype.itemsize
+        if exact not in (None, expected):
+            raise UserError(f"{key}: expected {expected} bytes of {name}, the store's zarr.json records {exact}.")
+        exact = expected
+    limit = exact if exact is not None else 4 + spec.shape[0] * _MAX_NAME_BYTES
+    chunk = read(key, limit + limit // 64 + 1024)
+    if record:
+        payload, stored = chunk[:-_CRC_BYTES], chunk[-_CRC_BYTES:]
+        if google_crc32c.value(payload).to_bytes(4, "little") != stored:
+            raise UserError(f"{key}: the array {name} is damaged (crc32c).")
+    else:
+        payload = chunk
+    buffer = np.zeros(limit, np.uint8)  # pages are given when they are touched: a loose limit costs nothing
+    try:
+        numcodecs.zstd.decompress(payload, buffer)
+        if record and hashlib.sha256(buffer.data).hexdigest() != record["sha256"]:
+            raise UserError(f"{key}: expected the array {name} that the conversion wrote, found another.")
+        return _bytes_to_values(buffer, spec)
+    except (ValueError, RuntimeError) as error:  # numcodecs raises both; wrong UTF-8 is a ValueError
+        raise UserError(f"{key}: the array {name} is damaged ({' '.join(str(error).split())}).") from error
+
+
+def _values_to_bytes(values: np.ndarray, spec: ArraySpec) -> bytes:
+    if spec.dtype is None:
+        return bytes(VLenUTF8().encode(values.astype(object)))
+    return np.ascontiguousarray(values, spec.dtype.newbyteorder("<")).tobytes()
+
+
+def _bytes_to_values(buffer: np.ndarray, spec: ArraySpec) -> np.ndarray:
+    if spec.dtype is not None:
+        return buffer.view(spec.dtype.newbyteorder("<")).reshape(spec.shape).astype(spec.dtype, copy=False)
+    count = int.from_bytes(buffer[:4].tobytes(), "little")
+    if count != spec.shape[0]:  # before memory for so many is asked for
+        raise ValueError(f"expected {spec.shape[0]} names, found {count}")
+    return np.array(VLenUTF8().decode(buffer), str)
+
+
+def _create(group: zarr.Group, name: str, spec: ArraySpec, version: int) -> zarr.Array:
+    return group.create_array(
+        name,
+        shape=spec.shape,
+        chunks=spec.shape,
+        dtype="string" if spec.dtype is None else spec.dtype,
+        compressors=[ZstdCodec(level=0), *([Crc32cCodec()] if version >= 2 else [])],
+        dimension_names=spec.dimensions,
+        overwrite=True,
+        config={"write_empty_chunks": True},  # zeros, too, are written: a missing chunk is damage
+    )
+
+
+def check_metadata(
+    read: ReadFile, specs: dict[str, ArraySpec], create_tiles: Callable[[Any], None], version: int
+) -> Iterable[str]:
+    """A line for each array whose `zarr.json` is not what a conversion writes.
+
+    Args:
+        read: gives the store's files.
+        specs: of the small arrays.
+        create_tiles: makes the array of pixels in a Zarr store.
+        version: of the store.
+    """
+    written: dict[str, Any] = {}
+    memory = MemoryStore(written)
+    create_tiles(memory)
+    group = zarr.open_group(memory, mode="a", zarr_format=3)
+    for name, spec in specs.items():
+        _create(group, name, spec, version)
+    for name in ("tiles", *specs):
+        key = f"{name}/zarr.json"
+        expected = json.loads(written[key].to_bytes())
+        try:
+            found = read_json(read, key)
+        except UserError as error:
+            yield str(error)
+            continue
+        for field in sorted(set(expected) | set(found) - {"attributes"}):  # others may note what they like there
+            one, other = (json.dumps(values.get(field), sort_keys=True) for values in (expected, found))
+            if one != other:
+                yield f"{key}: expected {field} {one}, as the store's layout says, found {other[:200]}."
+                break
+
+
+def read_json(read: ReadFile, key: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        UserError: it cannot be read, or is something else.
+    """
+    try:
+        values = json.loads(read(key, MAX_JSON_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{key}: expected JSON, found otherwise ({str(error)[:100]}).") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{key}: expected a JSON object, found {type(values).__name__}.")
+    return values

@@ -1,0 +1,128 @@
+"""Per-band sums of chips, and the mean and std of any set of chips from them, without reading a pixel again.
+
+In: a (bands, height, width) chip; later the store's arrays band_sum and band_sumsq. Out: sums, mean, std.
+
+Integers: exact sums of the values and of their squares. float32: squares of large values with a small spread cancel
+(1e6 +- 1 loses every digit of its std), so band_sumsq holds the squared deviations from the chip's own band mean.
+Both are float64, added in an order that this file fixes: a store is the same on any CPU and for any JOBS.
+"""
+
+import math
+import threading
+
+import numpy as np
+import threadpoolctl
+
+from preprocess.layout import Layout
+
+
+def band_sums(tile: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """(band_sum, band_sumsq) of a (bands, height, width) chip, each (bands,) in `layout.sum_dtypes`.
+
+    Values that are not finite give a sum that is not finite. Callers keep BLAS to one thread (`one_blas_thread`): its
+    own, beside the other workers, made a conversion ten times slower.
+    """
+    total, squares = (np.zeros(len(layout.bands), dtype) for dtype in layout.sum_dtypes)
+    if total.dtype.kind == "f":
+        for band, values in enumerate(tile.reshape(len(layout.bands), -1)):
+            total[band], squares[band] = _float_sums(values)
+        return total, squares
+    # In float64, a chunk at a time: 65535**2 times a chunk's values stays below 2**53, so every partial sum is an exact
+    # integer in whatever order it is added, and float64 adds several times faster than integers.
+    chunks = tile.reshape(len(layout.bands), layout.chunks_per_band, -1)
+    assert 65535**2 * chunks.shape[-1] < 2**53
+    values, ones, _ = _working_memory(chunks.shape[-1])
+    for band, of_band in enumerate(chunks):
+        for chunk in of_band:
+            np.copyto(values, chunk)
+            total[band] += total.dtype.type(values @ ones)
+            squares[band] += squares.dtype.type(values @ values)
+    return total, squares
+
+
+def _float_sums(values: np.ndarray) -> tuple[float, float]:
+    """(sum, sum of squared deviations from the mean) of (N,) float32."""
+    wide, _, half = _working_memory(len(values))
+    np.copyto(wide, values)
+    total = _ordered_sum(wide, half)
+    if not math.isfinite(total):
+        return total, math.nan
+    np.subtract(wide, total / len(values), out=wide)
+    np.multiply(wide, wide, out=wide)
+    return total, _ordered_sum(wide, half)
+
+
+def _ordered_sum(values: np.ndarray, half: np.ndarray) -> float:
+    """The sum of (N,) float64; `half` (N / 2 rounded up,) is overwritten. NaN if a value is not finite.
+
+    The second half is added to the first until few values are left. Each addition is of one value to one other, so the
+    order depends neither on the CPU's vectors nor on numpy's.
+    """
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        while len(values) > _FEW:
+            count = (len(values) + 1) // 2
+            np.add(values[: len(values) - count], values[count:], out=half[: len(values) - count])
+            if len(values) % 2:
+                half[count - 1] = values[count - 1]
+            values = half[:count]
+    return math.fsum(values.tolist()) if np.isfinite(values).all() else math.nan
+
+
+_FEW = 32  # values from which on Python's exact sum is faster than numpy's calls
+
+
+_memory = threading.local()
+
+
+def _working_memory(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """This thread's: `count` float64 to write over, as many ones, and half as many to write over; kept from chip to
+    chip."""
+    if getattr(_memory, "count", None) != count:
+        _memory.count, _memory.arrays = count, (np.empty(count), np.ones(count), np.empty((count + 1) // 2))
+    arrays: tuple[np.ndarray, np.ndarray, np.ndarray] = _memory.arrays
+    return arrays
+
+
+def one_blas_thread() -> threadpoolctl.threadpool_limits:
+    """A context in which numpy's dot products start no threads."""
+    return threadpoolctl.threadpool_limits(limits=1, user_api="blas")
+
+
+def band_statistics(
+    layout: Layout, band_sum: np.ndarray, band_sumsq: np.ndarray, tiles: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, population std) float64 per band over all pixels of `tiles`, from (chips, bands) sums.
+
+    Integers: from exact totals. float32: the chips' deviations and those of their means, added exactly.
+    """
+    combine = _float_statistics if band_sum.dtype.kind == "f" else _integer_statistics
+    columns = [
+        combine(band_sum[:, band], band_sumsq[:, band], tiles, layout.height * layout.width)
+        for band in range(band_sum.shape[1])
+    ]
+    mean, std = zip(*columns, strict=True)
+    return np.array(mean), np.array(std)
+
+
+def _float_statistics(total: np.ndarray, deviations: np.ndarray, tiles: np.ndarray, pixels: int) -> tuple[float, float]:
+    # Counted from the first chip's sum: the difference of close numbers is exact, and a constant band's std is 0.
+    first = total[tiles[0]]
+    means = (total[tiles] - first) / pixels
+    mean = math.fsum(means) / len(tiles)
+    squares = math.fsum(deviations[tiles]) + pixels * math.fsum((means - mean) ** 2)
+    return float(first / pixels + mean), math.sqrt(squares / (pixels * len(tiles)))
+
+
+def _integer_statistics(total: np.ndarray, squares: np.ndarray, tiles: np.ndarray, pixels: int) -> tuple[float, float]:
+    count, summed, squared = pixels * len(tiles), _exact_sum(total, tiles), _exact_sum(squares, tiles)
+    return summed / count, float((count * squared - summed * summed) ** 0.5 / count)
+
+
+def _exact_sum(values: np.ndarray, tiles: np.ndarray) -> int:
+    """The sum of (chips,) int64 or uint64 over `tiles` as Python's integer: a large set's does not fit 64 bits."""
+    summed = 0
+    for first in range(0, len(tiles), 4096):  # in blocks, so that memory does not grow
+        part = values[tiles[first : first + 4096]]
+        low, high = (part & part.dtype.type(2**32 - 1)).sum(), (part >> part.dtype.type(32)).sum()
+        summed += int(low) + (int(high) << 32)
+    return summed

@@ -1,0 +1,140 @@
+"""Convert, open, plan an epoch of, and verify very many tiny chips, with few open files: `python tests/million.py`.
+
+In: a number of chips and a folder. Out: a line per step with its seconds and the peak memory of its largest process.
+Every step is a process of its own that may open 256 files. The chips (8 x 8 uint8 TIFFs of one band, 10,000 in each
+subfolder) are kept; the store is made anew. Not part of the tests: a million files take 4 GB and several minutes.
+"""
+
+import argparse
+import io
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+OPEN_FILES = 256
+_SIDE, _PER_FOLDER = 8, 10_000
+_OPEN = """
+import sys
+from pipeline.inputs import raw_inputs
+from preprocess.schema import open_store
+from preprocess.splits import make_split
+store = open_store(sys.argv[1])
+"""
+_PLAN = """
+from pipeline.loader import train_loader
+split = make_split("course", store, val=0.1)
+loader = train_loader(store, split.train, raw_inputs(store, store.layout.bands, split.train), batch_size=64)
+print(sum(len(plan.tiles) for plan in loader.plans(0)), "chips are planned")
+"""
+_READ = _PLAN + 'print(sum(batch.num_valid for batch in loader.epoch(0)), "chips are read")\n'
+
+
+def make_chips(folder: Path, count: int) -> Path:
+    """Chips that differ in their pixels only: a template's bytes, written again. Returns their CSV."""
+    labels = folder / "labels.csv"
+    if labels.exists():
+        return labels
+    data = io.BytesIO()
+    tifffile.imwrite(data, np.full((_SIDE, _SIDE), 0xA5, np.uint8), photometric="minisblack")
+    template = bytearray(data.getvalue())
+    start = template.index(b"\xa5" * _SIDE * _SIDE)
+    rng = np.random.default_rng(0)
+    for first in range(0, count, _PER_FOLDER):
+        below = folder / f"f{first // _PER_FOLDER}"
+        below.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (min(_PER_FOLDER, count - first), _SIDE * _SIDE), np.uint8)
+        for index, values in enumerate(pixels):
+            template[start : start + _SIDE * _SIDE] = values.tobytes()
+            opened = os.open(below / f"c{index}.tif", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.write(opened, template)
+            os.close(opened)
+    tags = rng.integers(1, 8, count)
+    with open(labels, "w") as file:
+        file.write("image_name,tags\n")
+        for index in range(count):
+            words = " ".join(tag for bit, tag in enumerate("abc") if tags[index] >> bit & 1)
+            file.write(f"f{index // _PER_FOLDER}/c{index % _PER_FOLDER},{words}\n")
+    return labels
+
+
+def _tree(pid: int) -> Iterator[int]:
+    yield pid
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        try:
+            children = (task / "children").read_text().split()
+        except OSError:
+            continue
+        for child in children:
+            yield from _tree(int(child))
+
+
+def _peak_mib(pid: int) -> float:
+    """Peak resident memory so far of the largest process of this one and its children."""
+    peak = 0
+    for one in _tree(pid):
+        try:
+            lines = Path(f"/proc/{one}/status").read_text().splitlines()
+        except OSError:
+            continue
+        peak = max([peak, *(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))])
+    return peak / 1024
+
+
+def measure(name: str, *arguments: str) -> None:
+    """Run Python with these arguments and print its seconds and memory.
+
+    Raises:
+        SystemExit: it failed; what it printed says why.
+    """
+    started, peak = time.monotonic(), 0.0
+    limit = (OPEN_FILES, OPEN_FILES)
+    process = subprocess.Popen(
+        [sys.executable, *arguments], preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    )
+    while process.poll() is None:
+        peak = max(peak, _peak_mib(process.pid))
+        time.sleep(0.05)
+    print(f"{name:<8} {time.monotonic() - started:8.1f} s  {peak:8.0f} MiB in the largest process", flush=True)
+    if process.returncode:
+        sys.exit(f"{name} failed (exit code {process.returncode})")
+
+
+def main() -> None:
+    """Make the chips, then measure every step."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--chips", type=int, default=1_000_000)
+    parser.add_argument("--folder", type=Path, required=True, help="chips and store go there, and stay there")
+    parser.add_argument("--steps", default="convert,again,open,plan,read,info,verify")
+    args = parser.parse_args()
+    folder: Path = args.folder
+    labels, store = make_chips(folder / "tif", args.chips), folder / "tiles.zarr"
+    convert = (
+        "-m", "preprocess", "convert", "--data", str(folder / "tif"), "--labels", str(labels), "--bands", "gray",
+        "--store", str(store),
+    )  # fmt: skip
+    steps: dict[str, tuple[str, ...]] = {
+        "convert": convert,
+        "again": convert,  # a whole store is compared with the files
+        "open": ("-c", _OPEN, str(store)),
+        "plan": ("-c", _OPEN + _PLAN, str(store)),
+        "read": ("-c", _OPEN + _READ, str(store)),
+        "info": ("-m", "preprocess", "info", "--store", str(store)),
+        "verify": ("-m", "preprocess", "verify", "--store", str(store)),
+    }
+    for name in args.steps.split(","):
+        if name == "convert":
+            for path in (store, store.with_name(store.name + ".partial")):
+                shutil.rmtree(path, ignore_errors=True)
+        measure(name, *steps[name])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,335 @@
+"""A GPU that makes other batches than the CPU is found before it is trained on. DALI's graph on the CPU stands for the
+GPU's; faults are put into what it makes."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import BANDS, to_store, write_chips
+
+from pipeline import graph
+from pipeline.inputs import Inputs, course_inputs, raw_inputs
+from preprocess.schema import Store
+from preprocess.shard import DamagedChunkError
+from preprocess.splits import make_split
+from train import assemble, proof, tune
+from train.assemble import Data
+from train.config import Config, make_config
+from train.device import Device
+from train.proof import Pictures, Verdict, difference, make_pictures, prove
+
+TILES = np.arange(0, 40, 3)
+GPU = Device(device=torch.device("cuda", 0), amp=torch.bfloat16, name="a GPU")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", params=["uint16", "uint8"])
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    folder = tmp_path_factory.mktemp("proof")
+    chips = write_chips(folder / "tif", count=40, height=32, width=32, dtype=request.param)
+    return to_store(chips, folder / "s.zarr")
+
+
+def inputs_of(store: Store) -> Inputs:
+    return raw_inputs(store, BANDS[::-1], np.arange(store.num_tiles))
+
+
+def config_of(store: Store, **settings: Any) -> Config:
+    return make_config("default", task=4, store=str(store.path), batch=8, workers=1, **settings)
+
+
+def expected(store: Store, inputs: Inputs, config: Config) -> Pictures:
+    return make_pictures(
+        store, inputs, TILES, config, device=CPU, dtype=torch.float32, decode="auto", gather=False
+    )  # fmt: skip
+
+
+def by_dali(store: Store, inputs: Inputs, config: Config, place: str = "host", dtype: str = "float16") -> Pictures:
+    """What stands for the GPU's pictures: DALI's graph, and the gather from kept values, in the GPU's number format."""
+    return make_pictures(
+        store, inputs, TILES, config, device=CPU, dtype=getattr(torch, dtype), decode="host", gather=True, engine="dali"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"test": "resize"}, {"flips": "none", "crop": 32}, {"cache": "device"}], ids=str
+)
+def test_equal_batches_pass_in_both_number_formats(store: Store, settings: dict[str, Any], dtype: str) -> None:
+    inputs, config = inputs_of(store), config_of(store, **settings)
+    reference = expected(store, inputs, config)
+    assert set(reference) == {"chips", "train images", "test images", *["cached images"] * ("cache" in settings)}
+    for place in ("device", "host"):
+        verdict = prove(reference, partial(by_dali, store, inputs, config, dtype=dtype), place, inputs, config.test)
+        assert verdict == Verdict(decode=place, reason="")
+
+
+def test_the_course_input_passes(store: Store) -> None:
+    if store.layout.dtype != "uint16":
+        pytest.skip("INPUT=course is about 16-bit files")
+    inputs, config = course_inputs(store, 3), config_of(store, input="course")
+    made = by_dali(store, inputs, config)
+    assert difference(expected(store, inputs, config), made, inputs, config.test) == ""
+
+
+def test_whole_chips_are_the_stored_values(store: Store) -> None:
+    """`chips` is what decoding gives, unscaled: read again with plain zarr."""
+    import zarr
+
+    values = zarr.open_array(store.path / "tiles", mode="r")[:][TILES][:, list(store.band_indices(BANDS[::-1]))]
+    assert np.array_equal(by_dali(store, inputs_of(store), config_of(store))["chips"], values)
+
+
+def flip_a_bit(pictures: Pictures) -> None:
+    chip = pictures["chips"][5]
+    chip[1, 7, 9] = int(chip[1, 7, 9]) ^ 1
+
+
+def zero_a_chunk(pictures: Pictures) -> None:
+    pictures["chips"][2, 3] = 0
+
+
+def swap_two_chips(pictures: Pictures) -> None:
+    pictures["chips"][[0, 1]] = pictures["chips"][[1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("fault", "where"),
+    [
+        (flip_a_bit, "chips: 1 of 14 differ, number 6 in 1 of 4,096 values"),
+        (zero_a_chunk, "chips: 1 of 14 differ, number 3 in "),
+        (swap_two_chips, "chips: 2 of 14 differ, number 1 in "),
+    ],
+)
+def test_wrong_decoding_on_the_device_leaves_the_host(
+    store: Store, fault: Callable[[Pictures], None], where: str
+) -> None:
+    inputs, config = inputs_of(store), config_of(store)
+    places = []
+
+    def make(place: str) -> Pictures:
+        places.append(place)
+        pictures = by_dali(store, inputs, config)
+        if place == "device":
+            fault(pictures)
+        return pictures
+
+    verdict = prove(expected(store, inputs, config), make, "device", inputs, config.test)
+    assert verdict.decode == "host"
+    assert verdict.reason.startswith(where)
+    assert verdict.compared
+    assert places == ["device", "host"]
+
+
+@pytest.mark.parametrize("name", ["train images", "test images", "cached images"])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_images_beyond_rounding_are_refused_and_rounding_is_not(store: Store, name: str, dtype: str) -> None:
+    inputs, config = inputs_of(store), config_of(store, cache="device")
+    reference = expected(store, inputs, config)
+    good = by_dali(store, inputs, config, dtype=dtype)
+    step = 2.0**-10 if dtype == "float16" else 2.0**-22
+    rounded = {**good, name: good[name] * np.asarray(1 + step, good[name].dtype)}
+    assert difference(reference, rounded, inputs, config.test) == ""
+    off = {
+        "a value of one chip": lambda images: images.__setitem__((3, 1, 4, 4), images[3, 1, 4, 4] + 0.5),
+        "one column to the right": lambda images: images.__setitem__(..., np.roll(images, 1, axis=3)),
+        "bands in another order": lambda images: images.__setitem__(..., images[:, ::-1].copy()),
+        "not a number": lambda images: images.__setitem__((0, 0, 0, 0), np.nan),
+    }
+    for fault in off.values():
+        wrong = {**good, name: good[name].copy()}
+        fault(wrong[name])
+        verdict = prove(reference, lambda _, wrong=wrong: wrong, "device", inputs, config.test)
+        assert verdict.decode == ""
+        assert verdict.reason.startswith(f"{name}: ")
+    assert difference(reference, {**good, name: good[name][:, :, 1:]}, inputs, "center").startswith(
+        f"{name}: expected shape"
+    )
+
+
+def test_faults_in_the_graph_itself_are_found(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, config = inputs_of(store), config_of(store)
+    reference = expected(store, inputs, config)
+    real_decode, real_finish = graph.decode, graph.finish
+    monkeypatch.setattr(graph, "decode", lambda spec, encoded: real_decode(spec, encoded) ^ 1)
+    assert difference(reference, by_dali(store, inputs, config), inputs, "center").startswith("chips: 14 of 14 differ")
+    monkeypatch.setattr(graph, "decode", real_decode)
+    other = replace(inputs, std=tuple(1.01 * value for value in inputs.std))
+
+    def finish(spec: graph.GraphSpec, tiles: object, **more: object) -> object:
+        whole = spec.crop == (store.layout.height, store.layout.width)
+        return real_finish(spec if whole else replace(spec, inputs=other), tiles, **more)
+
+    monkeypatch.setattr(graph, "finish", finish)
+    assert difference(reference, by_dali(store, inputs, config), inputs, "center").startswith("train images: 14 of 14")
+
+
+def test_what_dali_raises_is_a_reason_that_is_not_kept_and_full_memory_is_none(store: Store) -> None:
+    inputs, config = inputs_of(store), config_of(store)
+    reference, good = expected(store, inputs, config), by_dali(store, inputs, config)
+
+    def broken(place: str) -> Pictures:
+        if place == "device":
+            raise RuntimeError("Critical error in pipeline:\nnvCOMP returned 11")
+        return good
+
+    found = prove(reference, broken, "device", inputs, "center")
+    assert found == Verdict(
+        decode="host", reason="RuntimeError: Critical error in pipeline: nvCOMP returned 11", compared=False
+    )
+
+    def raising(error: Exception) -> Callable[[str], Pictures]:
+        def make(place: str) -> Pictures:
+            raise error
+
+        return make
+
+    lost = prove(reference, raising(RuntimeError("CUDA error: an illegal memory access")), "device", inputs, "center")
+    assert (lost.decode, lost.compared) == ("", False)
+    for error in (RuntimeError("Can't allocate 512 bytes on device 0."), torch.OutOfMemoryError("CUDA out of memory")):
+        with pytest.raises(type(error)):
+            prove(reference, raising(error), "device", inputs, "center")
+    with pytest.raises(DamagedChunkError):
+        prove(reference, raising(DamagedChunkError("shard 0")), "device", inputs, "center")
+
+
+@pytest.fixture
+def data(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
+    """What a trainer has, in a folder of its own; drivers and `make tune` are not asked."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tune, "lookup", lambda store, device: None)
+    return Data(store=store, split=make_split("course", store), inputs=inputs_of(store), branches=())
+
+
+class OnTheCpu:
+    """In the place of `make_pictures`: DALI on the CPU where a GPU is asked for, with faults by decode place."""
+
+    def __init__(self, faults: dict[str, Callable[[Pictures], None]]) -> None:
+        self.faults, self.calls = faults, list[str]()
+
+    def __call__(self, *, device: torch.device, decode: str, **more: Any) -> Pictures:
+        if device.type == "cpu":
+            return make_pictures(device=device, decode=decode, **more)
+        self.calls.append(decode)
+        pictures = make_pictures(device=CPU, decode="host", **more, engine="dali")
+        self.faults.get(decode, lambda pictures: None)(pictures)
+        return pictures
+
+
+def made_of(monkeypatch: pytest.MonkeyPatch, **faults: Callable[[Pictures], None]) -> OnTheCpu:
+    made = OnTheCpu(faults)
+    monkeypatch.setattr(proof, "make_pictures", made)
+    return made
+
+
+def test_a_right_gpu_is_compared_once_and_takes_less_than_two_seconds(
+    data: Data, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, config = made_of(monkeypatch), config_of(data.store)
+    started = time.process_time()
+    assert assemble.reading(config, data, GPU)["decode"] == "auto"
+    assert time.process_time() - started < 2
+    assert capsys.readouterr().out == "the GPU's first batches equal the CPU's (gpu-proof.json)\n"
+    assert assemble.reading(config, data, GPU)["decode"] == "auto"
+    assert made.calls == ["device"]
+    assert capsys.readouterr().out == ""
+    ((key, kept),) = json.loads(Path("gpu-proof.json").read_text()).items()
+    assert kept == {"decode": "device", "reason": ""}
+    assert key.startswith(f"a GPU; driver unknown; torch {torch.__version__.split('+')[0]}")
+    assert f"; {data.store.layout.dtype} lz4 4x32x32 in 32 rows; " in key
+
+
+def test_a_verdict_holds_for_one_gpu_layout_and_way_of_loading(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, config = made_of(monkeypatch), config_of(data.store)
+    other = replace(data, store=replace(data.store, layout=replace(data.store.layout, shard_tiles=7)))
+    for settings, device, same in (
+        ({}, GPU, False),
+        ({"seed": 3, "epochs": 2, "batch": 16, "lr": 0.5}, GPU, True),
+        ({}, replace(GPU, name="another GPU"), False),
+        ({}, replace(GPU, amp=None), False),
+        ({"flips": "none"}, GPU, False),
+        ({"test": "resize"}, GPU, False),
+        ({"crop": 16}, GPU, False),
+        ({"cache": "device"}, GPU, False),
+        ({"decode": "host"}, GPU, False),
+    ):
+        before = len(made.calls)
+        assemble.reading(replace(config, **settings), data, device)
+        assert (len(made.calls) == before) == same, settings
+    before = len(made.calls)
+    assemble.reading(config, other, GPU)  # how many chips a shard holds decides no pixel
+    assert len(made.calls) == before
+    monkeypatch.setattr(proof, "driver_release", lambda: "580.65.06")
+    assemble.reading(config, data, GPU)
+    assert len(made.calls) == before + 1
+
+
+def test_wrong_decoding_is_one_line_and_host_decode_or_a_refusal_of_decode_device(
+    data: Data, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], refused: Callable[..., str]
+) -> None:
+    made = made_of(monkeypatch, device=flip_a_bit)
+    line = (
+        "a GPU decodes LZ4 wrongly (chips: 1 of 14 differ, number 6 in 1 of 4,096 values): decoding on the host "
+        "(gpu-proof.json).\n"
+    )
+    data = replace(data, split=replace(data.split, train=TILES))
+    for _ in range(2):  # the second from the file
+        assert assemble.reading(config_of(data.store), data, GPU)["decode"] == "host"
+        assert capsys.readouterr().out == line
+    assert made.calls == ["device", "host"]
+    text = refused(lambda: assemble.reading(config_of(data.store, decode="device"), data, GPU))
+    assert text.startswith("DECODE=device: a GPU decodes wrongly: chips: 1 of 14 differ")
+    assert text.endswith("Use DECODE=host.")
+    assert assemble.reading(config_of(data.store, decode="host"), data, GPU)["decode"] == "host"
+    assert "wrongly" not in capsys.readouterr().out
+
+
+def test_wrong_images_are_refused_and_predict_asks_too(
+    data: Data, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
+) -> None:
+    def shift(pictures: Pictures) -> None:
+        pictures["train images"] += 0.5
+
+    made_of(monkeypatch, device=shift, host=shift)
+    text = refused(lambda: assemble.reading(config_of(data.store), data, GPU))
+    assert text.startswith("a GPU: batches made on this GPU are not those of the CPU: train images: ")
+    assert "GPU=cpu works" in text
+    images = np.zeros((2, 4, 8, 8), np.float32)
+
+    def make(device: Device) -> np.ndarray:
+        return images + (device.kind == "cuda") * 0.1
+
+    layout = data.store.layout
+    assert "test: 2 of 2 differ" in refused(
+        lambda: proof.check_images(GPU, layout, ["predict"], data.inputs, "center", make)
+    )
+    proof.check_images(GPU, layout, ["predict, right"], data.inputs, "center", lambda device: images)
+
+
+def test_a_folder_that_cannot_be_written_and_a_damaged_file_cost_a_comparison(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, config = made_of(monkeypatch), config_of(data.store)
+    for text in ("", "[]", "{", '{"a": 1}', '{"a": {"decode": "moon", "reason": ""}}', '{"a": {"decode": "host"}}'):
+        Path("gpu-proof.json").write_text(text)
+        before = len(made.calls)
+        assemble.reading(config, data, GPU)
+        assert len(made.calls) == before + 1
+    Path("gpu-proof.json").unlink()
+    monkeypatch.setattr(proof, "write_atomic", lambda path, data: (_ for _ in ()).throw(PermissionError(13, "no")))
+    assert assemble.reading(config, data, GPU)["decode"] == "auto"
+    assert not Path("gpu-proof.json").exists()
+
+
+def test_on_the_cpu_nothing_is_compared(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = made_of(monkeypatch)
+    assemble.reading(config_of(data.store), data, Device(device=CPU, amp=None, name="CPU"))
+    assert made.calls == []
+    assert not Path("gpu-proof.json").exists()

@@ -1,0 +1,109 @@
+"""WEIGHTS=...: what a run starts from, and what its own model files say of themselves.
+
+In: a configuration, and what its network is. Out: `Weights` for `models.build`, and the JSON in a model file's
+metadata. Leaves tensors and names to `models.weights`.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from models.build import imagenet_weights
+from models.resnet import Branch, WeightsError
+from models.weights import KEY, Facts, Weights, file_weights
+from preprocess.console import UserError, one_line, say
+from preprocess.files import open_regular
+from train.config import Config
+
+
+def model_metadata(
+    config: Config, branches: tuple[Branch, ...], classes: tuple[str, ...], *, pool: bool
+) -> dict[str, str]:
+    """What a model file says of its network, for safetensors. One entry: several would have no fixed order."""
+    facts = Facts(
+        arch=config.arch, task=config.task, bands=tuple(spec.bands for spec in branches), input=config.input,
+        pool=pool, classes=classes,
+    )  # fmt: skip
+    return {KEY: facts.text()}
+
+
+def resolve_weights(config: Config) -> Config:
+    """With WEIGHTS=auto replaced by imagenet or none, whichever it is here: a run's record says what it started from.
+
+    Raises:
+        UserError: there are none, and FINETUNE=head or CONV1 needs them.
+    """
+    if config.weights != "auto":
+        return config
+    try:
+        imagenet_weights(config.arch)
+    except WeightsError as error:
+        if config.finetune == "head":
+            raise UserError(str(error)) from error
+        if config.conv1 != "kaiming":
+            raise UserError(f"CONV1={config.conv1} has no effect without pretrained weights. {error}") from error
+        say(f"{one_line(str(error))} Training from scratch.")
+        return replace(config, weights="none")
+    return replace(config, weights="imagenet")
+
+
+def initial_weights(config: Config, branches: tuple[Branch, ...], *, pool: bool) -> Weights | None:
+    """What the network starts from; None: from scratch. Of a file a line says what is read and what is not.
+
+    Raises:
+        WeightsError: they cannot be had, or are those of another network.
+    """
+    config = resolve_weights(config)
+    if config.weights == "none":
+        return None
+    if config.weights == "imagenet":
+        weights = imagenet_weights(config.arch)
+    else:
+        path = Path(config.weights)
+        _check_file(path)
+        weights = file_weights(path)
+        _check_facts(weights, config)
+    if config.conv1 != "kaiming" and not weights.lack_bands(branches):
+        raise WeightsError(
+            f"CONV1={config.conv1} has no effect here: {weights.source} has filters for all bands. Leave CONV1 out."
+        )
+    if config.weights != "imagenet":
+        say(one_line(_line(weights, pool)))
+    return weights
+
+
+def _check_file(path: Path) -> None:
+    """A pipe would be waited for, and a folder gets a message of its own."""
+    expected = "expected imagenet, none or a .safetensors file"
+    try:
+        open_regular(path).close()
+    except FileNotFoundError:
+        raise WeightsError(f"WEIGHTS={path}: {expected}, found no such file.") from None
+    except OSError as error:
+        raise WeightsError(f"WEIGHTS={path}: {expected}, found: {error.strerror}.") from error
+
+
+def _check_facts(weights: Weights, config: Config) -> None:
+    """Hold a file of one of our runs to the settings; its bands are compared where they are used."""
+    facts = weights.facts
+    if facts is None:
+        return
+    for name, found, expected in (("ARCH", facts.arch, config.arch), ("INPUT", facts.input, config.input)):
+        if found != expected:
+            raise WeightsError(
+                f"{weights.source}: expected a run of {name}={expected}, found one of {name}={found}. "
+                f"Set {name}={found}, or other WEIGHTS."
+            )
+
+
+def _line(weights: Weights, pool: bool) -> str:
+    """What is read, what is left out, what is converted."""
+    facts, count = weights.facts, weights.num_classes
+    parts = [f"its last layer{f' ({count} classes)' if count is not None else ''} is not used"] if weights.last else []
+    if weights.other_dtypes:
+        verb = "rounded" if "float64" in weights.other_dtypes else "converted"
+        parts.append(f"{', '.join(weights.other_dtypes)} is {verb} to float32")
+    if facts is not None and facts.pool != pool:
+        before, now = ("with", "without") if facts.pool else ("without", "with")
+        parts.append(f"it was trained {before} max pooling, this run is {now}")
+    run = f"a run of TASK={facts.task} on {' | '.join(','.join(group) for group in facts.bands)}" if facts else ""
+    return f"{weights.source}: {'; '.join([part for part in (run, *parts) if part]) or 'all of it is used'}"
