@@ -21,14 +21,9 @@ PART_STYLE: dict[str, dict[str, Any]] = {
 _PR_POINTS = 300  # of each curve, in a picture 130 pixels wide
 
 
-def _series(run: Run, key: str) -> list[float]:
-    """A value an epoch; None (no class has a positive) leaves a gap."""
-    return [float("nan") if line.get(key) is None else float(line[key]) for line in run.history]
-
-
 def _epochs(run: Run, axes: Axes) -> list[int]:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    epochs = [int(line["epoch"]) for line in run.history]
+    epochs = [line.epoch for line in run.history]
     if len(epochs) == 1:
         axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)  # else matplotlib's ticks are thousandths of an epoch
     return epochs
@@ -36,13 +31,14 @@ def _epochs(run: Run, axes: Axes) -> list[int]:
 
 def curve(run: Run, what: str) -> Figure:
     """ "loss" or "map" of every part, an epoch; the epoch that was kept is marked."""
-    kind = LOSSES[run.config["loss"]]
+    kind = LOSSES[run.config.loss]
     title, unit = (f"Loss ({kind})", "nats, mean over classes") if what == "loss" else ("mAP", "mAP (0 to 1)")
     figure, axes = new(f"{title} after each epoch", "epoch", unit)
     epochs = _epochs(run, axes)
-    for part, style in PART_STYLE.items():
-        if f"{part}_{what}" in run.history[0]:
-            axes.plot(epochs, _series(run, f"{part}_{what}"), label=part, markersize=4, linewidth=1.6, **style)
+    for part in run.history[0].parts:
+        # NaN (no class has a positive) leaves a gap.
+        values = [line.loss(part) if what == "loss" else line.mean_ap(part) for line in run.history]
+        axes.plot(epochs, values, label=part, markersize=4, linewidth=1.6, **PART_STYLE[part])
     axes.axvline(run.epoch, color=FAINT, linewidth=1, zorder=0, label=f"kept: epoch {run.epoch}")
     axes.set_ylim(bottom=0, top=1.02 if what == "map" else None)
     axes.legend(fontsize=9)
@@ -55,7 +51,7 @@ def class_ap_curves(run: Run) -> Figure:
     for name, axes in grid:
         epochs = _epochs(run, axes)
         for part in ("train", "test"):
-            values = [float("nan") if (v := line[f"{part}_ap"][name]) is None else v for line in run.history]
+            values = [line.ap(part, name) for line in run.history]
             axes.plot(epochs, values, label=part, markersize=2.5, linewidth=1.2, **PART_STYLE[part])
         axes.set_ylim(0, 1.02)
     figure.axes[0].legend(fontsize=7, loc="lower right")
@@ -64,9 +60,9 @@ def class_ap_curves(run: Run) -> Figure:
 
 def learning_rate(run: Run) -> Figure:
     """Learning rate of each epoch's last step."""
-    schedule = run.config["schedule"]
+    schedule = run.config.schedule
     figure, axes = new(f"Learning rate ({schedule})", "epoch", "learning rate of its last step", height=2.6)
-    axes.plot(_epochs(run, axes), _series(run, "lr"), "o-", color=BLUE, markersize=4, linewidth=1.6)
+    axes.plot(_epochs(run, axes), [line.lr for line in run.history], "o-", color=BLUE, markersize=4, linewidth=1.6)
     axes.set_ylim(bottom=0)
     return figure
 
@@ -75,10 +71,14 @@ def speed(run: Run) -> Figure:
     """Chips a second while training, and the share of that time spent waiting for data."""
     figure, axes = new("Speed while training", "epoch", "chips/s", height=2.6)
     epochs = _epochs(run, axes)
-    axes.plot(epochs, _series(run, "chips_per_s"), "o-", color=BLUE, markersize=4, label="chips/s (left)")
+    axes.plot(
+        epochs, [line.chips_per_s for line in run.history], "o-", color=BLUE, markersize=4, label="chips/s (left)"
+    )
     axes.set_ylim(bottom=0)
     right = axes.twinx()
-    right.plot(epochs, _series(run, "wait_share"), "^--", color=ORANGE, markersize=4, label="data wait (right)")
+    right.plot(
+        epochs, [line.wait_share for line in run.history], "^--", color=ORANGE, markersize=4, label="data wait (right)"
+    )
     right.set(ylabel="share of time waiting for data", ylim=(0, 1))
     right.yaxis.set_major_formatter(PercentFormatter(1))
     right.grid(visible=False)

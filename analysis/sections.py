@@ -50,7 +50,7 @@ def curves(run: Run, kept: Kept) -> Section:
         "Train scores are those made while learning, on augmented chips; test scores are made after the epoch. "
         "A class without a positive in a part has no AP there and leaves a gap."
     )
-    history = pd.json_normalize(run.history)
+    history = pd.json_normalize([line.values() for line in run.history])
     kept.tables.add("epochs", history)
     columns = [c for c in history.columns if "." not in c and "_ap" not in c]
     section.blocks.append(
