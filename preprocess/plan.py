@@ -6,21 +6,20 @@ Leaves doing it, and going on after a stop, to `convert`.
 
 import hashlib
 import json
-import os
 import re
 import shlex
-import stat
-from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from preprocess import presets, schema, tiff
-from preprocess.console import UserError, advice, one_line, say
-from preprocess.labels import LabelTable, read_labels, stem
+from preprocess.console import UserError, advice, one_line
+from preprocess.csv_rows import csv_line
+from preprocess.labels import LabelSettings, read_labels
 from preprocess.layout import CODECS, Layout, plan_layout
+from preprocess.matching import match_files
 from preprocess.write import ShardTask
 
 
@@ -31,6 +30,7 @@ class Request:
     data: Path
     store: Path
     labels: Path | None = None
+    label_settings: LabelSettings = field(default_factory=LabelSettings)
     preset: str | None = None
     bands: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
@@ -52,6 +52,7 @@ class Plan:
     layout: Layout
     classes: tuple[str, ...]
     num_csv_rows: int
+    label_settings: LabelSettings
     preset: str | None
     names: tuple[str, ...]
     paths: tuple[str, ...]
@@ -91,7 +92,8 @@ class Plan:
             "AXES": self.source.get("axes", "as stored"),
             "BANDS": ",".join(self.layout.bands),
             "chip shape and dtype": f"{shape} {self.layout.dtype}",
-            "classes": " ".join(self.classes),
+            "classes": csv_line(self.classes),
+            "how labels are read": json.dumps(self.label_settings.as_dict()),
             "number of chips": str(len(self.names)),
             "rows of the CSV": str(self.num_csv_rows),
             "chips and tags": chips.hexdigest()[:12],
@@ -115,8 +117,9 @@ def make_plan(request: Request) -> Plan:
         raise UserError(f"LABELS is not set, and DATA={request.data} has no CSV that a preset knows. LABELS=file.csv")
     if request.classes:
         _check_different("CLASSES", "class", request.classes)
-    table = read_labels(csv_path, request.classes or (preset.classes if preset else None))
-    found = _find_all(table, folder, allow_missing=request.allow_missing)
+    classes = request.classes or (preset.classes if preset else None)
+    table = read_labels(csv_path, classes, request.label_settings)
+    found = match_files(csv_path, table, folder, allow_missing=request.allow_missing)
     paths = found.paths
     bands = request.bands or (preset.bands if preset else None)
     wanted = tiff.Wanted(axes=request.axes, num_bands=len(bands) if bands else None)
@@ -132,6 +135,7 @@ def make_plan(request: Request) -> Plan:
         layout=layout,
         classes=table.classes,
         num_csv_rows=len(table.names),
+        label_settings=request.label_settings,
         preset=request.preset,
         names=tuple(table.names[row] for row in found.csv_row.tolist()),
         paths=paths,
@@ -175,56 +179,6 @@ def _offer(descriptions: tuple[str, ...]) -> str:
 
 def _kind(path: Path) -> str:
     return "a file" if path.exists() else "nothing"
-
-
-def _find(folder: Path, name: str) -> tuple[str, os.stat_result] | None:
-    base = os.path.join(folder, stem(name))
-    for suffix in tiff.SUFFIXES:
-        try:
-            found = os.stat(base + suffix)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:  # a name too long for the file system, no permission, a link loop
-            raise UserError(f"{base + suffix}: cannot be looked at ({error.strerror}).") from error
-        if not stat.S_ISREG(found.st_mode):
-            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "something else"
-            raise tiff.TileError(base + suffix, "a TIFF file", kind, "Rename it, or take the chip out of the CSV.")
-        return base + suffix, found
-    return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Found:
-    """Files of the CSV's chips: one path and one entry of each array (int64) per chip that is there."""
-
-    paths: tuple[str, ...]
-    csv_row: np.ndarray
-    size: np.ndarray
-    mtime_ns: np.ndarray
-
-
-def _find_all(table: LabelTable, folder: Path, *, allow_missing: bool) -> _Found:
-    """Look up every row of the CSV; rows without a file are refused, or left out and counted."""
-    paths: list[str] = []
-    columns = {name: array("q") for name in ("csv_row", "size", "mtime_ns")}  # a stat result per chip took 700 MB
-    missing: list[str] = []
-    for row, name in enumerate(table.names):
-        chip = _find(folder, name)
-        if chip is None:
-            missing.append(name)
-            continue
-        paths.append(chip[0])
-        for column, value in zip(columns.values(), (row, chip[1].st_size, chip[1].st_mtime_ns), strict=True):
-            column.append(value)
-    if missing:
-        first = ", ".join(missing[:3])
-        count = f"{len(missing)} of {len(table.names)} chips of the CSV are missing in {folder} (first: {first})"
-        if not paths:
-            raise UserError(f"{count}: none is left. Is DATA the folder of the TIFFs?")
-        if not allow_missing:
-            raise UserError(f"{count}. Pass ALLOW_MISSING=1 to leave them out.")
-        say(f"{count}; they are left out.")
-    return _Found(paths=tuple(paths), **{name: np.array(column, np.int64) for name, column in columns.items()})
 
 
 def _layout(request: Request, bands: tuple[str, ...] | None, first: np.ndarray, facts: tiff.Facts, path: str) -> Layout:

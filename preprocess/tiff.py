@@ -24,8 +24,6 @@ from preprocess.tiff_header import TileError as TileError
 from preprocess.tiff_meaning import AXES as AXES
 from preprocess.tiff_meaning import Facts as Facts
 
-SUFFIXES = (".tif", ".tiff", ".TIF", ".TIFF")
-
 PageCheck = Callable[[tifffile.TiffPage], str | None]
 
 

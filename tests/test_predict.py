@@ -1,7 +1,6 @@
 """Scores of new TIFFs: the run's own to the bit, whatever is stopped, damaged or beside them."""
 
 import csv
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import pytest
 import tifffile
 import torch
 from conftest import to_store, write_chips
+from run_files import rewrite
 from test_train import train
 from torch import nn
 
@@ -170,15 +170,12 @@ def write_tiff(path: Path, values: np.ndarray) -> None:
 def run_without_store(trained: SimpleNamespace, folder: Path, chip: dict | None) -> SimpleNamespace:
     """The run, whose store has gone, with `chip` in its run.json."""
     path = shutil.copytree(trained.run.path, folder / "run")
-    record = json.loads((path / "run.json").read_text())
-    record["inputs"].pop("chip", None)
-    record["inputs"] |= {"chip": chip} if chip else {}
-    (path / "run.json").write_text(json.dumps(record))
-    with np.load(path / "results.npz") as archive:
-        arrays = dict(archive)
-    made = json.loads(str(arrays["depends_on"]))
-    made["config"]["store"] = str(folder / "gone.zarr")
-    np.savez(path / "results.npz", **{**arrays, "depends_on": json.dumps(made)})
+
+    def change(values: dict) -> None:
+        values["inputs"].pop("chip", None)
+        values["inputs"] |= {"chip": chip} if chip else {}
+
+    rewrite(path, record=change, made=lambda values: values["config"].update(store=str(folder / "gone.zarr")))
     return SimpleNamespace(run=load_run(path))
 
 
