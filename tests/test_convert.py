@@ -549,7 +549,7 @@ def test_nodata_is_said_by_the_conversion_and_by_info(
     store = to_store(one_file_each(tmp_path / "tif", three, photometric="rgb", extratags=tags), tmp_path / "s.zarr")
     line = f"{store.path}: 65535 is marked as nodata by the files and counts as a value in the statistics."
     assert line in first_lines(capsys)
-    assert store.source == {"nodata": "65535"}
+    assert store.source["nodata"] == "65535"
     info(store.path, "course")
     assert "nodata       65535 (marked by the files; counts as a value in mean and std)" in first_lines(capsys)
 
@@ -566,7 +566,7 @@ def test_rows_written_as_pages_are_read_by_the_number_of_bands_and_said(
     chips = one_file_each(tmp_path / "tif", pages, photometric="minisblack")
     store = to_store(chips, tmp_path / "s.zarr", bands=tuple("abcde"))
     assert np.array_equal(zarr.open_group(store.path)["tiles"][...], np.moveaxis(np.stack(pages), -1, 1))
-    assert store.source == {"axes": "YXS"}
+    assert store.source["axes"] == "YXS"
     line = "20 pages of 24 x 5 are read as the rows of 5 bands of 20 x 24. AXES=SYX reads 20 bands of 24 x 5."
     assert f"{chips.folder}/a.tif: {line}" in first_lines(capsys)
     to_store(chips, tmp_path / "s.zarr", bands=tuple("abcde"))

@@ -10,7 +10,6 @@ or reads it otherwise.
 """
 
 import io
-import logging
 import random
 from pathlib import Path
 from typing import Any
@@ -90,7 +89,6 @@ class Tiffs:
     """Damage to bytes and to tags, one to three operations a case."""
 
     def __init__(self, bases: Path, work: Path) -> None:
-        logging.getLogger("tifffile").setLevel(logging.CRITICAL)
         paths = sorted(path for path in bases.glob("*.tif") if not path.name.endswith(".other.tif"))
         self._bases, self._path = [Base(path) for path in paths], work / "chip.tif"
         self._base = self._bases[0]
