@@ -137,7 +137,7 @@ class Reader:
             data = os.pread(file.fileno(), part.count, part.offset)
             if len(data) != part.count:
                 raise ValueError("the file ended early")
-            values = tiff_segments.decode(header.pages[part.page], data, part.index, part.shape, part.full_rows)
+            values = tiff_segments.decode(header.pages[part.page], data, part.index, part.shape)
             out = stored[part.page, part.plane, part.y : part.y + part.shape[0], part.x : part.x + part.shape[1]]
             np.copyto(out, values[: out.shape[0], : out.shape[1]])
         return self._tile

@@ -62,7 +62,6 @@ class Segment:
     y: int
     x: int
     shape: tuple[int, int, int]
-    full_rows: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +191,9 @@ def _check_page(page: tifffile.TiffPage, path: str | Path) -> None:
     bits, itembits = page.bitspersample, 8 * page.dtype.itemsize
     if not isinstance(bits, int) or (bits != itembits and page.dtype.kind != "u"):
         raise ValueError(f"bits per sample {bits}")
+    for code in (_BITS, _FORMAT):
+        if code in page.tags and page.tags[code].count not in (1, page.samplesperpixel):
+            raise ValueError(f"tag {code} for {page.tags[code].count} samples of {page.samplesperpixel}")
     formats = page.tags.valueof(_FORMAT)
     if isinstance(formats, tuple) and len(set(formats)) > 1:
         raise ValueError(f"sample formats {formats}")
@@ -268,11 +270,11 @@ def _segments(page: tifffile.TiffPage, number: int) -> Iterator[Segment]:
             raise ValueError(f"segment {index} of {wanted} is missing ({count} bytes at byte {offset})")
         if offset < 8 or count < 1 or offset + count > size:
             raise ValueError(f"segment {index} of {count} bytes at byte {offset}, in a file of {size} bytes")
-        if page.compression == tiff_segments.NONE and count not in (rows * row_bytes, full_rows * row_bytes):
+        if page.compression == tiff_segments.NONE and count != rows * row_bytes:
             raise ValueError(f"segment {index} of {count} bytes, expected {rows * row_bytes}")
         yield Segment(
             page=number, plane=index // (down * across), index=index, offset=offset, count=count, y=y, x=x,
-            shape=(rows, columns, samples), full_rows=full_rows,
+            shape=(rows, columns, samples),
         )  # fmt: skip
 
 

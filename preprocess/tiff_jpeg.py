@@ -17,14 +17,16 @@ _FILLER = bytes((0xA5, 0x3C, 0x5A, 0x96)) * 16
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """Height and width as the frame header says. `padded` is the stream with more bytes behind each scan.
+    """Height, width, and whether components differ in size, as the frame header says.
 
+    `padded` is the stream with more bytes behind each scan.
     A decoder skips bytes between a complete scan and the next marker. It decodes them where the scan is incomplete.
     So `padded` decodes to the same pixels if, and only if, every scan is complete.
     """
 
     height: int
     width: int
+    is_subsampled: bool
     padded: bytes
 
 
@@ -36,7 +38,7 @@ def parse(data: bytes) -> Stream:
     """
     if data[:2] != b"\xff\xd8":
         raise ValueError("JPEG data without a start marker")
-    out, at, size, scans = bytearray(data[:2]), 2, None, 0
+    out, at, size, scans, sampling = bytearray(data[:2]), 2, None, 0, b""
     while True:
         if data[at : at + 1] != b"\xff" or at + 2 > len(data):
             raise ValueError(
@@ -54,6 +56,7 @@ def parse(data: bytes) -> Stream:
         if marker in _FRAMES:
             if size is not None or length < 8:
                 raise ValueError("a second or cut frame in JPEG data")
+            sampling = data[at + 11 : at + 2 + length : 3]  # one byte per component
             size = tuple(int.from_bytes(data[at + start : at + start + 2], "big") for start in (5, 7))
         out += data[at : at + 2 + length]
         at += 2 + length
@@ -64,7 +67,8 @@ def parse(data: bytes) -> Stream:
         raise ValueError("JPEG data without a frame or a scan")
     if data[at + 2 :].strip(b"\0\xff"):
         raise ValueError("more bytes behind the end of JPEG data")
-    return Stream(height=size[0], width=size[1], padded=bytes(out + data[at : at + 2]))
+    padded = bytes(out + data[at : at + 2])
+    return Stream(height=size[0], width=size[1], is_subsampled=len(set(sampling)) > 1, padded=padded)
 
 
 def _pad_scan(data: bytes, at: int, out: bytearray) -> int:

@@ -37,7 +37,7 @@ PICTURES: dict[int, Callable[..., Any]] = {
 JPEG = (7, 33007, 34892)
 
 
-def decode(page: tifffile.TiffPage, data: bytes, index: int, shape: tuple[int, int, int], full_rows: int) -> np.ndarray:
+def decode(page: tifffile.TiffPage, data: bytes, index: int, shape: tuple[int, int, int]) -> np.ndarray:
     """Decode segment number `index` of a page.
 
     Args:
@@ -45,7 +45,6 @@ def decode(page: tifffile.TiffPage, data: bytes, index: int, shape: tuple[int, i
         data: the segment's bytes.
         index: its number in the page.
         shape: its (rows, columns, samples).
-        full_rows: rows of a full segment. The last strip may hold as many, too.
 
     Raises:
         ValueError or an error of the codec: damaged, cut, or not of this size.
@@ -59,10 +58,10 @@ def decode(page: tifffile.TiffPage, data: bytes, index: int, shape: tuple[int, i
     row_bytes = -(-shape[1] * shape[2] * page.bitspersample // 8)
     if page.compression != NONE:
         # One byte more than a segment may hold, to notice a segment that holds more.
-        data = BYTES[page.compression](data, out=full_rows * row_bytes + 1)
-    if len(data) not in (shape[0] * row_bytes, full_rows * row_bytes):
+        data = BYTES[page.compression](data, out=shape[0] * row_bytes + 1)
+    if len(data) != shape[0] * row_bytes:
         raise ValueError(f"segment {index} holds {len(data)} bytes, expected {shape[0] * row_bytes}")
-    return _values(page, data[: shape[0] * row_bytes], shape)
+    return _values(page, data, shape)
 
 
 def _values(page: tifffile.TiffPage, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
@@ -118,6 +117,8 @@ def _jpeg(page: tifffile.TiffPage, data: bytes, index: int, shape: tuple[int, in
     stream = tiff_jpeg.parse(data)
     if (stream.height, stream.width) != shape[:2]:
         raise ValueError(f"JPEG data of {stream.height} x {stream.width} pixels, expected {shape[0]} x {shape[1]}")
+    if stream.is_subsampled and page.photometric == tifffile.PHOTOMETRIC.RGB:
+        raise ValueError("JPEG data with fewer colours than pixels, in a file that calls them RGB")
     decoded, padded = (page.decode(each, index, jpegtables=page.jpegtables)[0] for each in (data, stream.padded))
     if decoded is None or padded is None or not np.array_equal(decoded, padded):
         raise ValueError("JPEG data that ends too early")

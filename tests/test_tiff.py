@@ -589,3 +589,29 @@ def test_a_png_block_with_one_wrong_byte_is_refused_and_nothing_is_printed(
         path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
         assert "bad.tif" in refused(lambda: tiff.read(path))
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("compression", [None, "lzw", "deflate"])
+def test_a_strip_that_holds_more_rows_than_the_file_says_is_refused(
+    tmp_path: Path, refused: Callable, compression: str | None
+) -> None:
+    """ImageLength 24 -> 23, in 6 strips of 4 rows; RowsPerStrip and the number of strips still fit."""
+    data = written(CHUNKY, photometric="rgb", extrasamples=["unspecified"], rowsperstrip=4, compression=compression)
+    (tmp_path / "more.tif").write_bytes(set_tag(data, 257, 23))
+    assert "more.tif: expected a whole TIFF" in refused(lambda: tiff.read(tmp_path / "more.tif"))
+
+
+def test_more_samples_than_bit_counts_are_refused(tmp_path: Path, refused: Callable) -> None:
+    data = written(CHUNKY[..., :3].astype(np.uint8), photometric="rgb", compression="webp")
+    (tmp_path / "four.tif").write_bytes(set_tag(data, 277, 4))
+    assert "tag 258 for 3 samples of 4" in refused(lambda: tiff.read(tmp_path / "four.tif"))
+
+
+def test_subsampled_jpeg_colours_that_are_called_rgb_are_refused(tmp_path: Path, refused: Callable) -> None:
+    values = np.repeat(np.repeat(CHUNKY[:8, :8, :3].astype(np.uint8), 8, axis=0), 8, axis=1)
+    data = written(values, photometric="ycbcr", subsampling=(2, 2), compression="jpeg", tile=(64, 64))
+    path = tmp_path / "chip.tif"
+    path.write_bytes(data)
+    assert np.array_equal(tiff.read(path), np.moveaxis(tifffile.imread(path), -1, 0))
+    path.write_bytes(set_tag(data, 262, 2))
+    assert "chip.tif: expected a whole TIFF" in refused(lambda: tiff.read(path))
