@@ -190,6 +190,12 @@ def parse_index(
         own = data[-tail_bytes(layout) :][:DIGEST_BYTES]
         if len(data) < tail_bytes(layout) or own != struct.pack("<Q", digest):
             raise ForeignShardError(f"{name}: expected the shard that was converted for this place, found another.")
+        flat = sizes.reshape(-1)
+        back_to_back = np.cumsum(flat) - flat
+        if (offsets.reshape(-1) != back_to_back).any() or int(flat.sum()) + tail_bytes(layout) != end:
+            raise DamagedChunkError(
+                f"{name}: expected {int(flat.sum())} bytes of chunks before the index, found others."
+            )
     return offsets.astype(np.int64), sizes.astype(np.int64)
 
 
