@@ -42,14 +42,14 @@ def audit(
     about_tags = exclusive_findings(store, exclusive if exclusive is not None else exclusive_classes(store.classes))
     about_tags += [*csv_findings(store, labels), doubted_labels(store, run)]
     jpegs = jpeg_paths(store, jpeg)
-    rule, val = (run.config["split"], run.config["val"]) if run and split_rule is None else (split_rule or "course", 0)
+    rule, val = (run.config.split, run.config.val) if run and split_rule is None else (split_rule or "course", 0)
     # Whatever can be refused is, before every pixel is read. The groups that "blocked" keeps together come after that.
     split = None if rule == "blocked" else make_split(rule, store, val=val)
     features = read_features(store)
     alike, found_groups = _alike(store, features)
     similar.write_groups(store, found_groups)
     split = split or make_split(rule, store, val=val)
-    if run and split_rule is None and split.sha256() != run.made_with["split"]["sha256"]:
+    if run and split_rule is None and split.sha256() != run.made_with.split.sha256:
         say(f"SPLIT={split.rule}: the run was trained on another division; groups or chips have changed since.")
     part = _parts(store, split)
     findings = [

@@ -22,8 +22,8 @@ from analysis.pictures import read_tiles
 from analysis.results import Run, load_run
 from analysis.saved_model import inputs_of, load_saved
 from preprocess.console import UserError, say
+from preprocess.csv_rows import csv_line
 from preprocess.schema import Store, open_store, write_atomic
-from train.config import config_from
 
 # Of a logit, between onnxruntime and torch; times the largest logit where that is above 1, as float32 rounds to shares.
 MAX_DIFFERENCE = 1e-5
@@ -127,8 +127,8 @@ def _write_network(folder: Path, run: Run, store: Store, net: RawNetwork) -> Non
 
 
 def _store(run: Run, wanted: str | None) -> Store:
-    store = open_store(wanted or run.config["store"])
-    expected = run.made_with["store"]["fingerprint"]
+    store = open_store(wanted or run.config.store)
+    expected = run.made_with.store.fingerprint
     if store.fingerprint != expected:
         found = store.fingerprint[:12]
         raise UserError(f"{store.path}: expected the store with fingerprint {expected[:12]}, found {found}.")
@@ -136,7 +136,7 @@ def _store(run: Run, wanted: str | None) -> Store:
 
 
 def _raw_network(run: Run, store: Store) -> RawNetwork:
-    config, inputs, layout = config_from(run.config), inputs_of(run), store.layout
+    config, inputs, layout = run.config, inputs_of(run, store), store.layout
     if inputs.kind != "raw" or config.test != "center":
         raise UserError(f"RUN={run.path}: INPUT={config.input}, TEST={config.test}; only raw and center are exported.")
     net, _ = load_saved(run)
@@ -149,11 +149,11 @@ def _raw_network(run: Run, store: Store) -> RawNetwork:
 def _metadata(run: Run, store: Store) -> dict[str, str]:
     """What a user of model.onnx must know, kept in the file."""
     return {
-        "classes": ",".join(run.classes),
+        "classes": csv_line(run.classes),
         "bands": ",".join(store.layout.bands),
         "dtype": store.layout.dtype,
-        "commit": str(run.made_with["commit"]),
-        "model_sha256": str(run.made_with["model_sha256"]),
+        "commit": run.made_with.commit,
+        "model_sha256": run.made_with.model_sha256,
     }
 
 

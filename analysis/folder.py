@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -24,9 +24,9 @@ from pipeline.readahead import BatchPlan
 from preprocess import tiff
 from preprocess.console import SHORTAGES, UserError, say
 from preprocess.files import named_errors
-from preprocess.labels import stem
 from preprocess.layout import Layout, plan_layout
-from preprocess.schema import open_store
+from preprocess.names import SUFFIXES, list_tiffs, stem
+from preprocess.schema import Store, open_store
 from preprocess.write import check_finite
 from train.config import Config
 from train.device import Device
@@ -44,7 +44,7 @@ class Files:
 
 
 def list_files(folder: Path) -> Files:
-    """Every TIFF below `folder`.
+    """Every TIFF below `folder`, as `make zarr` finds them. Hidden ones are left out, and counted in a line.
 
     Raises:
         UserError: no folder, no TIFF, or two files of one name.
@@ -53,10 +53,14 @@ def list_files(folder: Path) -> Files:
         raise UserError(
             f"DATA={folder}: expected a folder of TIFFs, found {'a file' if folder.exists() else 'nothing'}."
         )
-    paths = [path for path in folder.rglob("*") if path.suffix in tiff.SUFFIXES and path.is_file()]
-    if not paths:
-        raise UserError(f"DATA={folder}: expected TIFFs ({', '.join(tiff.SUFFIXES)}), found none.")
-    named = sorted((stem(path.relative_to(folder).as_posix()), path) for path in paths)
+    listing = list_tiffs(folder)
+    if text := listing.left_out():
+        say(f"DATA={folder}: {text}")
+    if not listing.names:
+        raise UserError(f"DATA={folder}: expected TIFFs ({', '.join(SUFFIXES)}), found none.")
+    if odd := next((name for name in listing.names if not _is_utf8(name)), None):
+        raise UserError(f"DATA={folder}: expected names of files in UTF-8, found {odd!r}. Rename it.")
+    named = sorted((stem(name), folder / name) for name in listing.names)
     for (name, path), (other, twin) in pairwise(named):
         if name == other:
             raise UserError(f"{path} and {twin}: two files for one name, {name!r}. Remove one.")
@@ -69,43 +73,54 @@ def list_files(folder: Path) -> Files:
     )
 
 
-def expected_layout(run: Run, files: Files, bands: tuple[str, ...] | None) -> Layout:
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def expected_layout(
+    run: Run, files: Files, bands: tuple[str, ...] | None, store: Store | None, reason: str
+) -> Layout:  # fmt: skip
     """What every file is held to: bands, size and dtype of the chips that the run was trained on.
 
     They are its store's, where that opens; else those that run.json keeps; only where neither is there, those of the
     first file that can be read. `bands` are said by the user, of the files, in their order; None: as in the store.
+    `store` and `reason`: see `store_of`.
 
     Raises:
         UserError: the files' bands are not known, or the first file had to be asked and none can be used.
     """
-    chip, reason = _chip_of_store(run)
-    chip = chip or run.record.get("inputs", {}).get("chip") or {}
-    bands = bands or tuple(chip.get("bands", ()))
+    chip = store.layout if store else run.record.inputs.chip
+    bands = bands or (chip.bands if chip else ())
     if not bands:
         raise UserError(f"{reason} Or say what the files hold: BANDS=blue,green,red,nir.")
-    if missing := [name for name in ("height", "width", "dtype") if name not in chip]:
-        say(f"{run.path}: run.json does not say the chips' {', '.join(missing)}; the first file that can be read does.")
+    if chip is None:
+        say(f"{run.path}: run.json does not say the chips' height, width, dtype; the first file that can be read does.")
         return _first_layout(files, bands)
-    return plan_layout(bands=bands, height=chip["height"], width=chip["width"], dtype=chip["dtype"], codec="none")
+    return plan_layout(bands=bands, height=chip.height, width=chip.width, dtype=chip.dtype, codec="none")
 
 
-def _chip_of_store(run: Run) -> tuple[dict[str, Any], str]:
-    """The layout of the run's store as a dictionary; where it has gone or is another by now, {} and the reason."""
+def store_of(run: Run) -> tuple[Store | None, str]:
+    """The run's store; where it has gone or is another by now, None and the reason."""
     try:
-        store, expected = open_store(run.config["store"]), run.made_with["store"]["fingerprint"]
+        store, expected = open_store(run.config.store), run.made_with.store.fingerprint
     except UserError as error:
-        return {}, str(error)
+        return None, str(error)
     if store.fingerprint != expected:
         found = store.fingerprint[:12]
-        return {}, f"{store.path}: expected the store with fingerprint {expected[:12]}, found {found}."
-    return vars(store.layout), ""
+        return None, f"{store.path}: expected the store with fingerprint {expected[:12]}, found {found}."
+    return store, ""
 
 
 def _first_layout(files: Files, bands: tuple[str, ...]) -> Layout:
     reason = ""
     for path in files.paths:
         try:
-            count, height, width = (values := tiff.read(path)).shape
+            values = tiff.read(path, wanted=tiff.Wanted(num_bands=len(bands)))
+            count, height, width = values.shape
             if count != len(bands):
                 raise tiff.TileError(path, f"{len(bands)} bands ({', '.join(bands)})", str(count))
             return plan_layout(bands=bands, height=height, width=width, dtype=values.dtype.name, codec="none")
@@ -116,11 +131,15 @@ def _first_layout(files: Files, bands: tuple[str, ...]) -> Layout:
 
 @dataclass(kw_only=True)
 class TiffReader:
-    """Reads `bands` of files by number, as `pipeline.chunks.ChunkReader` reads them of a store. `bad`: why not."""
+    """Reads `bands` of files by number, as `pipeline.chunks.ChunkReader` reads them of a store. `bad`: why not.
+
+    `axes` names the files' stored dimensions, where the store was made with AXES.
+    """
 
     files: Files
     layout: Layout
     bands: tuple[str, ...]
+    axes: str | None = None
     bad: dict[int, str] = field(default_factory=dict)
 
     def decode(self, tiles: np.ndarray, out: np.ndarray, flip_rows: np.ndarray | None = None) -> None:
@@ -135,10 +154,7 @@ class TiffReader:
         expected = (len(layout.bands), layout.height, layout.width)
         try:
             with named_errors(path):
-                values = tiff.read(path)
-            if values.shape != expected or values.dtype.name != layout.dtype:
-                raise tiff.TileError(path, f"{expected} {layout.dtype} (bands, height, width)",
-                                     f"{values.shape} {values.dtype.name}")  # fmt: skip
+                values = tiff.read(path, wanted=tiff.Wanted(shape=expected, dtype=layout.dtype, axes=self.axes))
             check_finite(values, path)
         except tiff.TileError as error:
             self.bad[tile] = str(error)

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 from sklearn.metrics import precision_recall_curve
 
 from analysis.classes import FEW_POSITIVES, Calibration
-from analysis.figures import BLUE, FAINT, GREEN, INK, ORANGE, RUN_STYLES, new, panels
+from analysis.figures import BLUE, FAINT, GREEN, INK, ORANGE, RUN_STYLES, new, panels, shown
 from analysis.results import LOSSES, Run
 from analysis.tail import TAIL_SHARES, Tail
 
@@ -21,14 +21,9 @@ PART_STYLE: dict[str, dict[str, Any]] = {
 _PR_POINTS = 300  # of each curve, in a picture 130 pixels wide
 
 
-def _series(run: Run, key: str) -> list[float]:
-    """A value an epoch; None (no class has a positive) leaves a gap."""
-    return [float("nan") if line.get(key) is None else float(line[key]) for line in run.history]
-
-
 def _epochs(run: Run, axes: Axes) -> list[int]:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    epochs = [int(line["epoch"]) for line in run.history]
+    epochs = [line.epoch for line in run.history]
     if len(epochs) == 1:
         axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)  # else matplotlib's ticks are thousandths of an epoch
     return epochs
@@ -36,13 +31,14 @@ def _epochs(run: Run, axes: Axes) -> list[int]:
 
 def curve(run: Run, what: str) -> Figure:
     """ "loss" or "map" of every part, an epoch; the epoch that was kept is marked."""
-    kind = LOSSES[run.config["loss"]]
+    kind = LOSSES[run.config.loss]
     title, unit = (f"Loss ({kind})", "nats, mean over classes") if what == "loss" else ("mAP", "mAP (0 to 1)")
     figure, axes = new(f"{title} after each epoch", "epoch", unit)
     epochs = _epochs(run, axes)
-    for part, style in PART_STYLE.items():
-        if f"{part}_{what}" in run.history[0]:
-            axes.plot(epochs, _series(run, f"{part}_{what}"), label=part, markersize=4, linewidth=1.6, **style)
+    for part in run.history[0].parts:
+        # NaN (no class has a positive) leaves a gap.
+        values = [line.loss(part) if what == "loss" else line.mean_ap(part) for line in run.history]
+        axes.plot(epochs, values, label=part, markersize=4, linewidth=1.6, **PART_STYLE[part])
     axes.axvline(run.epoch, color=FAINT, linewidth=1, zorder=0, label=f"kept: epoch {run.epoch}")
     axes.set_ylim(bottom=0, top=1.02 if what == "map" else None)
     axes.legend(fontsize=9)
@@ -55,7 +51,7 @@ def class_ap_curves(run: Run) -> Figure:
     for name, axes in grid:
         epochs = _epochs(run, axes)
         for part in ("train", "test"):
-            values = [float("nan") if (v := line[f"{part}_ap"][name]) is None else v for line in run.history]
+            values = [line.ap(part, name) for line in run.history]
             axes.plot(epochs, values, label=part, markersize=2.5, linewidth=1.2, **PART_STYLE[part])
         axes.set_ylim(0, 1.02)
     figure.axes[0].legend(fontsize=7, loc="lower right")
@@ -64,9 +60,9 @@ def class_ap_curves(run: Run) -> Figure:
 
 def learning_rate(run: Run) -> Figure:
     """Learning rate of each epoch's last step."""
-    schedule = run.config["schedule"]
+    schedule = run.config.schedule
     figure, axes = new(f"Learning rate ({schedule})", "epoch", "learning rate of its last step", height=2.6)
-    axes.plot(_epochs(run, axes), _series(run, "lr"), "o-", color=BLUE, markersize=4, linewidth=1.6)
+    axes.plot(_epochs(run, axes), [line.lr for line in run.history], "o-", color=BLUE, markersize=4, linewidth=1.6)
     axes.set_ylim(bottom=0)
     return figure
 
@@ -75,10 +71,14 @@ def speed(run: Run) -> Figure:
     """Chips a second while training, and the share of that time spent waiting for data."""
     figure, axes = new("Speed while training", "epoch", "chips/s", height=2.6)
     epochs = _epochs(run, axes)
-    axes.plot(epochs, _series(run, "chips_per_s"), "o-", color=BLUE, markersize=4, label="chips/s (left)")
+    axes.plot(
+        epochs, [line.chips_per_s for line in run.history], "o-", color=BLUE, markersize=4, label="chips/s (left)"
+    )
     axes.set_ylim(bottom=0)
     right = axes.twinx()
-    right.plot(epochs, _series(run, "wait_share"), "^--", color=ORANGE, markersize=4, label="data wait (right)")
+    right.plot(
+        epochs, [line.wait_share for line in run.history], "^--", color=ORANGE, markersize=4, label="data wait (right)"
+    )
     right.set(ylabel="share of time waiting for data", ylim=(0, 1))
     right.yaxis.set_major_formatter(PercentFormatter(1))
     right.grid(visible=False)
@@ -128,12 +128,12 @@ def ap_bars(run: Run, low: np.ndarray, high: np.ndarray) -> Figure:
     rows, positives = np.arange(len(run.classes)), run.positives
     colours = [FAINT if count < FEW_POSITIVES else BLUE for count in positives]
     axes.barh(rows, np.nan_to_num(run.ap), color=colours, height=0.62)
-    shown = ~np.isnan(run.ap)
-    axes.hlines(rows[shown], low[shown], high[shown], color=INK, linewidth=1.3)
+    known = ~np.isnan(run.ap)
+    axes.hlines(rows[known], low[known], high[known], color=INK, linewidth=1.3)
     axes.plot(positives / len(run.labels), rows, "D", color=ORANGE, markersize=4, linestyle="none", label="chance")
-    if shown.any():
+    if known.any():
         axes.axvline(run.mean_ap, color=INK, linestyle=":", linewidth=1.2, label=f"mAP {run.mean_ap:.4f}")
-    axes.set_yticks(rows, [f"{name} ({count})" for name, count in zip(run.classes, positives, strict=True)])
+    axes.set_yticks(rows, shown(f"{name} ({count})" for name, count in zip(run.classes, positives, strict=True)))
     axes.set(xlim=(0, 1.02), ylim=(len(rows) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)
@@ -182,8 +182,8 @@ def heat(values: np.ndarray, classes: tuple[str, ...], title: str, xlabel: str, 
     figure, axes = new(title, xlabel, ylabel, height=side + 0.5, width=max(5.2, side))
     mesh = axes.pcolormesh(np.ma.masked_invalid(values), cmap="cividis", vmin=0, vmax=1, edgecolors="face")
     ticks = np.arange(len(classes)) + 0.5
-    axes.set_xticks(ticks, classes, rotation=90, fontsize=9)
-    axes.set_yticks(ticks, classes, fontsize=9)
+    axes.set_xticks(ticks, shown(classes), rotation=90, fontsize=9)
+    axes.set_yticks(ticks, shown(classes), fontsize=9)
     axes.grid(visible=False)
     axes.invert_yaxis()
     figure.colorbar(mesh, ax=axes, label="share (0 to 1)", shrink=0.7)
@@ -208,7 +208,7 @@ def grouped_bars(
     if chance is not None:
         (marks,) = axes.plot(chance, rows, "D", color=INK, markersize=3.5, linestyle="none")
         keys.append((marks, "chance"))
-    axes.set_yticks(rows, classes)
+    axes.set_yticks(rows, shown(classes))
     axes.set(xlim=(0, 1.02), ylim=(len(classes) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
     figure.legend(*zip(*keys, strict=True), loc="outside lower center", ncols=min(3, len(keys)), fontsize=9)
@@ -225,7 +225,7 @@ def differences(rows: list[tuple[str, float, float, float]], title: str) -> Figu
         axes.hlines(position, low, high, color=BLUE if clear else FAINT, linewidth=2)
         axes.plot(value, position, "o", color=BLUE, markersize=5,
                   markerfacecolor=BLUE if clear else "none")  # fmt: skip
-    axes.set_yticks(positions, [name for name, *_ in rows])
+    axes.set_yticks(positions, shown(name for name, *_ in rows))
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     return figure

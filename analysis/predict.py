@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from analysis import decisions
-from analysis.folder import Files, FolderLoader, TiffReader, check_gpu, expected_layout, list_files
+from analysis.folder import Files, FolderLoader, TiffReader, check_gpu, expected_layout, list_files, store_of
 from analysis.results import Run, load_run
 from analysis.saved_model import inputs_of, load_saved
 from analysis.symmetries import Symmetries
@@ -28,7 +28,7 @@ from pipeline.loader import TileLoader
 from preprocess.console import UserError, say
 from preprocess.files import locked
 from preprocess.schema import write_atomic
-from train.config import Config, config_from
+from train.config import Config
 from train.device import Device, choose_device, prepare_torch
 from train.metrics import probabilities
 from train.predict import predict as predict_logits
@@ -74,16 +74,18 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
         UserError: the run, the folder or OUT cannot be used.
     """
     output, run, files = output_files(out), load_run(run_path), list_files(data)
-    config = config_from(run.config)
-    config = replace(config, gpu=gpu or config.gpu, gpu_given=bool(gpu), amp=AMP[run.made_with["amp"]])
-    reader = TiffReader(files=files, layout=expected_layout(run, files, bands), bands=())
-    inputs = inputs_of(run)
+    config = replace(run.config, gpu=gpu or run.config.gpu, gpu_given=bool(gpu), amp=AMP[run.made_with.amp])
+    store, reason = store_of(run)
+    layout = expected_layout(run, files, bands, store, reason)
+    axes = store.source.get("axes") if store else None  # how the conversion had to read files like these
+    reader = TiffReader(files=files, layout=layout, bands=(), axes=axes)
+    inputs = inputs_of(run, store)
     reader.bands = inputs.stored_bands
     if missing := [band for band in reader.bands if band not in reader.layout.bands]:
         raise UserError(
             f"BANDS={','.join(reader.layout.bands)}: expected {', '.join(missing)} too, which the run needs."
         )
-    torch.set_num_threads(run.made_with["machine"]["threads"])  # another number, other roundings
+    torch.set_num_threads(run.made_with.machine.threads)  # another number, other roundings
     device = choose_device(config, amp_may_differ=True)
     prepare_torch(config, device)
     model, digest = load_saved(run)

@@ -52,19 +52,19 @@ def report(run_path: Path, *, compare: tuple[Path, ...], wanted_class: str | Non
     _warn(run, sections[0])
     low, high = (float(bound) for bound in classes.interval(classes.mean_over_classes(resampled)))
     best = run.classes[ranking.class_index]
-    split, chance = run.made_with["split"], run.positives / len(run.labels)
+    split, chance = run.made_with.split, run.positives / len(run.labels)
     render(
         folder / "report.html",
-        title=f"{run.name}: task {run.config['task']}, {run.config['arch']}",
-        subtitle=f"{len(run.names):,} test chips, {len(run.classes)} classes; recipe {run.config['recipe']}; "
-        f"epoch {run.epoch} of {len(run.history)}, chosen on {split['epoch_chosen_on']}",
+        title=f"{run.name}: task {run.config.task}, {run.config.arch}",
+        subtitle=f"{len(run.names):,} test chips, {len(run.classes)} classes; recipe {run.config.recipe}; "
+        f"epoch {run.epoch} of {len(run.history)}, chosen on {split.epoch_chosen_on}",
         facts=[
             ("test mAP", _number(run.mean_ap)),
             ("its 95 % interval", f"{_number(low)} to {_number(high)}" if low <= high else "none"),
             ("mAP of chance", _number(float(classes.mean_over_classes(np.where(chance > 0, chance, np.nan))))),
             ("classes that count", f"{int((run.positives > 0).sum())} of {len(run.classes)}"),
             (f"{'best' if wanted_class is None else 'chosen'} class", f"{best} {_number(run.ap[ranking.class_index])}"),
-            ("split", Path(str(split["rule"])).name),
+            ("split", Path(split.rule).name),
         ],
         sections=sections,
     )
@@ -80,8 +80,8 @@ def _number(value: float) -> str:
 
 def _store(run: Run, wanted: str | None) -> Store | str:
     """The run's store, or why there is none to take pictures from; one that is named must be the right one."""
-    path = wanted or run.config["store"]
-    expected = run.made_with["store"]["fingerprint"]
+    path = wanted or run.config.store
+    expected = run.made_with.store.fingerprint
     try:
         store = open_store(path)
         if store.fingerprint != expected:
@@ -99,17 +99,17 @@ def _store(run: Run, wanted: str | None) -> Store | str:
 def _warn(run: Run, section: Section) -> None:
     """What a reader must know before believing the scores, at the top."""
     warnings = []
-    if run.made_with["split"]["epoch_chosen_on"] == "test":
+    if run.made_with.split.epoch_chosen_on == "test":
         warnings.append("The epoch was chosen on the test part, which flatters: VAL=0.1 chooses it on a part of train.")
-    rule = str(run.made_with["split"]["rule"]).partition(" + val ")[0]
+    rule = run.made_with.split.rule.partition(" + val ")[0]
     if rule == "blocked":
         warnings.append("The split kept together the duplicates and neighbours that `make audit` found; others leak.")
     elif not rule.endswith(".csv"):
         warnings.append("Neighbouring chips come from one scene, so a random split leaks from train to test.")
     if not run.positives.any():
         warnings.append("No chip of the test part has any class: there is no AP, and nothing can be said of the model.")
-    if run.config.get("shuffle_labels"):
+    if run.config.shuffle_labels:
         warnings.append("The labels were shuffled (SHUFFLE_LABELS=1): these scores are of chance.")
-    if run.record.get("state") != "done":
-        warnings.append(f"The run is not done (state: {run.record.get('state')}).")
+    if run.record.state != "done":
+        warnings.append(f"The run is not done (state: {run.record.state}).")
     section.blocks[:0] = [Note(text=text, kind="warn") for text in warnings]

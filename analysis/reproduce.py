@@ -4,24 +4,24 @@ Three verdicts. Bit-identical: every logit is the same. Within rounding: everyth
 the same, but the device or the software differs, and so do the last digits. Different: with the likely cause.
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from analysis.results import Run, load_run
 from analysis.tables import table_bytes
-from preprocess.console import UserError, say
-from preprocess.schema import write_atomic
+from preprocess.console import UserError, one_line, say
 from train import runfolder
 from train.assemble import Data, make_eval_loader, make_model, open_data
-from train.config import WHERE, config_from
+from train.contract.results import MadeWith
+from train.contract.verdict import write_verdict
 from train.device import AMP_SETTING, Device, amp_name, choose_device, prepare_torch
 from train.metrics import class_ap, mean_ap, probabilities
 from train.predict import predict
+from train.record import check_fed
 
 # Largest difference of a probability that another device or format may make; the mean may be a tenth of it. On 1,024
 # real chips and ResNet-18, 10-bit mantissas (fp16) made 0.009 and bf16 0.045; of more chips the largest is larger.
@@ -42,84 +42,66 @@ def reproduce(run: Path, *, store: str | None, gpu: str | None) -> bool:
     Raises:
         UserError: the run or its store cannot be read.
     """
-    record = runfolder.read_run(run)
-    saved = runfolder.read_results(run)
-    before = json.loads(str(saved["depends_on"]))
-    config = config_from(record["config"])
-    config = replace(config, store=store or config.store, gpu=gpu or config.gpu, gpu_given=bool(gpu))
+    saved = load_run(run)
+    record, before = saved.record, saved.made_with
+    place = record.config.store if store is None else store
+    config = replace(record.config, store=place, gpu=gpu or record.config.gpu, gpu_given=bool(gpu))
     data = open_data(config)
-    torch.set_num_threads(before["machine"]["threads"])  # sums are split by threads; another number, other roundings
-    device = choose_device(replace(config, amp=AMP_SETTING[before["amp"]]), amp_may_differ=True)
+    if data.store.fingerprint == before.store.fingerprint and data.split.sha256() == before.split.sha256:
+        check_fed(record, config, data, f"RUN={run}")  # else it is another network's input, and the verdict says so
+    torch.set_num_threads(before.machine.threads)  # sums are split by threads; another number, other roundings
+    device = choose_device(replace(config, amp=AMP_SETTING[before.amp]), amp_may_differ=True)
     prepare_torch(config, device)
-    if len(data.store.classes) != saved["logits"].shape[1]:
-        raise UserError(f"{config.store}: {len(data.store.classes)} classes; the run has {saved['logits'].shape[1]}.")
+    if len(data.store.classes) != len(saved.classes):
+        raise UserError(f"{config.store}: {len(data.store.classes)} classes; the run has {len(saved.classes)}.")
     model = make_model(config, data, pretrained=False)
-    changed = _configuration(before, record)
-    try:
-        model_sha256 = runfolder.load_model(run, model)
-    except UserError as error:
-        causes = "; ".join(difference.what for difference in changed)
-        raise UserError(f"{error}{f' Changed since: {causes}.' if causes else ''}") from error
+    model_sha256 = runfolder.load_model(run, model)
     model = model.to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     tiles = data.split.test
     logits = predict(
         model, make_eval_loader(config, data, device, "test"), device, label="reproduce", num_tiles=len(tiles)
     )
-    differences = _differences(before, record, data, device, model_sha256)
-    same_chips = np.array_equal(saved["fnames"], data.store.names[tiles])
-    # In this order, a verdict that stands has its own table beside it, or none: never an earlier one's.
-    (run / "reproduce.json").unlink(missing_ok=True)
-    (run / "reproduce.csv").unlink(missing_ok=True)
+    differences = _differences(before, data, device, model_sha256)
+    same_chips = np.array_equal(saved.names, data.store.names[tiles])
+    table = None
     if same_chips:
-        table = _table(data, saved, logits)
-        print(table.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.8f}"))
-        write_atomic(run / "reproduce.csv", table_bytes(table))
-        say(f"{run / 'reproduce.csv'}: this table")
-    limit = max(ROUNDING[before["amp"]], ROUNDING[amp_name(device.amp)])
+        frame = _table(data, saved, logits)
+        shown = frame.map(lambda cell: one_line(cell) if isinstance(cell, str) else cell)
+        for line in shown.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.8f}").split("\n"):
+            say(line)
+        table = table_bytes(frame)
+    limit = max(ROUNDING[before.amp], ROUNDING[amp_name(device.amp)])
     reproduced, text = _verdict(run, saved, logits, differences, limit, same_chips=same_chips)
     say(text)
-    verdict = {"reproduced": reproduced, "text": text, "model_sha256": model_sha256}
-    write_atomic(run / "reproduce.json", (json.dumps(verdict, indent=1) + "\n").encode())
+    write_verdict(run, reproduced=reproduced, text=text, model_sha256=model_sha256, table=table)
+    if table is not None:
+        say(f"{run / 'reproduce.csv'}: this table")
     return reproduced
 
 
-def _differences(
-    before: dict[str, Any], record: dict[str, Any], data: Data, device: Device, model_sha256: str
-) -> list[Difference]:
+def _differences(before: MadeWith, data: Data, device: Device, model_sha256: str) -> list[Difference]:
     found = []
 
     def compare(what: str, old: object, new: object, *, decides: bool = True) -> None:
         if old != new:
             found.append(Difference(what=f"{what}: was {old}, is {new}", decides=decides))
 
-    compare("store (fingerprint)", before["store"]["fingerprint"][:12], data.store.fingerprint[:12])
-    compare("split (sha256)", before["split"]["sha256"][:12], data.split.sha256()[:12])
+    compare("store (fingerprint)", before.store.fingerprint[:12], data.store.fingerprint[:12])
+    compare("split (sha256)", before.split.sha256[:12], data.split.sha256()[:12])
     # Also when a run was killed between saving the weights of a new best epoch and its scores.
-    compare("weights (sha256 of model.safetensors)", before["model_sha256"][:12], model_sha256[:12])
-    found += _configuration(before, record)
+    compare("weights (sha256 of model.safetensors)", before.model_sha256[:12], model_sha256[:12])
     amp = amp_name(device.amp)
-    compare("AMP", before["amp"], amp, decides=False)
-    compare("device", before["machine"]["device"], device.name, decides=False)
-    compare("threads", before["machine"]["threads"], torch.get_num_threads(), decides=False)
+    compare("AMP", before.amp, amp, decides=False)
+    compare("device", before.machine.device, device.name, decides=False)
+    compare("threads", before.machine.threads, torch.get_num_threads(), decides=False)
     now = runfolder.versions()
-    for package, version in before["versions"].items():
+    for package, version in before.versions.items():
         compare(f"software {package}", version, now.get(package), decides=False)
-    compare("commit of the code", before["commit"], runfolder.commit(), decides=False)
+    compare("commit of the code", before.commit, runfolder.commit(), decides=False)
     return found
 
 
-def _configuration(before: dict[str, Any], record: dict[str, Any]) -> list[Difference]:
-    """Settings in run.json that are not those with which the scores were made."""
-    found = []
-    for key, old in before["config"].items():
-        new = record["config"].get(key)
-        if old != new and key not in WHERE:
-            kind = "transform" if key in ("test", "crop", "input") else "configuration"
-            found.append(Difference(what=f"{kind} {key.upper()}: was {old}, is {new}", decides=True))
-    return found
-
-
-def _table(data: Data, saved: dict[str, np.ndarray], logits: np.ndarray) -> pd.DataFrame:
+def _table(data: Data, saved: Run, logits: np.ndarray) -> pd.DataFrame:
     """A row a class and one for the mean; AP is NaN where the test part has no positive."""
     labels = data.store.labels[data.split.test]
     again = class_ap(labels, logits)
@@ -127,7 +109,7 @@ def _table(data: Data, saved: dict[str, np.ndarray], logits: np.ndarray) -> pd.D
         {
             "class": [*data.store.classes, "mean"],
             "positives": [*labels.sum(axis=0).tolist(), int(labels.sum())],
-            "ap_saved": [*saved["AP"].tolist(), float(saved["mAP"])],
+            "ap_saved": [*saved.ap.tolist(), saved.mean_ap],
             "ap_again": [*again.tolist(), mean_ap(again)],
         }
     )
@@ -136,7 +118,7 @@ def _table(data: Data, saved: dict[str, np.ndarray], logits: np.ndarray) -> pd.D
 
 
 def _verdict(
-    run: Path, saved: dict[str, np.ndarray], logits: np.ndarray, differences: list[Difference], limit: float, *,
+    run: Path, saved: Run, logits: np.ndarray, differences: list[Difference], limit: float, *,
     same_chips: bool,
 ) -> tuple[bool, str]:  # fmt: skip
     """Whether the scores are the saved ones, and the line that says so."""
@@ -144,10 +126,10 @@ def _verdict(
     if not same_chips:
         likely = causes or "the split"
         return False, f"{run}: DIFFERENT: the test part holds other chips than were saved. Likely cause: {likely}."
-    gap = np.abs(probabilities(logits) - saved["preds"])
+    gap = np.abs(probabilities(logits) - saved.probabilities)
     found = f"difference of the {gap.size} probabilities: mean {gap.mean():.3g}, max {gap.max():.3g}"
     say(found)
-    if np.array_equal(logits, saved["logits"]) and not gap.any():
+    if np.array_equal(logits, saved.logits) and not gap.any():
         return True, f"{run}: BIT-IDENTICAL.{f' (Although changed since: {causes}.)' if causes else ''}"
     decided = any(difference.decides for difference in differences)
     if differences and not decided and gap.max() <= limit and gap.mean() <= limit / 10:

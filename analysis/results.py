@@ -1,31 +1,24 @@
 """A run's folder -> `Run`: scores, labels, names and history, checked against each other before anything is drawn.
 
-In: run.json, metrics.jsonl and results.npz, as files: neither torch nor DALI is loaded. Leaves every number that is
-computed from the scores to `tail`, `ranking`, `classes` and `decisions`.
+In: run.json, metrics.jsonl and results.npz, as `train.contract` reads them: neither torch nor DALI is loaded. Leaves
+every number that is computed from the scores to `tail`, `ranking`, `classes` and `decisions`.
 """
 
-import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.special import expit
 
 from analysis.classes import class_ap, mean_over_classes
-from preprocess.console import UserError
-from train.config import config_from
+from preprocess.console import UserError, say
+from train.config import Config
+from train.contract.metrics import EpochLine, read_metrics
+from train.contract.record import Record, read_record
+from train.contract.results import MadeWith, Results, read_results
 
 # As the figures name them; a key for every choice of LOSS (train.config).
 LOSSES = {"bce": "binary cross-entropy", "soft_margin": "multi-label soft margin", "asymmetric": "asymmetric"}
-_KEYS = ("AP", "mAP", "epoch", "labels", "preds", "fnames", "logits", "classes", "depends_on")
-# What reports and predictions read of `depends_on`.
-_MADE_WITH: dict[str, tuple[str, ...]] = {
-    "config": (), "versions": (), "amp": (), "commit": (), "model_sha256": (),
-    "machine": ("device", "threads", "system"), "store": ("path", "chips", "fingerprint"),
-    "split": ("rule", "sha256", "train", "val", "test", "epoch_chosen_on"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +27,13 @@ class Run:
 
     names (N,) of the test part's chips; labels (N, classes) uint8; logits (N, classes) float64, what everything is
     ranked by; probabilities (N, classes) float64; ap (classes,) with NaN where a class has no positive; epoch from 1.
-    `record` is run.json, `made_with` what the scores depend on, `history` a dictionary an epoch.
+    `record` is run.json, `made_with` what the scores depend on, `history` an entry an epoch.
     """
 
     path: Path
-    record: dict[str, Any]
-    made_with: dict[str, Any]
-    history: list[dict[str, Any]]
+    record: Record
+    made_with: MadeWith
+    history: tuple[EpochLine, ...]
     classes: tuple[str, ...]
     names: np.ndarray
     labels: np.ndarray
@@ -56,10 +49,9 @@ class Run:
         return self.path.resolve().name
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         """The configuration of the scores."""
-        config: dict[str, Any] = self.made_with["config"]
-        return config
+        return self.made_with.config
 
     @property
     def positives(self) -> np.ndarray:
@@ -68,112 +60,37 @@ class Run:
 
 
 def load_run(path: Path) -> Run:
-    """Read a run.
+    """Read a run. A line says where a kill left one file an epoch behind the other.
 
     Raises:
         UserError: a file is missing or damaged, or the files do not belong together; names it.
     """
     record = read_record(path)
-    arrays = _read_arrays(path / "results.npz")
-    shape = arrays["labels"].shape
-    names, classes = arrays["fnames"].astype(str), tuple(arrays["classes"].astype(str).tolist())
-    if len(shape) != 2 or (len(names), len(classes)) != shape or len(set(names.tolist())) != len(names):
-        raise UserError(
-            f"{path / 'results.npz'}: expected labels of (chips, classes) with a name each, found labels {shape}, "
-            f"{len(set(names.tolist()))} different names and {len(classes)} classes."
+    history = read_metrics(path, record)
+    results = read_results(path, record, history)
+    if len(history) != len(results.train_losses):
+        say(
+            f"{path}: metrics.jsonl holds {len(history)} epochs, results.npz {len(results.train_losses)}: the run was "
+            f"interrupted between them. make train RESUME={path} mends it."
         )
-    for key in ("preds", "logits"):
-        if arrays[key].shape != shape or not np.isfinite(arrays[key]).all():
-            raise UserError(f"{path / 'results.npz'}: expected finite {key} of shape {shape}. Train again.")
-    logits = arrays["logits"].astype(np.float64)
-    ap = class_ap(arrays["labels"], logits)
-    # `preds` may lie as float32.
-    for key, expected, tolerance in (
-        ("AP", ap, 1e-9),
-        ("mAP", mean_over_classes(ap), 1e-9),
-        ("preds", expit(logits), 1e-6),
-    ):
-        if not np.allclose(expected, arrays[key], rtol=0, atol=tolerance, equal_nan=True):
-            raise UserError(
-                f"{path / 'results.npz'}: the saved {key} is not that of the saved scores; the file was altered."
-            )
+    check_scores(path / "results.npz", results)
     return Run(
-        path=path, record=record, made_with=_made_with(path / "results.npz", arrays), history=read_history(path),
-        classes=classes, names=names, labels=arrays["labels"].astype(np.uint8), logits=logits,
-        probabilities=arrays["preds"].astype(np.float64), ap=ap, mean_ap=float(arrays["mAP"]),
-        epoch=int(arrays["epoch"]),
+        path=path, record=record, made_with=results.made_with, history=history, classes=results.classes,
+        names=results.names, labels=results.labels, logits=results.logits.astype(np.float64),
+        probabilities=results.probabilities, ap=results.ap, mean_ap=results.mean_ap, epoch=results.epoch,
     )  # fmt: skip
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """run.json.
-
-    Raises:
-        UserError: no such run.
-    """
-    try:
-        record: dict[str, Any] = json.loads((path / "run.json").read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"RUN={path}: expected a run's folder, found no run.json. `ls runs` shows the runs.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"RUN={path}: run.json cannot be read ({error}).") from error
-    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
-        raise UserError(f"RUN={path}: run.json cannot be read (it holds no configuration).")
-    _check_config(path / "run.json", record["config"])
-    return record
-
-
-def _check_config(path: Path, config: dict[str, Any]) -> None:
-    try:
-        config_from(config)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-
-
-def _made_with(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What the scores depend on, with all that is read from it later."""
-    try:
-        found: dict[str, Any] = json.loads(str(arrays["depends_on"]))
-        absent = [f"{key} {name}".strip() for key, names in _MADE_WITH.items() for name in names or ("",)
-                  if key not in found or (name and name not in found[key])]  # fmt: skip
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: expected depends_on to be JSON ({error}). Train again.") from error
-    if absent:
-        raise UserError(f"{path}: expected depends_on with {', '.join(_MADE_WITH)}; {absent[0]} is not there.")
-    _check_config(path, found["config"])
-    return found
-
-
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl.
-
-    Raises:
-        UserError: there is none, or a line is not that of an epoch.
-    """
-    try:
-        lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    except ValueError as error:
-        raise UserError(f"{path / 'metrics.jsonl'}: expected a JSON object a line ({error}).") from None
-    except FileNotFoundError:
-        raise UserError(f"RUN={path}: expected a run with a finished epoch, found no metrics.jsonl.") from None
-    except OSError as error:
-        raise UserError(f"{path / 'metrics.jsonl'}: cannot be read ({error.strerror}).") from error
-    if not lines:
-        raise UserError(f"{path / 'metrics.jsonl'}: expected a line an epoch, found none. Train again.")
-    if not all(isinstance(line, dict) and "epoch" in line for line in lines):
-        raise UserError(f"{path / 'metrics.jsonl'}: expected a JSON object with an epoch a line, found another.")
-    return lines
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing. The run ended before its first epoch did.") from None
-    except Exception as error:
-        # zipfile, numpy and zlib each raise their own kinds for a damaged file.
-        raise UserError(f"{path}: cannot be read ({error}).") from error
-    if missing := [key for key in _KEYS if key not in arrays]:
-        raise UserError(f"{path}: expected the arrays {', '.join(_KEYS)}; {', '.join(missing)} is not there.")
-    return arrays
+def check_scores(path: Path, results: Results) -> None:
+    """UserError if AP, mAP or probabilities are not those of the logits and labels."""
+    logits = results.logits.astype(np.float64)
+    ap = class_ap(results.labels, logits)
+    # `preds` may lie as float32.
+    for key, expected, found, tolerance in (
+        ("AP", ap, results.ap, 1e-9),
+        ("mAP", mean_over_classes(ap), results.mean_ap, 1e-9),
+        ("preds", expit(logits), results.probabilities, 1e-6),
+        ("testperfs", ap, results.test_ap[results.epoch - 1], 1e-9),
+    ):
+        if not np.allclose(expected, found, rtol=0, atol=tolerance, equal_nan=True):
+            raise UserError(f"{path}: the saved {key} is not that of the saved scores; the file was altered.")

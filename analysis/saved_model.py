@@ -5,24 +5,53 @@ from torch import nn
 from analysis.results import Run
 from models.build import build
 from models.resnet import branch
-from pipeline.inputs import Inputs
-from preprocess.console import UserError
+from pipeline.inputs import COURSE_MEAN, COURSE_STD, Inputs, raw_inputs
+from preprocess.console import UserError, say
+from preprocess.schema import Store
+from preprocess.splits import make_split
 from train.runfolder import load_model
 
 
-def inputs_of(run: Run) -> Inputs:
+def inputs_of(run: Run, store: Store | None) -> Inputs:
     """Bands and scaling, as run.json keeps them.
 
+    Since version 2 the run's identity binds them. In a run of version 1 they are computed again from its store, where
+    that is at hand.
+
     Raises:
-        UserError: they are not there.
+        UserError: they are others.
     """
-    try:
-        found = run.record["inputs"]
-        return Inputs(
-            kind=found["kind"], bands=tuple(found["bands"]), mean=tuple(found["mean"]), std=tuple(found["std"])
+    kept = run.record.inputs
+    inputs = Inputs(kind=kept.kind, bands=kept.bands, mean=kept.mean, std=kept.std)
+    if run.record.version == 1:
+        expected = (
+            _course(inputs) if inputs.kind == "course" else inputs if store is None else _from_store(run, store, inputs)
         )
-    except KeyError as error:
-        raise UserError(f"{run.path / 'run.json'}: expected inputs with {error.args[0]}, found none.") from error
+        if inputs != expected:
+            raise UserError(
+                f"{run.path / 'run.json'}: expected inputs with mean {list(expected.mean)} and std "
+                f"{list(expected.std)}, found mean {list(inputs.mean)} and std {list(inputs.std)}. Restore the file "
+                "from a copy, or train again."
+            )
+    return inputs
+
+
+def _course(inputs: Inputs) -> Inputs:
+    count = len(inputs.bands)
+    mean, std = (tuple(255 * value for value in values[:count]) for values in (COURSE_MEAN, COURSE_STD))
+    return Inputs(kind="course", bands=inputs.bands, mean=mean, std=std)
+
+
+def _from_store(run: Run, store: Store, kept: Inputs) -> Inputs:
+    try:
+        split = make_split(run.config.split, store, val=run.config.val)
+    except UserError as error:  # its CSV or groups have gone
+        say(f"{run.path / 'run.json'}: mean and std cannot be computed again and are used unproved ({error})")
+        return kept
+    if split.sha256() != run.record.split.sha256:
+        say(f"{run.path / 'run.json'}: mean and std are used unproved: SPLIT={run.config.split} gives other chips now.")
+        return kept
+    return raw_inputs(store, run.record.inputs.bands, split.train)
 
 
 def load_saved(run: Run) -> tuple[nn.Module, str]:
@@ -31,13 +60,12 @@ def load_saved(run: Run) -> tuple[nn.Module, str]:
     Raises:
         UserError: the weights are missing, do not fit, or are not those that made the saved scores.
     """
-    branches = tuple(branch(*bands) for bands in run.record["inputs"]["branches"])
-    pool = run.record["inputs"].get("pool", True)  # runs before there was a choice have it
-    net = build(run.config["arch"], branches, len(run.classes), None, pool=pool)
+    branches = tuple(branch(*bands) for bands in run.record.inputs.branches)
+    net = build(run.config.arch, branches, len(run.classes), None, pool=run.record.inputs.pool)
     digest = load_model(run.path, net)
-    if digest != run.made_with["model_sha256"]:
+    if digest != run.made_with.model_sha256:
         raise UserError(
             f"{run.path / 'model.safetensors'}: expected the weights that made the saved scores "
-            f"({run.made_with['model_sha256'][:12]}), found {digest[:12]}. Train again."
+            f"({run.made_with.model_sha256[:12]}), found {digest[:12]}. Train again."
         )
     return net.eval(), digest

@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis import plots, tail
 from analysis.figures import Figures
+from analysis.names import listed
 from analysis.page import Cards, Note, Section, Tables, card
 from analysis.pictures import Chip, Room, pictures
 from analysis.ranking import Ranking
@@ -49,7 +50,7 @@ def curves(run: Run, kept: Kept) -> Section:
         "Train scores are those made while learning, on augmented chips; test scores are made after the epoch. "
         "A class without a positive in a part has no AP there and leaves a gap."
     )
-    history = pd.json_normalize(run.history)
+    history = pd.json_normalize([line.values() for line in run.history])
     kept.tables.add("epochs", history)
     columns = [c for c in history.columns if "." not in c and "_ap" not in c]
     section.blocks.append(
@@ -127,7 +128,7 @@ def _chips(run: Run, rows: np.ndarray, store: Store | str, room: Room) -> tuple[
 
 
 def _tags(run: Run, row: int) -> str:
-    return " ".join(np.array(run.classes)[run.labels[row] == 1].tolist()) or "no tag"
+    return listed(np.array(run.classes)[run.labels[row] == 1].tolist())
 
 
 def _said(run: Run, row: int, ranking: Ranking) -> list[str]:

@@ -163,4 +163,4 @@ def compared(run: Run, found: list[Difference], kept: Kept) -> Section:
 
 
 def _titled(run: Run) -> str:
-    return f"{run.name} (task {run.config['task']})"
+    return f"{run.name} (task {run.config.task})"

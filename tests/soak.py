@@ -36,9 +36,10 @@ from pipeline.loader import Batch, TileLoader, train_loader
 from preprocess import console
 from preprocess.console import UserError
 from preprocess.schema import Store
-from train import loop, runfolder
+from train import loop
 from train.__main__ import main as train_main
 from train.checkpoint import folder
+from train.contract.record import read_record
 
 PHASES = ("start", "training", "evaluation", "checkpoint", "publish")
 # Functions of train.loop, and the phase that they are.
@@ -203,7 +204,7 @@ def history(log: Path) -> list[str]:
 
 def is_done(run: Path) -> bool:
     """Whether a kill came after the last thing that a run writes: then there is nothing to go on with."""
-    return (run / "run.json").exists() and runfolder.read_run(run).get("state") == "done"
+    return (run / "run.json").exists() and read_record(run).state == "done"
 
 
 def soak(kills: int, seed: int) -> str:

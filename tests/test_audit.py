@@ -17,6 +17,7 @@ import pytest
 import tifffile
 from conftest import write_csv
 from PIL import Image
+from run_files import read_arrays, rewrite
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import average_precision_score
 from test_report import Page, write_run
@@ -94,8 +95,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 def doubting_run(path: Path, store: Store, swapped: tuple[int, int]) -> Path:
     """A run whose model is right about every label but two of `road`, where the label says otherwise."""
     write_run(path, store)
-    with np.load(path / "results.npz") as archive:
-        arrays: dict[str, Any] = dict(archive)
+    arrays = read_arrays(path)
     labels = store.labels[make_split("course", store).test]
     truth = labels.copy()
     row_of = {str(name): row for row, name in enumerate(arrays["fnames"])}
@@ -104,10 +104,10 @@ def doubting_run(path: Path, store: Store, swapped: tuple[int, int]) -> Path:
     rng = np.random.default_rng(0)
     logits = (8.0 * truth - 4 + rng.normal(0, 0.3, truth.shape)).astype(np.float32)
     ap = np.array([average_precision_score(labels[:, c], logits[:, c].astype(float)) for c in range(4)])
-    arrays |= {"labels": labels, "logits": logits, "preds": 1 / (1 + np.exp(-logits.astype(float))), "AP": ap,
-               "mAP": ap.mean()}  # fmt: skip
-    np.savez(path / "results.npz", **arrays)
-    return path
+    preds = 1 / (1 + np.exp(-logits.astype(float)))
+    return rewrite(
+        path, arrays={"labels": labels, "logits": logits, "preds": preds, "AP": ap, "mAP": np.array(ap.mean())}
+    )
 
 
 @pytest.mark.parametrize(
@@ -238,20 +238,22 @@ def test_what_can_be_refused_is_before_a_pixel_is_read(planted: SimpleNamespace,
 def test_the_split_is_the_runs_where_none_is_given(planted: SimpleNamespace, tmp_path: Path,
                                                    capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     run = shutil.copytree(planted.folder / "runs/one", tmp_path / "run")
-    with np.load(run / "results.npz") as archive:
-        arrays = dict(archive)
-    made = json.loads(str(arrays["depends_on"]))
-    made["config"] |= {"split": "0.5,0.5@3", "val": 0.2}
-    made["split"]["sha256"] = make_split("0.5,0.5@3", planted.store, val=0.2).sha256()
-    np.savez(run / "results.npz", **{**arrays, "depends_on": json.dumps(made)})
+
+    def trained_on(sha256: str) -> None:
+        def change(values: dict[str, Any]) -> None:
+            values["config"] |= {"split": "0.5,0.5@3", "val": 0.2}
+            values["split"]["sha256"] = sha256
+
+        rewrite(run, both=change)
+
+    trained_on(make_split("0.5,0.5@3", planted.store, val=0.2).sha256())
     page = planted.store.path.with_name("tiles.zarr.audit") / "audit.html"
     look(planted.store, run_path=run)
     assert "split 0.5,0.5@3 + val 0.2" in page.read_text()
     look(planted.store, run_path=run, split_rule="course")
     assert "split course" in page.read_text()
     assert "another division" not in capsys.readouterr().out
-    made["split"]["sha256"] = "0"
-    np.savez(run / "results.npz", **{**arrays, "depends_on": json.dumps(made)})
+    trained_on("0" * 64)
     look(planted.store, run_path=run)
     assert "the run was trained on another division" in capsys.readouterr().out
 
@@ -351,7 +353,7 @@ def test_groups_are_joined_through_others() -> None:
 def test_the_real_labels_repeat_a_tag_73_times_and_lack_the_weather_once(shared: Path) -> None:
     path = shared / "data/planet/train_v2.csv"
     table = read_labels(path, PRESETS["planet"].classes)
-    store: Any = SimpleNamespace(names=np.array(table.names), labels=table.labels, classes=table.classes)
+    store: Any = SimpleNamespace(names=np.array(table.names), labels=table.labels, classes=table.classes, source={})
     repeated, differ = tags.csv_findings(store, path)
     assert len(repeated.tiles) == 73
     assert len(differ.tiles) == 0

@@ -56,7 +56,7 @@ def test_what_a_user_must_know_is_with_the_file(run: Run) -> None:
     known = {entry.key: entry.value for entry in model.metadata_props}
     assert known["classes"] == "a,b,c"
     assert known["bands"] == "blue,green,red,nir"
-    assert known["model_sha256"] == run.made_with["model_sha256"]
+    assert known["model_sha256"] == run.made_with.model_sha256
     assert not list((run.path / "export").glob("*.data"))
     card = (run.path / "export/MODEL_CARD.md").read_text()
     parity = json.loads((run.path / "export/parity.json").read_text())

@@ -4,21 +4,26 @@ import base64
 import io
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
 from conftest import Chips
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
+from run_files import read_arrays, rewrite
 from sklearn.metrics import average_precision_score
 
 from analysis import plots
@@ -28,6 +33,9 @@ from analysis.results import LOSSES, load_run
 from preprocess.schema import Store
 from preprocess.splits import make_split
 from train.config import _CHOICES, make_config
+from train.contract.metrics import write_metrics
+from train.contract.record import new_record, write_record
+from train.contract.results import write_results
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,26 +54,38 @@ def write_run(
     present = [c for c in range(labels.shape[1]) if labels[:, c].any()]
     ap = np.full(labels.shape[1], np.nan)
     ap[present] = [average_precision_score(labels[:, c], logits[:, c].astype(float)) for c in present]
-    config = vars(make_config("default", task=1, store=str(store.path), epochs=2))
-    made: dict[str, Any] = {
-        "config": config, "versions": {"torch": "2"}, "amp": "off", "commit": "abc+changes", "model_sha256": "f" * 64,
-        "machine": {"device": "CPU", "threads": 2, "system": "Linux"},
-        "store": {"path": str(store.path), "fingerprint": store.fingerprint, "chips": store.num_tiles},
-        "split": {"rule": rule, "sha256": split.sha256(), "train": 1, "val": 0, "test": len(names),
-                  "epoch_chosen_on": "test"},
-    }  # fmt: skip
+    config = make_config("default", task=1, store=str(store.path), epochs=2)
+    layout = store.layout
+    bands = ["red", "green", "blue"]
+    record = new_record(
+        {
+            "state": "done", "started": "today", "config": vars(config), "versions": {"torch": "2"}, "amp": "off",
+            "commit": "abc+changes", "machine": {"device": "CPU", "threads": 2, "system": "Linux"},
+            "store": {"path": str(store.path), "fingerprint": store.fingerprint, "chips": store.num_tiles},
+            "split": {"rule": rule, "sha256": split.sha256(), "train": 1, "val": 0, "test": len(names),
+                      "epoch_chosen_on": "test"},
+            "inputs": {"kind": "raw", "bands": bands, "mean": [0.0] * 3, "std": [1.0] * 3, "branches": [bands],
+                       "crop": list(config.crop_of(layout.height, layout.width)), "pool": True,
+                       "chip": {"height": layout.height, "width": layout.width, "dtype": layout.dtype}},
+            "classes": list(store.classes), "best_epoch": 2, "model_sha256": "f" * 64,
+        }
+    )  # fmt: skip
     mean_ap = float(np.nanmean(ap)) if present else None
     by_name = {name: None if np.isnan(v) else v for name, v in zip(store.classes, ap.tolist(), strict=True)}
-    line = {"lr": 0.1, "train_loss": 0.5, "test_loss": 0.6, "train_map": 0.4, "test_map": mean_ap,
-            "train_ap": by_name, "test_ap": by_name, "chips_per_s": 100.0, "wait_share": 0.1}  # fmt: skip
+    line = {"lr": 0.1, "train_loss": 0.5, "test_loss": 0.6, "train_map": mean_ap, "test_map": mean_ap,
+            "train_ap": by_name, "test_ap": by_name, "chips_per_s": 100.0, "wait_share": 0.1, "train_s": 1.0,
+            "seconds": {"wait": 0.1, "step": 0.9}, "first_wait_s": 0.1}  # fmt: skip
+    lines = [{"epoch": number, **line} for number in (1, 2)]
     path.mkdir(parents=True)
-    (path / "run.json").write_text(json.dumps({**made, "state": "done", "started": "today"}))
-    (path / "metrics.jsonl").write_text("".join(json.dumps({"epoch": n, **line}) + "\n" for n in (1, 2)))
-    np.savez(
-        path / "results.npz", epoch=2, AP=ap, mAP=np.nan if mean_ap is None else mean_ap, labels=labels, fnames=names,
-        logits=logits, preds=1 / (1 + np.exp(-logits.astype(float))), classes=np.array(store.classes),
-        depends_on=json.dumps(made),
-    )  # fmt: skip
+    write_record(path, record)
+    arrays = {
+        "epoch": np.array(2), "AP": ap, "mAP": np.array(np.nan if mean_ap is None else mean_ap), "labels": labels,
+        "fnames": names, "logits": logits, "preds": 1 / (1 + np.exp(-logits.astype(float))),
+        "classes": np.array(store.classes), "trainlosses": np.full(2, 0.5), "testlosses": np.full(2, 0.6),
+        "testperfs": np.stack([ap, ap]),
+    }  # fmt: skip
+    write_results(path, record, arrays, lines, "f" * 64)
+    write_metrics(path, record, lines)
     return path
 
 
@@ -135,13 +155,9 @@ def test_every_figure_has_a_title_and_is_there_as_png(made: SimpleNamespace) -> 
 @pytest.mark.parametrize("loss", _CHOICES["loss"])
 def test_every_loss_has_a_name(made: SimpleNamespace, tmp_path: Path, loss: str) -> None:
     run = shutil.copytree(made.run, tmp_path / "run")
-    record = json.loads((run / "run.json").read_text())
-    record["config"]["loss"] = loss
-    (run / "run.json").write_text(json.dumps(record))
+    rewrite(run, both=lambda values: values["config"].update(loss=loss))
     assert draw_curves(run).stat().st_size > 0
-    config = {**load_run(run).config, "loss": loss}
-    shown = SimpleNamespace(history=load_run(run).history, epoch=1, config=config)
-    title = plots.curve(shown, "loss").axes[0].get_title()  # type: ignore[arg-type]
+    title = plots.curve(load_run(run), "loss").axes[0].get_title()
     assert title == f"Loss ({LOSSES[loss]}) after each epoch"
 
 
@@ -211,11 +227,7 @@ def test_the_verdict_of_reproduce_is_shown_and_a_stale_one_is_called_so(made: Si
 def test_a_store_that_has_moved(made: SimpleNamespace, tmp_path: Path, uint8_store: Store, refused: Callable,
                                 capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     run = shutil.copytree(made.run, tmp_path / "run")
-    with np.load(run / "results.npz") as archive:
-        arrays = dict(archive)
-    depends = json.loads(str(arrays["depends_on"]))
-    depends["config"]["store"] = str(tmp_path / "gone.zarr")
-    np.savez(run / "results.npz", **{**arrays, "depends_on": json.dumps(depends)})
+    rewrite(run, made=lambda values: values["config"].update(store=str(tmp_path / "gone.zarr")))
     page = Page(report(run, compare=(), wanted_class=None, store_path=None))
     assert page.pictures == []
     assert "No pictures: " in page.text
@@ -233,34 +245,26 @@ def test_a_store_that_has_moved(made: SimpleNamespace, tmp_path: Path, uint8_sto
         ({"labels": None}, "labels is not there"),
         ({"mAP": np.array(0.9)}, "the saved mAP is not that of the saved scores"),
         ({"preds": np.full((99, 3), 0.5)}, "the saved preds is not that of the saved scores"),
-        ({"depends_on": np.array("{")}, "expected depends_on to be JSON"),
-        ({"depends_on": np.array("{}")}, "; config is not there"),
+        ({"testperfs": np.full((2, 3), 0.5)}, "the saved testperfs is not that of the saved scores"),
     ],
 )
 def test_a_run_that_does_not_fit_together_is_refused(
     made: SimpleNamespace, tmp_path: Path, refused: Callable, change: dict, found: str
 ) -> None:
     run = shutil.copytree(made.run, tmp_path / "run")
-    with np.load(run / "results.npz") as archive:
-        arrays = {**archive, **change}
-    np.savez(run / "results.npz", **{name: value for name, value in arrays.items() if value is not None})
+    rewrite(run, arrays=change)
     assert found in refused(lambda: load_run(run))
 
 
-@pytest.mark.parametrize("key", ["machine", "machine threads", "split epoch_chosen_on", "model_sha256"])
+@pytest.mark.parametrize("key", ["machine", "machine.threads", "split.epoch_chosen_on", "model_sha256"])
 def test_scores_that_do_not_say_what_they_depend_on_are_refused(
     made: SimpleNamespace, tmp_path: Path, refused: Callable, key: str
 ) -> None:
     run = shutil.copytree(made.run, tmp_path / "run")
-    with np.load(run / "results.npz") as archive:
-        arrays = dict(archive)
-    depends = json.loads(str(arrays["depends_on"]))
-    first, _, second = key.partition(" ")
-    (depends[first] if second else depends).pop(second or first)
-    np.savez(run / "results.npz", **{**arrays, "depends_on": json.dumps(depends)})
+    first, _, second = key.partition(".")
+    rewrite(run, made=lambda values: (values[first] if second else values).pop(second or first))
     text = refused(lambda: report(run, compare=(), wanted_class=None, store_path=None))
-    assert "results.npz: expected depends_on with config, versions" in text
-    assert f"{key} is not there" in text or f"{key} device is not there" in text
+    assert text == f"{run / 'results.npz'} depends_on: expected the field {key}, found none."
 
 
 @pytest.mark.parametrize("where", ["run.json", "results.npz"])
@@ -268,24 +272,16 @@ def test_a_setting_that_is_not_known_is_one_line(
     made: SimpleNamespace, tmp_path: Path, refused: Callable, where: str
 ) -> None:
     run = shutil.copytree(made.run, tmp_path / "run")
-    if where == "run.json":
-        record = json.loads((run / where).read_text())
-        record["config"]["warp"] = 9
-        (run / where).write_text(json.dumps(record))
-        assert "warp is not known" in refused(lambda: draw_curves(run))
-    else:
-        with np.load(run / where) as archive:
-            arrays = dict(archive)
-        depends = json.loads(str(arrays["depends_on"]))
-        depends["config"]["warp"] = 9
-        np.savez(run / where, **{**arrays, "depends_on": json.dumps(depends)})
-    text = refused(lambda: report(run, compare=(), wanted_class=None, store_path=None))
-    assert f"{where}: configuration: warp is not known" in text
+    rewrite(run, **{"record" if where == "run.json" else "made": lambda values: values["config"].update(warp=9)})
+    for call in (lambda: draw_curves(run), lambda: report(run, compare=(), wanted_class=None, store_path=None)):
+        text = refused(call)
+        assert where in text
+        assert "configuration: warp is not known" in text
 
 
 @pytest.mark.parametrize(
     ("content", "found"),
-    [("", "expected a line an epoch, found none"), ("1\n", "found another"), ("{\n", "JSON object")],
+    [("", "expected a line an epoch, found none"), ("1\n", "to be an object, found 1"), ("{\n", "expected JSON")],
 )
 def test_a_history_without_epochs_is_one_line(
     made: SimpleNamespace, tmp_path: Path, refused: Callable, content: str, found: str
@@ -333,22 +329,26 @@ def test_no_mathtext_is_written_out(made: SimpleNamespace) -> None:
     assert "$" not in made.path.read_text()
 
 
-def test_runs_that_cannot_be_compared_are_refused(made: SimpleNamespace, tmp_path: Path, refused: Callable) -> None:
+def test_runs_that_cannot_be_compared_are_refused(
+    made: SimpleNamespace, tmp_path: Path, refused: Callable, session_store: Store
+) -> None:
     other = shutil.copytree(made.others[0], tmp_path / "other")
-    with np.load(other / "results.npz") as archive:
-        arrays = dict(archive)
+    arrays = read_arrays(other)
 
     def compare(**changed: np.ndarray) -> str:
-        np.savez(other / "results.npz", **{**arrays, **changed})
+        rewrite(other, arrays={**arrays, **changed, "depends_on": None})
         return refused(lambda: report(made.run, compare=(other,), wanted_class=None, store_path=None))
 
     renamed = arrays["fnames"].copy()
     renamed[0] = "elsewhere"
     assert "Compare runs of the same STORE and SPLIT" in compare(fnames=renamed)
-    assert "expected the classes a, b, c, found a, b, x" in compare(classes=np.array(["a", "b", "x"]))
     swapped = arrays["labels"][:, [1, 0, 2]]
     ap = _ap(swapped, arrays["logits"])
     assert "other labels" in compare(labels=swapped, AP=ap, mAP=np.nanmean(ap))
+    renamed_classes = write_run(tmp_path / "renamed", replace(session_store, classes=("a", "b", "x")))
+    assert "expected the classes a, b, c, found a, b, x" in refused(
+        lambda: report(made.run, compare=(renamed_classes,), wanted_class=None, store_path=None)
+    )
     assert "different names" in refused(
         lambda: report(made.run, compare=(made.run,), wanted_class=None, store_path=None)
     )
@@ -383,6 +383,39 @@ def test_the_command_to_get_the_same_is_one_that_make_takes() -> None:
     listed = re.findall(r"TRAIN_(?:WORDS|VARIABLES) = ((?:.*\\\n)*.*)", makefile)
     assert {name.upper() for name in _VARIABLES} <= {*" ".join(listed).replace("\\", " ").split(), "STORE"}
     config = make_config("course", task=4, store="a b.zarr", epochs=3, deterministic=True, ema=0.5)
-    words = train_command(asdict(config))
+    words = train_command(config)
     assert words == "make train TASK=4 STORE='a b.zarr' DETERMINISTIC=1 EPOCHS=3 RECIPE=course SET=ema=0.5"
     assert config_from(asdict(config)) == config
+
+
+@given(st.data())
+def test_the_command_gives_the_same_configuration(data: st.DataObject) -> None:
+    """Read by the real command line, whatever was set; what has no effect is left out, and may differ."""
+    from dataclasses import asdict
+
+    from test_config import VALUES
+
+    from analysis.provenance import train_command
+    from train.__main__ import main as train_main
+    from train.config import config_from, without_effect
+    from train.recipes import RECIPES
+
+    recipe = data.draw(st.sampled_from(sorted(RECIPES)))
+    settings = data.draw(st.fixed_dictionaries({}, optional={name: VALUES[name] for name in VALUES if name != "store"}))
+    values = {**RECIPES[recipe](), "task": 4, "store": "/a b.zarr", **settings, "recipe": recipe}
+    values |= {"gpu_given": values.get("gpu", "0") != "0", "split": values.get("split", "course")}
+    if values.get("weights") == "none":
+        values.pop("finetune", None)
+    config = config_from(values)
+    arguments = ["train"]
+    for word in shlex.split(train_command(config))[2:]:
+        name, _, text = word.partition("=")
+        flag = f"--{name.lower().replace('_', '-')}"
+        arguments += [flag] if name in ("DETERMINISTIC", "SHUFFLE_LABELS") else [f"{flag}={text}"]
+    with mock.patch.object(sys, "argv", arguments), mock.patch("train.start.start") as start:
+        train_main()
+    found = start.call_args.args[0]
+    if config.weights.endswith(".safetensors"):
+        found = replace(found, weights=config.weights)  # made absolute
+    unused = without_effect(config, asdict(config))
+    assert replace(found, **{name: getattr(config, name) for name in unused}) == config

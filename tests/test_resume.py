@@ -11,11 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from conftest import to_store, write_chips
+from run_files import rewrite
 from test_train import ROOT, Ended, here, train
 from tiny import Steps, outcome, tiny_networks
 
@@ -191,12 +193,45 @@ def test_only_broken_ones(store: Store, tmp_path: Path) -> None:
     assert ended.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("damage", ["flip", "gone"])
+def test_broken_best_weights_are_those_of_model_safetensors_and_the_other_way(
+    store: Store, tmp_path: Path, undisturbed: tuple[Path, list[str]], damage: str
+) -> None:
+    stopped(store, tmp_path / "first")
+    for number, name in enumerate(("checkpoints/best-001.safetensors", "model.safetensors")):
+        run = Path(shutil.copytree(tmp_path / "first", tmp_path / str(number)))
+        data = bytearray((run / name).read_bytes())
+        data[-5] ^= 4
+        (run / name).unlink()
+        if damage == "flip":
+            (run / name).write_bytes(data)
+        ended = resume(run)
+        assert ended.returncode == 0, ended.stderr
+        line = f"{run / name}: missing or broken; replaced by the identical model.safetensors.\n"
+        assert ended.stdout.count(line) == 1 - number
+        assert outcome(run) == outcome(undisturbed[0])
+
+
 def test_best_weights_that_are_gone_are_noticed(store: Store, tmp_path: Path) -> None:
     stopped(store, tmp_path / "run")
     (folder(tmp_path / "run") / "best-001.safetensors").unlink()
+    (tmp_path / "run" / "model.safetensors").unlink()
     ended = resume(tmp_path / "run")
     assert ended.stdout.count("its best weights (best-001.safetensors) are missing or broken") == 2
     assert ended.returncode == 2
+
+
+def test_a_checkpoint_of_another_run_is_set_aside(
+    store: Store, tmp_path: Path, undisturbed: tuple[Path, list[str]]
+) -> None:
+    """The same settings and the same store: only the run's identity tells them apart."""
+    own, foreign = stopped(store, tmp_path / "run"), stopped(store, tmp_path / "other", step=9)
+    shutil.copy(foreign[-1], folder(tmp_path / "run"))
+    ended = resume(tmp_path / "run")
+    assert ended.returncode == 0, ended.stderr
+    assert f"{folder(tmp_path / 'run') / foreign[-1].name}: of another run; taking the one before.\n" in ended.stdout
+    assert f"({own[-1].name})" in ended.stdout
+    assert outcome(tmp_path / "run") == outcome(undisturbed[0])
 
 
 def test_leavings_of_a_killed_write_are_swept(store: Store, tmp_path: Path) -> None:
@@ -224,19 +259,18 @@ def test_what_resume_refuses(store: Store, tmp_path: Path, session_store: Store)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     record["config"]["lr"] = 0.5
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
-    assert "run.json says LR=0.5, its checkpoint was made with 0.002" in resume(tmp_path / "run").stderr
+    assert f"{tmp_path / 'run' / 'run.json'}: config changed since the run wrote it" in resume(tmp_path / "run").stderr
     assert "found no run.json" in resume(tmp_path / "nothing").stderr
 
 
 def test_another_machine_is_said(store: Store, tmp_path: Path) -> None:
-    stopped(store, tmp_path / "run")
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
-    record["machine"]["threads"] += 1
-    record["amp"] = "float16"
-    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
-    ended = resume(tmp_path / "run")
+    with Steps(stop_at(8)).patch:
+        assert train(store.path, tmp_path / "run", *SETTINGS, "--amp", "bf16").returncode == 75
+    rewrite(tmp_path / "run", record=lambda values: values["machine"].update(threads=63))
+    with mock.patch("train.device._amp", return_value=None):
+        ended = resume(tmp_path / "run")
     assert ended.returncode == 0, ended.stderr
-    assert "AMP was float16, is off; threads was" in ended.stdout
+    assert "AMP was bfloat16, is off; threads was 63, is" in ended.stdout
 
 
 def test_no_pickle_anywhere(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Chips, to_store, write_chips
+from run_files import read_arrays, rewrite
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import average_precision_score
 
@@ -192,19 +193,15 @@ def test_other_weights_are_noticed(run: Path, tmp_path: Path) -> None:
 
 def test_another_transform_is_noticed(run: Path, tmp_path: Path) -> None:
     copy = damaged(run, tmp_path)
-    record = json.loads((copy / "run.json").read_text())
-    record["config"]["test"] = "resize"
-    (copy / "run.json").write_text(json.dumps(record))
+    rewrite(copy, record=lambda values: values["config"].update(test="resize"))
     code, text = reproduce(copy)
-    assert code == 1
-    assert "transform TEST: was center, is resize" in text
+    assert code == 2
+    assert "results.npz: made with TEST=center, and run.json says resize." in text
 
 
 def test_another_split_is_noticed(run: Path, tmp_path: Path) -> None:
     copy = damaged(run, tmp_path)
-    record = json.loads((copy / "run.json").read_text())
-    record["config"]["split"] = "0.6,0.4"
-    (copy / "run.json").write_text(json.dumps(record))
+    rewrite(copy, both=lambda values: values["config"].update(split="0.6,0.4"))
     code, text = reproduce(copy)
     assert code == 1
     assert "other chips than were saved" in text
@@ -221,17 +218,13 @@ def test_another_store_is_noticed(run: Path, tmp_path: Path) -> None:
 
 def test_a_small_difference_with_the_same_everything_is_no_rounding(run: Path, tmp_path: Path) -> None:
     copy = damaged(run, tmp_path)
-    with np.load(copy / "results.npz") as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    arrays["logits"] = arrays["logits"] + np.float32(1e-6)
-    arrays["preds"] = arrays["preds"] + 1e-7
-    np.savez(copy / "results.npz", **arrays)
+    arrays = read_arrays(copy)
+    logits, preds = arrays["logits"] + np.float32(1e-6), arrays["preds"] + 1e-7
+    rewrite(copy, arrays={"logits": logits, "preds": preds})
     code, text = reproduce(copy)
     assert code == 1
     assert "none found" in text
-    depends_on = json.loads(str(arrays["depends_on"]))
-    depends_on["machine"]["device"] = "Another CPU"
-    np.savez(copy / "results.npz", **{**arrays, "depends_on": np.array(json.dumps(depends_on))})
+    rewrite(copy, made=lambda values: values["machine"].update(device="Another CPU"))
     code, text = reproduce(copy)
     assert code == 0
     assert "WITHIN ROUNDING" in text
@@ -250,12 +243,10 @@ def test_torn_and_emptied_files_are_one_line(run: Path, tmp_path: Path, name: st
 
 def test_another_arch_in_run_json_is_the_cause_that_is_named(run: Path, tmp_path: Path) -> None:
     copy = damaged(run, tmp_path)
-    record = json.loads((copy / "run.json").read_text())
-    record["config"]["arch"] = "resnet34"
-    (copy / "run.json").write_text(json.dumps(record))
+    rewrite(copy, record=lambda values: values["config"].update(arch="resnet34"))
     code, text = reproduce(copy)
     assert code == 2
-    assert "Changed since: configuration ARCH: was resnet18, is resnet34" in text
+    assert "made with ARCH=resnet18, and run.json says resnet34" in text
 
 
 @pytest.mark.parametrize("finished", [0, 1])
@@ -283,12 +274,9 @@ def test_ctrl_c_keeps_a_finished_epoch_and_no_empty_folder(
 
 def test_a_run_in_fp16_is_compared_where_there_is_no_fp16(run: Path, tmp_path: Path) -> None:
     copy = damaged(run, tmp_path)
-    with np.load(copy / "results.npz") as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    depends_on = json.loads(str(arrays["depends_on"]))
-    depends_on["amp"] = "float16"
-    arrays["preds"] = arrays["preds"] + 1e-3
-    np.savez(copy / "results.npz", **{**arrays, "depends_on": np.array(json.dumps(depends_on))})
+    logits = read_arrays(copy)["logits"] + np.float32(1e-3)
+    preds = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    rewrite(copy, both=lambda values: values.update(amp="float16"), arrays={"logits": logits, "preds": preds})
     code, text = reproduce(copy, "--gpu", "cpu")
     assert code == 0
     assert "WITHIN ROUNDING" in text

@@ -1,15 +1,15 @@
-"""`python -m train`: train one task on a store. `make train TASK=1 GPU=0` is the same with less to type."""
+"""`python -m train`: train one task on a store. `make train TASK=1` is the same with less to type."""
 
 import argparse
 import math
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from preprocess.console import Parser, UserError, run, say
 from preprocess.files import store_place
-from train.config import TASK_2, WHERE, Config, check_given, config_from, make_config
+from train.config import TASK_2, WHERE, Config, check_given, make_config
 from train.flags import FLAGS
 from train.recipes import RECIPES
 
@@ -60,17 +60,17 @@ def _config(args: argparse.Namespace) -> Config:
 
 def _resumed_config(args: argparse.Namespace) -> Config:
     """The run's own configuration; only where it is computed may change."""
-    from train.runfolder import read_run
+    from train.contract.record import read_record
 
-    record = read_run(args.resume)
-    if record.get("state") == "done":
+    record = read_record(args.resume)
+    if record.state == "done":
         raise UserError(f"RESUME={args.resume}: the run is done. `make reproduce RUN={args.resume}` checks it.")
     given = _given(args) | {name: True for name in ("deterministic", "shuffle_labels") if getattr(args, name)}
     given |= {name: getattr(args, name) for name in ("task", "run", "recipe") if getattr(args, name) is not None}
     if fixed := [name.upper() for name in given if name not in WHERE]:
         may = ", ".join(name.upper() for name in WHERE if name != "gpu_given")
         raise UserError(f"{', '.join(fixed)}: set by RESUME={args.resume}. With RESUME only {may} can be given.")
-    config = config_from({**record["config"], **given})
+    config = replace(record.config, **given)
     check_given(config, given)
     return config
 

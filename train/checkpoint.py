@@ -6,33 +6,38 @@ best-002.safetensors                  the weights of epoch 2, as model.safetenso
 
 A file is written beside its place, synced, and renamed: a kill or a full disk leaves the ones before. The last two are
 kept, and the best weights that they name. A broken one is noticed by its checksum and set aside as `.broken`, and the
-one before is taken.
+one before is taken; so is one of another run, by the run's identity (`contract.record`). Broken best weights are taken
+from model.safetensors where that is the same file. Leaves the values inside to `contract.checkpoint`.
 """
 
+import dataclasses
 import hashlib
 import json
+import math
 import re
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import xxhash
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from preprocess.console import UserError, say
-from preprocess.files import write_atomic
-from train.config import WHERE, Config
+from preprocess.files import open_regular, write_atomic
+from train.config import Config
+from train.contract.checkpoint import CheckpointValues, read_values
+from train.contract.metrics import check_lines, finite, read_metrics
+from train.contract.record import Record, check_settings
 from train.state import State, Unfinished
 from train.step import Trainer
 
 KEPT = 2
 _NAME = re.compile(r"e(\d+)-s(\d+)-b(\d+)-([0-9a-f]{16})\.safetensors")
 _LEFT = re.compile(r"\..+\.\d+")
-_FIELDS = ("epoch", "step", "lines", "best", "best_value", "best_sha256")  # of State, as JSON
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +46,7 @@ class Checkpoint:
 
     path: Path
     tensors: dict[str, torch.Tensor]
-    values: dict[str, Any]
+    values: CheckpointValues
 
 
 def folder(run: Path) -> Path:
@@ -49,7 +54,7 @@ def folder(run: Path) -> Path:
     return run / "checkpoints"
 
 
-def save_checkpoint(run: Path, trainer: Trainer, state: State, config: dict[str, Any]) -> Path:
+def save_checkpoint(run: Path, trainer: Trainer, state: State, record: Record) -> Path:
     """Write where the run is. Waits for the device: a checkpoint is one of the few points that may.
 
     Raises:
@@ -64,11 +69,19 @@ def save_checkpoint(run: Path, trainer: Trainer, state: State, config: dict[str,
     if state.best_logits is not None:
         tensors["best_logits"] = torch.from_numpy(state.best_logits)
     values = {
-        "state": {name: getattr(state, name) for name in _FIELDS},
+        "state": {
+            "epoch": state.epoch,
+            "step": state.step,
+            "lines": [finite(line) for line in state.lines],
+            "best": state.best,
+            "best_value": state.best_value if math.isfinite(state.best_value) else None,
+            "best_sha256": state.best_sha256,
+        },
         "seconds": unfinished.seconds,
         "first_wait_s": unfinished.first_wait_s,
         "trainer": trainer.values(),
-        "config": config,
+        "config": record.values["config"],
+        "identity": record.identity,
     }
     host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = save(host, metadata={"values": json.dumps(values)})
@@ -91,16 +104,36 @@ def save_best(run: Path, model: torch.nn.Module, epoch: int, metadata: dict[str,
 
 
 def best_weights(run: Path, state: State) -> bytes:
-    """The bytes of the best epoch's weights; empty if they are missing or not what the state says."""
+    """The bytes of the best epoch's weights, from checkpoints/ or the run's own model.safetensors.
+
+    Raises:
+        UserError: neither is the file that the state names.
+    """
+    for path in (_best_path(run, state.best), run / "model.safetensors"):
+        if (data := _intact(path, state.best_sha256)) is not None:
+            return data
+    raise UserError(f"{_best_path(run, state.best)}: missing or broken, and model.safetensors is another file.")
+
+
+def mend_best(run: Path, state: State) -> None:
+    """Write the best epoch's weights again where model.safetensors alone has them."""
+    path = _best_path(run, state.best)
+    if state.best >= 0 and _intact(path, state.best_sha256) is None:
+        _write(path, best_weights(run, state))
+        say(f"{path}: missing or broken; replaced by the identical model.safetensors.")
+
+
+def _intact(path: Path, sha256: str) -> bytes | None:
     try:
-        data = _best_path(run, state.best).read_bytes()
+        with open_regular(path) as file:
+            data = file.read()
     except OSError:
-        return b""
-    return data if hashlib.sha256(data).hexdigest() == state.best_sha256 else b""
+        return None
+    return data if hashlib.sha256(data).hexdigest() == sha256 else None
 
 
-def load_checkpoint(run: Path, config: Config) -> Checkpoint:
-    """The newest checkpoint that is whole; a line for each that is not.
+def load_checkpoint(run: Path, config: Config, record: Record) -> Checkpoint:
+    """The newest checkpoint that is whole and of this run; a line for each that is not.
 
     Raises:
         UserError: there is none, or it was made with other settings.
@@ -108,8 +141,11 @@ def load_checkpoint(run: Path, config: Config) -> Checkpoint:
     found = _files(run)
     for path in reversed(found):
         try:
-            checkpoint = _read(run, path)
-            _check_settings(run, checkpoint.values["config"], config)
+            checkpoint = _read(run, path, record)
+            check_settings(
+                checkpoint.values.config, config,
+                f"RUN={run}: its checkpoint was made with %s=%s, run.json says %s. Put it back.",
+            )  # fmt: skip
             return checkpoint
         except FileNotFoundError:
             continue  # another rank found it broken, and has set it aside
@@ -124,11 +160,40 @@ def load_checkpoint(run: Path, config: Config) -> Checkpoint:
     )
 
 
+def check_same_run(run: Path, record: Record, checkpoint: Checkpoint) -> None:
+    """That a checkpoint of version 1, which names no run, holds the epochs of metrics.jsonl: their times are its own.
+
+    Raises:
+        UserError: it holds others. (A metrics.jsonl that cannot be read proves nothing, and is written again.)
+    """
+    if not checkpoint.values.state.lines:
+        return
+    try:
+        history = read_metrics(run, record)
+    except UserError as error:
+        say(f"{error} It is written again from the checkpoint.")
+        return
+    lines = check_lines(list(checkpoint.values.state.lines), record, checkpoint.path.name)
+    both = min(len(lines), len(history))
+    if lines[:both] != history[:both]:
+        raise UserError(
+            f"{checkpoint.path}: expected the epochs of metrics.jsonl, found others: one of the two was altered or "
+            "is another run's. Remove metrics.jsonl to trust the checkpoint."
+        )
+
+
 def restore(checkpoint: Checkpoint, trainer: Trainer) -> State:
     """Put trainer and state back to where the checkpoint was taken."""
-    trainer.restore(checkpoint.tensors, checkpoint.values["trainer"])
     tensors, values = checkpoint.tensors, checkpoint.values
-    state = State(**values["state"])
+    try:
+        trainer.restore(tensors, values.trainer)
+    except (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        # torch raises its own kinds for weights and optimiser states of another network.
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"{checkpoint.path}: expected the tensors of this run's network and optimiser ({reason})."
+        ) from error
+    state = values.state.restored()
     if "best_logits" in tensors:
         state.best_logits = tensors["best_logits"].numpy()
     if "unfinished.tiles" in tensors:
@@ -138,7 +203,7 @@ def restore(checkpoint: Checkpoint, trainer: Trainer) -> State:
             logits=[tensors["unfinished.logits"].to(device)],
             tiles=[tensors["unfinished.tiles"].numpy()],
         )
-    state.unfinished.seconds, state.unfinished.first_wait_s = values["seconds"], values["first_wait_s"]
+    state.unfinished.seconds, state.unfinished.first_wait_s = dict(values.seconds), values.first_wait_s
     return state
 
 
@@ -167,15 +232,6 @@ def _write(path: Path, data: bytes) -> None:
     write_atomic(path, data, durable=True)
 
 
-def _check_settings(run: Path, made_with: dict[str, Any], config: Config) -> None:
-    for name, value in made_with.items():
-        now = getattr(config, name, None)
-        if name not in WHERE and now != value:
-            raise UserError(
-                f"RUN={run}: run.json says {name.upper()}={now}, its checkpoint was made with {value}. Put it back."
-            )
-
-
 def _best_path(run: Path, epoch: int) -> Path:
     return folder(run) / f"best-{epoch + 1:03}.safetensors"
 
@@ -186,21 +242,68 @@ def _files(run: Path) -> list[Path]:
     return [path for _, _, path in sorted((int(m[1]), int(m[2]), path) for m, path in matches if m)]
 
 
-def _read(run: Path, path: Path) -> Checkpoint:
+def _read(run: Path, path: Path, record: Record) -> Checkpoint:
     """ValueError says what is wrong with it."""
     match = _NAME.fullmatch(path.name)
     assert match
-    data = path.read_bytes()
+    try:
+        with open_regular(path) as file:
+            data = file.read()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(f"broken ({error.strerror})") from error
     if xxhash.xxh3_64_hexdigest(data) != match[4]:
         raise ValueError("broken (its checksum is not the one in its name)")
-    # The header is JSON behind its length in 8 bytes; safetensors' own reader of metadata wants a file.
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    values = json.loads(header["__metadata__"]["values"])
-    checkpoint = Checkpoint(path=path, tensors=load(data), values=values)
-    state = State(**values["state"])
-    if state.best >= 0 and not best_weights(run, state):
-        raise ValueError(f"its best weights ({_best_path(run, state.best).name}) are missing or broken")
+    try:
+        tensors = load(data)
+        # The header is JSON behind its length in 8 bytes; safetensors' own reader of metadata wants a file.
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        values = read_values(header["__metadata__"]["values"], path.name)
+    except (SafetensorError, UserError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"broken ({' '.join(str(error).split())[:160]})") from error
+    checkpoint = Checkpoint(path=path, tensors=tensors, values=values)
+    if record.version > 1 and values.identity != record.identity:
+        raise ValueError("of another run")
+    _check_values(checkpoint, record, tuple(int(match[number]) for number in (1, 2, 3)))
+    if values.state.best >= 0:
+        try:
+            best_weights(run, values.state.restored())
+        except UserError as error:
+            name = _best_path(run, values.state.best).name
+            raise ValueError(f"its best weights ({name}) are missing or broken") from error
     return checkpoint
+
+
+def _check_values(checkpoint: Checkpoint, record: Record, named: tuple[int, ...]) -> None:
+    """ValueError if a checkpoint's values do not fit each other, its name and the run."""
+    state, tensors = checkpoint.values.state, checkpoint.tensors
+    if (state.epoch + 1, state.step, state.best + 1) != named or state.epoch > record.config.epochs:
+        raise ValueError(f"broken (it is of epoch {state.epoch + 1}, step {state.step}, best {state.best + 1})")
+    if len(state.lines) != state.epoch or state.best >= state.epoch or (state.epoch > 0) != (state.best >= 0):
+        raise ValueError(f"broken ({len(state.lines)} finished epochs in epoch {state.epoch + 1})")
+    try:
+        check_lines(list(state.lines), dataclasses.replace(record, version=1), "lines")
+    except UserError as error:
+        raise ValueError(f"broken ({error})") from error
+    classes = len(record.classes)
+    expected: dict[str, tuple[int, ...]] = {"best_logits": (record.split.test, classes)} if state.best >= 0 else {}
+    if "unfinished.tiles" in tensors:
+        count = len(tensors["unfinished.tiles"])
+        expected |= {"unfinished.logits": (count, classes), "unfinished.tiles": (count,)}
+        if tensors["unfinished.tiles"].dtype != torch.int64 or not _within(tensors["unfinished.tiles"], record):
+            raise ValueError("broken (chips of the epoch under way)")
+    for name, shape in expected.items():
+        if name not in tensors or tuple(tensors[name].shape) != shape:
+            raise ValueError(f"broken (expected {name} of shape {shape})")
+    if ("unfinished.tiles" in tensors) != (state.step > 0):
+        raise ValueError("broken (scores of the epoch under way)")
+    if broken := [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise ValueError(f"broken ({broken[0]} is not finite)")
+
+
+def _within(tiles: torch.Tensor, record: Record) -> bool:
+    return bool(((tiles >= 0) & (tiles < record.store.chips)).all())
 
 
 def _prune(run: Path) -> None:

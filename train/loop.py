@@ -18,8 +18,10 @@ from train.alarms import chance_alarm
 from train.assemble import Data, check_graphs, crop_of, make_eval_loader, make_model, make_train_loader, pools
 from train.checkpoint import (
     Checkpoint,
+    check_same_run,
     last_good,
     load_checkpoint,
+    mend_best,
     remove_checkpoints,
     restore,
     save_best,
@@ -27,13 +29,14 @@ from train.checkpoint import (
     sweep,
 )  # fmt: skip
 from train.config import Config
+from train.contract.record import Record, read_record, write_record
 from train.device import Device, prepare_torch
 from train.finite import NotFiniteError, check_losses, check_scores, check_weights
 from train.losses import loss_function, positive_weights
 from train.memory import estimate_bytes
 from train.metrics import class_ap, mean_ap
 from train.predict import predict
-from train.record import chosen_on, describe, epoch_line, introduce, publish, surroundings
+from train.record import chosen_on, describe, epoch_line, introduce, publish, surroundings, upgraded
 from train.state import Score, State
 from train.statistics import share_statistics
 from train.step import Trainer, make_trainer, train_step
@@ -45,7 +48,7 @@ from train.world import World
 
 @dataclass(kw_only=True)
 class Fit:
-    """A run under way. `saved` is the place, (epoch, step), of the newest checkpoint."""
+    """A run under way. `saved` is the place, (epoch, step), of the newest checkpoint; rank 0 alone has a `record`."""
 
     config: Config
     data: Data
@@ -56,7 +59,7 @@ class Fit:
     scored_on: dict[str, TileLoader]
     stop: StopSignals
     run: Path = field(default_factory=Path)
-    record: dict[str, Any] = field(default_factory=dict)
+    record: Record | None = None
     state: State = field(default_factory=State)
     trackers: list[Tracker] = field(default_factory=list)
     saved: tuple[int, int] | None = None
@@ -95,7 +98,9 @@ def _fit(
     if resume and world.main:
         locks.enter_context(runfolder.held(resume))
         sweep(resume)
-    checkpoint = load_checkpoint(resume, config) if resume else None
+    record = read_record(resume) if resume else None
+    checkpoint = load_checkpoint(resume, config, record) if resume and record else None
+    world.barrier()  # all have read: from here on, rank 0 may write these files
     model = make_model(config, data, pretrained=checkpoint is None)
     if world.size > 1:
         model = share_statistics(model, device.kind)
@@ -112,8 +117,8 @@ def _fit(
             config=config, data=data, device=device, world=world, trainer=trainer, train=train, scored_on=scored_on,
             stop=stop,
         )  # fmt: skip
-        if resume and checkpoint:
-            _go_on(under_way, resume, checkpoint)
+        if resume and checkpoint and record:
+            _go_on(under_way, resume, checkpoint, record)
         else:
             _begin(under_way, wanted_run, locks)
         try:
@@ -127,7 +132,7 @@ def _fit(
 
 def _epochs(fit: Fit) -> None:
     try:
-        if fit.world.main:
+        if fit.record:
             fit.trackers = open_trackers(fit.config, fit.run, fit.record)
             for line in fit.state.lines:  # again: the last of them may not have been logged any more
                 _log(fit, line)
@@ -146,7 +151,7 @@ def _begin(fit: Fit, wanted_run: str | None, locks: ExitStack) -> None:
     try:
         locks.enter_context(runfolder.held(fit.run))
         fit.record = describe(fit.config, fit.data, fit.device, fit.world.size)
-        runfolder.write_json(fit.run / "run.json", fit.record)
+        write_record(fit.run, fit.record)
         introduce(fit.config, fit.data, fit.device, fit.trainer.net, fit.run)
         _say_memory(fit)
     except BaseException:
@@ -165,16 +170,25 @@ def _say_memory(fit: Fit) -> None:
         say(f"  about {num_bytes / 2**30:.1f} GiB of GPU memory at BATCH={fit.config.batch}")
 
 
-def _go_on(fit: Fit, run: Path, checkpoint: Checkpoint) -> None:
+def _go_on(fit: Fit, run: Path, checkpoint: Checkpoint, record: Record) -> None:
     fit.run, fit.state = run, restore(checkpoint, fit.trainer)
+    if fit.state.step > fit.steps:
+        raise UserError(f"{checkpoint.path}: expected at most {fit.steps} steps of an epoch, found {fit.state.step}.")
+    if fit.world.main and record.version == 1:
+        check_same_run(run, record, checkpoint)
+        record = upgraded(record, fit.config, fit.data)
+        # With its identity, before run.json has that: a kill in between leaves a run of version 1.
+        save_checkpoint(run, fit.trainer, fit.state, record)
     fit.state.unfinished.keep_share(fit.world.rank, fit.world.size)
     fit.saved = fit.state.epoch, fit.state.step
     if not fit.world.main:
         return
-    fit.record = runfolder.read_run(run) | {"state": "training"} | surroundings(fit.device, fit.world.size)
-    where = {"epoch": fit.state.epoch + 1, "step": fit.state.step, "commit": fit.record["commit"]}
-    fit.record["resumed"] = [*fit.record.get("resumed", []), where]
-    runfolder.write_json(run / "run.json", fit.record)
+    mend_best(run, fit.state)
+    around = surroundings(fit.device, fit.world.size)
+    where = {"epoch": fit.state.epoch + 1, "step": fit.state.step, "commit": around["commit"]}
+    resumed = [*record.values.get("resumed", []), where]
+    fit.record = record.changed(state="training", **around, resumed=resumed)
+    write_record(run, fit.record)
     publish(run, fit.state, fit.data, fit.record, weights=True)
     introduce(fit.config, fit.data, fit.device, fit.trainer.net, run)
     _say_memory(fit)
@@ -185,9 +199,9 @@ def _leave(fit: Fit, *, hopeless: bool) -> None:
     """Tidy up after an interruption: a run with a checkpoint is kept, an empty folder is not."""
     if not fit.world.main or runfolder.remove_if_empty(fit.run):
         return
-    record = {**fit.record, "state": "stopped", "best_epoch": fit.state.best + 1}
-    with suppress(OSError):  # the disk may be what stopped it
-        runfolder.write_json(fit.run / "run.json", record)
+    if fit.record:
+        with suppress(OSError):  # the disk may be what stopped it
+            write_record(fit.run, fit.record.changed(state="stopped", best_epoch=fit.state.best + 1))
     if hopeless:
         say(f"{fit.run}: stopped. Its last good checkpoint is kept; going on from it would come to the same again.")
     else:
@@ -195,9 +209,9 @@ def _leave(fit: Fit, *, hopeless: bool) -> None:
 
 
 def _finish(fit: Fit) -> None:
-    if fit.world.main:
-        fit.record |= {"state": "done", "best_epoch": fit.state.best + 1, "model_sha256": fit.state.best_sha256}
-        runfolder.write_json(fit.run / "run.json", fit.record)
+    if fit.record:
+        done = {"state": "done", "best_epoch": fit.state.best + 1, "model_sha256": fit.state.best_sha256}
+        write_record(fit.run, fit.record.changed(**done))
         remove_checkpoints(fit.run)
     for loader in (fit.train, *fit.scored_on.values()):
         loader.close()
@@ -216,7 +230,7 @@ def _epoch(fit: Fit) -> None:
     if not fit.trainer.step_every_batch:
         fit.trainer.schedule.step()
     _save(fit, best=best)
-    if fit.world.main:
+    if fit.record:
         publish(fit.run, fit.state, fit.data, fit.record, weights=best)
         _tell(fit, scores)
 
@@ -225,7 +239,8 @@ def _tell(fit: Fit, scores: dict[str, Score]) -> None:
     line = fit.state.lines[-1]
     _log(fit, line)
     say(epoch_line(fit.config, fit.state))
-    say(time_line(line))
+    for text in time_line(line).split("\n"):
+        say(text)
     alarms = [chance_alarm(fit.data.store.labels[fit.data.split.part(p)], s.mean_ap, p) for p, s in scores.items()]
     for text in (advice(line, fit.device), *alarms):
         if text:
@@ -300,12 +315,12 @@ def _save(fit: Fit, *, best: bool = False) -> None:
     check_losses(fit.state, fit.config, fit.data.store)
     check_weights(fit.state, fit.config, fit.trainer.net, fit.trainer.scored)
     state = fit.state.gathered(fit.world)
-    if fit.world.main:
+    if fit.record:
         try:
             if best:
                 sha256 = save_best(fit.run, fit.trainer.scored, state.best, _metadata(fit))
                 state.best_sha256 = fit.state.best_sha256 = sha256
-            save_checkpoint(fit.run, fit.trainer, state, fit.record["config"])
+            save_checkpoint(fit.run, fit.trainer, state, fit.record)
         except OSError as error:
             raise UserError(
                 f"{fit.run}: no checkpoint could be written ({error.strerror}); {last_good(fit.run)}"

@@ -1,8 +1,9 @@
-"""What a run says of itself: run.json, results.npz, and the lines on the terminal when it begins and after an epoch."""
+"""What a run says of itself: run.json, results.npz, and the lines on the terminal when it begins and after an epoch.
+
+Leaves how those files are written and checked to `contract`.
+"""
 
 import dataclasses
-import json
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from preprocess.console import say
+from preprocess.console import UserError, say
 from preprocess.schema import write_atomic
 from preprocess.splits import PARTS
 from train import runfolder, tune
@@ -18,14 +19,17 @@ from train.alarms import data_alarms
 from train.assemble import Data, crop_of, pools
 from train.checkpoint import best_weights
 from train.config import Config
+from train.contract.metrics import write_metrics
+from train.contract.record import Record, new_record
+from train.contract.results import write_results
 from train.device import Device, amp_name
 from train.metrics import mean_ap, probabilities
 from train.state import State
 
 
-def describe(config: Config, data: Data, device: Device, processes: int) -> dict[str, Any]:
+def describe(config: Config, data: Data, device: Device, processes: int) -> Record:
     """run.json of a run that begins."""
-    return {
+    values = {
         "state": "training",
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "config": dataclasses.asdict(config),
@@ -39,15 +43,54 @@ def describe(config: Config, data: Data, device: Device, processes: int) -> dict
             "epoch_chosen_on": chosen_on(data),
             "note": "A random split of neighbouring chips leaks from train to test; split by scene to avoid it.",
         },
-        "inputs": {
-            **dataclasses.asdict(data.inputs),
-            "branches": [list(spec.bands) for spec in data.branches],
-            "crop": list(crop_of(config, data)),
-            "chip": {name: getattr(data.store.layout, name) for name in ("height", "width", "dtype")},
-            "pool": pools(config, data),
-        },
+        "inputs": fed(config, data),
         "classes": list(data.store.classes),
     }
+    return new_record(values)
+
+
+def fed(config: Config, data: Data) -> dict[str, Any]:
+    """What the network is fed, as run.json keeps it."""
+    chip = {name: getattr(data.store.layout, name) for name in ("height", "width", "dtype")}
+    return {
+        "kind": data.inputs.kind,
+        "bands": list(data.inputs.bands),
+        "mean": list(data.inputs.mean),
+        "std": list(data.inputs.std),
+        "branches": [list(spec.bands) for spec in data.branches],
+        "crop": list(crop_of(config, data)),
+        "chip": chip | {"bands": list(data.store.layout.bands)},
+        "pool": pools(config, data),
+    }
+
+
+def upgraded(record: Record, config: Config, data: Data) -> Record:
+    """A run of version 1 that is resumed, as version 2: with an identity, once `check_fed` has proved it."""
+    return new_record(record.values | {"inputs": fed(config, data)})
+
+
+def check_fed(record: Record, config: Config, data: Data, where: str) -> None:
+    """UserError if the store, the split or what the network is fed from them is not what run.json says.
+
+    Mean and std are computed again from the store: a run of version 1 has no other proof of them.
+    """
+    now = fed(config, data)
+    rows: list[tuple[str, object, object]] = [
+        ("fingerprint of the store", record.store.fingerprint[:12], data.store.fingerprint[:12]),
+        ("split", record.split.sha256[:12], data.split.sha256()[:12]),
+        ("classes", record.values["classes"], list(data.store.classes)),
+    ]
+    for what, old, new in rows:
+        if old != new:
+            raise UserError(f"{where}: expected {what} {old}, found {new}. Is STORE the run's own?")
+    for name, kept in record.values["inputs"].items():
+        again = now[name]
+        if name == "chip":
+            again = {key: again[key] for key in kept}  # version 1 keeps no bands
+        if kept != again:
+            raise UserError(
+                f"{where}: run.json says inputs.{name} {kept}, the store gives {again}. One of them was altered."
+            )
 
 
 def surroundings(device: Device, processes: int) -> dict[str, Any]:
@@ -83,23 +126,24 @@ def introduce(config: Config, data: Data, device: Device, net: nn.Module, run: P
         say("  SHUFFLE_LABELS=1: the labels are shuffled, the scores mean nothing but chance.")
 
 
-def publish(run: Path, state: State, data: Data, record: dict[str, Any], *, weights: bool) -> None:
-    """Write results.npz and metrics.jsonl as the state has them; with `weights`, model.safetensors too."""
+def publish(run: Path, state: State, data: Data, record: Record, *, weights: bool) -> None:
+    """Write results.npz and metrics.jsonl as the state has them; with `weights`, model.safetensors too.
+
+    A kill between the two leaves one an epoch ahead of the other: `contract` reads that, and a resume mends it.
+    """
     if state.best < 0:
         return
     if weights:
         write_atomic(run / "model.safetensors", best_weights(run, state))
-    runfolder.write_results(run, _results(state, data, record))
-    text = "".join(json.dumps(_finite(line)) + "\n" for line in state.lines)
-    write_atomic(run / "metrics.jsonl", text.encode())
+    write_results(run, record, _results(state, data), state.lines, state.best_sha256)
+    write_metrics(run, record, state.lines)
 
 
-def _results(state: State, data: Data, record: dict[str, Any]) -> dict[str, np.ndarray]:
+def _results(state: State, data: Data) -> dict[str, np.ndarray]:
     """The arrays of results.npz. `epoch` counts from 1; AP is NaN where a class has no positive."""
     assert state.best_logits is not None
     test = data.split.test
     test_ap = np.array([[line["test_ap"][name] for name in data.store.classes] for line in state.lines])
-    depends_on = {key: record[key] for key in ("config", "versions", "machine", "amp", "store", "split", "commit")}
     return {
         "epoch": np.array(state.best + 1),
         "AP": test_ap[state.best],
@@ -112,17 +156,6 @@ def _results(state: State, data: Data, record: dict[str, Any]) -> dict[str, np.n
         "testperfs": test_ap,
         "logits": state.best_logits,
         "classes": np.array(data.store.classes),
-        "depends_on": np.array(json.dumps({**depends_on, "model_sha256": state.best_sha256})),
-    }
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """NaN (a class without positives) as null: JSON has no NaN."""
-    return {
-        key: _finite(value)
-        if isinstance(value, dict)
-        else (None if isinstance(value, float) and math.isnan(value) else value)
-        for key, value in values.items()
     }
 
 

@@ -7,13 +7,13 @@ tensorboard/       the same as metrics.jsonl for `tensorboard --logdir runs`
 checkpoints/       where it goes on after an interruption (`checkpoint`); gone when the run is done
 results.npz        epoch, AP, mAP, labels, preds, fnames, trainlosses, testlosses, testperfs; and logits,
                    classes, and what the scores depend on, for `make reproduce`
+
+Leaves what run.json, metrics.jsonl and results.npz say to `contract`.
 """
 
 import fcntl
 import hashlib
 import importlib.metadata
-import io
-import json
 import os
 import platform
 import shutil
@@ -23,13 +23,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import nn
 
 from preprocess.console import UserError
-from preprocess.schema import write_atomic
+from preprocess.files import open_regular
 
 RUNS = Path("runs")
 PACKAGES = ("torch", "torchvision", "nvidia-dali", "zarr", "numcodecs", "numpy", "scikit-learn")
@@ -90,11 +89,6 @@ def commit() -> str:
     return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Indented JSON, whole or not at all, also through a power cut: nothing goes on without run.json."""
-    write_atomic(path, (json.dumps(values, indent=1) + "\n").encode(), durable=True)
-
-
 @contextmanager
 def held(run: Path) -> Iterator[None]:
     """One process at a time trains a run. The lock is on the folder itself and goes with the process, however it ends.
@@ -115,23 +109,6 @@ def held(run: Path) -> Iterator[None]:
         os.close(folder)
 
 
-def read_run(run: Path) -> dict[str, Any]:
-    """run.json.
-
-    Raises:
-        UserError: no such run.
-    """
-    try:
-        record: dict[str, Any] = json.loads((run / "run.json").read_text())
-        if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
-            raise ValueError("it holds no configuration")
-        return record
-    except FileNotFoundError:
-        raise UserError(f"RUN={run}: expected a run's folder, found no run.json. `ls {RUNS}` shows the runs.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"RUN={run}: run.json cannot be read ({error}).") from error
-
-
 def remove_if_empty(run: Path) -> bool:
     """Remove the folder of a run that came to no checkpoint; says whether it did."""
     if any((run / "checkpoints").glob("*")):
@@ -148,39 +125,16 @@ def load_model(run: Path, model: nn.Module) -> str:
     """
     path = run / "model.safetensors"
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        model.load_state_dict(load_file(path))
+        with open_regular(path) as file:
+            data = file.read()
+        model.load_state_dict(load(data))
     except FileNotFoundError:
         raise UserError(f"{path}: missing. The run ended before its first epoch did.") from None
     except Exception as error:
         # safetensors and torch each raise their own kinds for a damaged or foreign file.
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{path}: expected this run's weights ({reason}).") from error
-    return digest
-
-
-def write_results(run: Path, arrays: dict[str, np.ndarray]) -> None:
-    """results.npz, atomically."""
-    data = io.BytesIO()
-    np.savez(data, allow_pickle=False, **arrays)
-    write_atomic(run / "results.npz", data.getbuffer())
-
-
-def read_results(run: Path) -> dict[str, np.ndarray]:
-    """results.npz as arrays.
-
-    Raises:
-        UserError: it is missing or cannot be read.
-    """
-    path = run / "results.npz"
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing. The run ended before its first epoch did.") from None
-    except Exception as error:
-        # zipfile, numpy and zlib each raise their own kinds for a damaged file.
-        raise UserError(f"{path}: cannot be read ({error}).") from error
+    return hashlib.sha256(data).hexdigest()
 
 
 def machine(device_name: str) -> dict[str, Any]:

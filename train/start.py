@@ -12,10 +12,12 @@ from preprocess.console import UserError, say
 from train import runfolder
 from train.assemble import Data, check_batch, open_data
 from train.config import Config
+from train.contract.record import read_record
 from train.device import AMP_SETTING, Device, amp_name, choose_device, processes
 from train.launch import launch, under_torchrun
 from train.loop import fit
 from train.memory import is_out_of_memory, too_much
+from train.record import check_fed
 from train.stop import Stopped
 from train.weights import resolve_weights
 from train.world import join_world, leave_world, lost_another
@@ -79,18 +81,13 @@ def _device(config: Config, data: Data, resume: Path | None, local_rank: int | N
     """The device; of a run that goes on, with the number format that it had, if this one has that too."""
     if resume is None:
         return choose_device(config, local_rank=local_rank)
-    record = runfolder.read_run(resume)
-    for what, old, new in (
-        ("fingerprint of the store", record["store"]["fingerprint"], data.store.fingerprint),
-        ("split", record["split"]["sha256"], data.split.sha256()),
-    ):
-        if old != new:
-            raise UserError(f"RESUME={resume}: expected {what} {old[:12]}, found {new[:12]}. Is STORE the run's own?")
-    settings = dataclasses.replace(config, amp=AMP_SETTING[record["amp"]])
+    record = read_record(resume)
+    check_fed(record, config, data, f"RESUME={resume}")
+    settings = dataclasses.replace(config, amp=AMP_SETTING[record.amp])
     device = choose_device(settings, amp_may_differ=True, local_rank=local_rank)
     ranks = int(os.environ["WORLD_SIZE"]) if local_rank is not None else 1
     now = {"AMP": amp_name(device.amp), **runfolder.machine(device.name), "processes": ranks}
-    before = {"AMP": record["amp"], **record["machine"]}
+    before = {"AMP": record.amp, **dataclasses.asdict(record.machine)}
     if changed := [f"{name} was {before[name]}, is {value}" for name, value in now.items() if before[name] != value]:
         say(f"{resume}: {'; '.join(changed)}: the same tiles in the same order, but other roundings.")
     return device

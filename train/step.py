@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from train.config import Config
+from train.contract.checkpoint import TrainerValues
 from train.device import Device
 from train.losses import loss_function
 from train.optim import Ema, make_optimizer, make_schedule
@@ -76,8 +77,12 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
         }
 
-    def restore(self, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
-        """The reverse of `tensors` and `values`."""
+    def restore(self, tensors: dict[str, torch.Tensor], values: TrainerValues) -> None:
+        """The reverse of `tensors` and `values`.
+
+        Raises:
+            RuntimeError, ValueError, KeyError, IndexError, TypeError: they are of another network or optimiser.
+        """
         self.net.load_state_dict(_under("net.", tensors))
         if self.ema:
             self.ema.net.load_state_dict(_under("ema.", tensors))
@@ -86,15 +91,17 @@ class Trainer:
         for name, value in _under("optimizer.", tensors).items():
             index, key = name.split(".")
             like = parameters[int(index)]
+            if value.ndim and value.shape != like.shape:  # fused kernels do not check it
+                raise ValueError(f"optimizer.{name} has the shape {tuple(value.shape)}")
             # In the parameter's own memory order: fused kernels walk both side by side.
             state.setdefault(int(index), {})[key] = (
                 torch.empty_like(like, dtype=value.dtype).copy_(value) if value.shape == like.shape else value
             )
-        self.optimizer.load_state_dict({"state": state, "param_groups": values["groups"]})
-        self.schedule.load_state_dict(values["schedule"])
-        if values["scaler"] and self.scaler.is_enabled():
-            self.scaler.load_state_dict(values["scaler"])
-        self.updates = values["updates"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": list(values.groups)})
+        self.schedule.load_state_dict(values.schedule)
+        if values.scaler and self.scaler.is_enabled():
+            self.scaler.load_state_dict(values.scaler)
+        self.updates = values.updates
         torch.set_rng_state(tensors["rng.cpu"])
         if self.device.kind == "cuda" and "rng.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device.device)

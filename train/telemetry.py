@@ -6,15 +6,17 @@ Nothing here waits for the device. metrics.jsonl and results.npz are `record`'s.
 import hashlib
 import math
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from preprocess.console import UserError
+from preprocess.console import UserError, one_line
 from preprocess.files import named_errors
 from train.config import Config
+from train.contract.record import Record
 from train.device import Device
 from train.state import SECONDS
 
@@ -59,15 +61,15 @@ class Wandb:
     A run that goes on makes another folder there with the same id and all that was logged: the newest is the whole run.
     """
 
-    def __init__(self, run: Path, record: dict[str, Any]) -> None:
+    def __init__(self, run: Path, record: Record) -> None:
         try:
             import wandb
         except ImportError:
             raise UserError("TRACKER=wandb: it is not installed here. pip install -c constraints.txt wandb") from None
         settings = wandb.Settings(silent=True, console="off", disable_git=True, save_code=False)
-        identity = hashlib.sha256(f"{run.name} {record['started']}".encode()).hexdigest()[:12]
+        identity = hashlib.sha256(f"{run.name} {record.started}".encode()).hexdigest()[:12]
         self._run = wandb.init(
-            mode="offline", project="canopy", name=run.name, id=identity, dir=str(run), config=record["config"],
+            mode="offline", project="canopy", name=run.name, id=identity, dir=str(run), config=asdict(record.config),
             settings=settings,
         )  # fmt: skip
 
@@ -80,7 +82,7 @@ class Wandb:
         self._run.finish()
 
 
-def open_trackers(config: Config, run: Path, record: dict[str, Any]) -> list[Tracker]:
+def open_trackers(config: Config, run: Path, record: Record) -> list[Tracker]:
     """TensorBoard always, and what TRACKER names. What the run has behind it is to be logged again.
 
     Raises:
@@ -98,7 +100,7 @@ def scalars(line: dict[str, Any]) -> dict[str, float]:
     for part in ("train", "val", "test"):
         if f"{part}_loss" in line:
             found |= {f"loss/{part}": line[f"{part}_loss"], f"mAP/{part}": line[f"{part}_map"]}
-            found |= {f"AP_{part}/{name}": value for name, value in line[f"{part}_ap"].items()}
+            found |= {f"AP_{part}/{one_line(name)}": value for name, value in line[f"{part}_ap"].items()}
     return {name: value for name, value in found.items() if not math.isnan(value)}
 
 

@@ -1,0 +1,238 @@
+"""run.json: what a run is. Version 2 carries a digest of each field, and one identity of all that decides the result.
+
+In: a run's folder. Out: `Record`, checked. The identity is the SHA-256 of the run's own id, its settings, its store and
+split, and what its network is fed (bands, mean, std, crop, pooling, chips, classes). It is made when the run begins and
+never changes; results.npz, metrics.jsonl and every checkpoint name it. Version 1 (no field `version`) has neither.
+"""
+
+import dataclasses
+import json
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from preprocess.console import UserError
+from preprocess.files import write_atomic
+from train.config import WHERE, Config
+from train.contract.fields import (
+    Count,
+    Positive,
+    Rule,
+    Sha256,
+    check_seal,
+    decode,
+    digest,
+    matches,
+    odd,
+    one_of,
+    parse,
+    read_bytes,
+    sealed,
+)
+
+VERSION = 2
+STATES = ("training", "stopped", "done")
+Amp = Annotated[str, one_of("off", "float16", "bfloat16")]
+_Dtype = Annotated[str, matches("u?int(8|16|32|64)|float(16|32|64)", "a dtype of chips, such as uint16")]
+_Side = Annotated[int, Rule("a side in pixels, 1 to 65536", lambda value: 1 <= value <= 65536)]
+_Std = Annotated[float, Rule("a positive number", lambda value: value > 0)]
+_Some = Rule("different names, one or more", lambda value: 0 < len(value) == len(set(value)))
+_V2_FIELDS = ("version", "id", "identity", "sha256")
+# Settings of version 2 that are left out of the identity: they change how a run executes, not its result. Frozen.
+_EXECUTION = ("store", "gpu", "gpu_given", "workers", "cache", "decode", "checkpoint_minutes", "tracker")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreRef:
+    """The store that a run was trained on."""
+
+    path: str
+    fingerprint: Sha256
+    chips: Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRef:
+    """How the chips were divided; `sha256` is of the chips of each split, the numbers count them."""
+
+    rule: str
+    sha256: Sha256
+    train: Positive
+    val: Count
+    test: Positive
+    epoch_chosen_on: Annotated[str, one_of("val", "test")]
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chip:
+    """The chips of the run's store: pixels, dtype, and (since version 2) bands in stored order."""
+
+    height: _Side
+    width: _Side
+    dtype: _Dtype
+    bands: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputsRef:
+    """What the network is fed: channels in order, their mean and std in the values' units, (height, width) of the crop.
+
+    `branches` are the bands of each trunk. `chip` and `pool` are missing in runs before they were kept.
+    """
+
+    kind: Annotated[str, one_of("raw", "course")]
+    bands: Annotated[tuple[str, ...], _Some]
+    mean: tuple[float, ...]
+    std: tuple[_Std, ...]
+    branches: tuple[tuple[str, ...], ...]
+    crop: tuple[_Side, _Side] | None = None
+    chip: Chip | None = None
+    pool: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What the numbers were computed on."""
+
+    device: str
+    threads: Annotated[int, Rule("a whole number from 1 to 65536", lambda value: 1 <= value <= 65536)]
+    system: str
+    processes: Positive = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed:
+    """Where a run was resumed: epoch from 1, steps of it that were done, commit of the code."""
+
+    epoch: Positive
+    step: Count
+    commit: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """run.json. `values` is the JSON that it was read from: what is written back is that, with changes."""
+
+    version: int = 1
+    id: Annotated[str, matches("[0-9a-f]{32}", "32 hexadecimal digits")] = ""
+    identity: Sha256 = ""
+    state: Annotated[str, one_of(*STATES)]
+    started: str
+    config: Config
+    commit: str
+    versions: dict[str, str]
+    machine: Machine
+    amp: Amp
+    store: StoreRef
+    split: SplitRef
+    inputs: InputsRef
+    classes: Annotated[tuple[str, ...], _Some]
+    best_epoch: Count | None = None
+    model_sha256: Sha256 | None = None
+    resumed: tuple[Resumed, ...] = ()
+    sha256: dict[str, str] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict, repr=False, compare=False, metadata={"json": False})
+
+    def changed(self, **changes: Any) -> "Record":
+        """The same with other JSON values."""
+        return _record({**self.values, **changes}, "run.json")
+
+
+def new_record(values: dict[str, Any]) -> Record:
+    """The record of a run that begins, or of a version 1 run that is resumed, from JSON values without identity."""
+    values = {"version": VERSION, "id": secrets.token_hex(16), **values}
+    return _record(values | {"identity": identity_of(values)}, "run.json")
+
+
+def identity_of(values: dict[str, Any]) -> str:
+    """SHA-256 of all that decides the run's result, and of its id."""
+    split = {name: value for name, value in values["split"].items() if name != "note"}
+    config = {name: value for name, value in values["config"].items() if name not in _EXECUTION}
+    parts = [values["id"], config, values["amp"], values["store"]["fingerprint"], split, values["inputs"]]
+    return digest([*parts, values["classes"]])
+
+
+def write_record(run: Path, record: Record) -> None:
+    """Write run.json whole or not at all, also through a power cut: nothing goes on without it."""
+    write_atomic(run / "run.json", (json.dumps(sealed(record.values), indent=1) + "\n").encode(), durable=True)
+
+
+def read_record(run: Path) -> Record:
+    """Read and check run.json.
+
+    Raises:
+        UserError: there is no such run, or a field is missing, odd or altered; names it.
+    """
+    path = run / "run.json"
+    try:
+        data = read_bytes(path)
+    except FileNotFoundError:
+        raise UserError(f"RUN={run}: expected a run's folder, found no run.json. `ls runs` shows the runs.") from None
+    return _record(parse(data, str(path)), str(path), sealed_file=True)
+
+
+def _record(values: Any, where: str, *, sealed_file: bool = False) -> Record:
+    # One of version 2's fields is enough to be held to all of it: a damaged name must not make it a version 1 file.
+    second = isinstance(values, dict) and any(name in values for name in _V2_FIELDS)
+    if second:
+        version = values.get("version")
+        if type(version) is int and version > VERSION:
+            raise UserError(f"{where}: version {version}; this code reads versions 1 to {VERSION}. Update it.")
+        if sealed_file:
+            check_seal(values, where)
+    record: Record = decode(Record, values, where)
+    if second and record.version != VERSION:
+        raise odd(where, "version", str(VERSION), record.version)
+    _check_together(record, where)
+    if second and record.identity != identity_of(values):
+        raise UserError(f"{where}: expected the identity of its own fields, found another. Restore it from a copy.")
+    return dataclasses.replace(record, values={name: value for name, value in values.items() if name != "sha256"})
+
+
+def _check_together(record: Record, where: str) -> None:
+    """Fields that must fit each other."""
+    config, inputs, split = record.config, record.inputs, record.split
+    channels = tuple(band for bands in inputs.branches for band in bands)
+    trunks = [len(bands) for bands in config.band_groups]
+    rows: list[tuple[str, object, object]] = [
+        ("inputs.kind", config.input, inputs.kind),
+        ("inputs.branches", list(inputs.bands), list(channels)),
+        ("inputs.branches", trunks, [len(bands) for bands in inputs.branches]),
+        ("inputs.mean", f"{len(channels)} numbers", f"{len(inputs.mean)} numbers"),
+        ("inputs.std", f"{len(channels)} numbers", f"{len(inputs.std)} numbers"),
+        ("split.epoch_chosen_on", "val" if split.val else "test", split.epoch_chosen_on),
+    ]
+    if inputs.kind == "raw":
+        rows.append(("inputs.branches", config.band_groups, inputs.branches))
+    if inputs.chip:
+        sides = inputs.chip.height, inputs.chip.width
+        rows += [
+            ("inputs.crop", config.crop_of(*sides), inputs.crop),
+            ("inputs.pool", config.pools(*sides), inputs.pool),
+        ]
+        if inputs.kind == "raw" and inputs.chip.bands:
+            rows.append(("inputs.bands", "bands of inputs.chip", _missing(inputs)))
+    for name, expected, found in rows:
+        if expected != found:
+            raise UserError(f"{where}: expected {name} to be {expected}, found {found}.")
+    if split.train + split.val + split.test > record.store.chips:
+        raise odd(where, "split", f"at most {record.store.chips} chips", split.train + split.val + split.test)
+    if (record.best_epoch or 0) > config.epochs:
+        raise odd(where, "best_epoch", f"at most {config.epochs}", record.best_epoch)
+    if record.state == "done" and not (record.best_epoch and record.model_sha256):
+        raise UserError(f"{where}: expected best_epoch and model_sha256 of a run that is done, found none.")
+
+
+def _missing(inputs: InputsRef) -> str:
+    assert inputs.chip
+    absent = [band for band in inputs.bands if band not in inputs.chip.bands]
+    return f"{absent[0]} too" if absent else "bands of inputs.chip"
+
+
+def check_settings(expected: Config, found: Config, line: str) -> None:
+    """UserError if settings differ that decide a result. `line` has places for NAME, expected and found: %s."""
+    for name, value in dataclasses.asdict(expected).items():
+        if name not in WHERE and getattr(found, name) != value:
+            raise UserError(line % (name.upper(), value, getattr(found, name)))

@@ -1,0 +1,252 @@
+"""results.npz: the scores of the best epoch, the losses of all, and `depends_on`: what the scores were made with.
+
+In: a file. Out: `Results`, checked. The zip's directory and each array's header are compared with the file's size
+before memory is asked for. Since version 2 `depends_on` names the run's identity, each epoch's digest of metrics.jsonl
+and a digest of each array, so that another run's scores, or those of another epoch, are noticed.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preprocess.console import UserError
+from preprocess.files import open_regular, write_atomic
+from train.config import Config
+from train.contract.fields import Sha256, check_seal, decode, odd, parse, sealed
+from train.contract.metrics import EpochLine, digests, finite
+from train.contract.record import Amp, Machine, Record, SplitRef, StoreRef, check_settings
+
+_COPIED = ("config", "versions", "machine", "amp", "store", "split", "commit")  # of run.json
+# Kinds of numpy's dtypes and number of dimensions of each array.
+_ARRAYS: dict[str, tuple[str, int]] = {
+    "epoch": ("iu", 0), "AP": ("f", 1), "mAP": ("f", 0), "labels": ("bu", 2), "preds": ("f", 2), "fnames": ("U", 1),
+    "trainlosses": ("f", 1), "testlosses": ("f", 1), "testperfs": ("f", 2), "logits": ("f", 2), "classes": ("U", 1),
+    "depends_on": ("U", 0),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeWith:
+    """What the scores were made with: parts of run.json as they were then, and the SHA-256 of the weights."""
+
+    config: Config
+    versions: dict[str, str]
+    machine: Machine
+    amp: Amp
+    store: StoreRef
+    split: SplitRef
+    commit: str
+    model_sha256: Sha256
+    identity: Sha256 = ""
+    lines: tuple[Sha256, ...] = ()
+    arrays: dict[str, Sha256] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """Scores of the test split (N chips, C classes) after the best epoch, and the losses of E epochs.
+
+    labels (N, C) uint8; logits (N, C) float32 and their probabilities (N, C) float64; names (N,); ap (C,) with NaN for
+    a class without positive chips; train_losses, test_losses (E,); test_ap (E, C); epoch counts from 1.
+    """
+
+    epoch: int
+    ap: np.ndarray
+    mean_ap: float
+    labels: np.ndarray
+    logits: np.ndarray
+    probabilities: np.ndarray
+    names: np.ndarray
+    classes: tuple[str, ...]
+    train_losses: np.ndarray
+    test_losses: np.ndarray
+    test_ap: np.ndarray
+    made_with: MadeWith
+
+
+def write_results(
+    run: Path, record: Record, arrays: dict[str, np.ndarray], lines: Sequence[dict[str, Any]], model_sha256: str
+) -> None:
+    """Write results.npz atomically: the arrays of `_ARRAYS`, and from run.json what they depend on."""
+    made = {name: record.values[name] for name in _COPIED} | {
+        "model_sha256": model_sha256,
+        "identity": record.identity,
+        "lines": digests(record.identity, [finite(line) for line in lines]),
+        "arrays": {name: _array_digest(array) for name, array in arrays.items()},
+    }
+    data = io.BytesIO()
+    np.savez(data, allow_pickle=False, **arrays, depends_on=np.array(json.dumps(sealed(made))))
+    write_atomic(run / "results.npz", data.getbuffer())
+
+
+def read_results(run: Path, record: Record, history: Sequence[EpochLine] | None) -> Results:
+    """The scores of a run whose run.json is `record`; `history` (metrics.jsonl) is compared where it is given.
+
+    Raises:
+        UserError: the file is missing, damaged, altered, or another run's; names what is odd.
+    """
+    path = run / "results.npz"
+    arrays = _read_arrays(path)
+    results = _checked(arrays, record, str(path))
+    if history is not None:
+        _check_history(results, record, history, str(path))
+    return results
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            size = path.stat().st_size
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            if len(members) != len(archive.infolist()):
+                raise ValueError("an array is there twice")
+            if absent := [name for name in _ARRAYS if name not in members]:
+                raise UserError(f"{path}: expected the arrays {', '.join(_ARRAYS)}; {', '.join(absent)} is not there.")
+            if extra := sorted(members.keys() - _ARRAYS.keys()):
+                raise UserError(f"{path}: expected no array {extra[0][:80]!r}, found one.")
+            for name, info in members.items():
+                if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+                    raise ValueError(f"{name} is compressed")
+                if info.file_size > size:
+                    raise ValueError(f"{name} claims {info.file_size:,} bytes of a file of {size:,}")
+            return {name: _array(archive.read(info), name) for name, info in members.items()}
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing. The run ended before its first epoch did.") from None
+    except UserError:
+        raise
+    except Exception as error:
+        # zipfile, numpy, zlib and the system each raise their own kinds for a damaged file.
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise UserError(f"{path}: cannot be read ({reason}).") from error
+
+
+def _array(data: bytes, name: str) -> np.ndarray:
+    """An .npy file's array. ValueError: its header does not fit its bytes, or the array's kind is not this one's."""
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+    shape, fortran, dtype = reader(file)
+    kinds, ndim = _ARRAYS[name]
+    if dtype.kind not in kinds or len(shape) != ndim or min(shape, default=0) < 0:
+        raise ValueError(f"{name} is {dtype} with {len(shape)} dimensions")
+    count = 1
+    for side in shape:
+        count *= side
+    if count * dtype.itemsize != len(data) - file.tell():
+        raise ValueError(f"{name} claims {shape} {dtype} in {len(data) - file.tell():,} bytes")
+    if not dtype.itemsize:
+        raise ValueError(f"{name} holds empty texts")
+    return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
+
+
+def _array_digest(array: np.ndarray) -> str:
+    head = f"{array.dtype.str} {array.shape} ".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def _checked(arrays: dict[str, np.ndarray], record: Record, where: str) -> Results:
+    shape = arrays["labels"].shape
+    classes = shape[1]
+    try:
+        names, own = arrays["fnames"].astype(str), tuple(arrays["classes"].tolist())
+        different = len(set(names.tolist()))
+    except ValueError as error:  # a code point that is none
+        raise UserError(f"{where}: cannot be read ({error}).") from error
+    if (len(names), len(own)) != shape or different != len(names):
+        raise UserError(
+            f"{where}: expected labels of (chips, classes) with a name each, found labels {shape}, {different} "
+            f"different names and {len(own)} classes."
+        )
+    for key in ("preds", "logits"):
+        if arrays[key].shape != shape or not np.isfinite(arrays[key]).all():
+            raise UserError(f"{where}: expected finite {key} of shape {shape}. Train again.")
+    epochs, epoch = len(arrays["trainlosses"]), int(arrays["epoch"])
+    for key, expected in (("AP", (classes,)), ("testlosses", (epochs,)), ("testperfs", (epochs, classes))):
+        if arrays[key].shape != expected:
+            raise UserError(f"{where}: expected {key} of shape {expected}, found {arrays[key].shape}.")
+    if not 1 <= epoch <= epochs:
+        raise odd(where, "epoch", f"1 to {epochs}", epoch)
+    if arrays["labels"].max(initial=0) > 1:
+        raise odd(where, "labels", "0 or 1", int(arrays["labels"].max()))
+    made = _made_with(arrays, where)
+    _check_record(made, arrays, record, where)
+    return Results(
+        epoch=epoch, ap=arrays["AP"], mean_ap=float(arrays["mAP"]), labels=arrays["labels"].astype(np.uint8),
+        logits=arrays["logits"], probabilities=arrays["preds"].astype(np.float64), names=names, classes=own,
+        train_losses=arrays["trainlosses"], test_losses=arrays["testlosses"], test_ap=arrays["testperfs"],
+        made_with=made,
+    )  # fmt: skip
+
+
+def _made_with(arrays: dict[str, np.ndarray], where: str) -> MadeWith:
+    at = f"{where} depends_on"
+    values = parse(str(arrays["depends_on"]), at)
+    second = isinstance(values, dict) and any(name in values for name in ("identity", "lines", "arrays", "sha256"))
+    if second:
+        check_seal(values, at)
+    made: MadeWith = decode(MadeWith, values, at)
+    if second:
+        found = {name: _array_digest(array) for name, array in arrays.items() if name != "depends_on"}
+        if altered := [name for name in found if found[name] != made.arrays.get(name)]:
+            raise UserError(f"{where}: {', '.join(altered)} changed since the run wrote it. Restore it from a copy.")
+    return made
+
+
+def _check_record(made: MadeWith, arrays: dict[str, np.ndarray], record: Record, where: str) -> None:
+    """That run.json and the scores are of one run."""
+    again = "Restore the file of the two that changed."
+    check_settings(made.config, record.config, f"{where}: made with %s=%s, and run.json says %s. {again}")
+    rows: list[tuple[str, object, object]] = [
+        ("identity", record.identity, made.identity),
+        ("store.fingerprint", record.store.fingerprint, made.store.fingerprint),
+        ("store.chips", record.store.chips, made.store.chips),
+        ("split", dataclasses.asdict(record.split), dataclasses.asdict(made.split)),
+        ("amp", record.amp, made.amp),
+        ("classes", list(record.classes), arrays["classes"].tolist()),
+        ("chips of the test split", record.split.test, len(arrays["fnames"])),
+    ]
+    if record.state == "done":
+        rows.append(("model_sha256", record.model_sha256, made.model_sha256))
+        rows.append(("epoch", record.best_epoch, int(arrays["epoch"])))
+        rows.append(("epochs", record.config.epochs, len(arrays["trainlosses"])))
+    if record.version > 1 and not made.identity:
+        raise UserError(
+            f"{where}: of version 1, run.json of version {record.version}. A resume was interrupted: repeat it."
+        )
+    for name, expected, found in rows:
+        if expected != found:
+            what = "" if isinstance(expected, dict) else f" {str(expected)[:60]}, found {str(found)[:60]}"
+            raise UserError(f"{where}: expected {name} as in run.json{what}: they are not of one run. {again}")
+
+
+def _check_history(results: Results, record: Record, history: Sequence[EpochLine], where: str) -> None:
+    """That the epochs which both files hold are the same. A run that was killed between writing them holds one more in
+    one of them: it can be resumed."""
+    both = min(len(history), len(results.train_losses))
+    for index, line in enumerate(history[:both]):
+        ap = [line.ap("test", name) for name in record.classes]
+        same = (
+            results.train_losses[index] == line.train_loss
+            and results.test_losses[index] == line.test_loss
+            and np.array_equal(results.test_ap[index], ap, equal_nan=True)
+            and (record.version == 1 or line.digest == results.made_with.lines[index])
+        )
+        if not same:
+            raise UserError(
+                f"{where} and metrics.jsonl: epoch {index + 1} differs between them: one was altered or is another "
+                "run's. Restore it from a copy."
+            )
+    if record.state == "done" and len(history) != len(results.train_losses):
+        raise UserError(
+            f"{where} and metrics.jsonl: {len(results.train_losses)} and {len(history)} epochs of a run that is done. "
+            "Restore the shorter from a copy."
+        )
