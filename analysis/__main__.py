@@ -48,8 +48,9 @@ def main() -> int:
         return 0
     if args.command == "audit":
         from analysis.audit import audit as look_through
+        from preprocess.csv_rows import split_names
 
-        exclusive = tuple(name.strip() for name in args.exclusive.split(",")) if args.exclusive else None
+        exclusive = split_names("EXCLUSIVE", args.exclusive) if args.exclusive else None
         look_through(
             args.store,
             labels=args.labels,

@@ -22,6 +22,7 @@ from analysis.pictures import read_tiles
 from analysis.results import Run, load_run
 from analysis.saved_model import inputs_of, load_saved
 from preprocess.console import UserError, say
+from preprocess.csv_rows import csv_line
 from preprocess.schema import Store, open_store, write_atomic
 
 # Of a logit, between onnxruntime and torch; times the largest logit where that is above 1, as float32 rounds to shares.
@@ -148,7 +149,7 @@ def _raw_network(run: Run, store: Store) -> RawNetwork:
 def _metadata(run: Run, store: Store) -> dict[str, str]:
     """What a user of model.onnx must know, kept in the file."""
     return {
-        "classes": ",".join(run.classes),
+        "classes": csv_line(run.classes),
         "bands": ",".join(store.layout.bands),
         "dtype": store.layout.dtype,
         "commit": run.made_with.commit,

@@ -15,8 +15,10 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from analysis.names import slug
+from preprocess.console import is_plain, one_line
 from preprocess.schema import write_atomic
 
 INK, FAINT = "#1b1f24", "#8a9099"  # text; grids and what stands behind
@@ -31,6 +33,7 @@ RUN_STYLES: tuple[dict[str, Any], ...] = (
 )
 WIDTH_IN, PNG_DPI = 5.2, 160
 PANEL_COLUMNS = 3
+MAX_TICK = 36  # characters
 
 matplotlib.rcParams.update(
     {
@@ -55,6 +58,7 @@ class Figures:
         """Write one figure; returns SVG text without a header, whose ink is the page's own."""
         name = slug(name)
         self.folder.mkdir(parents=True, exist_ok=True)
+        _escape(figure)
         png, svg = io.BytesIO(), io.StringIO()
         figure.savefig(png, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
         write_atomic(self.folder / f"{name}.png", png.getvalue())
@@ -74,6 +78,21 @@ class Figures:
         for path in self.folder.glob("*.png"):
             if path.stem not in self.names:
                 path.unlink()
+
+
+def shown(names: Iterable[str]) -> list[str]:
+    """Names for ticks, whose text is set while the figure is drawn (`_escape` sees all other text). A long one is cut,
+    for matplotlib would leave no width for the axes; tables have it whole."""
+    lines = [one_line(name) for name in names]
+    return [line if len(line) <= MAX_TICK else f"{line[: MAX_TICK - 1]}…" for line in lines]
+
+
+def _escape(figure: Figure) -> None:
+    """Show invisible and control characters in the names of classes and runs as escapes."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if not is_plain(text.get_text()):
+            text.set_text("\n".join(one_line(line) for line in text.get_text().split("\n")))
 
 
 def new(title: str, xlabel: str, ylabel: str, *, height: float = 3.4, width: float = WIDTH_IN) -> tuple[Figure, Axes]:

@@ -24,8 +24,8 @@ from pipeline.readahead import BatchPlan
 from preprocess import tiff
 from preprocess.console import SHORTAGES, UserError, say
 from preprocess.files import named_errors
-from preprocess.labels import stem
 from preprocess.layout import Layout, plan_layout
+from preprocess.names import SUFFIXES, list_tiffs, stem
 from preprocess.schema import Store, open_store
 from preprocess.write import check_finite
 from train.config import Config
@@ -44,7 +44,7 @@ class Files:
 
 
 def list_files(folder: Path) -> Files:
-    """Every TIFF below `folder`.
+    """Every TIFF below `folder`, as `make zarr` finds them. Hidden ones are left out, and counted in a line.
 
     Raises:
         UserError: no folder, no TIFF, or two files of one name.
@@ -53,10 +53,14 @@ def list_files(folder: Path) -> Files:
         raise UserError(
             f"DATA={folder}: expected a folder of TIFFs, found {'a file' if folder.exists() else 'nothing'}."
         )
-    paths = [path for path in folder.rglob("*") if path.suffix in tiff.SUFFIXES and path.is_file()]
-    if not paths:
-        raise UserError(f"DATA={folder}: expected TIFFs ({', '.join(tiff.SUFFIXES)}), found none.")
-    named = sorted((stem(path.relative_to(folder).as_posix()), path) for path in paths)
+    listing = list_tiffs(folder)
+    if text := listing.left_out():
+        say(f"DATA={folder}: {text}")
+    if not listing.names:
+        raise UserError(f"DATA={folder}: expected TIFFs ({', '.join(SUFFIXES)}), found none.")
+    if odd := next((name for name in listing.names if not _is_utf8(name)), None):
+        raise UserError(f"DATA={folder}: expected names of files in UTF-8, found {odd!r}. Rename it.")
+    named = sorted((stem(name), folder / name) for name in listing.names)
     for (name, path), (other, twin) in pairwise(named):
         if name == other:
             raise UserError(f"{path} and {twin}: two files for one name, {name!r}. Remove one.")
@@ -67,6 +71,14 @@ def list_files(folder: Path) -> Files:
         size=np.array([stat.st_size for stat in stats]),
         mtime_ns=np.array([stat.st_mtime_ns for stat in stats]),
     )
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def expected_layout(
@@ -107,7 +119,8 @@ def _first_layout(files: Files, bands: tuple[str, ...]) -> Layout:
     reason = ""
     for path in files.paths:
         try:
-            count, height, width = (values := tiff.read(path)).shape
+            values = tiff.read(path, wanted=tiff.Wanted(num_bands=len(bands)))
+            count, height, width = values.shape
             if count != len(bands):
                 raise tiff.TileError(path, f"{len(bands)} bands ({', '.join(bands)})", str(count))
             return plan_layout(bands=bands, height=height, width=width, dtype=values.dtype.name, codec="none")
@@ -118,11 +131,15 @@ def _first_layout(files: Files, bands: tuple[str, ...]) -> Layout:
 
 @dataclass(kw_only=True)
 class TiffReader:
-    """Reads `bands` of files by number, as `pipeline.chunks.ChunkReader` reads them of a store. `bad`: why not."""
+    """Reads `bands` of files by number, as `pipeline.chunks.ChunkReader` reads them of a store. `bad`: why not.
+
+    `axes` names the files' stored dimensions, where the store was made with AXES.
+    """
 
     files: Files
     layout: Layout
     bands: tuple[str, ...]
+    axes: str | None = None
     bad: dict[int, str] = field(default_factory=dict)
 
     def decode(self, tiles: np.ndarray, out: np.ndarray, flip_rows: np.ndarray | None = None) -> None:
@@ -137,10 +154,7 @@ class TiffReader:
         expected = (len(layout.bands), layout.height, layout.width)
         try:
             with named_errors(path):
-                values = tiff.read(path)
-            if values.shape != expected or values.dtype.name != layout.dtype:
-                raise tiff.TileError(path, f"{expected} {layout.dtype} (bands, height, width)",
-                                     f"{values.shape} {values.dtype.name}")  # fmt: skip
+                values = tiff.read(path, wanted=tiff.Wanted(shape=expected, dtype=layout.dtype, axes=self.axes))
             check_finite(values, path)
         except tiff.TileError as error:
             self.bad[tile] = str(error)

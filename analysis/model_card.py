@@ -6,7 +6,13 @@ import numpy as np
 
 from analysis.provenance import train_command
 from analysis.results import Run
+from preprocess.console import one_line
 from preprocess.schema import Store
+
+
+def _cell(name: str) -> str:
+    """A class's name in a table of Markdown."""
+    return one_line(name).replace("|", "\\|")
 
 
 def model_card(run: Run, store: Store, parity: dict[str, Any]) -> str:
@@ -14,7 +20,7 @@ def model_card(run: Run, store: Store, parity: dict[str, Any]) -> str:
     layout, made = store.layout, run.made_with
     chosen = made.split.epoch_chosen_on
     rows = "\n".join(
-        f"| {index} | {name} | {count} | {'-' if np.isnan(ap) else f'{ap:.4f}'} |"
+        f"| {index} | {_cell(name)} | {count} | {'-' if np.isnan(ap) else f'{ap:.4f}'} |"
         for index, (name, count, ap) in enumerate(zip(run.classes, run.positives.tolist(), run.ap, strict=True))
     )
     beware = [
@@ -24,7 +30,7 @@ def model_card(run: Run, store: Store, parity: dict[str, Any]) -> str:
     ]
     gap = f"{parity['onnx_from_torch']:.2g} at most in a logit, {parity['onnx_from_torch_share']:.2g} of the largest"
     shape = f"(batch, {len(layout.bands)}, {layout.height}, {layout.width}) {layout.dtype}"
-    return f"""# {run.name}: {run.config.arch}, task {run.config.task}
+    return f"""# {one_line(run.name)}: {run.config.arch}, task {run.config.task}
 
 Multi-label classification of {layout.height} x {layout.width} satellite chips into {len(run.classes)} classes.
 

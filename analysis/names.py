@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Iterable
 
 MAX_LENGTH = 80  # characters; file systems allow 255 bytes, suffix included
 
@@ -15,3 +16,9 @@ def slug(name: str) -> str:
     if plain == name and name:
         return name
     return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def listed(tags: Iterable[str]) -> str:
+    """A chip's tags in one line, separated by commas where one of them holds a space; "no tag" for none."""
+    names = list(tags)
+    return (", " if any(" " in name for name in names) else " ").join(names) or "no tag"

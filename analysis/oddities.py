@@ -12,7 +12,7 @@ from analysis.features import Features
 from analysis.pictures import colour_bands
 from analysis.tags import Finding
 from preprocess.console import SHORTAGES, UserError
-from preprocess.labels import stem
+from preprocess.names import bare, stem
 from preprocess.schema import Store
 
 MIN_SHARE = 0.01  # of a chip's pixels: below it, a bright roof or a dark shadow
@@ -87,8 +87,8 @@ def jpeg_paths(store: Store, folder: Path | None) -> dict[int, Path] | None:
         )
     found = {}
     for tile, name in enumerate(store.names.tolist()):
-        base = folder / stem(name)
-        path = next((path for suffix in JPEG_SUFFIXES if (path := base.with_name(base.name + suffix)).is_file()), None)
+        files = (folder / (base + suffix) for base in (stem(name), bare(name)) for suffix in JPEG_SUFFIXES)
+        path = next((path for path in files if path.is_file()), None)
         if path is not None:
             found[tile] = path
     if not found:

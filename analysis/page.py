@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
+import markupsafe
 import pandas as pd
 
 from analysis.names import slug
 from analysis.pictures import Chip, data_uri
 from analysis.tables import table_bytes
+from preprocess.console import one_line
 from preprocess.schema import write_atomic
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -133,11 +135,18 @@ def card(name: str, chip: Chip | None, lines: list[str]) -> Card:
     )
 
 
+def _seen(value: object) -> object:
+    """Text with invisible and direction characters as escapes, but for the lines of a code block. Markup is our own."""
+    if not isinstance(value, str) or isinstance(value, markupsafe.Markup):
+        return value
+    return "\n".join(one_line(line) for line in value.split("\n"))
+
+
 def render(path: Path, *, title: str, subtitle: str, facts: list[tuple[str, str]], sections: list[Section]) -> None:
     """Write the page. `facts` are (what, value), shown first and large."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        trim_blocks=True, lstrip_blocks=True, finalize=_seen,
     )  # fmt: skip
     template = environment.get_template("page.html.j2")
     html = template.render(

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 from sklearn.metrics import precision_recall_curve
 
 from analysis.classes import FEW_POSITIVES, Calibration
-from analysis.figures import BLUE, FAINT, GREEN, INK, ORANGE, RUN_STYLES, new, panels
+from analysis.figures import BLUE, FAINT, GREEN, INK, ORANGE, RUN_STYLES, new, panels, shown
 from analysis.results import LOSSES, Run
 from analysis.tail import TAIL_SHARES, Tail
 
@@ -128,12 +128,12 @@ def ap_bars(run: Run, low: np.ndarray, high: np.ndarray) -> Figure:
     rows, positives = np.arange(len(run.classes)), run.positives
     colours = [FAINT if count < FEW_POSITIVES else BLUE for count in positives]
     axes.barh(rows, np.nan_to_num(run.ap), color=colours, height=0.62)
-    shown = ~np.isnan(run.ap)
-    axes.hlines(rows[shown], low[shown], high[shown], color=INK, linewidth=1.3)
+    known = ~np.isnan(run.ap)
+    axes.hlines(rows[known], low[known], high[known], color=INK, linewidth=1.3)
     axes.plot(positives / len(run.labels), rows, "D", color=ORANGE, markersize=4, linestyle="none", label="chance")
-    if shown.any():
+    if known.any():
         axes.axvline(run.mean_ap, color=INK, linestyle=":", linewidth=1.2, label=f"mAP {run.mean_ap:.4f}")
-    axes.set_yticks(rows, [f"{name} ({count})" for name, count in zip(run.classes, positives, strict=True)])
+    axes.set_yticks(rows, shown(f"{name} ({count})" for name, count in zip(run.classes, positives, strict=True)))
     axes.set(xlim=(0, 1.02), ylim=(len(rows) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)
@@ -182,8 +182,8 @@ def heat(values: np.ndarray, classes: tuple[str, ...], title: str, xlabel: str, 
     figure, axes = new(title, xlabel, ylabel, height=side + 0.5, width=max(5.2, side))
     mesh = axes.pcolormesh(np.ma.masked_invalid(values), cmap="cividis", vmin=0, vmax=1, edgecolors="face")
     ticks = np.arange(len(classes)) + 0.5
-    axes.set_xticks(ticks, classes, rotation=90, fontsize=9)
-    axes.set_yticks(ticks, classes, fontsize=9)
+    axes.set_xticks(ticks, shown(classes), rotation=90, fontsize=9)
+    axes.set_yticks(ticks, shown(classes), fontsize=9)
     axes.grid(visible=False)
     axes.invert_yaxis()
     figure.colorbar(mesh, ax=axes, label="share (0 to 1)", shrink=0.7)
@@ -208,7 +208,7 @@ def grouped_bars(
     if chance is not None:
         (marks,) = axes.plot(chance, rows, "D", color=INK, markersize=3.5, linestyle="none")
         keys.append((marks, "chance"))
-    axes.set_yticks(rows, classes)
+    axes.set_yticks(rows, shown(classes))
     axes.set(xlim=(0, 1.02), ylim=(len(classes) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
     figure.legend(*zip(*keys, strict=True), loc="outside lower center", ncols=min(3, len(keys)), fontsize=9)
@@ -225,7 +225,7 @@ def differences(rows: list[tuple[str, float, float, float]], title: str) -> Figu
         axes.hlines(position, low, high, color=BLUE if clear else FAINT, linewidth=2)
         axes.plot(value, position, "o", color=BLUE, markersize=5,
                   markerfacecolor=BLUE if clear else "none")  # fmt: skip
-    axes.set_yticks(positions, [name for name, *_ in rows])
+    axes.set_yticks(positions, shown(name for name, *_ in rows))
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     return figure

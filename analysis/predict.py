@@ -76,7 +76,9 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
     output, run, files = output_files(out), load_run(run_path), list_files(data)
     config = replace(run.config, gpu=gpu or run.config.gpu, gpu_given=bool(gpu), amp=AMP[run.made_with.amp])
     store, reason = store_of(run)
-    reader = TiffReader(files=files, layout=expected_layout(run, files, bands, store, reason), bands=())
+    layout = expected_layout(run, files, bands, store, reason)
+    axes = store.source.get("axes") if store else None  # how the conversion had to read files like these
+    reader = TiffReader(files=files, layout=layout, bands=(), axes=axes)
     inputs = inputs_of(run, store)
     reader.bands = inputs.stored_bands
     if missing := [band for band in reader.bands if band not in reader.layout.bands]:

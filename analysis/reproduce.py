@@ -13,7 +13,7 @@ import torch
 
 from analysis.results import Run, load_run
 from analysis.tables import table_bytes
-from preprocess.console import UserError, say
+from preprocess.console import UserError, one_line, say
 from train import runfolder
 from train.assemble import Data, make_eval_loader, make_model, open_data
 from train.contract.results import MadeWith
@@ -66,7 +66,9 @@ def reproduce(run: Path, *, store: str | None, gpu: str | None) -> bool:
     table = None
     if same_chips:
         frame = _table(data, saved, logits)
-        print(frame.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.8f}"))
+        shown = frame.map(lambda cell: one_line(cell) if isinstance(cell, str) else cell)
+        for line in shown.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.8f}").split("\n"):
+            say(line)
         table = table_bytes(frame)
     limit = max(ROUNDING[before.amp], ROUNDING[amp_name(device.amp)])
     reproduced, text = _verdict(run, saved, logits, differences, limit, same_chips=same_chips)

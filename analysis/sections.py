@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis import plots, tail
 from analysis.figures import Figures
+from analysis.names import listed
 from analysis.page import Cards, Note, Section, Tables, card
 from analysis.pictures import Chip, Room, pictures
 from analysis.ranking import Ranking
@@ -127,7 +128,7 @@ def _chips(run: Run, rows: np.ndarray, store: Store | str, room: Room) -> tuple[
 
 
 def _tags(run: Run, row: int) -> str:
-    return " ".join(np.array(run.classes)[run.labels[row] == 1].tolist()) or "no tag"
+    return listed(np.array(run.classes)[run.labels[row] == 1].tolist())
 
 
 def _said(run: Run, row: int, ranking: Ranking) -> list[str]:

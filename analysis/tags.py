@@ -11,9 +11,11 @@ import numpy as np
 from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
 
+from analysis.names import listed
 from analysis.results import Run
 from preprocess.console import UserError
-from preprocess.labels import COLUMNS, read_labels, read_rows, stem
+from preprocess.labels import TagRow, read_labels, read_tags, settings_of
+from preprocess.names import stem
 from preprocess.schema import Store
 
 MIN_EXAMPLES = 10  # of each kind: below it cleanlab's estimate of a class's noise means nothing
@@ -62,7 +64,7 @@ def exclusive_findings(store: Store, exclusive: tuple[str, ...]) -> list[Finding
 
 def tags_of(store: Store, tile: int) -> str:
     """The tile's tags, in the classes' order."""
-    return " ".join(np.array(store.classes)[store.labels[tile] == 1].tolist()) or "no tag"
+    return listed(np.array(store.classes)[store.labels[tile] == 1].tolist())
 
 
 def csv_findings(store: Store, path: Path | None) -> list[Finding]:
@@ -74,17 +76,22 @@ def csv_findings(store: Store, path: Path | None) -> list[Finding]:
     titles = ("Repeated tags", "Tags differ from the CSV")
     if path is None:
         return [Finding(title=title, about="", missing="LABELS=file.csv is needed.") for title in titles]
-    table = read_labels(path, store.classes)
-    tile_of = {stem(str(name)): tile for tile, name in enumerate(store.names)}
+    settings = settings_of(store)
+    table = read_labels(path, store.classes, settings)
+    tile_of = {stem(str(name).strip()): tile for tile, name in enumerate(store.names)}
     row_of = {stem(name): row for row, name in enumerate(table.names)}
     if absent := [name for name in tile_of if name not in row_of]:
         raise UserError(f"LABELS={path}: {len(absent)} chips of the store are not in it, e.g. {absent[0]}.")
     repeated = []
-    for line, row in read_rows(path, COLUMNS):
-        tags, name = row["tags"].split(), stem(row["image_name"])
+    rows_of: dict[str, list[TagRow]] = {}  # several in the long format
+    for row in read_tags(path, settings, store.classes)[1]:
+        rows_of.setdefault(stem(row.name.strip()), []).append(row)
+    for name, same in rows_of.items():
+        tags = [tag for row in same for tag in row.tags]
         twice = sorted({tag for tag in tags if tags.count(tag) > 1})
         if twice and name in tile_of:
-            repeated.append((tile_of[name], f"line {line}: {' '.join(twice)} repeated"))
+            line = next(row.line for row in same[::-1] if set(twice) & set(row.tags))
+            repeated.append((tile_of[name], f"line {line}: {listed(twice)} repeated"))
     rows = np.array([row_of[name] for name in tile_of])
     differ = np.flatnonzero((table.labels[rows] != store.labels).any(axis=1))
     return [

@@ -122,7 +122,7 @@ class LocalShards:
                     raise DamagedChunkError(f"{name}: the shard was changed after it was opened. Start again.")
                 yield file
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EINVAL):
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENXIO):
                 raise DamagedChunkError(f"{name}: the shard cannot be read ({error.strerror}).") from error
             raise
 

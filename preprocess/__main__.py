@@ -6,6 +6,14 @@ from pathlib import Path
 from preprocess.console import Parser, UserError, run
 from preprocess.files import local_store
 
+LABEL_FLAGS = {
+    "--labels-format": "tags (default), list (JSON or Python), onehot (a column per class), long (a row per tag)",
+    "--tags-separator": "between the tags of a field: a space (default), a comma, ; or |",
+    "--name-column": "default: image_name",
+    "--tags-column": "default: tags",
+    "--csv-separator": "between the CSV's fields: a comma (default), ; | or tab",
+}
+
 
 def main() -> int:
     """Parse the arguments and run one command."""
@@ -16,10 +24,13 @@ def main() -> int:
     convert.add_argument("--data", type=Path, required=True, help="folder of TIFFs")
     convert.add_argument("--store", type=local_store, required=True, help="where the store goes")
     convert.add_argument("--labels", type=Path, help="CSV: image_name, tags")
+    for flag, text in LABEL_FLAGS.items():
+        convert.add_argument(flag, help=text)
     convert.add_argument("--preset", help="what is known of a published data set: planet")
     convert.add_argument("--bands", help="names in the files' order: blue,green,red,nir")
     convert.add_argument("--classes", help="in the order wanted, with commas; default: sorted")
     convert.add_argument("--codec", default="lz4", help="lz4 (default) or none")
+    convert.add_argument("--axes", help="order of the stored dimensions: YXS or SYX; default: as the files say")
     convert.add_argument("--jobs", default=str(len(os.sched_getaffinity(0))), help="processes; default: cores")
     convert.add_argument("--allow-missing", action="store_true", help="leave out rows without a file")
 
@@ -40,12 +51,21 @@ def main() -> int:
     # Each command imports what it needs: `--help` and refusals stay quick.
     if args.command == "convert":
         from preprocess.convert import convert as run_convert
+        from preprocess.csv_rows import split_names
+        from preprocess.labels import LabelSettings
         from preprocess.plan import Request
 
+        classes = split_names("CLASSES", args.classes) if args.classes else None
+        label_settings = LabelSettings.of(
+            {
+                "format": args.labels_format, "tags_separator": args.tags_separator, "name_column": args.name_column,
+                "tags_column": args.tags_column, "csv_separator": args.csv_separator,
+            }
+        )  # fmt: skip
         run_convert(
             Request(
-                data=args.data, store=args.store, labels=args.labels, preset=args.preset,
-                bands=names(args.bands), classes=names(args.classes), codec=args.codec,
+                data=args.data, store=args.store, labels=args.labels, label_settings=label_settings,
+                preset=args.preset, bands=names(args.bands), classes=classes, codec=args.codec, axes=args.axes,
                 jobs=integer("JOBS", args.jobs), allow_missing=args.allow_missing,
             )
         )  # fmt: skip

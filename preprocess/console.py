@@ -5,7 +5,9 @@ In: exceptions and counts. Out: lines on stdout and stderr, exit codes. Knows no
 
 import argparse
 import errno
+import io
 import os
+import re
 import sys
 import threading
 import time
@@ -16,6 +18,11 @@ from typing import NoReturn
 # With a training's note still whole in 80 columns.
 BAR = "{desc} {percentage:3.0f}%|{bar}| {remaining} left, {rate_fmt}{postfix}"
 LOG_EVERY_S = 10.0  # a line of progress in a log file, where there is no terminal to redraw
+
+
+# Characters that count as printable though nothing is seen of them: fillers and variation selectors. (Unicode's
+# Default_Ignorable_Code_Point; the rest of them, such as zero-width spaces, is not printable for Python either.)
+_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 
 
 class UserError(Exception):
@@ -31,19 +38,25 @@ class Parser(argparse.ArgumentParser):
 
 
 def say(text: str) -> None:
-    """Print one line at once, above a progress bar if one is being drawn."""
+    """Print one line at once, escaped, above a progress bar if one is being drawn."""
     from tqdm import tqdm  # here, as below: worker processes, which start with each conversion, draw nothing
 
-    tqdm.write(text, file=sys.stdout)
+    tqdm.write(one_line(text), file=sys.stdout)
     sys.stdout.flush()
 
 
 def run(main: Callable[[], int]) -> NoReturn:
     """Run a command; turn what the user can mend into one line and exit code 2, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal in ASCII or Latin-1 shows `\u0107`, not a traceback
+            stream.reconfigure(errors="backslashreplace")
     before, threading.excepthook = threading.excepthook, _thread_error
-    _printed.clear()
+    _thread_errors.clear()
     try:
         code = main()
+        for text in dict.fromkeys(_thread_errors):
+            code = 2
+            _print_error(text)
     except UserError as error:
         code = 2
         _print_error(str(error))
@@ -55,33 +68,32 @@ def run(main: Callable[[], int]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except (OSError, MemoryError) as error:
-        text = machine_error(error)
-        if text is None:
+        line = machine_error(error)
+        if line is None:
             raise
         code = 2
-        _print_error(text)
+        _print_error(line)
     finally:
         threading.excepthook = before
     sys.exit(code)
 
 
-_printed: set[str] = set()
-
-
 def _print_error(text: str) -> None:
-    if text not in _printed:  # an error of a thread is often raised again by the main one
-        _printed.add(text)
-        print(f"error: {one_line(text)}", file=sys.stderr)
+    print(f"error: {one_line(text)}", file=sys.stderr)
+
+
+_thread_errors: list[str] = []
 
 
 def _thread_error(arguments: threading.ExceptHookArgs) -> None:
-    """A thread that nobody waits for (TensorBoard's writer) says in one line, too, what the system refused."""
+    """Keep what the system refused to a thread, such as TensorBoard's writer: it is printed at the end, unless the main
+    thread raises it, too."""
     error = arguments.exc_value
     text = machine_error(error) if isinstance(error, OSError | MemoryError) else None
     if text is None:
         threading.__excepthook__(arguments)
     else:
-        _print_error(text)
+        _thread_errors.append(text)
 
 
 def machine_error(error: OSError | MemoryError) -> str | None:
@@ -120,11 +132,12 @@ _ADVICE = {
     errno.ENFILE: "The machine has too many open files. End other programs and run the same command again.",
     errno.EIO: "The disk or the network share failed (`dmesg` may say more). Copy the data to another disk.",
     errno.EREMOTEIO: _SHARE, errno.ESTALE: _SHARE, errno.ENOTCONN: _SHARE, errno.ETIMEDOUT: _SHARE,
-    errno.EHOSTDOWN: _SHARE, errno.ENOLINK: _SHARE, errno.ENODEV: _SHARE, errno.ENXIO: _SHARE,
+    errno.EHOSTDOWN: _SHARE, errno.ENOLINK: _SHARE, errno.ENODEV: _SHARE,
+    errno.ENXIO: "Put a file in its place.",
     errno.EACCES: "Check the permissions of the file and of its folders (`ls -l`).",
     errno.EPERM: "Check the owner, the permissions and the attributes of the file (`ls -l`, `lsattr`).",
     errno.EROFS: f"The file system is read-only. {_OTHER_PLACE}",
-    errno.EISDIR: "Expected a file, found a folder. Remove it, or choose another name.",
+    errno.EISDIR: "Remove the folder, or choose another name.",
     errno.ENOTDIR: "Expected a folder, found a file. Remove it, or choose another name.",
     errno.ENOENT: "The file or its folder is missing. Check that nothing else removes or renames it.",
     errno.EEXIST: "It exists already. Remove it, or choose another name.",
@@ -143,9 +156,15 @@ _ADVICE = {
 }  # fmt: skip
 
 
+def is_plain(text: str) -> bool:
+    """Whether every character is seen as it is: no control, direction, zero-width or other invisible character."""
+    return text.isprintable() and not _INVISIBLE.search(text)
+
+
 def one_line(text: str) -> str:
-    """The text without line breaks and other characters that a terminal would act on."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split("\n")))
+    """The text with every line break and every character that is not seen as it is written as an escape: `\\n`,
+    `\\x1b`, `\\u200f`. For names, tags and paths wherever a person reads them."""
+    return text if is_plain(text) else "".join(c if is_plain(c) else ascii(c)[1:-1] for c in text)
 
 
 class Progress:
@@ -182,11 +201,11 @@ class Progress:
         self._done += count
         if self._bar is not None:
             if note:
-                self._bar.set_postfix_str(note, refresh=False)
+                self._bar.set_postfix_str(one_line(note), refresh=False)
             self._bar.update(count)
         elif time.monotonic() - self._last_line_s >= LOG_EVERY_S:
             self._last_line_s = time.monotonic()
-            print(self._line(note), flush=True)
+            print(one_line(self._line(note)), flush=True)
 
     def _line(self, note: str) -> str:
         rate = (self._done - self._done_before) / max(time.monotonic() - self._started_s, 1e-9)

@@ -21,11 +21,15 @@ import numpy as np
 
 from preprocess import schema
 from preprocess.console import Progress, UserError, say
+from preprocess.csv_rows import csv_line
 from preprocess.files import locked, named_errors
+from preprocess.labels import settings_of
 from preprocess.layout import MIB
 from preprocess.plan import Plan, Request, make_plan
 from preprocess.workers import check_open_files, run_tasks, start_server
 from preprocess.write import ShardTask, convert_shard, progress_path
+
+MAX_SHOWN = 50  # classes in the last line
 
 
 def convert(request: Request) -> None:
@@ -44,8 +48,8 @@ def convert(request: Request) -> None:
     if request.store.exists():
         _is_whole_already(plan)
         return
-    if plan.layout.bands[0] == "band1":
-        say(f"{request.store}: the bands are unnamed; training needs names, such as BANDS=blue,green,red,nir.")
+    for note in plan.notes:
+        say(note)
     with locked(root, "conversion"):
         if request.store.exists():  # another conversion ended between the question and the lock
             _is_whole_already(plan)
@@ -67,9 +71,17 @@ def convert(request: Request) -> None:
     if untagged:
         say(f"{request.store}: {untagged} chips have no tag.")
     say(
-        f"{request.store}: {total} chips, {len(plan.classes)} classes, bands {', '.join(plan.layout.bands)}; "
+        f"{request.store}: {total} chips, {len(plan.classes)} classes ({_shown(plan.classes)}), "
+        f"bands {', '.join(plan.layout.bands)}; "
         f"{encoded / MIB:.1f} MiB (raw {raw / MIB:.1f} MiB, ratio {raw / encoded:.2f})."
     )
+
+
+def _shown(classes: tuple[str, ...]) -> str:
+    """The classes as CLASSES=... takes them: quoted where a comma is part of one; not all of very many."""
+    if len(classes) <= MAX_SHOWN:
+        return csv_line(classes)
+    return f"{csv_line(classes[:MAX_SHOWN])} and {len(classes) - MAX_SHOWN} more; `make info` lists all"
 
 
 def _is_whole_already(plan: Plan) -> None:
@@ -148,8 +160,9 @@ def _finish(plan: Plan, root: Path) -> None:
                 parts.setdefault(name, []).append(np.atleast_1d(progress[name]))
     arrays = {name: np.concatenate(values) for name, values in parts.items()}
     arrays |= {"names": np.array(plan.names, object), "labels": plan.labels, "csv_row": plan.csv_row}
+    source = {**plan.source, "labels": plan.label_settings.as_dict()}
     with named_errors(root / "store"):
-        schema.finish(root / "store", plan.layout, plan.classes, plan.num_csv_rows, arrays)
+        schema.finish(root / "store", plan.layout, plan.classes, plan.num_csv_rows, arrays, source)
     _sweep(root / "store")
     os.sync()  # what is not a shard: nothing may be in the cache only when the name appears
     os.rename(root / "store", plan.store)
@@ -159,12 +172,12 @@ def _finish(plan: Plan, root: Path) -> None:
 def _compare_with_whole(plan: Plan) -> None:
     """UserError naming what differs between a whole store and what is asked for now."""
     store = schema.open_store(plan.store)
-    layout = replace(plan.layout, chunk_rows=store.layout.chunk_rows, shard_tiles=store.layout.shard_tiles)
     before = replace(
         plan, layout=store.layout, classes=store.classes, num_csv_rows=store.num_csv_rows,
         names=tuple(str(name) for name in store.names), labels=store.labels, csv_row=store.csv_row,
+        source=store.source, label_settings=settings_of(store),
     )  # fmt: skip
-    differences = _differences(before.settings(), replace(plan, layout=layout).settings())
+    differences = _differences(before.settings(), plan.settings())
     if not differences:
         changed = np.flatnonzero((store.source_size != plan.size) | (store.source_mtime_ns != plan.mtime_ns))
         if len(changed):

@@ -55,7 +55,8 @@ def open_regular(path: str | Path) -> BinaryIO:
     A pipe or a device is refused before it is opened: opening could block, and reading need never end.
 
     Raises:
-        OSError: as the system says, or EINVAL with what the path is instead ("a named pipe, expected a regular file").
+        OSError: as the system says; or EISDIR for a folder and ENXIO for other kinds, with what the path is instead ("a
+            named pipe, expected a regular file").
     """
     _check_regular(os.stat(path), path)
     # Another kind may take the file's place between the two calls: opening it must not block either.
@@ -75,7 +76,8 @@ def _no_wait(path: str, flags: int) -> int:
 def _check_regular(status: os.stat_result, path: str | Path) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
-        raise OSError(errno.EINVAL, f"{kind}, expected a regular file", str(path))
+        code = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.ENXIO
+        raise OSError(code, f"{kind}, expected a regular file", str(path))
 
 
 _KINDS = {
@@ -136,9 +138,12 @@ def locked(root: Path, work: str) -> Iterator[None]:
             continue  # another one has just ended and removed the folder
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             lock.close()
             raise UserError(f"{root}: another {work} is writing it. Wait for it, or stop it.") from error
+        except OSError as error:  # a share without locks
+            lock.close()
+            raise OSError(error.errno, error.strerror, str(root / "lock")) from error
         try:
             same = os.stat(root / "lock").st_ino == os.fstat(lock.fileno()).st_ino
         except FileNotFoundError:

@@ -6,18 +6,20 @@ Leaves doing it, and going on after a stop, to `convert`.
 
 import hashlib
 import json
-import os
-import stat
-from array import array
-from dataclasses import dataclass
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from preprocess import presets, schema, tiff
-from preprocess.console import UserError, advice, say
-from preprocess.labels import LabelTable, read_labels, stem
+from preprocess.console import UserError, advice, one_line
+from preprocess.csv_rows import csv_line
+from preprocess.labels import LabelSettings, read_labels
 from preprocess.layout import CODECS, Layout, plan_layout
+from preprocess.matching import match_files
 from preprocess.write import ShardTask
 
 
@@ -28,22 +30,29 @@ class Request:
     data: Path
     store: Path
     labels: Path | None = None
+    label_settings: LabelSettings = field(default_factory=LabelSettings)
     preset: str | None = None
     bands: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
     codec: str = "lz4"
+    axes: str | None = None
     jobs: int = 1
     allow_missing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that decides a store's bytes. Arrays are one row a tile."""
+    """All that decides a store's bytes. Arrays are one row per chip.
+
+    `wanted` is what every file is held to. `source` is what the first file says of the values beyond them, as the store
+    keeps it. `notes` are lines to print.
+    """
 
     store: Path
     layout: Layout
     classes: tuple[str, ...]
     num_csv_rows: int
+    label_settings: LabelSettings
     preset: str | None
     names: tuple[str, ...]
     paths: tuple[str, ...]
@@ -51,6 +60,9 @@ class Plan:
     csv_row: np.ndarray
     size: np.ndarray
     mtime_ns: np.ndarray
+    wanted: tiff.Wanted
+    source: dict[str, str]
+    notes: tuple[str, ...]
 
     def tasks(self) -> list["ShardTask"]:
         """One task a shard."""
@@ -64,7 +76,7 @@ class Plan:
                 paths=self.paths[first : first + step],
                 size=self.size[first : first + step],
                 mtime_ns=self.mtime_ns[first : first + step],
-                example=self.paths[0],
+                wanted=self.wanted,
             )
             for first in range(0, len(self.names), step)
         ]
@@ -77,9 +89,11 @@ class Plan:
         return {
             "store version": str(schema.VERSION),
             "CODEC": self.layout.codec,
+            "AXES": self.source.get("axes", "as stored"),
             "BANDS": ",".join(self.layout.bands),
             "chip shape and dtype": f"{shape} {self.layout.dtype}",
-            "classes": " ".join(self.classes),
+            "classes": csv_line(self.classes),
+            "how labels are read": json.dumps(self.label_settings.as_dict()),
             "number of chips": str(len(self.names)),
             "rows of the CSV": str(self.num_csv_rows),
             "chips and tags": chips.hexdigest()[:12],
@@ -90,6 +104,8 @@ def make_plan(request: Request) -> Plan:
     """Check all that can be checked without reading every chip, and lay out the store."""
     if request.codec not in CODECS:
         raise UserError(f"CODEC={request.codec}: expected {' or '.join(CODECS)}.")
+    if request.axes not in (None, *tiff.AXES):
+        raise UserError(f"AXES={request.axes}: expected {' or '.join(tiff.AXES)}, the order of the stored dimensions.")
     if request.jobs < 1:
         raise UserError(f"JOBS={request.jobs}: expected 1 or more.")
     if not request.data.is_dir():
@@ -101,19 +117,25 @@ def make_plan(request: Request) -> Plan:
         raise UserError(f"LABELS is not set, and DATA={request.data} has no CSV that a preset knows. LABELS=file.csv")
     if request.classes:
         _check_different("CLASSES", "class", request.classes)
-    table = read_labels(csv_path, request.classes or (preset.classes if preset else None))
-    found = _find_all(table, folder, allow_missing=request.allow_missing)
+    classes = request.classes or (preset.classes if preset else None)
+    table = read_labels(csv_path, classes, request.label_settings)
+    found = match_files(csv_path, table, folder, allow_missing=request.allow_missing)
     paths = found.paths
+    bands = request.bands or (preset.bands if preset else None)
+    wanted = tiff.Wanted(axes=request.axes, num_bands=len(bands) if bands else None)
     try:
-        first = tiff.read(paths[0], preset.check_page if preset else None)
+        first = tiff.read(paths[0], preset.check_page if preset else None, wanted)
+        facts = tiff.read_facts(paths[0], wanted)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise tiff.TileError(paths[0], "a readable file", reason, advice(error)) from error
+    layout = _layout(request, bands, first, facts, paths[0])
     return Plan(
         store=request.store,
-        layout=_layout(request, preset, first, paths[0]),
+        layout=layout,
         classes=table.classes,
         num_csv_rows=len(table.names),
+        label_settings=request.label_settings,
         preset=request.preset,
         names=tuple(table.names[row] for row in found.csv_row.tolist()),
         paths=paths,
@@ -121,77 +143,68 @@ def make_plan(request: Request) -> Plan:
         csv_row=found.csv_row,
         size=found.size,
         mtime_ns=found.mtime_ns,
-    )
+        wanted=tiff.Wanted(
+            shape=first.shape, dtype=layout.dtype, axes=facts.axes, is_rgb=bands is None and facts.is_rgb,
+            zero_is_white=facts.zero_is_white, example=paths[0],
+        ),
+        source={key: value for key, value in (("nodata", facts.nodata), ("axes", facts.axes)) if value is not None},
+        notes=tuple(_notes(request.store, paths[0], facts, unnamed=bands is None and not facts.is_rgb)),
+    )  # fmt: skip
+
+
+def _notes(store: Path, first: str, facts: tiff.Facts, *, unnamed: bool) -> Iterator[str]:
+    """What the first file says and a user should know."""
+    if facts.guess:
+        yield facts.guess
+    if unnamed:
+        example = "such as BANDS=blue,green,red,nir"
+        if facts.descriptions:
+            example = f"and {_offer(facts.descriptions)}"
+        yield f"{store}: the bands are unnamed; training needs names, {example}."
+    if facts.nodata is not None:
+        yield f"{store}: {facts.nodata} is marked as nodata by the files and counts as a value in the statistics."
+    if facts.zero_is_white:
+        yield f"{first}: the files call 0 white; their values are kept as they are."
+
+
+def _offer(descriptions: tuple[str, ...]) -> str:
+    """The files' own names of the bands, as a setting where they can be one."""
+    listed = ", ".join(one_line(name) for name in descriptions)
+    value = ",".join(descriptions)
+    usable = all(re.fullmatch(r"[\w.+:/ -]+", name) for name in descriptions) and value.isprintable()
+    if usable and len(set(descriptions)) == len(descriptions):
+        return f"the files have some: BANDS={shlex.quote(value)}"
+    return f"the files describe them as {listed}, which BANDS cannot hold"
 
 
 def _kind(path: Path) -> str:
     return "a file" if path.exists() else "nothing"
 
 
-def _find(folder: Path, name: str) -> tuple[str, os.stat_result] | None:
-    base = os.path.join(folder, stem(name))
-    for suffix in tiff.SUFFIXES:
-        try:
-            found = os.stat(base + suffix)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:  # a name too long for the file system, no permission, a link loop
-            raise UserError(f"{base + suffix}: cannot be looked at ({error.strerror}).") from error
-        if not stat.S_ISREG(found.st_mode):
-            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "something else"
-            raise tiff.TileError(base + suffix, "a TIFF file", kind, "Rename it, or take the chip out of the CSV.")
-        return base + suffix, found
-    return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Found:
-    """Files of the CSV's chips: one path and one entry of each array (int64) per chip that is there."""
-
-    paths: tuple[str, ...]
-    csv_row: np.ndarray
-    size: np.ndarray
-    mtime_ns: np.ndarray
-
-
-def _find_all(table: LabelTable, folder: Path, *, allow_missing: bool) -> _Found:
-    """Look up every row of the CSV; rows without a file are refused, or left out and counted."""
-    paths: list[str] = []
-    columns = {name: array("q") for name in ("csv_row", "size", "mtime_ns")}  # a stat result per chip took 700 MB
-    missing: list[str] = []
-    for row, name in enumerate(table.names):
-        chip = _find(folder, name)
-        if chip is None:
-            missing.append(name)
-            continue
-        paths.append(chip[0])
-        for column, value in zip(columns.values(), (row, chip[1].st_size, chip[1].st_mtime_ns), strict=True):
-            column.append(value)
-    if missing:
-        first = ", ".join(missing[:3])
-        count = f"{len(missing)} of {len(table.names)} chips of the CSV are missing in {folder} (first: {first})"
-        if not paths:
-            raise UserError(f"{count}: none is left. Is DATA the folder of the TIFFs?")
-        if not allow_missing:
-            raise UserError(f"{count}. Pass ALLOW_MISSING=1 to leave them out.")
-        say(f"{count}; they are left out.")
-    return _Found(paths=tuple(paths), **{name: np.array(column, np.int64) for name, column in columns.items()})
-
-
-def _layout(request: Request, preset: presets.Preset | None, first: np.ndarray, path: str) -> Layout:
+def _layout(request: Request, bands: tuple[str, ...] | None, first: np.ndarray, facts: tiff.Facts, path: str) -> Layout:
     count, height, width = first.shape
-    bands = request.bands or (preset.bands if preset else None)
     if bands is None:
-        # Three samples are R, G, B by TIFF's own definition of RGB. Four are not: Planet's own are B, G, R, NIR
+        # Three samples are red, green, blue only by the file's own word. Four are not: Planet's own are B, G, R, NIR
         # under the same tag, so a guess would be wrong without a sign of it.
-        bands = ("red", "green", "blue") if count == 3 else tuple(f"band{index + 1}" for index in range(count))
+        bands = ("red", "green", "blue") if facts.is_rgb else tuple(f"band{index + 1}" for index in range(count))
     if len(bands) != count:
+        axes = _other_axes(first, len(bands), facts)
         raise UserError(
             f"{path}: expected {len(bands)} bands ({', '.join(bands)}), found {count}. "
-            "BANDS names each of them, in the file's order."
+            f"BANDS names each of them, in the file's order.{axes}"
         )
     _check_different("BANDS", "band", bands)
     return plan_layout(bands=bands, height=height, width=width, dtype=first.dtype.name, codec=request.codec)
+
+
+def _other_axes(first: np.ndarray, num_bands: int, facts: tiff.Facts) -> str:
+    """The setting that would give `num_bands` bands, if there is one."""
+    count, height, width = first.shape
+    if count > 1 and (facts.order, num_bands) == ("SYX", width):
+        return f" If the file is stored as rows, columns, bands: AXES=YXS reads {width} bands of {count} x {height}."
+    if count > 1 and (facts.order, num_bands) == ("YXS", height):
+        return f" If the file is stored as bands, rows, columns: AXES=SYX reads {height} bands of {width} x {count}."
+    return ""
 
 
 def _check_different(variable: str, what: str, names: tuple[str, ...]) -> None:

@@ -7,6 +7,7 @@ scene look alike, so a random split leaks from train to test; a file split by sc
 import hashlib
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from preprocess.console import UserError
-from preprocess.labels import read_rows, stem
+from preprocess.csv_rows import read_table
+from preprocess.labels import LabelSettings, read_rows, settings_of
+from preprocess.names import Index, stem
 from preprocess.schema import Store
 
 PARTS = ("train", "val", "test")
@@ -70,7 +73,7 @@ def make_split(rule: str, store: Store, *, val: float = 0.0) -> Split:
     elif rule == "blocked":
         parts = _from_groups(store, val)
     elif rule.endswith(".csv"):
-        parts = _from_file(Path(rule), names, csv_row)
+        parts = _from_file(Path(rule), store, names, csv_row)
     else:
         parts = _from_fractions(rule, num_csv_rows)
     if val and rule != "blocked":
@@ -141,11 +144,14 @@ def _read_groups(store: Store) -> list[list[int]]:
 def _from_fractions(rule: str, num_rows: int) -> dict[str, np.ndarray]:
     text, _, seed_text = rule.partition("@")
     try:
+        if not set(rule) <= set("0123456789.eE+-, @"):  # Python also reads 0_.5 and other scripts' digits
+            raise ValueError
         fractions = [float(field) for field in text.split(",")]
         seed = int(seed_text or 0)
     except ValueError:
         fractions, seed = [], -1
-    if len(fractions) not in (2, 3) or not (min(fractions) > 0 and abs(sum(fractions) - 1) < 1e-9 and seed >= 0):
+    adds_up = len(fractions) in (2, 3) and min(fractions) > 0 and abs(sum(fractions) - 1) < 1e-9
+    if not adds_up or not 0 <= seed < 2**128:  # what Philox takes
         raise UserError(
             f"SPLIT={rule}: expected course, blocked, a .csv file, or fractions that add up to 1 (0.8,0.2 or "
             "0.7,0.1,0.2@seed)."
@@ -158,21 +164,39 @@ def _from_fractions(rule: str, num_rows: int) -> dict[str, np.ndarray]:
     return {"train": pieces[0], "val": pieces[1] if len(pieces) == 3 else np.empty(0, int), "test": pieces[-1]}
 
 
-def _from_file(path: Path, names: np.ndarray, csv_row: np.ndarray) -> dict[str, np.ndarray]:
+def _from_file(path: Path, store: Store, names: np.ndarray, csv_row: np.ndarray) -> dict[str, np.ndarray]:
+    """A CSV may be written as the one that the store was made from: its separator, its column of names."""
+    settings = settings_of(store)
     parts: dict[str, list[int]] = {name: [] for name in PARTS}
     row_of = {stem(str(name)): int(row) for name, row in zip(names, csv_row, strict=True)}
-    seen: set[str] = set()
-    for line, row in read_rows(path, ("image_name", "part")):
-        name, part = stem(row["image_name"]), row["part"]
+    index: Index | None = None
+    seen: dict[str, str] = {}
+    for line, (written, text) in _rows(path, settings):
+        name, part = stem(written.strip()), text.strip()
         if part not in parts:
             raise UserError(f"{path} line {line}: part {part!r}; expected {', '.join(PARTS)}.")
-        if name in seen:
-            raise UserError(f"{path} line {line}: image_name {name!r} is there twice.")
         if name not in row_of:
-            raise UserError(f"{path} line {line}: image_name {name!r} is not in the store.")
-        seen.add(name)
+            index = index or Index(row_of)
+            meant = index.find(written)
+            if len(meant) != 1:
+                which = f"can be {', '.join(map(repr, meant[:3]))}" if meant else "is not in the store"
+                raise UserError(f"{path} line {line}: image_name {written!r} {which}.")
+            name = meant[0]
+        if name in seen:
+            same = "" if seen[name] == written else f", as {seen[name]!r}"
+            raise UserError(f"{path} line {line}: image_name {written!r} is there twice{same}.")
+        seen[name] = written
         parts[part].append(row_of[name])
     absent = [name for name in row_of if name not in seen]
     if absent:
         raise UserError(f"{path}: {len(absent)} tiles of the store have no part, e.g. {', '.join(absent[:3])}.")
     return {name: np.array(rows, int) for name, rows in parts.items()}
+
+
+def _rows(path: Path, settings: LabelSettings) -> Iterator[tuple[int, list[str]]]:
+    for separator in dict.fromkeys((settings.csv_separator, ",")):
+        header = read_table(path, separator).header
+        for column in (settings.name_column, "image_name"):
+            if column in header and "part" in header:
+                return read_rows(path, (column, "part"), separator)
+    return read_rows(path, ("image_name", "part"))  # which says what is missing

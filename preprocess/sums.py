@@ -42,14 +42,23 @@ def band_sums(tile: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]
 
 def _float_sums(values: np.ndarray) -> tuple[float, float]:
     """(sum, sum of squared deviations from the mean) of (N,) float32."""
-    wide, _, half = _working_memory(len(values))
-    np.copyto(wide, values)
-    total = _ordered_sum(wide, half)
+    blocks = [values[first : first + _BLOCK] for first in range(0, len(values), _BLOCK)]
+    wide, _, half = _working_memory(len(blocks[0]))
+    totals, squares = [], []
+    for block in blocks:
+        np.copyto(wide[: len(block)], block)
+        totals.append(_ordered_sum(wide[: len(block)], half))
+    total = math.fsum(totals)
     if not math.isfinite(total):
         return total, math.nan
-    np.subtract(wide, total / len(values), out=wide)
-    np.multiply(wide, wide, out=wide)
-    return total, _ordered_sum(wide, half)
+    for block in blocks:
+        deviations = wide[: len(block)]
+        if len(blocks) > 1:  # a single block is still there
+            np.copyto(deviations, block)
+        np.subtract(deviations, total / len(values), out=deviations)
+        np.multiply(deviations, deviations, out=deviations)
+        squares.append(_ordered_sum(deviations, half))
+    return total, math.fsum(squares)
 
 
 def _ordered_sum(values: np.ndarray, half: np.ndarray) -> float:
@@ -69,6 +78,7 @@ def _ordered_sum(values: np.ndarray, half: np.ndarray) -> float:
 
 
 _FEW = 32  # values from which on Python's exact sum is faster than numpy's calls
+_BLOCK = 1 << 18  # values in float64 at a time, so that a large chip takes 5 MB and not 20 bytes per value
 
 
 _memory = threading.local()

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from preprocess import schema, shard
-from preprocess.console import Progress, UserError, say
+from preprocess.console import Progress, UserError, one_line, say
 from preprocess.files import open_regular
+from preprocess.labels import settings_of
 from preprocess.layout import MIB, Layout
 from preprocess.schema import StoreHeader, read_header
 from preprocess.splits import PARTS, make_split
@@ -151,30 +152,36 @@ def info(path: Path, split_rule: str) -> None:
         shard.read_index(schema.shard_path(path, index), layout, count, digest)
     raw = layout.tile_bytes * store.num_tiles
     missing = store.num_csv_rows - store.num_tiles
-    print(f"store        {path}")
-    print(f"chips        {store.num_tiles}" + (f" ({missing} more rows in the CSV have no chip)" if missing else ""))
-    print(f"chip         {len(layout.bands)} bands x {layout.height} x {layout.width} {layout.dtype}")
-    print(f"codec        {layout.codec}; chunks of {layout.chunk_rows} rows, {num_shards} shards")
+    say(f"store        {path}")
+    say(f"chips        {store.num_tiles}" + (f" ({missing} more rows in the CSV have no chip)" if missing else ""))
+    say(f"chip         {len(layout.bands)} bands x {layout.height} x {layout.width} {layout.dtype}")
+    say(f"codec        {layout.codec}; chunks of {layout.chunk_rows} rows, {num_shards} shards")
     ratio = f"ratio {raw / encoded:.3f}"
-    print(f"size         {encoded / MIB:.1f} MiB on disk, {raw / MIB:.1f} MiB raw, {ratio}")
-    print(f"fingerprint  {store.fingerprint}")
+    say(f"size         {encoded / MIB:.1f} MiB on disk, {raw / MIB:.1f} MiB raw, {ratio}")
+    if "nodata" in store.source:
+        say(f"nodata       {store.source['nodata']} (marked by the files; counts as a value in mean and std)")
+    say(f"fingerprint  {store.fingerprint}")
+    if read_with := " ".join(f"{name}={value!r}" for name, value in settings_of(store).variables().items()):
+        say(f"labels       read with {read_with}")
     try:
         split = make_split(split_rule, store)
     except UserError as error:
-        print(f"split        none: {error}")
+        say(f"split        none: {error}")
         split = None
     all_tiles = np.arange(store.num_tiles)
     mean, std = store.band_statistics(all_tiles)
-    print(f"\n{'band':<20}{'mean':>12}{'std':>12}")
+    say("")
+    say(f"{'band':<20}{'mean':>12}{'std':>12}")
     form = ".5g" if layout.dtype == "float32" else ".3f"  # reflectances are far below 1
     for index, band in enumerate(layout.bands):
-        print(f"{band:<20}{mean[index]:>12{form}}{std[index]:>12{form}}")
+        say(f"{one_line(band):<20}{mean[index]:>12{form}}{std[index]:>12{form}}")
     parts = [part for part in PARTS if split is not None and len(split.part(part))]
-    print(f"\n{'class':<20}{'all':>10}" + "".join(f"{part:>10}" for part in parts))
+    say("")
+    say(f"{'class':<20}{'all':>10}" + "".join(f"{part:>10}" for part in parts))
     for index, name in enumerate(store.classes):
-        row = f"{name:<20}{int(store.labels[:, index].sum()):>10}"
+        row = f"{one_line(name):<20}{int(store.labels[:, index].sum()):>10}"
         if split is not None:
             row += "".join(f"{int(store.labels[split.part(part), index].sum()):>10}" for part in parts)
-        print(row)
+        say(row)
     sizes = "".join(f"{len(split.part(part)):>10}" for part in parts) if split is not None else ""
-    print(f"{'chips':<20}{store.num_tiles:>10}{sizes}" + (f"   (split {split.rule})" if split is not None else ""))
+    say(f"{'chips':<20}{store.num_tiles:>10}{sizes}" + (f"   (split {split.rule})" if split is not None else ""))

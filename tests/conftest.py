@@ -64,7 +64,7 @@ def write_chips(
         tifffile.imwrite(
             folder / f"t_{index}.tif",
             np.moveaxis(chip, 0, -1),
-            photometric="minisblack",
+            photometric="rgb" if bands == 3 else "minisblack",  # three bands are RGB only if the file says so
             planarconfig=1 if bands > 1 else None,
         )
     write_csv(folder / "tags.csv", [(f"t_{index}", tag) for index, tag in enumerate(tags)])

@@ -353,7 +353,7 @@ def test_groups_are_joined_through_others() -> None:
 def test_the_real_labels_repeat_a_tag_73_times_and_lack_the_weather_once(shared: Path) -> None:
     path = shared / "data/planet/train_v2.csv"
     table = read_labels(path, PRESETS["planet"].classes)
-    store: Any = SimpleNamespace(names=np.array(table.names), labels=table.labels, classes=table.classes)
+    store: Any = SimpleNamespace(names=np.array(table.names), labels=table.labels, classes=table.classes, source={})
     repeated, differ = tags.csv_findings(store, path)
     assert len(repeated.tiles) == 73
     assert len(differ.tiles) == 0

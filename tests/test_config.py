@@ -189,10 +189,10 @@ def test_a_setting_without_effect_is_refused_where_the_user_gave_it(
 def test_settings_that_always_have_an_effect() -> None:
     """With the table above, a decision about each setting; a new one needs a decision, too."""
     always = {
-        "task", "store", "gpu", "arch", "weights", "finetune", "input", "split", "val", "seed", "test", "crop", "amp",
-        "deterministic", "workers", "shuffle_labels", "compile", "accumulate", "checkpoint_minutes", "tracker",
-        "recipe", "epochs", "batch", "test_batch", "flips", "optimizer", "lr", "weight_decay", "schedule", "loss",
-        "ema", "smoothing", "balance", "pool",
+        "task", "store", "gpu", "gpu_given", "arch", "weights", "finetune", "input", "split", "val", "seed", "test",
+        "crop", "amp", "deterministic", "workers", "shuffle_labels", "compile", "accumulate", "checkpoint_minutes",
+        "tracker", "recipe", "epochs", "batch", "test_batch", "flips", "optimizer", "lr", "weight_decay", "schedule",
+        "loss", "ema", "smoothing", "balance", "pool",
     }  # fmt: skip
     sometimes = {name for setting, _, _ in WITHOUT_EFFECT for name in setting}
     assert sometimes == {name for name, _, _ in module.WITHOUT_EFFECT}
@@ -214,9 +214,9 @@ def test_unknown_recipe_and_missing_keys(refused: Callable) -> None:
 def test_the_list_of_settings_is_frozen() -> None:
     """A new setting is a decision: add it here too, and to the README if it is a Make variable."""
     assert [field.name for field in dataclasses.fields(Config)] == [
-        "task", "store", "gpu", "arch", "weights", "finetune", "input", "split", "val", "seed", "test", "crop", "amp",
-        "deterministic", "workers", "cache", "decode", "shuffle_labels", "conv1", "compile", "accumulate",
-        "checkpoint_minutes", "tracker",
+        "task", "store", "gpu", "gpu_given", "arch", "weights", "finetune", "input", "split", "val", "seed", "test",
+        "crop", "amp", "deterministic", "workers", "cache", "decode", "shuffle_labels", "conv1", "compile",
+        "accumulate", "checkpoint_minutes", "tracker",
         "recipe", "epochs", "batch", "test_batch", "flips", "optimizer", "lr", "momentum", "weight_decay", "schedule",
         "step_epochs", "step_gamma", "loss", "warmup", "ema", "smoothing", "balance", "trunk_lr",
         "pool", "crop_share",

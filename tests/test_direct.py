@@ -2,16 +2,21 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import oracle
 import pytest
 import torch
+import zarr
 from conftest import BANDS, DTYPES, to_store, write_chips
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from pipeline.inputs import Inputs, course_inputs, raw_inputs
+from pipeline.chunks import ChunkReader
+from pipeline.inputs import course_inputs, raw_inputs
 from pipeline.loader import eval_loader, train_loader
-from pipeline.order import augmentation
+from pipeline.order import Augmentation
 from preprocess.schema import Store, open_store
 
 
@@ -76,32 +81,48 @@ def test_test_batches_equal_the_graphs(request: pytest.FixtureRequest, kind: str
             assert ours.num_valid == graphs.num_valid
 
 
-def test_random_requests_equal_numpy(tmp_path: Path) -> None:
-    """Random ids, bands, crops and flips: to the bit, unscaled and scaled."""
-    chips = write_chips(tmp_path / "tif", count=20, bands=4, height=150, width=260, seed=5)
-    rng = np.random.default_rng(0)
-    for codec in ("lz4", "none"):
-        store = to_store(chips, tmp_path / f"{codec}.zarr", codec=codec)
-        for trial in range(12):
-            bands = tuple(rng.choice(BANDS, rng.integers(1, 5), replace=False).tolist())
-            crop = (int(rng.integers(1, 151)), int(rng.integers(1, 261)))
-            tiles = np.unique(rng.integers(0, 20, 12))
-            plain = Inputs(kind="raw", bands=bands, mean=(0.0,) * len(bands), std=(1.0,) * len(bands))
-            scaled = raw_inputs(store, bands, tiles)
-            draws = augmentation(trial, 2, tiles, height=150, width=260, crop=crop, flips="dihedral")
-            row_of = {int(tile): row for row, tile in enumerate(tiles)}
-            for inputs in (plain, scaled):
-                loader = train_loader(
-                    store, tiles, inputs, batch_size=3, seed=trial, flips="dihedral", crop=crop, engine="direct"
-                )
-                for batch in loader.epoch(2):
-                    for tile, image in zip(batch.tiles.tolist(), batch.images_nchw.numpy(), strict=True):
-                        chip = chips.values[tile][[BANDS.index(band) for band in bands]]
-                        moved = oracle.augment(chip, draws, row_of[tile], crop).astype(np.float32)
-                        if inputs is scaled:  # in float32, with one rounding a step
-                            mean, std = (np.float32(part).reshape(-1, 1, 1) for part in (inputs.mean, inputs.std))
-                            moved = (moved - mean) * (np.float32(1) / std)
-                        assert np.array_equal(image, moved)
+@st.composite
+def requests(draw: st.DrawFn) -> tuple[tuple[object, ...], list[str], np.ndarray, Augmentation, tuple[int, int]]:
+    """(store, bands, chips, augmentation parameters, crop): whatever `augment` may be asked for."""
+    size, num_bands = draw(st.sampled_from((((16, 16), 4), ((150, 260), 3), ((200, 200), 2), ((7, 40), 1))))
+    kind = draw(st.sampled_from(DTYPES)), draw(st.sampled_from(("lz4", "none"))), size, num_bands
+    names = BANDS if num_bands == 4 else ("red", "green", "blue") if num_bands == 3 else ("band1", "band2")[:num_bands]
+    bands = draw(st.lists(st.sampled_from(names), min_size=1, max_size=5))
+    square = size[0] == size[1] and draw(st.booleans())
+    height = draw(st.integers(1, size[0]))
+    crop = (height, height if square else draw(st.integers(1, size[1])))
+    tiles = draw(st.lists(st.integers(0, 9), min_size=1, max_size=6))
+
+    def each(values: st.SearchStrategy, dtype: type) -> np.ndarray:
+        return np.array(draw(st.lists(values, min_size=len(tiles), max_size=len(tiles))), dtype)
+
+    draws = Augmentation(
+        flip_rows=each(st.booleans(), bool),
+        transpose=each(st.booleans() if square else st.just(False), bool),
+        crop_y=each(st.integers(0, size[0] - crop[0]), np.int32),
+        crop_x=each(st.integers(0, size[1] - crop[1]), np.int32),
+        mirror=each(st.booleans(), bool),
+    )
+    return kind, bands, np.array(tiles), draws, crop
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(request=requests(), mean=st.floats(-1000, 10_000), scale=st.floats(0.001, 10))
+def test_any_request_equals_numpy(
+    make_store: Callable[..., Store], request: tuple[Any, ...], mean: float, scale: float
+) -> None:
+    """Any chips, bands, crops and flips: to the bit, in float32 with one rounding for each step."""
+    kind, bands, tiles, draws, crop = request
+    store = make_store(*kind)
+    values = zarr.open_group(store.path, mode="r")["tiles"][...]
+    reader = ChunkReader(store, tuple(bands))
+    found = np.full((len(tiles), *crop, len(bands)), np.nan, np.float32)
+    means, scales = (np.float32(value) + np.arange(len(bands), dtype=np.float32) for value in (mean, scale))
+    reader.augment(tiles, draws, found, means, scales)
+    for row, tile in enumerate(tiles.tolist()):
+        chip = values[tile][[store.layout.bands.index(band) for band in bands]]
+        moved = np.moveaxis(oracle.augment(chip, draws, row, crop), 0, -1).astype(np.float32)
+        assert np.array_equal(found[row], (moved - means) * scales)
 
 
 def test_a_held_batch_is_not_overwritten(session_store: Store) -> None:

@@ -34,7 +34,7 @@ def test_other_columns_and_a_byte_order_mark_are_no_matter(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        ("image_name,labels\na,x\n", "expected the columns image_name, tags"),
+        ("image_name,labels\na,x\n", "columns image_name, tags; found image_name, labels. TAGS_COLUMN=labels"),
         ("image_name\na\n", "expected the columns image_name, tags"),
         ("", "expected the columns"),
         ("image_name,tags\n", "expected rows below the header"),
@@ -47,7 +47,10 @@ def test_other_columns_and_a_byte_order_mark_are_no_matter(tmp_path: Path) -> No
         ("image_name,tags\na\0b,x\n", "holds a NUL character"),
         ("image_name,tags\n ,x\n", "is empty"),
         ("image_name,tags\na,\n", "expected tags, found none"),
-        ("image_name,tags\na,x\nt_0,x,y,z\n", "line 3: expected 2 fields, found 4. Tags are separated by spaces"),
+        (
+            "image_name,tags\na,x\nt_0,x,y,z\n",
+            "line 3: expected 2 fields, found 4. A field with a comma in it needs quotes",
+        ),
         ("image_name,tags,tags\na,x,y\n", "line 1: expected one column tags, found 2"),
         ("image_name,image_name,tags\na,b,y\n", "line 1: expected one column image_name, found 2"),
         ("image_name,tags\nt_0,x\n./t_0,y\n", "line 3: image_name './t_0' is there already, in line 2"),

@@ -3,7 +3,8 @@
 import imagecodecs
 import numcodecs.lz4
 import numpy as np
-import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from preprocess import lz4
 
@@ -68,33 +69,31 @@ def keeps_the_rules(block: bytes, size: int) -> list[tuple[int, int]]:
         found.append((literals, match + 4))
 
 
-@pytest.mark.parametrize("size", [*range(40), 255, 270, 271, 300, 65535, 65536, 65537, 200_000])
-def test_every_size(size: int) -> None:
-    rng = np.random.default_rng(size)
-    for data in (np.zeros(size), rng.integers(0, 256, size), rng.integers(0, 2, size), np.arange(size) % 7):
-        equals(data.astype(np.uint8))
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_random_mixtures(seed: int) -> None:
+@st.composite
+def mixtures(draw: st.DrawFn) -> np.ndarray:
     """Runs, noise, repeats from any distance back, also beyond 65,535 bytes, of lengths around all that is coded."""
-    rng = np.random.default_rng(seed)
-    parts, total = [], 0
-    while total < 150_000:
-        count = int(rng.choice([1, 3, 6, 7, 8, 14, 15, 16, 18, 19, 20, 270, 274, 275, 5000]))
-        kind = rng.integers(4)
-        if kind == 0 and total > count:
-            whole = np.concatenate(parts)
-            back = int(rng.choice([1, 2, 7, 8, 100, 65534, 65535, 65536, 65537, 100_000]))
-            start = max(0, total - back)
-            part = np.resize(whole[start : start + count], count)
-        elif kind == 1:
+    lengths = st.integers(0, 40) | st.sampled_from((254, 255, 269, 270, 271, 274, 275, 300, 5000, 65535, 65536, 65537))
+    data = np.empty(0, np.uint8)
+    for _ in range(draw(st.integers(0, 12))):
+        count, kind = draw(lengths), draw(st.sampled_from(("repeat", "run", "ramp", "two values", "noise")))
+        rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+        if kind == "repeat" and len(data):
+            back = draw(st.integers(1, 200) | st.sampled_from((65534, 65535, 65536, 65537, 100_000)))
+            part = np.resize(data[max(0, len(data) - back) :], count)
+        elif kind == "run":
             part = np.full(count, rng.integers(256))
+        elif kind == "ramp":
+            part = np.arange(count) % 7
         else:
-            part = rng.integers(0, 256 if kind == 2 else 3, count)
-        parts.append(part.astype(np.uint8))
-        total += count
-    equals(np.concatenate(parts))
+            part = rng.integers(0, 2 if kind == "two values" else 256, count)
+        data = np.concatenate([data, part.astype(np.uint8)])
+    return data
+
+
+@settings(max_examples=200)
+@given(mixtures())
+def test_any_bytes_come_back_from_every_decoder(data: np.ndarray) -> None:
+    equals(data)
 
 
 def test_a_match_is_at_most_65535_bytes_away() -> None:

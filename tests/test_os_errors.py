@@ -20,7 +20,7 @@ from conftest import Chips
 from pipeline.inputs import raw_inputs
 from pipeline.loader import eval_loader
 from preprocess import console
-from preprocess.files import open_regular
+from preprocess.files import locked, named_errors, open_regular
 from preprocess.schema import Store
 from preprocess.workers import run_tasks
 
@@ -81,7 +81,7 @@ def test_an_error_of_the_machine_is_path_reason_and_advice(name: str, capsys: py
     ended, (line,) = command(lambda: fail(OSError(code, os.strerror(code), b"/a/b\n")), capsys)
     assert ended == 2
     path, reason, advice = line.removeprefix("error: ").partition(f": {os.strerror(code)}. ")
-    assert path == "/a/b "
+    assert path == "/a/b\\n"
     assert reason
     assert advice.endswith(".")
 
@@ -107,19 +107,40 @@ def test_what_a_mistake_in_the_program_raises_stays_a_traceback(error: Exception
     assert raised.value is error
 
 
-def test_an_error_in_a_thread_that_nobody_waits_for_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """Also when it is raised again in the main thread, as TensorBoard's writer does."""
-    error = OSError(errno.EIO, "Input/output error", "/a")
+@pytest.mark.parametrize("raised_again", [True, False])
+def test_an_error_in_a_thread_is_one_line(capsys: pytest.CaptureFixture[str], raised_again: bool) -> None:
+    """Also when it is raised again in the main thread with a path, as TensorBoard's writer does."""
+    error = OSError(errno.EIO, "Input/output error")
 
     def start_and_fail() -> None:
         thread = threading.Thread(target=fail, args=(error,))
         thread.start()
         thread.join()
-        raise error
+        if raised_again:
+            with named_errors("/a"):
+                raise error
 
-    ended, lines = command(start_and_fail, capsys)
-    assert (ended, len(lines)) == (2, 1)
-    assert lines[0].startswith("error: /a: Input/output error. ")
+    before = threading.excepthook
+    ended, (line,) = command(start_and_fail, capsys)
+    assert ended == 2
+    assert line.startswith(f"error: {'/a: ' if raised_again else ''}Input/output error. ")
+    assert threading.excepthook is before
+
+
+def test_a_share_without_locks_is_not_taken_for_another_conversion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    def hold() -> None:
+        with locked(tmp_path / "s.zarr.partial", "conversion"):
+            pass
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    ended, (line,) = command(hold, capsys)
+    assert ended == 2
+    assert line.startswith(f"error: {tmp_path}/s.zarr.partial/lock: No locks available. ")
 
 
 def read_task(path: str) -> bytes:

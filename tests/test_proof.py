@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import BANDS, to_store, write_chips
+from nvidia.dali import fn
 
 from pipeline import graph
 from pipeline.inputs import Inputs, course_inputs, raw_inputs
@@ -30,7 +31,7 @@ GPU = Device(device=torch.device("cuda", 0), amp=torch.bfloat16, name="a GPU")
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module", params=["uint16", "uint8"])
+@pytest.fixture(scope="module", params=["uint16", "uint8", "int16", "float32"])
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("proof")
     chips = write_chips(folder / "tif", count=40, height=32, width=32, dtype=request.param)
@@ -88,8 +89,8 @@ def test_whole_chips_are_the_stored_values(store: Store) -> None:
 
 
 def flip_a_bit(pictures: Pictures) -> None:
-    chip = pictures["chips"][5]
-    chip[1, 7, 9] = int(chip[1, 7, 9]) ^ 1
+    """The lowest of a value's float32: for whole numbers less than a bit of the stored value."""
+    pictures["chips"].view(np.uint32)[5, 1, 7, 9] ^= 1
 
 
 def zero_a_chunk(pictures: Pictures) -> None:
@@ -158,7 +159,12 @@ def test_faults_in_the_graph_itself_are_found(store: Store, monkeypatch: pytest.
     inputs, config = inputs_of(store), config_of(store)
     reference = expected(store, inputs, config)
     real_decode, real_finish = graph.decode, graph.finish
-    monkeypatch.setattr(graph, "decode", lambda spec, encoded: real_decode(spec, encoded) ^ 1)
+
+    def swapped(spec: graph.GraphSpec, encoded: list[Any]) -> Any:
+        chips = real_decode(spec, encoded)
+        return fn.reshape(fn.stack(*(chips[band] for band in (1, 0, 2, 3))), layout="CHW")
+
+    monkeypatch.setattr(graph, "decode", swapped)
     assert difference(reference, by_dali(store, inputs, config), inputs, "center").startswith("chips: 14 of 14 differ")
     monkeypatch.setattr(graph, "decode", real_decode)
     other = replace(inputs, std=tuple(1.01 * value for value in inputs.std))
@@ -243,7 +249,7 @@ def test_a_right_gpu_is_compared_once_and_takes_less_than_two_seconds(
     ((key, kept),) = json.loads(Path("gpu-proof.json").read_text()).items()
     assert kept == {"decode": "device", "reason": ""}
     assert key.startswith(f"a GPU; driver unknown; torch {torch.__version__.split('+')[0]}")
-    assert f"; {data.store.layout.dtype} lz4 4x32x32 in 32 rows; " in key
+    assert f"; {data.store.layout.dtype} lz4 4x32x32 in {data.store.layout.chunk_rows} rows; " in key
 
 
 def test_a_verdict_holds_for_one_gpu_layout_and_way_of_loading(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:

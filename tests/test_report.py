@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,12 +13,15 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
 from conftest import Chips
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from run_files import read_arrays, rewrite
 from sklearn.metrics import average_precision_score
@@ -382,3 +386,36 @@ def test_the_command_to_get_the_same_is_one_that_make_takes() -> None:
     words = train_command(config)
     assert words == "make train TASK=4 STORE='a b.zarr' DETERMINISTIC=1 EPOCHS=3 RECIPE=course SET=ema=0.5"
     assert config_from(asdict(config)) == config
+
+
+@given(st.data())
+def test_the_command_gives_the_same_configuration(data: st.DataObject) -> None:
+    """Read by the real command line, whatever was set; what has no effect is left out, and may differ."""
+    from dataclasses import asdict
+
+    from test_config import VALUES
+
+    from analysis.provenance import train_command
+    from train.__main__ import main as train_main
+    from train.config import config_from, without_effect
+    from train.recipes import RECIPES
+
+    recipe = data.draw(st.sampled_from(sorted(RECIPES)))
+    settings = data.draw(st.fixed_dictionaries({}, optional={name: VALUES[name] for name in VALUES if name != "store"}))
+    values = {**RECIPES[recipe](), "task": 4, "store": "/a b.zarr", **settings, "recipe": recipe}
+    values |= {"gpu_given": values.get("gpu", "0") != "0", "split": values.get("split", "course")}
+    if values.get("weights") == "none":
+        values.pop("finetune", None)
+    config = config_from(values)
+    arguments = ["train"]
+    for word in shlex.split(train_command(config))[2:]:
+        name, _, text = word.partition("=")
+        flag = f"--{name.lower().replace('_', '-')}"
+        arguments += [flag] if name in ("DETERMINISTIC", "SHUFFLE_LABELS") else [f"{flag}={text}"]
+    with mock.patch.object(sys, "argv", arguments), mock.patch("train.start.start") as start:
+        train_main()
+    found = start.call_args.args[0]
+    if config.weights.endswith(".safetensors"):
+        found = replace(found, weights=config.weights)  # made absolute
+    unused = without_effect(config, asdict(config))
+    assert replace(found, **{name: getattr(config, name) for name in unused}) == config

@@ -2,25 +2,123 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 from conftest import write_csv
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
+from preprocess.console import UserError
 from preprocess.labels import read_labels
 from preprocess.presets import PRESETS
 from preprocess.schema import Store
-from preprocess.splits import course_rows, make_split
+from preprocess.splits import PARTS, course_rows, make_split
+
+RULES = st.sampled_from(["course", "0.8,0.2", "0.5,0.5@7", "0.7,0.1,0.2", "0.6,0.2,0.2@5"])
 
 
-def test_course_is_scikit_learns(session_store: Store) -> None:
-    split = make_split("course", session_store)
-    train, test = train_test_split(np.arange(session_store.num_tiles), test_size=0.33, random_state=0)
-    assert np.array_equal(split.train, np.sort(train))
-    assert np.array_equal(split.test, np.sort(test))
-    assert not len(split.val)
+def chips_of(store: Store, num_rows: int, kept: list[int] | np.ndarray) -> Store:
+    """A store of the chips of these rows of a CSV of `num_rows`."""
+    names = np.array([f"folder {row % 3}/é{row}" for row in kept])
+    csv_row = np.array(kept, store.csv_row.dtype)
+    return replace(
+        store, num_csv_rows=num_rows, csv_row=csv_row, labels=np.zeros((len(kept), 3), np.uint8), read=lambda _: names
+    )
+
+
+def every(num_rows: int) -> np.ndarray:
+    return np.arange(num_rows)
+
+
+@given(RULES, st.integers(20, 3000), st.sampled_from([0.0, 0.1, 1 / 3, 0.5]))
+def test_any_rule_divides_all_chips_and_always_alike(
+    session_store: Store, rule: str, num_rows: int, val: float
+) -> None:
+    store = chips_of(session_store, num_rows, every(num_rows))
+    val = 0.0 if rule.count(",") == 2 else val
+    split = make_split(rule, store, val=val)
+    parts = [split.train, split.val, split.test]
+    assert np.array_equal(np.sort(np.concatenate(parts)), every(num_rows))
+    assert all(np.array_equal(part, np.sort(part)) for part in parts)
+    assert split.sha256() == make_split(rule, store, val=val).sha256()
+
+
+@given(st.integers(2, 3000), st.sampled_from([0.0, 0.1, 1 / 3, 0.5]))
+def test_course_and_val_are_scikit_learns(session_store: Store, num_rows: int, val: float) -> None:
+    train, test = train_test_split(every(num_rows), test_size=0.33, random_state=0)
+    carved: np.ndarray = np.empty(0, int)
+    if val and np.ceil(val * len(train)) < len(train):
+        train, carved = train_test_split(train, test_size=val, random_state=0)
+    split = make_split("course", chips_of(session_store, num_rows, every(num_rows)), val=val if len(carved) else 0.0)
+    for found, expected in ((split.train, train), (split.val, carved), (split.test, test)):
+        assert np.array_equal(found, np.sort(expected))
+
+
+@given(st.integers(3, 3000), st.lists(st.integers(1, 98), min_size=2, max_size=3), st.integers(0, 2**63 - 1))
+def test_fractions_give_their_shares_of_the_rows(
+    session_store: Store, num_rows: int, weights: list[int], seed: int
+) -> None:
+    """Within a row each, from exact fractions; a part that comes out empty is refused, but for val."""
+    shares = [Fraction(weight, sum(weights)) for weight in weights]
+    rule = ",".join(str(float(share)) for share in shares) + f"@{seed}"
+    store = chips_of(session_store, num_rows, every(num_rows))
+    try:
+        split = make_split(rule, store)
+    except UserError as error:
+        refusal = str(error)
+        assert min(shares) * num_rows < 1
+        assert "part is empty" in refusal
+        return
+    parts = [split.train, split.val, split.test] if len(shares) == 3 else [split.train, split.test]
+    assert all(abs(len(part) - share * num_rows) <= 1 for part, share in zip(parts, shares, strict=True))
+
+
+@given(RULES, st.integers(60, 1000), st.data())
+def test_missing_chips_move_no_other(session_store: Store, rule: str, num_rows: int, data: st.DataObject) -> None:
+    kept = sorted(data.draw(st.sets(st.integers(0, num_rows - 1), min_size=num_rows // 2)))
+    whole = make_split(rule, chips_of(session_store, num_rows, every(num_rows)))
+    part = chips_of(session_store, num_rows, kept)
+    thinned = make_split(rule, part)
+    for name in PARTS:
+        assert set(part.csv_row[thinned.part(name)]) == set(whole.part(name)) & set(kept)
+
+
+@given(
+    st.lists(st.sampled_from(PARTS), min_size=2, max_size=30).filter(lambda parts: {"train", "test"} <= set(parts)),
+    st.randoms(),
+)
+def test_a_split_survives_its_csv(
+    tmp_path_factory: pytest.TempPathFactory, session_store: Store, parts: list[str], random: Random
+) -> None:
+    """Rows in any order."""
+    store = chips_of(session_store, len(parts), every(len(parts)))
+    rows = list(zip(store.names.tolist(), parts, strict=True))
+    random.shuffle(rows)
+    path = tmp_path_factory.getbasetemp() / "split.csv"
+    write_csv(path, rows, ("image_name", "part"))
+    split = make_split(str(path), store)
+    assert {name: split.part(name).tolist() for name in PARTS} == {
+        name: [tile for tile, part in enumerate(parts) if part == name] for name in PARTS
+    }
+
+
+@given(
+    st.text(st.characters(exclude_characters="\0"), max_size=12) | st.from_regex("[0-9.,@e_-]{1,12}", fullmatch=True)
+)
+def test_any_text_is_a_split_or_one_line(session_store: Store, rule: str) -> None:
+    try:
+        split = make_split(rule, session_store)
+    except UserError as error:
+        refusal = str(error)
+    else:
+        assert len(split.train) + len(split.val) + len(split.test) == session_store.num_tiles
+        return
+    assert rule in refusal
 
 
 def test_course_of_the_real_csv(shared: Path) -> None:
@@ -35,25 +133,6 @@ def test_course_of_the_real_csv(shared: Path) -> None:
     assert table.labels[test].sum(axis=0).tolist() == counts
 
 
-def test_missing_chips_move_no_other(session_store: Store) -> None:
-    kept = np.arange(0, session_store.num_tiles, 3)
-    part = replace(
-        session_store, labels=session_store.labels[kept], csv_row=session_store.csv_row[kept],
-        read=lambda name: session_store.read(name)[kept],
-    )  # fmt: skip
-    whole, thinned = make_split("course", session_store), make_split("course", part)
-    assert set(part.csv_row[thinned.test]) == set(whole.test) & set(kept)
-
-
-@pytest.mark.parametrize("rule", ["0.7,0.1,0.2", "0.7,0.1,0.2@5"])
-def test_fractions(session_store: Store, rule: str) -> None:
-    split = make_split(rule, session_store)
-    parts = [split.train, split.val, split.test]
-    assert [len(part) for part in parts] == [210, 30, 60]
-    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(300))
-    assert split.sha256() == make_split(rule, session_store).sha256()
-
-
 def test_seeds_differ(session_store: Store) -> None:
     assert make_split("0.5,0.5@1", session_store).sha256() != make_split("0.5,0.5@2", session_store).sha256()
 
@@ -64,14 +143,6 @@ def test_val_comes_out_of_train_and_leaves_test_alone(session_store: Store) -> N
     assert set(carved.train) | set(carved.val) == set(plain.train)
     assert not set(carved.train) & set(carved.val)
     assert len(carved.val) == 21
-
-
-def test_file(tmp_path: Path, session_store: Store) -> None:
-    names = [str(name) for name in session_store.names]
-    parts = ["train" if index % 3 else "test" for index in range(300)]
-    write_csv(tmp_path / "s.csv", list(zip(names, parts, strict=True)), ("image_name", "part"))
-    split = make_split(str(tmp_path / "s.csv"), session_store)
-    assert np.array_equal(split.test, np.arange(0, 300, 3))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +162,25 @@ def test_bad_files(
     assert found in refused(lambda: make_split(str(tmp_path / "s.csv"), session_store))
 
 
-@pytest.mark.parametrize("rule", ["half", "0.5", "0.5,0.6", "1,0", "0.5,0.5@x", "0.1,0.2,0.3,0.4", "-1,2", "nan,0.5"])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "half",
+        "0.5",
+        "0.5,0.6",
+        "1,0",
+        "0.5,0.5@x",
+        "0.1,0.2,0.3,0.4",
+        "-1,2",
+        "nan,0.5",
+        "0.5,0.5@9999999999999999999999999999999999999999",
+        "0.5,0.5@1_0",
+        "0_.5,0.5",
+        "\u0660.5,0.5",
+        "5e-1,5e-01@-1",
+        "1e400,1",
+    ],
+)
 def test_rules_that_make_no_sense(session_store: Store, refused: Callable, rule: str) -> None:
     assert f"SPLIT={rule}" in refused(lambda: make_split(rule, session_store))
 
@@ -103,3 +192,37 @@ def test_val_twice_is_refused(session_store: Store, refused: Callable) -> None:
 @pytest.mark.parametrize("val", [0.999, 1.0, -0.1])
 def test_val_that_leaves_no_train_part(session_store: Store, refused: Callable, val: float) -> None:
     assert f"VAL={val}" in refused(lambda: make_split("course", session_store, val=val))
+
+
+@pytest.mark.parametrize(
+    ("change", "header"),
+    [
+        (lambda name: f"{name}.tif", "image_name,part"),
+        (lambda name: f"{name}.jpg", "image_name,part"),
+        (lambda name: f" {name.upper()} ", "image_name, part"),
+        (lambda name: f".\\{name}", "image_name,part"),
+        (str, "note;part;file"),
+    ],
+)
+def test_a_file_may_spell_names_as_a_csv_of_tags_may(
+    tmp_path: Path, session_store: Store, change: Callable[[str], str], header: str
+) -> None:
+    store = replace(session_store, source={"labels": {"csv_separator": ";", "name_column": "file"}})
+    rows = [(change(f"t_{index}"), "train" if index % 3 else "test") for index in range(300)]
+    lines = [f"x;{part};{name}" if "file" in header else f"{name},{part}" for name, part in rows]
+    (tmp_path / "s.csv").write_text("\n".join([header, *lines]))
+    assert np.array_equal(make_split(str(tmp_path / "s.csv"), store).test, np.arange(0, 300, 3))
+
+
+def test_a_name_that_can_be_two_chips_and_a_chip_named_twice_are_refused(
+    tmp_path: Path, session_store: Store, refused: Callable
+) -> None:
+    names = ["T_0", "t_0", *session_store.names[2:].tolist()]
+    store = replace(session_store, read=lambda name: np.array(names))
+    path = tmp_path / "s.csv"
+    path.write_text("image_name,part\nt_0.jpg,train\n")
+    assert "line 2: image_name 't_0.jpg' can be 'T_0', 't_0'" in refused(lambda: make_split(str(path), store))
+    path.write_text("image_name,part\nt_5,train\nT_5.tif,test\n")
+    assert "line 3: image_name 'T_5.tif' is there twice, as 't_5'" in refused(lambda: make_split(str(path), store))
+    path.write_text('image_name,part\nt_5,"train\nt_6,test\n')
+    assert "line 2: expected a closing quote" in refused(lambda: make_split(str(path), store))

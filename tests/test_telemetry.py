@@ -282,7 +282,6 @@ def test_gpu_auto_takes_the_least_used_and_says_which(
     gib = [9, 2, 2, 30]
     busy = [0, 80, 10, 0]
     for name, fake in {
-        "is_available": lambda: True,
         "device_count": lambda: 4,
         "device_memory_used": lambda index: gib[index] * 2**30,
         "utilization": lambda index: busy[index],
@@ -291,6 +290,7 @@ def test_gpu_auto_takes_the_least_used_and_says_which(
         "set_device": lambda index: None,
     }.items():
         monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr("train.device.obstacle", lambda: None)
     device = choose_device(make_config("default", task=1, store="s", gpu="auto"))
     assert device.device == torch.device("cuda", 2)
     assert capsys.readouterr().out == "GPU=auto: GPU 2 of 4, 2.0 GiB in use, 10 % busy.\n"

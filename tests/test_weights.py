@@ -253,6 +253,11 @@ def test_resume_refuses_settings_without_effect(store: Path, tmp_path: Path, run
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["config"]["momentum"] == 0.9
     assert resume(tmp_path / "run").returncode == 0
+    with (
+        safe_open(tmp_path / "run" / "model.safetensors", framework="pt") as file,
+        safe_open(runs(1), framework="pt") as whole,
+    ):
+        assert file.metadata() == whole.metadata()  # also of weights that were written after the stop
 
 
 def test_a_setting_of_the_command_line_without_effect(store: Path, tmp_path: Path) -> None:
@@ -264,3 +269,11 @@ def test_a_setting_of_the_command_line_without_effect(store: Path, tmp_path: Pat
         ended = train(store, tmp_path / str(len(arguments)), "--batch", 8, "--epochs", 1, *arguments)
         assert ended.returncode == code, ended.stderr
         assert code == 0 or "has no effect with OPTIMIZER=adamw. Leave it out." in ended.stderr
+
+
+def test_a_model_file_of_version_1_starts_a_run(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(__file__).parent / "fixtures" / "v1" / "run" / "model.safetensors"
+    found, saved = start_from(store, path), load_file(path)
+    for name, value in saved.items():
+        assert torch.equal(found[name], value) == (not name.startswith("fc."))
+    assert capsys.readouterr().out == f"WEIGHTS={path}: its last layer (3 classes) is not used\n"

@@ -1,4 +1,4 @@
-"""`python -m train`: train one task on a store. `make train TASK=1 GPU=0` is the same with less to type."""
+"""`python -m train`: train one task on a store. `make train TASK=1` is the same with less to type."""
 
 import argparse
 import math

@@ -20,7 +20,12 @@ FLAGS = (
     ("--crop", "crop", int, "pixels a side; default 7/8 of the chip"),
     ("--flips", "flips", str, "none, horizontal, both or dihedral"),
     ("--amp", "amp", str, "auto (default), off, bf16 or fp16"),
-    ("--compile", "compile", str, "off (default), default or max (slow to start; CUDA graphs)"),
+    (
+        "--compile",
+        "compile",
+        str,
+        "off (default), default or max (slow to start; CUDA graphs: on a GPU with CACHE=device)",
+    ),
     ("--epochs", "epochs", int, ""),
     ("--batch", "batch", int, "chips an update, over all GPUs"),
     ("--accumulate", "accumulate", int, "parts in which a GPU takes its share of an update; default 1"),

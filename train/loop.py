@@ -239,7 +239,8 @@ def _tell(fit: Fit, scores: dict[str, Score]) -> None:
     line = fit.state.lines[-1]
     _log(fit, line)
     say(epoch_line(fit.config, fit.state))
-    say(time_line(line))
+    for text in time_line(line).split("\n"):
+        say(text)
     alarms = [chance_alarm(fit.data.store.labels[fit.data.split.part(p)], s.mean_ap, p) for p, s in scores.items()]
     for text in (advice(line, fit.device), *alarms):
         if text:

@@ -37,7 +37,6 @@ from train.memory import is_out_of_memory
 
 PATH = Path("gpu-proof.json")
 _CHIPS, _BYTES = 64, 64 * 2**20  # compared: that many chips, or fewer where they are large
-_SOURCES = ("chunks", "dali", "graph", "kernels", "loader", "resident", "source")  # of the pipeline: what makes a batch
 # Largest difference allowed, as a share of an image's own value. float16 keeps 11 bits: two roundings of it may differ
 # by one unit of the last.
 _SHARE = {"float32": 2.0**-17, "float16": 2.0**-9}
@@ -257,8 +256,8 @@ def key(device: Device, layout: Layout, way: list[str]) -> str:
     installed = runfolder.versions()
     versions = ", ".join(f"{name} {installed.get(name, 'none')}" for name in ("torch", "nvidia-dali"))
     code = hashlib.sha256()
-    for name in _SOURCES:
-        code.update((Path(pipeline.__file__).parent / f"{name}.py").read_bytes())
+    for path in sorted(Path(pipeline.__file__).parent.glob("*.py")):
+        code.update(path.read_bytes())
     kind = (
         f"{layout.dtype} {layout.codec} {len(layout.bands)}x{layout.height}x{layout.width} in {layout.chunk_rows} rows"
     )

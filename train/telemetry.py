@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from preprocess.console import UserError
+from preprocess.console import UserError, one_line
 from preprocess.files import named_errors
 from train.config import Config
 from train.contract.record import Record
@@ -100,7 +100,7 @@ def scalars(line: dict[str, Any]) -> dict[str, float]:
     for part in ("train", "val", "test"):
         if f"{part}_loss" in line:
             found |= {f"loss/{part}": line[f"{part}_loss"], f"mAP/{part}": line[f"{part}_map"]}
-            found |= {f"AP_{part}/{name}": value for name, value in line[f"{part}_ap"].items()}
+            found |= {f"AP_{part}/{one_line(name)}": value for name, value in line[f"{part}_ap"].items()}
     return {name: value for name, value in found.items() if not math.isnan(value)}
 
 

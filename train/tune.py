@@ -22,7 +22,7 @@ from pipeline.inputs import raw_inputs
 from pipeline.loader import train_loader
 from preprocess import schema, shard
 from preprocess.arrays import array_specs
-from preprocess.console import Parser, UserError, run, say
+from preprocess.console import Parser, UserError, one_line, run, say
 from preprocess.files import shard_path, write_atomic
 from preprocess.layout import CODECS
 from preprocess.schema import Store, open_store
@@ -41,6 +41,10 @@ class Tuned:
     workers: int
     decode: str
     chips_per_s: float
+
+    def __post_init__(self) -> None:
+        if type(self.workers) is not int or not 1 <= self.workers <= 1024 or self.decode not in ("host", "device"):
+            raise ValueError(f"workers={self.workers!r}, decode={self.decode!r}")
 
 
 def main() -> int:
@@ -147,9 +151,10 @@ def _read() -> dict[str, Tuned]:
         return {key: Tuned(**values) for key, values in json.loads(PATH.read_text()).items()}
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{PATH}: expected JSON as `make tune` writes it, found otherwise ({error}). Remove it."
+            f"{PATH}: expected JSON as `make tune` writes it, found something else ({one_line(str(error))[:160]}). "
+            "Remove it."
         ) from error
 
 

@@ -1,0 +1,127 @@
+"""A CSV file -> its header and its rows, read strictly: what two programs could read differently is refused.
+
+In: a path and the character between fields. Out: a `Table`, one row per line, fields as they are written. Leaves the
+meaning of the fields to `labels` and `splits`.
+"""
+
+import codecs
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from preprocess.console import UserError, is_plain
+
+SEPARATORS = {",": ",", ";": ";", "|": "|", "tab": "\t"}  # CSV_SEPARATOR -> the character
+_BYTE_ORDER_MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
+    (codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """An open CSV. `header`: column names without the spaces around them; `rows`: (line, fields), to be read once.
+
+    Every row has as many fields as the header; reading one that does not raises UserError.
+    """
+
+    path: Path
+    header: tuple[str, ...]
+    rows: Iterator[tuple[int, list[str]]]
+
+
+def read_table(path: Path, separator: str = ",") -> Table:
+    """Open a CSV in UTF-8, with or without a byte order mark; lines end in LF, CRLF or CR. Empty lines are skipped.
+
+    Raises:
+        UserError: no such file, another encoding, a NUL character, no header. While rows are read: a quote that is not
+            closed in its line, text before or after a quoted part, another number of fields than the header has.
+    """
+    lines = _parsed(path, _text(path), separator)
+    _, header = next(lines, (0, []))
+    return Table(path=path, header=tuple(name.strip() for name in header), rows=_of_width(path, lines, len(header)))
+
+
+def csv_line(fields: Iterable[str]) -> str:
+    """Fields as one CSV line without its end: `a,b` or `"a, b",c`."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(fields)
+    return text.getvalue()
+
+
+def split_names(variable: str, text: str) -> tuple[str, ...]:
+    """The names of a variable such as CLASSES=a,b or CLASSES='"a, b",c', without the spaces around them.
+
+    Raises:
+        UserError: quotes that are not closed, a name with a control or invisible character.
+    """
+    names = tuple(name.strip() for name in _fields(text, ",", variable))
+    for name in names:
+        if not is_plain(name):
+            raise UserError(f"{variable}: expected names without control or invisible characters, found {name!r}.")
+    return names
+
+
+def _text(path: Path) -> str:
+    if not path.is_file():
+        raise UserError(f"{path}: expected a CSV file, found {'a folder' if path.is_dir() else 'nothing'}.")
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise UserError(f"{path}: expected a readable CSV file, found: {error.strerror}.") from error
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS if data.startswith(mark)), None)
+    if encoding is None and 4 * data.count(0) > len(data):
+        encoding = "UTF-16"  # without a mark: every other byte of Latin letters is 0
+    if encoding:
+        raise UserError(f"{path}: expected a CSV in UTF-8, found {encoding}. {_convert(path, encoding)}")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = len(re.findall(b"\r\n|\n|\r", data[: error.start])) + 1
+        found = f"the byte 0x{data[error.start]:02x}"
+        with suppress(UnicodeDecodeError):  # 5 bytes mean nothing there
+            found += f" (in Windows-1252 it is {data[error.start : error.start + 1].decode('cp1252')!r})"
+        raise UserError(
+            f"{path} line {line}: expected a CSV in UTF-8, found {found}. {_convert(path, 'WINDOWS-1252')}"
+        ) from error
+
+
+def _convert(path: Path, encoding: str) -> str:
+    return f"Save it as UTF-8, for instance: iconv -f {encoding} -t UTF-8 {path.name} > utf8.csv"
+
+
+def _parsed(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+    for number, raw in enumerate(io.StringIO(text, newline=""), start=1):
+        line = raw.rstrip("\r\n")
+        if "\0" in line:
+            raise UserError(f"{path} line {number}: holds a NUL character. Remove it.")
+        if line:
+            yield number, _fields(line, separator, f"{path} line {number}")
+
+
+def _fields(line: str, separator: str, where: str) -> list[str]:
+    """One line's fields. A quoted field is quoted as a whole, and ends in the line in which it begins."""
+    if '"' not in line:
+        return line.split(separator)
+    field = f'(?:"[^"]*(?:""[^"]*)*"|[^"{re.escape(separator)}]*)'
+    if not re.fullmatch(f"{field}(?:{re.escape(separator)}{field})*", line):
+        if line.count('"') % 2:
+            raise UserError(f'{where}: expected a closing quote (") in the same line, found none. Close or remove it.')
+        raise UserError(f'{where}: expected quotes (") around a whole field, found one inside. Write "a ""b"" c".')
+    try:
+        return next(csv.reader([line], delimiter=separator, strict=True))
+    except csv.Error as error:
+        raise UserError(f"{where}: expected a CSV row, found something else ({error}).") from error
+
+
+def _of_width(path: Path, rows: Iterator[tuple[int, list[str]]], width: int) -> Iterator[tuple[int, list[str]]]:
+    for line, fields in rows:
+        if len(fields) != width:
+            advice = ' A field with a comma in it needs quotes ("a,b").' if len(fields) > width else ""
+            raise UserError(f"{path} line {line}: expected {width} fields, found {len(fields)}.{advice}")
+        yield line, fields

@@ -1,0 +1,199 @@
+"""Image names of a CSV <-> TIFFs below a folder.
+
+In: names as people write them, a folder. Out: the one file that a name means, or why there is none. Leaves reading the
+CSV to `labels` and opening the files to `tiff`.
+"""
+
+import os
+import posixpath
+import stat
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from preprocess.console import UserError, advice
+
+SUFFIXES = (".tif", ".tiff", ".geotiff")  # in any case
+PICTURES = (".jpg", ".jpeg", ".png")  # a CSV may name the pictures that were made of the TIFFs
+_FIRST = (".tif", ".tiff", ".TIF", ".TIFF")  # looked for by name; any other spelling is found in the folder's listing
+
+
+def is_tiff(name: str) -> bool:
+    """Whether a file's name ends as a TIFF's does."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def stem(name: str) -> str:
+    """A name without a TIFF suffix, one for all that mean one file: `./a//train_0.tif`, `a/train_0/`, `a/train_0`."""
+    return _without(posixpath.normpath(name), SUFFIXES)
+
+
+def bare(name: str) -> str:
+    """A name without a TIFF or picture suffix, with `/` for `\\`: `a\\train_0.jpg` -> `a/train_0`."""
+    return _without(stem(name.replace("\\", "/")), PICTURES)
+
+
+def keys(name: str) -> tuple[str, ...]:
+    """What a name is compared by where none is exactly the same: without spaces around it, without TIFF or picture
+    suffix, `/` for `\\`, in one case and one Unicode form (NFC). Two keys where a picture suffix may be part of it."""
+    parts = name.strip().replace("\\", "/").split("/")
+    base = stem("/".join(unicodedata.normalize("NFC", part.strip()).casefold() for part in parts)).rstrip()
+    base = unicodedata.normalize("NFC", base)
+    short = _without(base, PICTURES).rstrip()
+    return (base,) if short == base else (base, short)
+
+
+def unsafe(name: str) -> str | None:
+    """Why a name cannot be a file below the folder, or None."""
+    if not name.strip():
+        return "is empty"
+    path = PurePosixPath(name.strip().replace("\\", "/"))
+    if path.is_absolute() or path.parts[0][1:] == ":":
+        return "is an absolute path"
+    if ".." in path.parts:
+        return "leaves the folder"
+    if stem(name.strip()).rpartition("/")[2] in ("", "."):
+        return "names no file"
+    return None
+
+
+@dataclass(kw_only=True)
+class Listing:
+    """TIFFs below a folder: `names` with suffix, sorted. `hidden` and `dangling` are left out: what begins with a
+    dot, and links that lead nowhere."""
+
+    names: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
+    dangling: list[str] = field(default_factory=list)
+
+    def left_out(self) -> str:
+        """A sentence about what is left out; empty for nothing."""
+        kinds = (("hidden files and folders", self.hidden), ("links that lead nowhere", self.dangling))
+        parts = [f"{len(names)} {kind} (first: {names[0]})" for kind, names in kinds if names]
+        return f"left out: {' and '.join(parts)}." if parts else ""
+
+
+def list_tiffs(folder: Path) -> Listing:
+    """Every TIFF below `folder`. Links to files and folders are followed, but not into a folder that they lie in.
+
+    Raises:
+        UserError: a folder that cannot be listed.
+    """
+    listing = Listing()
+    _list(str(folder), "", (), listing)
+    for names in (listing.names, listing.hidden, listing.dangling):
+        names.sort()
+    return listing
+
+
+def _list(folder: str, below: str, parents: tuple[tuple[int, int], ...], listing: Listing) -> None:
+    try:
+        status = os.stat(folder)
+        here = (status.st_dev, status.st_ino)
+        if here in parents:
+            return
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the folder cannot be listed ({error.strerror}). {advice(error)}".rstrip()
+        ) from error
+    for entry in entries:
+        name = below + entry.name
+        try:
+            is_folder = entry.is_dir()
+        except OSError:
+            is_folder = False  # a link that leads to itself
+        if entry.name.startswith("."):
+            if is_folder or is_tiff(entry.name):
+                listing.hidden.append(name)
+        elif is_folder:
+            _list(entry.path, name + "/", (*parents, here), listing)
+        elif is_tiff(entry.name):
+            if entry.is_symlink() and not Path(entry.path).exists():
+                listing.dangling.append(name)
+            else:
+                listing.names.append(name)
+
+
+def find_exactly(folder: Path, name: str) -> tuple[str, os.stat_result] | None:
+    """(path, stat) of the file that has this very name, with its suffix or without; one stat where the first is there.
+
+    Raises:
+        UserError: something of that name is no file, or cannot be looked at.
+    """
+    whole, base = posixpath.normpath(name), stem(name)
+    for candidate in dict.fromkeys([*([whole] if whole != base else []), *(base + suffix for suffix in _FIRST)]):
+        path = os.path.join(folder, candidate)
+        try:
+            status = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:  # a name too long for the file system, no permission, a link loop
+            raise UserError(f"{path}: cannot be looked at ({error.strerror}). {advice(error)}".rstrip()) from error
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "something else"
+            raise UserError(f"{path}: expected a TIFF file, found {kind}. Rename it, or take the chip out of the CSV.")
+        return path, status
+    return None
+
+
+class Index:
+    """Names by their keys, for those that are not written exactly as the file or the chip that they mean."""
+
+    def __init__(self, names: Iterable[str], folder: Path | None = None) -> None:
+        """`folder` is where the names lie: a name may repeat the end of its path (`tif/a` in `chips/tif`)."""
+        self._names: dict[str, list[str]] = {}
+        for name in names:
+            for key in keys(name)[:1]:
+                self._names.setdefault(key, []).append(name)
+        # As it is called, and where a link of that name leads.
+        folders = {folder.absolute().as_posix(), folder.resolve().as_posix()} if folder else set()
+        self._folders = [keys(path)[0].strip("/").split("/") for path in sorted(folders)]
+
+    def find(self, name: str) -> list[str]:
+        """All that `name` can be."""
+        found: dict[str, None] = {}
+        for key in keys(name):
+            parts = key.split("/")
+            ends = [n for n in range(1, len(parts)) for folder in self._folders if parts[:n] == folder[-n:]]
+            for short in [key, *("/".join(parts[n:]) for n in ends)]:
+                found |= dict.fromkeys(self._names.get(short, ()))
+        return list(found)
+
+    def of_last_part(self, names: Iterable[str]) -> list[tuple[str, str]]:
+        """(name, other) where just one other has the last part of a name, in whatever folder: probably meant."""
+        last: dict[str, list[str]] = {}
+        for key, others in self._names.items():
+            last.setdefault(key.rpartition("/")[2], []).extend(others)
+        found = []
+        for name in names:
+            others = [other for key in keys(name) for other in last.get(key.rpartition("/")[2], ())]
+            if len(others) == 1:
+                found.append((name, others[0]))
+        return found
+
+
+def difference(name: str, found: str) -> str:
+    """In what a name differs from that of the file that it stands for, in words."""
+    reasons = []
+    text = name.strip()
+    if text != name:
+        reasons.append("spaces around it")
+    if "\\" in text and "\\" not in found:
+        reasons.append("backslashes")
+    text = posixpath.normpath(text.replace("\\", "/"))
+    if text.lower().endswith(PICTURES):
+        reasons.append("a picture's suffix")
+    one, other = bare(text).split("/"), stem(found).split("/")
+    if len(one) > len(other):
+        reasons.append("DATA's own folder in front")
+    ours, theirs = "/".join(one[-len(other) :]), "/".join(other)
+    if ours != theirs:
+        same = unicodedata.normalize("NFC", ours) == unicodedata.normalize("NFC", theirs)
+        reasons.append("another Unicode form" if same else "another case")
+    return ", ".join(reasons) or "another suffix"
+
+
+def _without(name: str, suffixes: tuple[str, ...]) -> str:
+    return next((name[: -len(suffix)] for suffix in suffixes if name.lower().endswith(suffix)), name)

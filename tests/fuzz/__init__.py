@@ -1,0 +1,1 @@
+"""`make fuzz`: damaged inputs in child processes. Each must be refused in one line or give the undamaged result."""

@@ -1,0 +1,141 @@
+"""Damaged CSVs of tags through `preprocess.labels.read_labels`, against Python's csv module in its strict mode.
+
+Oracle. The table of the undamaged file: equal. Another one, and the strict reader finds the same rows: altered, an
+honest reading of another file. silent: other rows than the strict reader's, a file that it refuses, or a class with
+characters that a terminal would act on. (A name may have them: it means a file, and is shown escaped.)
+"""
+
+import codecs
+import csv
+import io
+import random
+from pathlib import Path
+
+from fuzz.damage import Special, damage_bytes, write_entry
+from fuzz.outcome import Case, Refused, attempt
+from preprocess import labels
+
+# Characters that change what a CSV says.
+ODD = (
+    *'",;|\t \'\\\n\r\0\x0b\x0c\x1b\x07\u00a0\u2028\u202e\ufeff\u0000=#[]{}', "\r\n", '""', "\r\r", "nan", "NaN",
+    "None", ", ", '"\n', "\n\n", "ä", "a\u0308", "..", "/",
+)  # fmt: skip
+ENCODINGS = ("utf-16", "utf-16-le", "latin-1", "cp1252", "utf-32", "utf-7")
+ROWS = [
+    ("image_name", "tags"), ("train_0", "haze primary"), ("train_1", "agriculture clear primary water"),
+    ("b/train_2", "clear primary"), ('with "quotes", comma', "clear"), ("täg_ü", "água primary"), ("train_5", ""),
+    ("train_6.tif", "road clear"), ("train_7", "haze  primary haze"),
+]  # fmt: skip
+
+Table = list[tuple[str, frozenset[str]]]
+
+
+def make_bases(bases: Path) -> None:
+    """Write the CSVs: plain, all fields quoted, CRLF with a byte order mark, columns turned round with one more."""
+    more = [(tags, "x,y" if index else "more", name) for index, (name, tags) in enumerate(ROWS)]
+    for name, rows, quoting, mark in (
+        ("plain", ROWS, csv.QUOTE_MINIMAL, b""),
+        ("quoted", ROWS, csv.QUOTE_ALL, codecs.BOM_UTF8),
+        ("turned", more, csv.QUOTE_MINIMAL, b""),
+    ):
+        text = io.StringIO()
+        csv.writer(text, quoting=quoting, lineterminator="\n" if name == "turned" else "\r\n").writerows(rows)
+        (bases / f"{name}.csv").write_bytes(mark + text.getvalue().encode())
+
+
+class Csvs:
+    """Damage to bytes, to characters and to rows, one to three operations a case."""
+
+    def __init__(self, bases: Path, work: Path) -> None:
+        self._bases = {path.stem: path.read_bytes() for path in sorted(bases.glob("*.csv"))}
+        self._tables = {name: _table(bases / f"{name}.csv") for name in self._bases}
+        self._path, self._name = work / "tags.csv", "plain"
+
+    def draw(self, rng: random.Random, case: Case) -> None:
+        """Choose a CSV and damage it."""
+        self._name = rng.choice(list(self._bases))
+        data = self._bases[self._name]
+        case.operations.append(self._name)
+        if rng.random() < 0.01:
+            write_entry(self._path.parent, self._path.name, content := Special(rng.choice(("folder", "missing"))))
+            case.operations.append(f"a {content.kind}")
+            return
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            data, text = rng.choice((damage_bytes, _character, _character, _lines, _encoding))(rng, data)
+            case.operations.append(text)
+        write_entry(self._path.parent, self._path.name, data)
+
+    def judge(self, case: Case) -> Case:
+        """Read it, and read it strictly."""
+        try:
+            found = attempt(lambda: _table(self._path))
+        except Refused as error:
+            return case.to("refused", str(error))
+        if found == self._tables[self._name]:
+            return case.to("equal")
+        if odd := sorted(tag for _, tags in found for tag in tags if not tag.isprintable()):
+            return case.to("silent", f"takes {odd[0]!r} for a class")
+        try:
+            expected = strict(self._path.read_bytes())
+        except (ValueError, csv.Error) as error:
+            return case.to("silent", f"{len(found)} rows; the strict reader refuses: {error}")
+        if found == expected:
+            return case.to("altered")
+        differs = next((pair for pair in zip(found, expected, strict=False) if pair[0] != pair[1]), None)
+        return case.to("silent", f"{len(found)} rows; the strict reader finds {len(expected)}; first other: {differs}")
+
+    def mend(self) -> None:
+        """The next case writes the file anew."""
+
+
+def _table(path: Path) -> Table:
+    table = labels.read_labels(path)
+    tags = [frozenset(tag for tag, has in zip(table.classes, row, strict=True) if has) for row in table.labels.tolist()]
+    return list(zip((name.strip() for name in table.names), tags, strict=True))
+
+
+def strict(data: bytes) -> Table:
+    """The rows as Python's csv module reads them strictly: both columns once, as many fields as the header has.
+
+    Raises:
+        ValueError, csv.Error: it cannot.
+    """
+    text = data.decode("utf-8-sig")
+    header, *rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+    header = [name.strip() for name in header]
+    name, tags = header.index("image_name"), header.index("tags")
+    if any(len(row) != len(header) for row in rows):
+        raise ValueError("a row with another number of fields")
+    return [(row[name].strip(), frozenset(row[tags].split())) for row in rows]
+
+
+def _character(rng: random.Random, data: bytes) -> tuple[bytes, str]:
+    text = data.decode(errors="surrogateescape")
+    at, odd = rng.randrange(len(text) + 1), rng.choice(ODD)
+    skip = rng.choice((0, 0, 1))
+    changed = text[:at] + odd + text[at + skip :]
+    if rng.random() < 0.15 and text:
+        old = rng.choice((",", " ", '"', "\n", "\r\n"))
+        changed = text.replace(old, odd)
+        return changed.encode(errors="surrogateescape"), f"every {old!r} is {odd!r}"
+    return changed.encode(errors="surrogateescape"), f"{odd!r} at {at}, in place of {skip}"
+
+
+def _lines(rng: random.Random, data: bytes) -> tuple[bytes, str]:
+    lines = data.splitlines(keepends=True) or [b""]
+    one, other = rng.randrange(len(lines)), rng.randrange(len(lines))
+    what = rng.choice(("removed", "twice", "moved", "shorter"))
+    if what == "removed":
+        del lines[one]
+    elif what == "twice":
+        lines.insert(other, lines[one])
+    elif what == "moved":
+        lines[one], lines[other] = lines[other], lines[one]
+    else:
+        lines[one] = lines[one].partition(b",")[0] + b"\n"
+    return b"".join(lines), f"line {one} {what} (line {other})"
+
+
+def _encoding(rng: random.Random, data: bytes) -> tuple[bytes, str]:
+    name = rng.choice(ENCODINGS)
+    return data.decode(errors="replace").encode(name, errors="replace"), f"as {name}"

@@ -1,0 +1,246 @@
+"""Damaged stores: what training would read, `make info` and `make verify` against the undamaged store.
+
+Bases: for each of KINDS a store of 11 chips (8 x 8, 2 bands, 2 chunks per band) in 3 shards, older versions of
+it (other tags; other pixels in one chip; one chip fewer) and a foreign one of the same layout.
+
+silent: training reads something else, or `make verify` says "whole" of a store that training or plain zarr reads
+otherwise or not at all. A chunk that was changed together with its crc32c is `make verify`'s to find: training cannot.
+"""
+
+import contextlib
+import csv
+import io
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import tifffile
+import zarr
+
+from fuzz.crafted import craft
+from fuzz.damage import Content, Special, Tree, damage_bytes, damage_json, read_tree, special, write_entry
+from fuzz.outcome import Case, Refused, attempt, quiet
+from pipeline.chunks import ChunkReader
+from preprocess import layout as layout_module
+from preprocess import verify
+from preprocess.convert import convert
+from preprocess.plan import Request
+from preprocess.schema import open_store
+from preprocess.splits import PARTS, make_split
+
+BANDS, TAGS, CHIPS = ("red", "nir"), ("clear", "road", "water"), 11
+KINDS = (("lz4", "uint16"), ("none", "uint16"), ("lz4", "uint8"), ("none", "float32"))
+OTHERS = ("tags", "pixels", "fewer", "foreign")
+
+
+def make_bases(bases: Path) -> None:
+    """Write all stores as BASES/lz4-uint16/base, .../tags, ..."""
+    with mock.patch.multiple(layout_module, CHUNK_BYTES=64, MAX_SHARD_TILES=4):
+        for codec, dtype in KINDS:
+            for version in ("base", *OTHERS):
+                _make(bases / f"{codec}-{dtype}", version, codec, dtype)
+
+
+def _make(place: Path, version: str, codec: str, dtype: str) -> None:
+    folder = place / f"{version}-tif"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(version == "foreign")
+    top = 10_000 if dtype == "float32" else np.iinfo(dtype).max
+    rows = [("image_name", "tags"), ("absent", "road")]
+    for index in range(CHIPS - (version == "fewer")):
+        steps = rng.integers(-3, 4, (2, 8, 8)).cumsum(axis=-1) + int(rng.integers(top // 4, top // 2))
+        tags = " ".join(tag for tag in TAGS if rng.random() < 0.5)
+        if version == "pixels" and index == 5:
+            steps[1, 3, 3] += 1
+        if version == "tags" and index in (2, 3):
+            tags = "road"
+        path = folder / f"chip_{index}.tif"
+        tifffile.imwrite(path, np.clip(steps, 0, top).astype(dtype), photometric="minisblack", planarconfig="separate")
+        rows.append((path.stem, tags))
+    with open(folder / "tags.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    request = Request(data=folder, labels=folder / "tags.csv", store=place / version, bands=BANDS, classes=TAGS,
+                      codec=codec, allow_missing=True)  # fmt: skip
+    quiet(lambda: convert(request))
+
+
+def training_reads(path: Path) -> dict[str, Any]:
+    """All that decides a training on the store."""
+    store = open_store(path)
+    layout = store.layout
+    pixels = np.zeros((store.num_tiles, len(layout.bands), layout.height, layout.width), layout.dtype)
+    ChunkReader(store, layout.bands).decode(np.arange(store.num_tiles), pixels)
+    split = make_split("course", store)
+    mean, std = store.band_statistics(split.train)
+    arrays = {"pixels": pixels, "labels": store.labels, "mean": mean, "std": std, "csv_row": store.csv_row}
+    arrays |= {part: split.part(part) for part in PARTS}
+    return {
+        "bands": layout.bands, "classes": store.classes, "rows": store.num_csv_rows, "names": store.names.tolist(),
+        "fingerprint": store.fingerprint,
+        **{name: (array.shape, array.dtype.str, array.tobytes()) for name, array in arrays.items()},
+    }  # fmt: skip
+
+
+def info(path: Path) -> str:
+    """What `make info` prints, without the path."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        verify.info(path, "course")
+    return out.getvalue().replace(str(path), "STORE")
+
+
+def findings(path: Path) -> Any:
+    """How many findings `make verify` has."""
+    return quiet(lambda: verify.verify(path, jobs=1))
+
+
+def plain_zarr(path: Path, names: list[str]) -> dict[str, Any]:
+    """Every array as zarr-python reads it."""
+    group = zarr.open_group(path, mode="r")
+    arrays: dict[str, Any] = {name: np.asarray(group[name][...]) for name in names}  # type: ignore[index]
+    return {name: (array.shape, array.dtype.str, array.tolist()) for name, array in arrays.items()}
+
+
+class Base:
+    """An undamaged store: its files, its other versions, and what is read of it."""
+
+    def __init__(self, place: Path) -> None:
+        self.name = place.name
+        self.files = read_tree(place / "base")
+        self.others = {name: read_tree(place / name) for name in OTHERS}
+        self.layout = open_store(place / "base").layout
+        self.training, self.info = training_reads(place / "base"), info(place / "base")
+        self.arrays = sorted(path.name for path in (place / "base").iterdir() if path.is_dir())
+        self.zarr = plain_zarr(place / "base", self.arrays)
+        assert findings(place / "base") == 0
+
+
+class Stores:
+    """Damage of every sort, one or two operations a case."""
+
+    def __init__(self, bases: Path, work: Path) -> None:
+        self._bases = [Base(bases / f"{codec}-{dtype}") for codec, dtype in KINDS]
+        self._work = work
+        for base in self._bases:
+            for name, data in base.files.items():
+                write_entry(work / base.name, name, data)
+        self._changed: Tree = {}
+        self._base = self._bases[0]
+        self._crafted = False
+
+    def draw(self, rng: random.Random, case: Case) -> None:
+        """Choose a store, damage one or two of its files."""
+        self._base, self._changed, self._crafted = rng.choice(self._bases), {}, False
+        for _ in range(rng.choice((1, 1, 1, 2))):
+            case.operations.append(self._operate(rng))
+        case.operations.insert(0, self._base.name)
+        for name, content in self._changed.items():
+            write_entry(self._work / self._base.name, name, content)
+
+    def _operate(self, rng: random.Random) -> str:
+        names = list(self._base.files)
+        name = rng.choice(names)
+        data: Content = self._changed.get(name, self._base.files[name])
+        operation = rng.choices(
+            (self._bytes, self._json, self._replace, self._swap, self._special, self._delete, self._crc),
+            weights=(40, 20, 12, 8, 4, 6, 10),
+        )[0]
+        return operation(rng, name, data if isinstance(data, bytes) else b"")
+
+    def _bytes(self, rng: random.Random, name: str, data: bytes) -> str:
+        self._changed[name], text = damage_bytes(rng, data)
+        return f"{name}: {text}"
+
+    def _json(self, rng: random.Random, name: str, data: bytes) -> str:
+        del name, data
+        name = rng.choice([name for name in self._base.files if name.endswith(".json")] + ["zarr.json"] * 8)
+        self._changed[name], text = damage_json(rng, self._base.files[name])
+        return f"{name}: {text}"
+
+    def _replace(self, rng: random.Random, name: str, data: bytes) -> str:
+        del data
+        version = rng.choice(OTHERS)
+        self._changed[name] = self._base.others[version].get(name, Special("missing"))
+        return f"{name}: that of the store {version!r}"
+
+    def _swap(self, rng: random.Random, name: str, data: bytes) -> str:
+        folder = name.partition("/")[0]
+        like = [other for other in self._base.files if other.partition("/")[0] == folder and other != name]
+        other = rng.choice(like if like and rng.random() < 0.5 else list(self._base.files))
+        self._changed[name], self._changed[other] = self._base.files[other], data
+        return f"{name} and {other} swapped"
+
+    def _special(self, rng: random.Random, name: str, data: bytes) -> str:
+        del data
+        names = [str(self._work / self._base.name / other) for other in self._base.files]
+        self._changed[name] = content = special(rng, names)
+        return f"{name}: a {content.kind} {content.target}"
+
+    def _delete(self, rng: random.Random, name: str, data: bytes) -> str:
+        del data
+        self._changed[name] = Special("missing")
+        if rng.random() < 0.2:  # the whole array, or all of its chunks
+            top = name.partition("/")[0] if rng.random() < 0.5 else name.rpartition("/")[0]
+            self._changed |= {other: Special("missing") for other in self._base.files if other.startswith(top)}
+            return f"{top}: deleted"
+        return f"{name}: deleted"
+
+    def _crc(self, rng: random.Random, name: str, data: bytes) -> str:
+        del name, data
+        name = rng.choice([name for name in self._base.files if name.startswith("tiles/c/")])
+        data = self._base.files[name]
+        self._changed[name], text = craft(rng, data, self._base.layout)
+        self._crafted = True
+        return f"{name}: {text}"
+
+    def judge(self, case: Case) -> Case:
+        """Read it in every way."""
+        path, base = self._work / self._base.name, self._base
+        training, refusal = _tried(lambda: training_reads(path))
+        shown, info_refusal = _tried(lambda: info(path))
+        found, verify_refusal = _tried(lambda: findings(path))
+        whole = found == 0
+        if refusal is None and training != base.training and (whole or not self._crafted):
+            differs = [name for name in base.training if training[name] != base.training[name]]
+            return case.to("silent", f"training reads other {', '.join(differs)}; verify: {verify_refusal or found}")
+        if refusal is not None and whole:
+            return case.to("silent", f"verify says whole; training: {refusal}")
+        if whole and shown != base.info:
+            return case.to(
+                "silent", f"verify says whole; info differs: {info_refusal or _difference(shown, base.info)}"
+            )
+        if not whole:
+            return case.to("refused", refusal or verify_refusal or f"{found} findings of verify")
+        try:
+            same = plain_zarr(path, base.arrays) == base.zarr
+        except Exception as error:
+            return case.to("silent", f"verify says whole; plain zarr: {type(error).__name__}: {error}")
+        return case.to("equal") if same else case.to("silent", "verify says whole; plain zarr reads other values")
+
+    def mend(self) -> None:
+        """Put back the files that were damaged."""
+        for name in self._changed:
+            write_entry(self._work / self._base.name, name, self._base.files[name])
+
+
+class Jsons(Stores):
+    """Edits of the store's JSON alone: they must never reach a compiled kernel unchecked."""
+
+    def _operate(self, rng: random.Random) -> str:
+        return self._json(rng, "", b"")
+
+
+def _tried(call: Callable[[], Any]) -> tuple[Any, str | None]:
+    """(value, None) or (None, the line of the refusal)."""
+    try:
+        return attempt(call), None
+    except Refused as error:
+        return None, str(error)
+
+
+def _difference(text: str, other: str) -> str:
+    lines = zip(text.splitlines(), other.splitlines(), strict=False)
+    return next((f"{line!r}, was {was!r}" for line, was in lines if line != was), "another number of lines")

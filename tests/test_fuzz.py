@@ -1,0 +1,84 @@
+"""A short part of `make fuzz` with a seed of its own, and that the fuzzer sees what it is there to see.
+
+In processes of their own: the fuzzer forks, which is safe only where no thread has started yet.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_train import ROOT, Ended
+
+# Kinds -> cases of each: some seconds.
+COUNTS = {("stores", "json"): 60, ("tiffs",): 400, ("csvs",): 1500, ("runs",): 5}
+SEED = 11
+BAD = ("silent", "crashed", "hung", "too big")
+
+
+def fuzz(*arguments: object) -> Ended:
+    ended = subprocess.run(
+        [sys.executable, "-m", "fuzz", "--jobs", "1", *map(str, arguments)],
+        cwd=ROOT, capture_output=True, text=True, timeout=600,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+    )  # fmt: skip
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+def counts(ended: Ended, kind: str) -> dict[str, int]:
+    """Outcome -> cases, from the kind's line."""
+    line = re.search(rf"^{kind}: (\d+) tried in \d+ s: (.*); peak", ended.stdout, re.MULTILINE)
+    assert line, ended.stdout + ended.stderr
+    found = {name: int(number) for number, name in (part.split(" ", 1) for part in line[2].split(", "))}
+    assert sum(found.values()) == int(line[1])
+    return found
+
+
+@pytest.mark.parametrize("kinds", COUNTS)
+def test_damaged_inputs_are_refused_or_equal(tmp_path: Path, kinds: tuple[str, ...]) -> None:
+    ended = fuzz("--only", ",".join(kinds), "--count", COUNTS[kinds], "--seed", SEED, "--keep", tmp_path)
+    for kind in kinds:
+        found = counts(ended, kind)
+        assert sum(found.values()) == COUNTS[kinds]
+        assert {name: found[name] for name in BAD} == dict.fromkeys(BAD, 0), ended.stdout
+        assert found["refused"] > 0
+    assert ended.returncode == 0
+    assert not list(tmp_path.iterdir())
+
+
+# Of this seed, the second store has a foreign shard.
+@pytest.mark.parametrize(
+    ("fault", "kind", "count"), [("shards", "stores", 3), ("chips", "tiffs", 40), ("csv", "csvs", 40)]
+)
+def test_a_fault_of_the_program_is_found(tmp_path: Path, fault: str, kind: str, count: int) -> None:
+    """Each fault is one check less. The case is kept, and CASE= runs it again, with the fault and without."""
+    ended = fuzz("--only", kind, "--count", count, "--seed", 66, "--fault", fault, "--keep", tmp_path)
+    assert counts(ended, kind)["silent"] > 0, ended.stdout
+    assert ended.returncode == 1
+    case = re.search(r"silent: CASE=(\S+): ", ended.stdout)
+    assert case
+    assert (tmp_path / case[1].replace(":", "-") / "case.json").exists()
+    if kind == "csvs":
+        again = fuzz("--case", case[1], "--fault", fault, "--keep", tmp_path)
+        assert again.stdout.splitlines()[1].startswith("silent: ")
+        assert fuzz("--case", case[1], "--keep", tmp_path).stdout.splitlines()[1].startswith("refused: ")
+
+
+def test_every_way_to_end_is_seen(tmp_path: Path) -> None:
+    ended = fuzz("--only", "toys", "--count", 16, "--keep", tmp_path)
+    expected = {"refused": 2, "equal": 2, "altered": 2, "silent": 2, "crashed": 4, "hung": 2, "too big": 2}
+    assert counts(ended, "toys") == expected
+    assert ended.returncode == 1
+    assert "SIGSEGV" in ended.stdout
+    assert "IndexError" in ended.stdout
+    assert len(list(tmp_path.glob("toys-*/input"))) == 10
+
+
+def test_words_that_it_does_not_know() -> None:
+    assert (
+        fuzz("--only", "tiff").stderr
+        == "error: ONLY=tiff: expected some of stores,json,tiffs,csvs,runs,toys, found 'tiff'.\n"
+    )
+    assert fuzz("--case", "stores").stderr.startswith("error: CASE=stores: expected KIND:SEED:NUMBER")

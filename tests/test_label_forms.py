@@ -1,0 +1,361 @@
+"""Every way in which people write tags: read exactly with its setting, refused with that setting's name without it."""
+
+import csv
+import itertools
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+from conftest import write_chips
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from preprocess.console import UserError, is_plain
+from preprocess.labels import LabelSettings, LabelTable, read_labels
+from preprocess.tags import list_tags
+
+same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+ROWS = {"a": {"clear", "road"}, "b": {"clear"}, "c": {"water"}, "d": set()}
+WORD = st.text(st.characters(codec="utf-8", categories=["Ll", "Lo", "Nd"]), min_size=1, max_size=6)
+VARIABLES = {
+    "LABELS_FORMAT": "format", "TAGS_SEPARATOR": "tags_separator", "NAME_COLUMN": "name_column",
+    "TAGS_COLUMN": "tags_column", "CSV_SEPARATOR": "csv_separator",
+}  # fmt: skip
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "t.csv"
+    path.write_text(text, encoding="utf-8", newline="")
+    return path
+
+
+def read(path: Path, classes: tuple[str, ...] | None = None, **given: str) -> LabelTable:
+    return read_labels(path, classes, LabelSettings.of(given))
+
+
+def as_rows(table: LabelTable) -> dict[str, set[str]]:
+    assert table.labels.dtype == np.uint8
+    return {
+        name: {tag for tag, mark in zip(table.classes, row, strict=True) if mark}
+        for name, row in zip(table.names, table.labels.tolist(), strict=True)
+    }
+
+
+def advised(text: str) -> dict[str, str]:
+    """The settings that a line names, as a shell would read them."""
+    found = re.findall(rf"\b({'|'.join(VARIABLES)})=('[^']*'|[^ ]+)", text)
+    return {VARIABLES[name]: shlex.split(value)[0].rstrip(".") for name, value in found}
+
+
+# What is written, and the settings that read it.
+FORMS = [
+    ("image_name;tags\na;clear road\nb;clear\nc;water\nd;\n", {"csv_separator": ";"}),
+    ("image_name\ttags\na\tclear road\nb\tclear\nc\twater\nd\t\n", {"csv_separator": "tab"}),
+    ("filename,labels\na,clear road\nb,clear\nc,water\nd,\n", {"name_column": "filename", "tags_column": "labels"}),
+    ("Image,Tags,x\na,clear road,1\nb,clear,2\nc,water,3\nd,,4\n", {"name_column": "Image", "tags_column": "Tags"}),
+    ('image_name,tags\na,"clear,road"\nb,clear\nc,water\nd,\n', {"tags_separator": ","}),
+    ('image_name,tags\na,"clear, road"\nb,clear\nc,water\nd,\n', {"tags_separator": ","}),
+    ("image_name,tags\na,clear;road\nb,clear\nc,water\nd,\n", {"tags_separator": ";"}),
+    ("image_name,tags\na,clear | road\nb,clear\nc,water\nd,\n", {"tags_separator": "|"}),
+    ("image_name,tags\na,\"['clear', 'road']\"\nb,['clear']\nc,['water']\nd,[]\n", {"format": "list"}),
+    ('image_name,tags\na,"[""clear"",""road""]"\nb,"[""clear""]"\nc,"[""water""]"\nd,[]\n', {"format": "list"}),
+    ("image_name,tags\na,\"{'clear', 'road'}\"\nb,\"('clear',)\"\nc,['water']\nd,()\n", {"format": "list"}),
+    ("image_name,clear,road,water\na,1,1,0\nb,1,0,0\nc,0,0,1\nd,0,0,0\n", {"format": "onehot"}),
+    ("image_name,clear,road,water\na,1.0,1.0,0.0\nb,1,0,0\nc,0,0,1\nd,0,0,0\n", {"format": "onehot"}),
+    ("image_name,clear,road,water\na,True,TRUE,False\nb,true,0,0\nc,0,0,1\nd,0,0,0\n", {"format": "onehot"}),
+    ("image_name,tags\na,clear\na,road\nb,clear\nc,water\nd,\n", {"format": "long"}),
+]
+
+
+@pytest.mark.parametrize(("text", "setting"), FORMS)
+def test_each_form_is_refused_with_its_setting_and_read_with_it(
+    tmp_path: Path, refused: Callable, text: str, setting: dict[str, str]
+) -> None:
+    path = write(tmp_path, text)
+    assert advised(refused(lambda: read(path))) == setting
+    table = read(path, **setting)
+    assert as_rows(table) == ROWS
+    assert table.classes == ("clear", "road", "water")
+    assert LabelSettings.of(LabelSettings.of(setting).as_dict()) == LabelSettings.of(setting)
+
+
+def test_spaces_around_names_headers_and_tags_are_no_matter(tmp_path: Path) -> None:
+    table = read(write(tmp_path, "image_name , tags\na, clear  road \nb ,clear\nc, water\nd, \n"))
+    assert as_rows(table) == ROWS
+    assert table.padded == {1}
+
+
+def test_classes_with_spaces_and_commas_are_whole(tmp_path: Path, refused: Callable) -> None:
+    """BigEarthNet's own classes, of which one has a comma in it."""
+    long = "Land principally occupied by agriculture, with significant areas of natural vegetation"
+    text = f'image_name,tags\na,"Coniferous forest;Inland waters"\nb,Inland waters\nc,"{long}"\n'
+    for lines in itertools.permutations(text.splitlines()[1:]):
+        path = write(tmp_path, "\n".join(["image_name,tags", *lines]))
+        assert advised(refused(lambda: read(path))) == {"tags_separator": ";"}  # noqa: B023  # called at once
+        table = read(path, tags_separator=";")
+        assert table.classes == ("Coniferous forest", "Inland waters", long)
+        assert as_rows(table)["a"] == {"Coniferous forest", "Inland waters"}
+        assert as_rows(table)["c"] == {long}
+
+
+@pytest.mark.parametrize(
+    ("rows", "given", "found"),
+    [
+        (["a,nan", "b,clear"], {}, "line 2: the tag 'nan' looks like a missing value"),
+        (["a,clear", "b,None"], {}, "line 3: the tag 'None' looks like a missing value"),
+        (["a,clear", "b,NULL"], {"format": "long"}, "line 3: the tag 'NULL' looks like a missing value"),
+        (["a,clear", "b,<NA>"], {}, "looks like a missing value"),
+        (["a,clear", "b,-"], {}, "looks like a part of a class's name"),
+        (["a,trees and shrubs"], {}, "the tag 'and' looks like a part of a class's name"),
+        (["a,Clear", "b,clear"], {}, "line 3: the tags 'clear' and 'Clear' (line 2) differ in case"),
+        (["a,caf\u00e9", "b,cafe\u0301"], {}, "differ in case or Unicode form only"),
+        (["a,cl\x1bear"], {}, "the tag 'cl\\x1bear' holds a control"),
+        (["a,cl\u200bear"], {}, "the tag 'cl\\u200bear' holds a control or invisible"),
+        (["a,clear\u00a0road"], {}, "holds a control or invisible"),
+        (["a,clear\troad"], {}, "holds a control or invisible"),
+        (["a,0 1 1", "b,1 0 0"], {}, "looks like a mark for yes or no. LABELS_FORMAT=onehot"),
+        (['a,"clear,road"', "b,clear;water"], {"tags_separator": ","}, "TAGS_SEPARATOR=';'"),
+        (['a,"clear,road"', "b,clear;water"], {"tags_separator": ";"}, "'clear,road' looks like several with ','"),
+        (["a,clear road", "b,clear;road"], {"tags_separator": ";"}, "'clear road' looks like several with ' '"),
+        (["a,clear road", "b,clear", "c,road"], {"format": "long"}, "'clear road' looks like several with ' '"),
+        (['a,"clear,road"', "b,clear"], {"format": "long"}, "'clear,road' looks like several with ','"),
+        (["a,['clear' 'road']"], {"format": "list"}, "line 2: expected a JSON or Python list of texts"),
+        (["a,clear"], {"format": "list"}, "expected a JSON or Python list of texts, found 'clear'"),
+        (["a,[1]"], {"format": "list"}, "expected a JSON or Python list"),
+        (["a,['']"], {"format": "list"}, "expected a JSON or Python list"),
+        (["a,x", "a.tif,y"], {"format": "long"}, "'a.tif' is there already, in line 2"),
+    ],
+)
+def test_tags_that_look_wrong(
+    tmp_path: Path, refused: Callable, rows: list[str], given: dict[str, str], found: str
+) -> None:
+    path = write(tmp_path, "\n".join(["image_name,tags", *rows, ""]))
+    assert found in refused(lambda: read(path, **given))
+
+
+@pytest.mark.parametrize(
+    ("rows", "classes"),
+    [
+        (["a,nan clear"], ("nan", "clear")),
+        (["a,None"], ("None", "null")),
+        (["a,Clear", "b,clear"], ("Clear", "clear")),
+        (["a,and or"], ("or", "and")),
+        (["a,1 0"], ("0", "1")),
+        (["a,hay;pasture"], ("hay;pasture",)),
+    ],
+)
+def test_a_class_that_is_named_in_classes_is_what_it_is(
+    tmp_path: Path, rows: list[str], classes: tuple[str, ...]
+) -> None:
+    table = read(write(tmp_path, "\n".join(["image_name,tags", *rows])), classes)
+    expected = [[int(name in row.partition(",")[2].split(" ")) for name in classes] for row in rows]
+    assert table.labels.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("image_name,clear,scene\na,1,7\n", "line 2: column 'scene': expected 0 or 1, found '7'"),
+        ("image_name,clear,road\na,1,\n", "column 'road': expected 0 or 1, found ''"),
+        ("image_name,clear,clear\na,1,0\n", "expected one column clear, found 2"),
+        (",image_name,clear\n0,a,1\n", "column 1 has no name"),
+        ("image_name,Clear,clear\na,1,0\n", "differ in case"),
+        ("image_name,clear,nan\na,1,0\n", "looks like a missing value"),
+        ("image_name\na\n", "expected a column per class"),
+        ("file,clear,road\na,1,0\n", "NAME_COLUMN=file reads it"),
+        ("image_name,clear\na,1\na,0\n", "line 3: image_name 'a' is there already, in line 2"),
+    ],
+)
+def test_one_hot_columns_that_are_wrong(tmp_path: Path, refused: Callable, text: str, found: str) -> None:
+    assert found in refused(lambda: read(write(tmp_path, text), format="onehot"))
+
+
+def test_classes_choose_among_one_hot_columns_in_their_order(tmp_path: Path) -> None:
+    path = write(tmp_path, "scene,image_name,clear,road\n7,a,1,0\n8,b,1,1\n")
+    table = read(path, ("road", "clear"), format="onehot")
+    assert (table.classes, table.labels.tolist()) == (("road", "clear"), [[0, 1], [1, 1]])
+
+
+def test_one_hot_classes_keep_the_columns_order(tmp_path: Path) -> None:
+    table = read(write(tmp_path, "image_name,water,clear\na,1,0\n"), format="onehot")
+    assert (table.classes, table.labels.tolist()) == (("water", "clear"), [[1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"format": "hot"}, "LABELS_FORMAT=hot: expected tags, list, onehot, long"),
+        ({"tags_separator": "/"}, "TAGS_SEPARATOR='/': expected one of"),
+        ({"csv_separator": ":"}, "CSV_SEPARATOR=':': expected one of"),
+        ({"format": "list", "tags_separator": ","}, "TAGS_SEPARATOR has no effect with LABELS_FORMAT=list"),
+        ({"format": "onehot", "tags_column": "x"}, "TAGS_COLUMN has no effect with LABELS_FORMAT=onehot"),
+        ({"name_column": "x", "tags_column": "x"}, "NAME_COLUMN and TAGS_COLUMN are both x"),
+        ({"format": 3}, "found format=3"),
+        ({"x": "y"}, "found x='y'"),
+    ],
+)
+def test_settings_that_mean_nothing(refused: Callable, given: dict, found: str) -> None:
+    assert found in refused(lambda: LabelSettings.of(given))
+
+
+@given(tags=st.lists(st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda text: text == text.strip(" "))))
+def test_json_and_python_lists_are_read_as_their_own_programs_do_or_refused(tags: list[str]) -> None:
+    written = [
+        json.dumps(tags),
+        json.dumps(tags, ensure_ascii=False),
+        *(repr(kind(tags)) for kind in (list, set, tuple)),
+    ]
+    for text in written:
+        found = list_tags(text.replace("set()", "{}"))
+        if all(is_plain(tag) for tag in tags):
+            assert found is not None
+            assert sorted(found) == sorted(set(tags) if text == repr(set(tags)) else tags)
+        elif found is not None:
+            assert not all(is_plain(tag) for tag in found)  # and `odd_tag` refuses those
+
+
+@same_folder
+@given(
+    rows=st.dictionaries(WORD.map(lambda text: f"n{text}"), st.lists(WORD, max_size=4), min_size=1),
+    form=st.sampled_from(["tags", ",", ";", "|", "list", "json", "long", "onehot"]),
+    csv_separator=st.sampled_from([",", ";", "|", "tab"]),
+)
+def test_any_tags_in_any_form_are_read_back_or_refused_by_a_rule(
+    tmp_path: Path, rows: dict[str, list[str]], form: str, csv_separator: str
+) -> None:
+    """The rules that may refuse plain words: no tag at all, words that differ in case or form only, words for a missing
+    value, words that are only part of a name, only 0 and 1."""
+    classes = list(dict.fromkeys(tag for tags in rows.values() for tag in tags))
+    given = {"csv_separator": csv_separator, "format": {"json": "list"}.get(form, form)}
+    lines: list[list[str]]
+    if form in ("tags", ",", ";", "|"):
+        given |= {"format": "tags", "tags_separator": {"tags": "space"}.get(form, form)}
+        lines = [[name, {"tags": " "}.get(form, form).join(tags)] for name, tags in rows.items()]
+    elif form in ("list", "json"):
+        lines = [[name, repr(tags) if form == "list" else json.dumps(tags)] for name, tags in rows.items()]
+    elif form == "long":
+        lines = [[name, tag] for name, tags in rows.items() for tag in tags or [""]]
+    else:
+        lines = [[name, *(str(int(tag in tags)) for tag in classes)] for name, tags in rows.items()]
+    header = ["image_name", *(classes if form == "onehot" else ["tags"])]
+    with open(tmp_path / "t.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter="\t" if csv_separator == "tab" else csv_separator).writerows([header, *lines])
+    try:
+        table = read(tmp_path / "t.csv", **given)
+    except UserError as error:
+        rules = (
+            "expected tags, found none|expected a column per class|differ in case|missing value|part of a class|"
+            "mark for yes or no|is there already|expected one column"
+        )
+        assert re.search(rules, str(error))  # noqa: PT017  # only some inputs are refused
+        return
+    assert as_rows(table) == {name: set(tags) for name, tags in rows.items()}
+    assert table.classes == (tuple(classes) if form == "onehot" else tuple(sorted(classes)))
+
+
+# File of /work/shared/faults/csv -> the settings that read it ({} for none; None: it is refused), and its rows.
+PLAIN = {"a": {"clear", "road"}, "b": {"clear"}, "c": {"water"}}
+LONG = "Land principally occupied by agriculture, with significant areas of natural vegetation"
+FAULTS: dict[str, tuple[dict[str, str] | None, dict[str, set[str]]]] = {
+    "bigearthnet_spaces": (
+        {"tags_separator": ";"},
+        {"a": {"Coniferous forest", "Inland waters"}, "b": {"Inland waters"}, "c": {LONG}},
+    ),
+    "header_filename_labels": (
+        {"name_column": "filename", "tags_column": "labels"}, {"a": {"clear"}, "b": {"clear"}, "c": {"water"}},
+    ),
+    "header_spaces": ({}, PLAIN),
+    "long_format": ({"format": "long"}, PLAIN),
+    "mixed_case_tags": (None, {}),
+    "names_jpg_files_tif": ({}, {f"{name}.jpg": tags for name, tags in PLAIN.items()}),
+    "names_trailing_space": ({}, PLAIN),
+    "nan_text": (None, {}),
+    "nul_bytes": (None, {}),
+    "onehot_planet": ({"format": "onehot"}, PLAIN),
+    "prefix_folder": ({}, {"tif/a.tif": {"clear"}, "tif/b.tif": {"clear"}, "tif/c.tif": {"water"}}),
+    "quotes_unbalanced": (None, {}),
+    "semicolons": ({"csv_separator": ";"}, PLAIN),
+    "tags_comma_space": ({"tags_separator": ","}, PLAIN),
+    "tags_list": ({"format": "list"}, PLAIN),
+    "tags_semicolon": ({"tags_separator": ";"}, PLAIN),
+}  # fmt: skip
+
+
+def test_the_collected_csvs(shared: Path, tmp_path: Path, refused: Callable) -> None:
+    from preprocess.convert import convert
+    from preprocess.plan import Request
+    from preprocess.schema import open_store
+
+    folder = shared / "faults" / "csv"
+    if not folder.is_dir():
+        pytest.skip(f"no collected CSVs at {folder}")
+    chips = write_chips(tmp_path / "tif", count=3)
+    for index, name in enumerate("abc"):
+        (chips.folder / f"t_{index}.tif").rename(chips.folder / f"{name}.tif")
+    assert {path.stem for path in folder.glob("*.csv")} <= FAULTS.keys()
+    for name, (setting, rows) in FAULTS.items():
+        request = Request(data=chips.folder, labels=folder / f"{name}.csv", store=tmp_path / f"{name}.zarr")
+        if setting != {}:
+            text = refused(lambda: convert(request))  # noqa: B023  # called at once
+            assert advised(text) == (setting or {}), name
+            if setting is None:
+                assert re.search(r"line \d", text), name
+                continue
+        convert(Request(**{**vars(request), "label_settings": LabelSettings.of(setting)}))
+        store = open_store(request.store)
+        found = {
+            chip: {tag for tag, mark in zip(store.classes, marks, strict=True) if mark}
+            for chip, marks in zip(store.names.tolist(), store.labels.tolist(), strict=True)
+        }
+        assert found == rows, name
+        assert LabelSettings.of(store.source["labels"]) == LabelSettings.of(setting), name
+
+
+def test_a_store_keeps_how_its_labels_are_read_and_the_audit_reads_them_so(tmp_path: Path) -> None:
+    """From the command line to the audit: a repeated tag in the long format, in columns of other names."""
+    from analysis.tags import csv_findings
+    from preprocess.schema import open_store
+
+    chips = write_chips(tmp_path / "tif", count=3)
+    path = write(tmp_path, "file;label\nt_0.jpg;Inland waters\nt_1;road\nt_0.jpg;road\nt_0.jpg;road\nt_2;\n")
+    words = [sys.executable, "-m", "preprocess", "convert", "--data", chips.folder, "--labels", path]
+    words += ["--store", tmp_path / "s.zarr", "--labels-format=long", "--csv-separator=;", "--name-column=file"]
+    ended = subprocess.run([*words, "--tags-column=label"], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "3 chips, 2 classes (Inland waters,road)" in ended.stdout
+    store = open_store(tmp_path / "s.zarr")
+    assert store.source["labels"] == {
+        "format": "long", "tags_separator": " ", "name_column": "file", "tags_column": "label", "csv_separator": ";",
+    }  # fmt: skip
+    assert store.labels.tolist() == [[1, 1], [0, 1], [0, 0]]
+    assert store.csv_row.tolist() == [0, 1, 2]  # of chips, in the order of their first row
+    repeated, differ = csv_findings(store, path)
+    assert (repeated.tiles.tolist(), repeated.said) == ([[0]], ["line 5: road repeated"])
+    assert len(differ.tiles) == 0
+    write(tmp_path, "file;label\nt_0;Inland waters\nt_1;\nt_2;\n".replace("t_0;", "t_0.jpg;"))
+    assert csv_findings(store, path)[1].tiles.tolist() == [[0], [1]]
+
+
+def test_a_conversion_goes_on_with_the_same_settings_only(tmp_path: Path, refused: Callable) -> None:
+    from preprocess.convert import convert
+    from preprocess.plan import Request
+
+    chips = write_chips(tmp_path / "tif", count=2)
+    path = write(tmp_path, "image_name,clear,road\nt_0,1,1\nt_1,0,1\n")
+    request = Request(data=chips.folder, labels=path, store=tmp_path / "s.zarr")
+    onehot = Request(**{**vars(request), "label_settings": LabelSettings.of({"format": "onehot"})})
+    with mock.patch("preprocess.convert._finish", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        convert(onehot)
+    write(tmp_path, "image_name,tags\nt_0,clear road\nt_1,road\n")
+    assert "how labels are read: " in refused(lambda: convert(request))
+    write(tmp_path, "image_name,clear,road\nt_0,1,1\nt_1,0,1\n")
+    convert(onehot)
+    write(tmp_path, "image_name,tags\nt_0,clear road\nt_1,road\n")
+    assert "how labels are read: " in refused(lambda: convert(request))

@@ -1,0 +1,219 @@
+"""Which file a name means: the very one, else the only one that it can be, else a line that says why not."""
+
+import os
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+from conftest import write_chips, write_csv
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from preprocess import matching
+from preprocess.console import UserError
+from preprocess.convert import convert
+from preprocess.labels import LabelTable
+from preprocess.matching import Found, match_files
+from preprocess.names import difference, list_tiffs, stem
+from preprocess.plan import Request
+from preprocess.schema import open_store
+
+PART = st.text(st.characters(codec="utf-8", categories=["L", "N", "Mn", "Zs"], include_characters="_-.")).filter(
+    lambda text: text == text.strip() and not text.startswith(".") and 0 < len(text.encode()) < 60
+)
+
+
+def table(*names: str) -> LabelTable:
+    return LabelTable(
+        names=tuple(name.strip() for name in names),
+        labels=np.ones((len(names), 1), np.uint8),
+        classes=("x",),
+        lines=np.arange(2, 2 + len(names)),
+        padded=frozenset(index for index, name in enumerate(names) if name != name.strip()),
+    )
+
+
+def match(folder: Path, *names: str, allow_missing: bool = False) -> Found:
+    return match_files(Path("t.csv"), table(*names), folder, allow_missing=allow_missing)
+
+
+def files(folder: Path, *names: str) -> Path:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "how"),
+    [
+        ("a.jpg", "a.tif", "a picture's suffix"),
+        ("a.JPEG", "a.tif", "a picture's suffix"),
+        ("a.png", "a.tif", "a picture's suffix"),
+        ("a ", "a.tif", "spaces around it"),
+        ("\u00a0a.tif", "a.tif", "spaces around it"),
+        ("s\\a.tif", "s/a.tif", "backslashes"),
+        ("tif/a.tif", "a.tif", "DATA's own folder in front"),
+        ("chips/TIF/s/a", "s/a.tif", "DATA's own folder in front"),
+        ("tif\\A.jpg ", "a.tif", "spaces around it, backslashes, a picture's suffix, DATA's own folder in front, "
+         "another case"),
+        ("A", "a.tif", "another case"),
+        ("a", "A.TIF", "another case"),
+        ("caf\u00e9", "cafe\u0301.tif", "another Unicode form"),
+        ("cafe\u0301", "caf\u00e9.tif", "another Unicode form"),
+        ("a", "a.Tif", "another suffix"),
+        ("a.tif", "a.geotiff", "another suffix"),
+        ("a", "a.GeoTIFF", "another suffix"),
+    ],
+)  # fmt: skip
+def test_a_name_that_is_written_otherwise_means_the_only_file_that_it_can_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, file: str, how: str
+) -> None:
+    folder = files(tmp_path / "chips" / "tif", file, "other.tif", "s/b.tif", "d/readme.txt")
+    found = match(folder, name, "other")
+    assert found.paths == (str(folder / file), str(folder / "other.tif"))
+    assert found.csv_row.tolist() == [0, 1]
+    assert difference(name, file) == how
+    assert f"1 of 2 names are not written exactly as the files; the first, {name.strip()!r}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("names", "present", "line"),
+    [
+        (["A"], ["a.tif", "\u0041\u0301.tif"], None),
+        (["a"], ["a.Tif", "a.geotiff"], "line 2: 'a' can be 2 files"),
+        (["a.jpg"], ["a.tif", "A.tif"], "line 2: 'a.jpg' can be 2 files"),
+        (["a "], ["a.tif", "a .tif"], "line 2: 'a' can be 2 files"),
+        (["tif/a.JPG"], ["a.tif", "tif/a.tif"], "'tif/a.JPG' can be 2 files"),
+        (["a", "a.jpg"], ["a.tif"], "line 3: 'a.jpg' means"),
+        (["A", "a"], ["a.tif"], "as 'A' in line 2 does. Remove one of the rows"),
+        (["x", "b"], ["a.tif", "b.tif"], "1 of 2 chips of the CSV are missing in"),
+        (["s/a", "b"], ["a.tif", "b.tif"], "1 have the name of a file in another folder, 's/a' may be 'a.tif'"),
+        (["a"], ["s/t/a.tif"], "'a' may be 's/t/a.tif': none is left"),
+        (["a"], [".a.tif", "b.tif"], "none is left. Is DATA the folder of the TIFFs?"),
+    ],
+)
+def test_names_that_mean_no_file_or_several(
+    tmp_path: Path, refused: Callable, names: list[str], present: list[str], line: str | None
+) -> None:
+    folder = files(tmp_path / "tif", *present)
+    if line is None:
+        assert match(folder, *names).paths == (str(folder / "a.tif"),)
+    else:
+        assert line in refused(lambda: match(folder, *names))
+
+
+def test_a_name_with_its_suffix_means_that_very_file(tmp_path: Path) -> None:
+    folder = files(tmp_path, "a.tif", "a.tiff", "a.TIF")
+    assert match(folder, "a.tiff").paths == (str(folder / "a.tiff"),)
+    assert match(folder, "a.TIF").paths == (str(folder / "a.TIF"),)
+    assert match(folder, "a").paths == (str(folder / "a.tif"),)
+
+
+def test_exact_names_cost_one_stat_each_and_no_listing(tmp_path: Path) -> None:
+    folder = files(tmp_path, *(f"t_{index}.tif" for index in range(50)))
+    with mock.patch("os.stat", side_effect=os.stat) as stat, mock.patch.object(matching, "list_tiffs") as listing:
+        match(folder, *(f"t_{index}" for index in range(25)), *(f"./t_{index}.tif" for index in range(25, 50)))
+    assert stat.call_count == 50
+    assert not listing.called
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(
+    parts=st.lists(PART, min_size=1, max_size=3),
+    form=st.sampled_from(["NFC", "NFD"]),
+    change=st.sampled_from([str, str.upper, str.lower, str.title]),
+    suffix=st.sampled_from(["", ".tif", ".TIFF", ".jpg", ".PNG"]),
+    slash=st.sampled_from("/\\"),
+    prefix=st.booleans(),
+    spaces=st.sampled_from(["", " ", "\u3000"]),
+)
+def test_any_file_is_found_by_any_spelling_of_its_name(
+    tmp_path: Path, parts: list[str], form: str, change: Callable, suffix: str, slash: str, prefix: bool, spaces: str
+) -> None:
+    folder = tmp_path / str(len(list(tmp_path.iterdir()))) / "data"
+    path = folder.joinpath(*parts[:-1], parts[-1] + ".tif")
+    path.parent.mkdir(parents=True)
+    path.touch()
+    spelled = [unicodedata.normalize(form, change(part)) for part in parts]
+    # Capital letters that no small letter stands for alone (one ß, two SS) are the same without case only.
+    assume(all(same(part) == same(other) for part, other in zip(parts, spelled, strict=True)))
+    assume(not parts[-1].lower().endswith((".tif", ".tiff", ".geotiff", ".jpg", ".jpeg", ".png")))
+    name = slash.join([*(["data"] if prefix else []), *spelled]) + suffix + spaces
+    assert match(folder, name).paths == (str(path),)
+
+
+def same(text: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    names=st.lists(
+        st.sampled_from(["a", "A", "a.tif", "a.jpg", "b", "s/a", "s\\a", "tif/a", "tif/s/a", "A "]),
+        min_size=1,
+        unique_by=lambda name: stem(name.strip()),  # of one stem are refused with the CSV
+    )
+)
+def test_no_two_rows_ever_have_one_file(tmp_path: Path, names: list[str]) -> None:
+    folder = files(tmp_path / "tif", "a.tif", "A.tiff", "b.Tif", "s/a.tif", "s/A.tif")
+    try:
+        found = match(folder, *names, allow_missing=True)
+    except UserError:
+        return
+    assert len(set(found.paths)) == len(found.paths) == len(names)
+
+
+def test_listing_follows_links_and_leaves_out_what_is_hidden(tmp_path: Path) -> None:
+    folder = files(
+        tmp_path / "in", "a.tif", "b.Tif", "c.geotiff", "d.TIFF", "s/e.tiff", "x.png", "._a.tif", ".DS_Store",
+        ".ipynb_checkpoints/a-checkpoint.tif", "s/.hidden.tif", "folder.tif/f.tif",
+    )  # fmt: skip
+    files(tmp_path / "out", "g.tif", "t/h.tif")
+    (folder / "link.tif").symlink_to(tmp_path / "out" / "g.tif")
+    (folder / "linked").symlink_to(tmp_path / "out")
+    (folder / "s" / "loop").symlink_to(folder)
+    (folder / "self").symlink_to("self")
+    (folder / "gone.tif").symlink_to("nowhere")
+    listing = list_tiffs(folder)
+    assert listing.names == [
+        "a.tif", "b.Tif", "c.geotiff", "d.TIFF", "folder.tif/f.tif", "link.tif", "linked/g.tif", "linked/t/h.tif",
+        "s/e.tiff",
+    ]  # fmt: skip
+    assert listing.hidden == ["._a.tif", ".ipynb_checkpoints", "s/.hidden.tif"]
+    assert listing.dangling == ["gone.tif"]
+    assert listing.left_out() == (
+        "left out: 3 hidden files and folders (first: ._a.tif) and 1 links that lead nowhere (first: gone.tif)."
+    )
+
+
+def test_a_folder_that_cannot_be_listed_is_one_line(tmp_path: Path, refused: Callable) -> None:
+    denied = PermissionError(13, "Permission denied")  # raised here, since root may list anything
+    with mock.patch("os.scandir", side_effect=denied):
+        text = refused(lambda: list_tiffs(tmp_path))
+    assert f"{tmp_path}: the folder cannot be listed (Permission denied). Check the permissions" in text
+
+
+def test_predict_lists_what_a_conversion_finds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from analysis.folder import list_files
+
+    chips = write_chips(tmp_path / "tif", count=5)
+    for index, name in enumerate(("a.Tif", "b.geotiff", "c.TIFF", "d.tiff", "e.tif")):
+        (chips.folder / f"t_{index}.tif").rename(chips.folder / name)
+    files(chips.folder, ".ipynb_checkpoints/a-checkpoint.tif", "._b.tif")
+    listed = list_files(chips.folder)
+    assert "left out: 2 hidden files and folders (first: ._b.tif)." in capsys.readouterr().out
+    write_csv(tmp_path / "t.csv", [(name, "x") for name in listed.names])
+    convert(Request(data=chips.folder, labels=tmp_path / "t.csv", store=tmp_path / "s.zarr"))
+    assert open_store(tmp_path / "s.zarr").names.tolist() == listed.names == ["a", "b", "c", "d", "e"]
+
+
+def test_a_file_whose_name_is_no_text_is_one_line(tmp_path: Path, refused: Callable) -> None:
+    from analysis.folder import list_files
+
+    (tmp_path / os.fsdecode(b"a\xff.tif")).touch()
+    assert "expected names of files in UTF-8, found 'a\\udcff.tif'" in refused(lambda: list_files(tmp_path))
