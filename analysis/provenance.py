@@ -53,9 +53,11 @@ def reproduction(run: Run, kept: Kept) -> Section:
     if found.model_sha256 != run.made_with.model_sha256:
         section.note("What follows was found with earlier weights of this run: reproduce it again.", "warn")
     section.note(found.text, "text" if found.reproduced else "warn")
-    if table.exists():  # `make reproduce` leaves none where the chips were others
+    if found.table is None:
+        section.note("An earlier version wrote this without a digest; `make reproduce` writes one that has it.", "warn")
+    if (data := read_verdict_table(run.path, found)) is not None:
         try:
-            frame = read_table(read_verdict_table(run.path, found), words=("class",))
+            frame = read_table(data, words=("class",))
         except ValueError as error:
             again = f"Run `make reproduce RUN={shlex.quote(str(run.path))}` again."
             raise UserError(f"{table}: damaged ({error}). {again}") from error

@@ -57,7 +57,7 @@ def main() -> int:
         # Whatever DALI, CUDA or torch raise here: it is what this command is there to find.
         with LOG.open("a") as log:
             traceback.print_exc(file=log)
-        reason = one_line(str(error))[:200]
+        reason = one_line(" ".join(str(error).split()))[:200]
         say(f"gpu-check: WRONG: {count_tests(result)}, but the short bench failed ({reason}); see {LOG}.")
         return 1
     say(f"ResNet-18 step on a resident batch: {speed.step:,.0f} chips/s; with the loader: {speed.together:,.0f}")

@@ -245,7 +245,7 @@ def _device(device: str | torch.device) -> torch.device:
         with warnings.catch_warnings(record=True) as caught:  # torch says there why: a driver that is too old
             available = torch.cuda.is_available()
         if not available:
-            reason = "".join(f" ({one_line(str(warning.message))})" for warning in caught)
+            reason = "".join(f" ({one_line(' '.join(str(warning.message).split()))})" for warning in caught)
             raise UserError(f"device={device}: no GPU can be used on this machine{reason}; device='cpu' works.")
     if found.type == "cuda" and found.index is None:  # "cuda" is torch's current GPU; DALI wants its number
         return torch.device("cuda", torch.cuda.current_device())

@@ -41,8 +41,8 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 from zarr.codecs.numcodecs import LZ4, Shuffle
 
 from preprocess.arrays import ArraySpec, ReadFile, array_specs, check_metadata, read_array, read_json, write_array
-from preprocess.console import UserError
-from preprocess.files import is_url, open_regular
+from preprocess.console import SHORTAGES, UserError
+from preprocess.files import is_url, named_errors, open_regular
 from preprocess.files import partial_path as partial_path
 from preprocess.files import shard_key as shard_key
 from preprocess.files import shard_path as shard_path
@@ -389,7 +389,7 @@ def _local_files(path: Path) -> ReadFile:
 
     def read(key: str, limit: int) -> bytes:
         try:
-            with open_regular(path / key) as file:
+            with named_errors(path / key), open_regular(path / key) as file:
                 if (size := file.seek(0, 2)) > limit:
                     raise UserError(f"{key}: expected at most {limit} bytes, found {size}.")
                 file.seek(0)
@@ -397,6 +397,8 @@ def _local_files(path: Path) -> ReadFile:
         except FileNotFoundError as error:
             raise UserError(f"{key}: the file is missing.") from error
         except OSError as error:
+            if error.errno in SHORTAGES:  # of this machine, no damage
+                raise
             raise UserError(f"{key}: the file cannot be read ({error.strerror}).") from error
 
     return read

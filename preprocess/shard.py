@@ -23,8 +23,8 @@ import numcodecs.lz4
 import numpy as np
 import xxhash
 
-from preprocess.console import UserError
-from preprocess.files import open_regular
+from preprocess.console import SHORTAGES, UserError
+from preprocess.files import named_errors, open_regular
 from preprocess.layout import Layout
 
 CRC_BYTES = 4
@@ -142,11 +142,13 @@ def tail_bytes(layout: Layout) -> int:
 def read_index(path: Path, layout: Layout, num_tiles: int, digest: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Read a shard file's index; see `parse_index`."""
     try:
-        with open_regular(path) as file:
+        with named_errors(path), open_regular(path) as file:
             end = file.seek(0, 2)
             file.seek(max(0, end - tail_bytes(layout)))
             data = file.read()
     except OSError as error:
+        if error.errno in SHORTAGES:  # of this machine, no damage
+            raise
         raise DamagedChunkError(f"{path}: the shard cannot be read ({error.strerror}).") from error
     return parse_index(data, end, str(path), layout, num_tiles, digest)
 
@@ -190,6 +192,12 @@ def parse_index(
         own = data[-tail_bytes(layout) :][:DIGEST_BYTES]
         if len(data) < tail_bytes(layout) or own != struct.pack("<Q", digest):
             raise ForeignShardError(f"{name}: expected the shard that was converted for this place, found another.")
+        flat = sizes.reshape(-1)
+        back_to_back = np.cumsum(flat) - flat
+        if (offsets.reshape(-1) != back_to_back).any() or int(flat.sum()) + tail_bytes(layout) != end:
+            raise DamagedChunkError(
+                f"{name}: expected {int(flat.sum())} bytes of chunks before the index, found others."
+            )
     return offsets.astype(np.int64), sizes.astype(np.int64)
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from preprocess import schema, shard
-from preprocess.console import Progress, UserError, one_line, say
-from preprocess.files import open_regular
+from preprocess.console import SHORTAGES, Progress, UserError, one_line, say
+from preprocess.files import named_errors, open_regular
 from preprocess.labels import settings_of
 from preprocess.layout import MIB, Layout
 from preprocess.schema import StoreHeader, read_header
@@ -114,8 +114,14 @@ def _check_shard(task: _Task) -> tuple[int, list[str]]:
         offsets, sizes = shard.read_index(task.path, layout, count)
     except shard.DamagedChunkError as error:
         return count, [str(error)]
-    with open_regular(task.path) as file:
-        data = np.memmap(file, np.uint8, mode="r")
+    try:
+        # Read, not mapped: a page that the disk cannot give would end the process.
+        with named_errors(task.path), open_regular(task.path) as file:
+            data = np.fromfile(file, np.uint8)
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise
+        return count, [f"{task.path}: the shard cannot be read ({error.strerror})"]
     tile = np.empty((len(layout.bands), layout.height, layout.width), layout.dtype)
     scratch = shard.decode_scratch(layout, len(layout.bands))
     with one_blas_thread():

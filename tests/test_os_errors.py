@@ -81,7 +81,7 @@ def test_an_error_of_the_machine_is_path_reason_and_advice(name: str, capsys: py
     ended, (line,) = command(lambda: fail(OSError(code, os.strerror(code), b"/a/b\n")), capsys)
     assert ended == 2
     path, reason, advice = line.removeprefix("error: ").partition(f": {os.strerror(code)}. ")
-    assert path == "/a/b "
+    assert path == "/a/b\\n"
     assert reason
     assert advice.endswith(".")
 

@@ -239,13 +239,13 @@ def test_a_store_that_has_moved(made: SimpleNamespace, tmp_path: Path, uint8_sto
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"AP": np.array([0.1, 0.2, np.nan])}, "the saved AP is not that of the saved scores"),
+        ({"AP": np.array([0.25, 0.75, np.nan]), "mAP": np.array(0.5)}, "the saved AP is not that of the saved scores"),
         ({"logits": np.zeros((3, 3))}, "expected finite logits"),
         ({"classes": np.array(["a"])}, "with a name each"),
         ({"labels": None}, "labels is not there"),
         ({"mAP": np.array(0.9)}, "the saved mAP is not that of the saved scores"),
         ({"preds": np.full((99, 3), 0.5)}, "the saved preds is not that of the saved scores"),
-        ({"testperfs": np.full((2, 3), 0.5)}, "the saved testperfs is not that of the saved scores"),
+        ({"testperfs": np.full((2, 3), 0.5)}, "results.npz and metrics.jsonl: epoch 1 differs between them"),
     ],
 )
 def test_a_run_that_does_not_fit_together_is_refused(

@@ -253,6 +253,18 @@ def test_no_offset_of_an_index_reaches_a_kernel_unchecked(
     assert "tiles/c/1/0/0/0: the shard's index" in capsys.readouterr().out
 
 
+def test_bytes_that_no_chunk_owns_are_damage(
+    either: Path, refused: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = open_store(either).layout
+    file = schema.shard_path(either, 1)
+    data = file.read_bytes()
+    start = len(data) - shard.tail_bytes(layout)
+    file.write_bytes(data[:start] + b"more" + data[start:])
+    assert "bytes of chunks before the index, found others" in refused(lambda: read_everything(either))
+    assert verify.verify(either, jobs=1) == 1
+
+
 def test_verify_goes_on_after_a_damaged_array_and_a_damaged_shard(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

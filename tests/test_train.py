@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -391,15 +392,17 @@ def test_whether_the_gpu_was_given_is_kept_by_a_run(store: Path, tmp_path: Path)
     code, text = reproduce(tmp_path / "run")
     assert code == 0, text
     assert text.count("running on the CPU. (") == 1
-    stopped = record | {"state": "stopped"}
     for config, refused in (({"gpu": "0", "gpu_given": True}, True), ({"gpu": "0", "gpu_given": False}, False)):
-        changed = {**stopped, "config": record["config"] | config}
-        (tmp_path / "run" / "run.json").write_text(json.dumps(changed))
+
+        def change(values: dict[str, Any], config: dict[str, Any] = config) -> None:
+            values["state"] = "stopped"
+            values["config"] |= config
+
+        rewrite(tmp_path / "run", record=change)
         ended = here(train_main, "train", "--resume", tmp_path / "run")
         assert ended.returncode == 2
         assert ("GPU=0: no GPU can be used" in ended.stderr) == refused
-    del changed["config"]["gpu_given"]
-    (tmp_path / "run" / "run.json").write_text(json.dumps(changed))
+    rewrite(tmp_path / "run", both=lambda values: values["config"].pop("gpu_given"))
     assert "GPU=0" not in here(train_main, "train", "--resume", tmp_path / "run").stderr
     code, text = reproduce(tmp_path / "run", "--gpu", "0")
     assert code == 2

@@ -137,7 +137,7 @@ def prove(expected: Pictures, make: Callable[[str], Pictures], place: str, input
             # DALI, CUDA and torch raise many kinds. Full memory is no verdict about the device.
             if is_out_of_memory(error):
                 raise
-            compared, reason = False, f"{type(error).__name__}: {one_line(str(error))[:160]}"
+            compared, reason = False, f"{type(error).__name__}: {one_line(' '.join(str(error).split()))[:160]}"
         if not reason:
             return Verdict(decode=decode, reason="; ".join(reasons), compared=compared)
         if reason not in reasons:

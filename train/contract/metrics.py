@@ -27,7 +27,7 @@ from train.contract.fields import (
 from train.contract.record import Record
 
 PARTS = ("train", "val", "test")
-_TOLERANCE = 1e-9  # of a mean that was taken in another order
+_TOLERANCE = 1e-14  # of a mean or sum that was rounded in another order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +156,8 @@ def check_lines(lines: list[Any], record: Record, where: str) -> tuple[EpochLine
             raise UserError(f"{at}: expected val_loss {'' if record.split.val else 'not '}to be there.")
         for part in epoch.parts:
             _check_scores(epoch, part, record, at)
+        if record.version == 1:
+            _check_times(epoch, at)
         found.append(epoch)
     if record.version > 1:
         values = [{name: value for name, value in line.items() if name != "digest"} for line in lines]
@@ -166,6 +168,20 @@ def check_lines(lines: list[Any], record: Record, where: str) -> tuple[EpochLine
                     "changed since the run wrote it, or is another run's. Restore it from a copy, or train again."
                 )
     return tuple(found)
+
+
+def _check_times(epoch: EpochLine, at: str) -> None:
+    """What a line without a digest can prove of its times: they are sums and quotients of each other."""
+    if not {"wait", "copy", "step"} <= epoch.seconds.keys() or not epoch.train_s:
+        return
+    chips = epoch.chips_per_s * epoch.train_s
+    for name, expected, found in (
+        ("train_s", sum(epoch.seconds[kind] for kind in ("wait", "copy", "step")), epoch.train_s),
+        ("wait_share", epoch.seconds["wait"] / epoch.train_s, epoch.wait_share),
+        ("chips_per_s", round(chips) / epoch.train_s, epoch.chips_per_s),
+    ):
+        if abs(expected - found) > _TOLERANCE * max(1.0, abs(expected)):
+            raise UserError(f"{at}: expected {name} to be {expected:g} by the other fields, found {found:g}.")
 
 
 def _check_scores(epoch: EpochLine, part: str, record: Record, at: str) -> None:

@@ -145,6 +145,10 @@ def _array(data: bytes, name: str) -> np.ndarray:
         raise ValueError(f"{name} claims {shape} {dtype} in {len(data) - file.tell():,} bytes")
     if not dtype.itemsize:
         raise ValueError(f"{name} holds empty texts")
+    if dtype.kind == "U":
+        codes = np.frombuffer(data, f"{dtype.byteorder}u4", offset=file.tell())
+        if codes.max(initial=0) > 0x10FFFF:  # numpy ends in a SystemError of such
+            raise ValueError(f"{name} holds what is no character")
     return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
 
 
@@ -156,11 +160,8 @@ def _array_digest(array: np.ndarray) -> str:
 def _checked(arrays: dict[str, np.ndarray], record: Record, where: str) -> Results:
     shape = arrays["labels"].shape
     classes = shape[1]
-    try:
-        names, own = arrays["fnames"].astype(str), tuple(arrays["classes"].tolist())
-        different = len(set(names.tolist()))
-    except ValueError as error:  # a code point that is none
-        raise UserError(f"{where}: cannot be read ({error}).") from error
+    names, own = arrays["fnames"].astype(str), tuple(arrays["classes"].tolist())
+    different = len(set(names.tolist()))
     if (len(names), len(own)) != shape or different != len(names):
         raise UserError(
             f"{where}: expected labels of (chips, classes) with a name each, found labels {shape}, {different} "

@@ -53,18 +53,20 @@ def read_verdict(run: Path) -> Verdict:
     return verdict
 
 
-def read_verdict_table(run: Path, verdict: Verdict) -> bytes:
-    """The bytes of reproduce.csv.
+def read_verdict_table(run: Path, verdict: Verdict) -> bytes | None:
+    """The bytes of reproduce.csv; None where `make reproduce` left none, because the chips were others.
 
     Raises:
         UserError: they are not those of the verdict.
     """
     path = run / "reproduce.csv"
+    data: bytes | None
     try:
         data = read_bytes(path)
     except FileNotFoundError:
-        data = b""
-    if verdict.table is not None and hashlib.sha256(data).hexdigest() != verdict.table:
+        data = None
+    found = "" if data is None else hashlib.sha256(data).hexdigest()
+    if verdict.table is not None and found != verdict.table:
         raise UserError(f"{path}: expected the table of reproduce.json, found another. {_again(run)}")
     return data
 

@@ -1,0 +1,364 @@
+"""run.json, metrics.jsonl, results.npz: what is altered, damaged or another run's is one line; the rest is read."""
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import to_store, write_chips
+from hypothesis import given
+from hypothesis import strategies as st
+from run_files import read_arrays, rewrite
+from test_train import ROOT, here, train
+from tiny import Steps, outcome, tiny_networks
+
+from analysis.__main__ import main as analysis_main
+from analysis.results import load_run
+from preprocess.console import UserError
+from train.__main__ import main as train_main
+from train.contract.fields import parse
+from train.contract.metrics import read_metrics
+from train.contract.record import read_record
+from train.contract.results import read_results
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@pytest.fixture(autouse=True)
+def tiny() -> Iterator[None]:
+    with tiny_networks():
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three epochs with a val split, beside its store and its chips."""
+    chips = write_chips(tmp_path_factory.mktemp("contract") / "tif", count=60)
+    to_store(chips, chips.folder.parent / "tiles.zarr")
+    run = chips.folder.parent / "run"
+    with tiny_networks():
+        ended = train(chips.folder.parent / "tiles.zarr", run, "--epochs", 3, "--batch", 8, "--val", "0.2")
+    assert ended.returncode == 0, ended.stderr
+    return run
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "run"))
+
+
+def one_line(call: Callable[[], object]) -> str:
+    """The line of a call that is refused; empty where it is not."""
+    text = ""
+    try:
+        call()
+    except UserError as error:
+        text = str(error)
+    assert "\n" not in text
+    return text
+
+
+def commands(run: Path) -> list[tuple[Callable[[], int], list[object]]]:
+    data, out = run.parent / "tif", run.parent / "out.csv"
+    return [
+        (analysis_main, ["predict", "--run", run, "--data", data, "--out", out, "--gpu", "cpu"]),
+        (analysis_main, ["export", "--run", run]),
+        (analysis_main, ["report", "--run", run]),
+        (analysis_main, ["curves", "--run", run]),
+        (analysis_main, ["reproduce", "--run", run]),
+        (train_main, ["--resume", run]),
+    ]
+
+
+def refused_by_all(run: Path, found: str, *, but: tuple[str, ...] = ()) -> None:
+    (run.parent / "tif").mkdir(exist_ok=True)
+    shutil.copy(ROOT / "pyproject.toml", run.parent / "tif" / "a.tif")  # nothing is read of it
+    for main, arguments in commands(run):
+        if str(arguments[0]) not in but:
+            ended = here(main, "canopy", *arguments)
+            assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), (arguments, ended)
+            assert found in ended.stderr
+
+
+def test_the_contract_needs_no_torch() -> None:
+    code = "import sys, train.contract.results, train.contract.verdict, train.contract.checkpoint\n"
+    code += "print([m for m in ('torch', 'zarr', 'nvidia', 'sklearn') if m in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.stdout, ended.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_a_changed_digit_of_the_inputs_is_refused_everywhere(run: Path, name: str) -> None:
+    text = (run / "run.json").read_text()
+    number = re.search(rf'"{name}": \[\s+(\d)', text)
+    assert number
+    at = number.start(1)
+    (run / "run.json").write_text(text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :])
+    refused_by_all(run, f"{run / 'run.json'}: inputs changed since the run wrote it")
+
+
+def test_a_changed_digit_of_version_1_is_refused_where_the_store_proves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Version 1 has no digests: mean and std are computed again."""
+    monkeypatch.chdir(ROOT)
+    for folder in ("run", "stopped"):
+        run = Path(shutil.copytree(f"tests/fixtures/v1/{folder}", tmp_path / folder))
+        record = json.loads((run / "run.json").read_text())
+        record["inputs"]["mean"][1] += 1.0
+        (run / "run.json").write_text(json.dumps(record))
+    for main, arguments in commands(tmp_path / "run")[:-1]:
+        if arguments[0] in ("predict", "export", "reproduce"):
+            (tmp_path / "tif").mkdir(exist_ok=True)
+            shutil.copy(ROOT / "pyproject.toml", tmp_path / "tif" / "a.tif")
+            ended = here(main, "canopy", *arguments)
+            assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended
+            assert "run.json" in ended.stderr
+            assert "mean" in ended.stderr
+    ended = here(train_main, "train", "--resume", tmp_path / "stopped")
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert "run.json says inputs.mean [" in ended.stderr
+
+
+def leaves(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place, *(found for name, item in inner for found in leaves(item, (*place, name)))]
+
+
+@given(st.data())
+def test_any_other_value_anywhere_in_run_json_is_one_line(whole: Path, data: st.DataObject) -> None:
+    text = (whole / "run.json").read_text()
+    values = json.loads(text)
+    place = data.draw(st.sampled_from([place for place in leaves(values) if place]))
+    parent = values
+    for name in place[:-1]:
+        parent = parent[name]
+    before, after = parent[place[-1]], data.draw(JSON)
+    if data.draw(st.booleans()):
+        parent.pop(place[-1])
+    else:
+        parent[place[-1]] = after
+    folder = whole.parent / "edited"
+    folder.mkdir(exist_ok=True)
+    (folder / "run.json").write_text(json.dumps(values))
+    line = one_line(lambda: read_record(folder))
+    same = json.dumps(values, sort_keys=True) == json.dumps(json.loads(text), sort_keys=True)
+    assert (line == "") == same, (place, before, after)
+    assert same or "run.json" in line
+
+
+@given(st.data())
+def test_a_value_that_was_sealed_so_is_read_or_one_line(whole: Path, data: st.DataObject) -> None:
+    """Nothing from JSON reaches the code unchecked, whoever wrote it: no other error than a line."""
+    run = whole.parent / "sealed"
+    shutil.rmtree(run, ignore_errors=True)
+    shutil.copytree(whole, run)
+    values = json.loads((run / "run.json").read_text())
+    place = data.draw(st.sampled_from([place for place in leaves(values) if place and place[0] != "sha256"]))
+    after = data.draw(JSON)
+
+    def change(record: dict[str, Any]) -> None:
+        parent: Any = record
+        for name in place[:-1]:
+            parent = parent[name]
+        parent[place[-1]] = after
+
+    try:
+        rewrite(run, record=change)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return  # it cannot be sealed: NaN
+    line = one_line(lambda: load_run(run))
+    assert line == "" or "run.json" in line
+
+
+@given(st.data())
+def test_any_changed_bytes_of_metrics_jsonl_are_one_line_or_the_same_epochs(whole: Path, data: st.DataObject) -> None:
+    text = bytearray((whole / "metrics.jsonl").read_bytes())
+    at = data.draw(st.integers(0, len(text) - 1))
+    text[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    folder = whole.parent / "lines"
+    folder.mkdir(exist_ok=True)
+    (folder / "metrics.jsonl").write_bytes(text)
+    record = read_record(whole)
+    expected = read_metrics(whole, record)
+    line = one_line(lambda: read_metrics(folder, record))
+    if line:
+        assert "metrics.jsonl" in line
+    else:
+        found = read_metrics(folder, record)
+        assert found == expected[: len(found)]
+
+
+@pytest.mark.parametrize("name", ["epochs", "order", "foreign"])
+def test_lines_that_are_not_of_this_run_in_this_order_are_refused(run: Path, tmp_path: Path, name: str) -> None:
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    if name == "foreign":
+        other = Path(shutil.copytree(run, tmp_path / "other"))
+        rewrite(other, record=lambda values: values.update(id="0" * 32))
+        text = (other / "metrics.jsonl").read_text()
+    else:
+        text = "".join(lines[:2] if name == "epochs" else [lines[1], lines[0], lines[2]])
+    (run / "metrics.jsonl").write_text(text)
+    assert "metrics.jsonl" in one_line(lambda: load_run(run))
+
+
+@pytest.mark.parametrize("behind", ["metrics.jsonl", "results.npz"])
+def test_a_kill_between_the_two_files_is_said_and_can_be_resumed(
+    whole: Path, tmp_path: Path, behind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """publish() writes results.npz first; after a step back to an older checkpoint it may be the shorter one."""
+    store, run = whole.parent / "tiles.zarr", tmp_path / "run"
+    settings = ("--epochs", 3, "--batch", 8, "--val", "0.2", "--checkpoint-minutes", "1e-9")
+    kept: dict[int, bytes] = {}
+
+    def act(step: int) -> None:
+        if (run / behind).exists():
+            kept[step] = (run / behind).read_bytes()
+        if step == 11:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with Steps(act).patch:
+        assert train(store, run, *settings).returncode == 75
+    (run / behind).write_bytes(kept[5])
+    epochs = {"metrics.jsonl": (1, 2), "results.npz": (2, 1)}[behind]
+    load_run(run)
+    said = f"metrics.jsonl holds {epochs[0]} epochs, results.npz {epochs[1]}: the run was interrupted"
+    assert said in capsys.readouterr().out
+    ended = here(train_main, "train", "--resume", run)
+    assert ended.returncode == 0, ended.stderr
+    assert outcome(run) == outcome(whole)
+    load_run(run)
+
+
+def test_files_of_two_runs_do_not_go_together(run: Path, whole: Path, tmp_path: Path) -> None:
+    """Two runs of the same settings differ in their ids alone."""
+    other = Path(shutil.copytree(whole, tmp_path / "other"))
+    rewrite(other, record=lambda values: values.update(id="0" * 32))
+    for name in ("run.json", "metrics.jsonl", "results.npz"):
+        mixed = Path(shutil.copytree(run, tmp_path / f"mixed {name}"))
+        shutil.copy(other / name, mixed / name)
+        assert one_line(lambda: load_run(mixed))  # noqa: B023
+    load_run(other)
+
+
+ODD = {
+    "a list": (b"[]", "expected the file to be an object, found a list"),
+    "no object": (b"1", "expected the file to be an object, found 1"),
+    "deep": (b"[" * 200_000, "nested too deeply"),
+    "not UTF-8": (b'{"version": "\xff"}', "expected JSON"),
+    "empty": (b"", "expected JSON"),
+    "twice": (b'{"a": 1, "a": 2}', "the key 'a' is there twice"),
+    "NaN": (b'{"a": NaN}', "NaN is no JSON number"),
+    "1e400": (b'{"a": 1e400}', "the number 1e400 is too large"),
+    "huge": (b'{"a": ' + b"9" * 5000 + b"}", "is too large"),
+    "newer": (b'{"version": 3}', "version 3; this code reads versions 1 to 2"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_a_run_json_that_is_none_is_one_line(run: Path, kind: str) -> None:
+    content, found = ODD[kind]
+    (run / "run.json").write_bytes(content)
+    refused_by_all(run, found)
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "results.npz", "model.safetensors"])
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_what_is_no_file_is_one_line(run: Path, name: str, kind: str) -> None:
+    (run / name).unlink()
+    if kind == "folder":
+        (run / name).mkdir()
+    else:
+        os.mkfifo(run / name)
+    shows = ("report", "curves") if name == "model.safetensors" else ()
+    done = () if name == "run.json" else ("--resume",)
+    refused_by_all(run, name, but=(*shows, *done))
+
+
+def npy(shape: str, dtype: str = "<f4", data: bytes = b"") -> bytes:
+    header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    header += b" " * (-(10 + len(header) + 1) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "compression", "found"),
+    [
+        (
+            "logits",
+            npy("(1000000000000, 3)"),
+            zipfile.ZIP_STORED,
+            "logits claims (1000000000000, 3) float32 in 0 bytes",
+        ),
+        ("logits", npy("(-1, 3)"), zipfile.ZIP_STORED, "logits is float32"),
+        ("logits", bytes(50_000_000), zipfile.ZIP_DEFLATED, "logits is compressed"),
+        ("logits", npy("(1,)", "|O"), zipfile.ZIP_STORED, "logits is object"),
+        ("logits", b"", zipfile.ZIP_STORED, "cannot be read"),
+        ("logits", npy("(" * 3000), zipfile.ZIP_STORED, "cannot be read"),
+        ("classes", npy("(3,)", "<U0"), zipfile.ZIP_STORED, "classes holds empty texts"),
+        ("classes", npy("(3,)", "<U1", b"\xff" * 12), zipfile.ZIP_STORED, "results.npz"),
+        ("more", npy("(0,)"), zipfile.ZIP_STORED, "expected no array 'more'"),
+    ],
+)
+def test_an_array_that_claims_what_it_is_not_is_one_line(
+    run: Path, name: str, data: bytes, compression: int, found: str
+) -> None:
+    with zipfile.ZipFile(run / "results.npz") as archive:
+        members = {entry: archive.read(entry) for entry in archive.namelist()}
+    members[f"{name}.npy"] = data
+    with zipfile.ZipFile(run / "results.npz", "w") as archive:
+        for entry, content in members.items():
+            archive.writestr(entry, content, compression if entry == f"{name}.npy" else zipfile.ZIP_STORED)
+    record = read_record(run)
+    assert found in one_line(lambda: read_results(run, record, None))
+
+
+@pytest.mark.parametrize("name", ["trainlosses", "testlosses", "labels", "logits", "epoch", "fnames", "preds"])
+def test_an_array_that_was_saved_again_with_another_value_is_refused(run: Path, name: str) -> None:
+    arrays = read_arrays(run)
+    values = arrays[name].copy()
+    flat = values.reshape(-1)
+    flat[0] = "other" if name == "fnames" else 1 - flat[0]
+    np.savez(run / "results.npz", **{**arrays, name: values})  # type: ignore[arg-type]
+    assert "results.npz" in one_line(lambda: load_run(run))
+
+
+def test_an_older_version_of_results_is_refused_when_the_run_is_done(run: Path) -> None:
+    arrays = read_arrays(run)
+    shorter = {name: arrays[name][:2] for name in ("trainlosses", "testlosses", "testperfs")}
+    rewrite(run, arrays={**shorter, "epoch": np.array(1)})
+    assert "they are not of one run" in one_line(lambda: load_run(run))
+
+
+@given(st.text())
+def test_any_text_is_json_or_one_line(text: str) -> None:
+    try:
+        expected = json.loads(text)
+    except (ValueError, RecursionError):
+        assert one_line(lambda: parse(text, "file")).startswith("file: cannot be read, expected JSON")
+    else:
+        line = one_line(lambda: parse(text, "file"))
+        assert line or json.dumps(parse(text, "file")) == json.dumps(expected)
+
+
+def test_results_npz_is_still_what_numpy_reads(run: Path) -> None:
+    with np.load(io.BytesIO((run / "results.npz").read_bytes()), allow_pickle=False) as archive:
+        depends = json.loads(str(archive["depends_on"]))
+        assert archive["labels"].dtype == np.uint8
+    record = json.loads((run / "run.json").read_text())
+    assert depends["identity"] == record["identity"]
+    assert [json.loads(line)["digest"] for line in (run / "metrics.jsonl").read_text().splitlines()] == depends["lines"]
