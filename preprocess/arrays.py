@@ -1,16 +1,18 @@
-"""A store's small arrays: what each must be, and bytes -> values, checked before they are decoded.
+"""A store's arrays: what each must be; and the small ones' bytes -> values, checked before they are decoded.
 
 In: the bytes of a store's files, by key. Out: arrays by name, each equal to what the conversion wrote, or one line.
-Each array is one chunk: values (or length-prefixed UTF-8 for names), Zstandard, and from version 2 on a crc32c, so that
-damaged bytes are never decompressed. zarr-python reads the same files; it is not used to read them here, because it
+Each small array is one chunk: values (or length-prefixed UTF-8 for names), Zstandard, and from version 2 on a crc32c,
+so that damaged bytes are never decompressed. zarr-python reads the same files. It is not used to read them here: it
 gives the fill value for a chunk that is missing, and believes every size that a damaged file claims.
 
-Leaves the pixels to `shard`, and what a whole store is to `schema`.
+Leaves the bytes of pixels to `shard`, and what a whole store is to `header`.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +21,8 @@ import numcodecs.zstd
 import numpy as np
 import zarr
 from numcodecs import VLenUTF8
-from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
+from zarr.codecs.numcodecs import LZ4, Shuffle
 from zarr.storage import MemoryStore
 
 from preprocess.console import UserError
@@ -144,20 +147,49 @@ def _create(group: zarr.Group, name: str, spec: ArraySpec, version: int) -> zarr
     )
 
 
+@contextmanager
+def _numcodecs_in_zarr3() -> Iterator[None]:
+    """Silence one warning: `numcodecs.*` codecs are no part of the v3 specification. We chose them knowingly:
+    zarr-python and xarray read them, and LZ4 is the one codec that DALI inflates on the GPU."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3 specification")
+        yield
+
+
+def create_tiles(root: Any, layout: Layout, num_tiles: int) -> None:
+    """Make the group and the empty `tiles` array in a folder (or one of zarr's stores); `shard` makes the shards."""
+    with _numcodecs_in_zarr3():
+        lz4: list[Any] = [LZ4(acceleration=1), Crc32cCodec()]
+        shuffle: list[Any] = [Shuffle(elementsize=layout.itemsize)] if layout.itemsize > 1 else []
+        group = zarr.open_group(root, mode="a", zarr_format=3)
+        group.create_array(
+            "tiles",
+            shape=(num_tiles, len(layout.bands), layout.height, layout.width),
+            chunks=(1, 1, layout.chunk_rows, layout.width),
+            shards=(layout.shard_tiles, len(layout.bands), layout.height, layout.width),
+            dtype=layout.dtype,
+            serializer=BytesCodec(endian="little") if layout.itemsize > 1 else BytesCodec(endian=None),
+            filters=None,
+            compressors=[*shuffle, *lz4] if layout.codec == "lz4" else [Crc32cCodec()],
+            fill_value=0,
+            dimension_names=("tile", "band", "y", "x"),
+            overwrite=True,
+        )
+
+
 def check_metadata(
-    read: ReadFile, specs: dict[str, ArraySpec], create_tiles: Callable[[Any], None], version: int
-) -> Iterable[str]:
+    read: ReadFile, specs: dict[str, ArraySpec], layout: Layout, num_tiles: int, version: int
+) -> Iterator[str]:
     """A line for each array whose `zarr.json` is not what a conversion writes.
 
     Args:
         read: gives the store's files.
         specs: of the small arrays.
-        create_tiles: makes the array of pixels in a Zarr store.
-        version: of the store.
+        layout, num_tiles, version: of the store.
     """
     written: dict[str, Any] = {}
     memory = MemoryStore(written)
-    create_tiles(memory)
+    create_tiles(memory, layout, num_tiles)
     group = zarr.open_group(memory, mode="a", zarr_format=3)
     for name, spec in specs.items():
         _create(group, name, spec, version)

@@ -17,6 +17,7 @@ import numpy as np
 from preprocess import presets, schema, tiff
 from preprocess.console import UserError, advice, one_line
 from preprocess.csv_rows import csv_line
+from preprocess.header import VERSION
 from preprocess.labels import LabelSettings, read_labels
 from preprocess.layout import CODECS, Layout, plan_layout
 from preprocess.matching import match_files
@@ -87,7 +88,7 @@ class Plan:
         chips.update(self.labels.tobytes() + self.csv_row.tobytes())
         shape = (len(self.layout.bands), self.layout.height, self.layout.width)
         return {
-            "store version": str(schema.VERSION),
+            "store version": str(VERSION),
             "CODEC": self.layout.codec,
             "AXES": self.source.get("axes", "as stored"),
             "BANDS": ",".join(self.layout.bands),

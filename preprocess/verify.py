@@ -14,9 +14,9 @@ import numpy as np
 from preprocess import schema, shard
 from preprocess.console import SHORTAGES, Progress, UserError, one_line, say
 from preprocess.files import named_errors, open_regular
+from preprocess.header import StoreHeader, read_header
 from preprocess.labels import settings_of
 from preprocess.layout import MIB, Layout
-from preprocess.schema import StoreHeader, read_header
 from preprocess.splits import PARTS, make_split
 from preprocess.sums import band_sums, one_blas_thread
 from preprocess.workers import run_tasks

@@ -23,6 +23,7 @@ from preprocess import schema, shard, verify, write
 from preprocess.arrays import MAX_JSON_BYTES
 from preprocess.console import UserError
 from preprocess.files import atomic_file
+from preprocess.header import sha256_of_json
 from preprocess.layout import CODECS, DTYPES, Layout, layout_from, plan_layout
 from preprocess.schema import Store, open_store
 from preprocess.shard import ForeignShardError
@@ -60,7 +61,7 @@ def attributes(path: Path, change: Callable[[dict[str, Any]], None], *, prove: b
     change(attrs)
     if prove:
         attrs.pop("attributes_sha256")
-        attrs["attributes_sha256"] = schema._sha256_of_json(attrs)
+        attrs["attributes_sha256"] = sha256_of_json(attrs)
     (path / "zarr.json").write_text(json.dumps(group))
 
 

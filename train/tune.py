@@ -24,6 +24,7 @@ from preprocess import schema, shard
 from preprocess.arrays import array_specs
 from preprocess.console import Parser, UserError, one_line, run, say
 from preprocess.files import shard_path, write_atomic
+from preprocess.header import VERSION
 from preprocess.layout import CODECS
 from preprocess.schema import Store, open_store
 from train.config import make_config
@@ -127,7 +128,7 @@ def recode(store: Store, codec: str, path: Path) -> Store:
         digests.append(writer.digest)
         shard_path(path, number).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(shard_path(path, number), b"".join([*parts, writer.end()]))
-    specs = array_specs(layout, num_tiles, len(store.classes), schema.VERSION)
+    specs = array_specs(layout, num_tiles, len(store.classes), VERSION)
     arrays: dict[str, Any] = {name: store.read(name)[:num_tiles] for name in specs if name != "shard_digest"}
     arrays["shard_digest"] = np.array(digests, np.uint64)
     schema.finish(path, layout, store.classes, store.num_csv_rows, arrays)
