@@ -1,5 +1,6 @@
 """run.json, metrics.jsonl, results.npz: what is altered, damaged or another run's is one line; the rest is read."""
 
+import functools
 import io
 import json
 import os
@@ -8,8 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +29,12 @@ from analysis.__main__ import main as analysis_main
 from analysis.results import load_run
 from preprocess.console import UserError
 from train.__main__ import main as train_main
+from train.assemble import Data, open_data
 from train.contract.fields import parse
 from train.contract.metrics import read_metrics
 from train.contract.record import read_record
 from train.contract.results import read_results
+from train.record import check_fed
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -362,3 +367,28 @@ def test_results_npz_is_still_what_numpy_reads(run: Path) -> None:
     record = json.loads((run / "run.json").read_text())
     assert depends["identity"] == record["identity"]
     assert [json.loads(line)["digest"] for line in (run / "metrics.jsonl").read_text().splitlines()] == depends["lines"]
+
+
+@given(st.data())
+def test_a_value_in_a_run_json_of_version_1_is_read_or_one_line(data: st.DataObject) -> None:
+    """No digest is checked there: the types and ranges are. What resume and predict compare is one line, too."""
+    run = ROOT / "tests/fixtures/v1/run"
+    values = json.loads((run / "run.json").read_text())
+    place = data.draw(st.sampled_from([place for place in leaves(values) if place]))
+    parent = values
+    for name in place[:-1]:
+        parent = parent[name]
+    parent[place[-1]] = data.draw(JSON)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "run.json").write_text(json.dumps(values))
+        line = one_line(lambda: read_record(Path(folder)))
+        assert line == "" or "run.json" in line
+        if line == "":
+            record = read_record(Path(folder))
+            one_line(lambda: check_fed(record, record.config, v1_data(), "RESUME=run"))
+
+
+@functools.cache
+def v1_data() -> Data:
+    record = read_record(ROOT / "tests/fixtures/v1/run")
+    return open_data(replace(record.config, store=str(ROOT / "tests/fixtures/v1/store.zarr")))

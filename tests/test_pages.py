@@ -42,8 +42,8 @@ def test_a_test_part_without_any_positive(tmp_path: Path, session_store: Store) 
 )
 def test_what_is_said_of_the_split(rule: str, said: str, unsaid: str) -> None:
     run = SimpleNamespace(
-        made_with={"split": {"rule": rule, "epoch_chosen_on": "val"}}, config={}, record={"state": "done"},
-        positives=np.ones(3),
+        made_with=SimpleNamespace(split=SimpleNamespace(rule=rule, epoch_chosen_on="val")), positives=np.ones(3),
+        config=SimpleNamespace(shuffle_labels=False), record=SimpleNamespace(state="done"),
     )  # fmt: skip
     section = Section(id="curves", title="Curves")
     _warn(run, section)  # type: ignore[arg-type]

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from run_files import read_arrays, rewrite
 from sklearn.metrics import average_precision_score
+from test_config import VALUES
 
 from analysis import plots
 from analysis.curves import draw_curves
@@ -392,8 +393,6 @@ def test_the_command_to_get_the_same_is_one_that_make_takes() -> None:
 def test_the_command_gives_the_same_configuration(data: st.DataObject) -> None:
     """Read by the real command line, whatever was set; what has no effect is left out, and may differ."""
     from dataclasses import asdict
-
-    from test_config import VALUES
 
     from analysis.provenance import train_command
     from train.__main__ import main as train_main

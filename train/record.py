@@ -85,7 +85,7 @@ def check_fed(record: Record, config: Config, data: Data, where: str) -> None:
             raise UserError(f"{where}: expected {what} {old}, found {new}. Is STORE the run's own?")
     for name, kept in record.values["inputs"].items():
         again = now[name]
-        if name == "chip":
+        if name == "chip" and kept is not None:
             again = {key: again[key] for key in kept}  # version 1 keeps no bands
         if kept != again:
             raise UserError(
