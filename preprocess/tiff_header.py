@@ -162,6 +162,10 @@ def _page_offsets(tif: tifffile.TiffFile) -> list[int]:
     return list(offsets)
 
 
+# Colours of a photometric interpretation; extra samples come on top. (L*a*b* may be L* alone.)
+_COLOURS = {2: ("RGB", 3), 5: ("SEPARATED", 4), 6: ("YCBCR", 3)}
+
+
 def _check_page(page: tifffile.TiffPage, path: str | Path) -> None:
     twice = [code for code in _DECISIVE if len(page.tags.getall(code) or ()) > 1]
     missing = [code for code in (_WIDTH, _HEIGHT) if code not in page.tags]
@@ -202,6 +206,9 @@ def _check_page(page: tifffile.TiffPage, path: str | Path) -> None:
             path, "values", "a palette: its values are places in a table of colours",
             "Expand it: gdal_translate -expand rgb in.tif out.tif",
         )  # fmt: skip
+    colour_space, colours = _COLOURS.get(page.photometric, ("", 1))
+    if page.samplesperpixel < colours:
+        raise ValueError(f"{page.samplesperpixel} samples per pixel of {colours} colours ({colour_space})")
     if page.imagedepth != 1 or page.planarconfig not in (1, 2) or page.fillorder not in (1, 2):
         raise ValueError(
             f"depth {page.imagedepth}, planar configuration {page.planarconfig} or fill order {page.fillorder}"

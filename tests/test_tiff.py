@@ -474,6 +474,15 @@ def test_pages_of_two_sizes_are_no_chip(tmp_path: Path, refused: Callable) -> No
     assert "expected one image of one or more bands, found pages of (24, 20)" in refused(lambda: tiff.read(path))
 
 
+@pytest.mark.parametrize(("code", "name"), [(2, "RGB"), (5, "SEPARATED"), (6, "YCBCR")])
+def test_fewer_samples_than_colours_are_damage(tmp_path: Path, refused: Callable, code: int, name: str) -> None:
+    path = tmp_path / "grey.tif"
+    tifffile.imwrite(path, CHUNKY[..., 0].astype(np.uint8), photometric="minisblack")
+    with tifffile.TiffFile(path, mode="r+b") as tif:
+        tif.pages[0].tags["PhotometricInterpretation"].overwrite(code)
+    assert f"1 samples per pixel of {4 if code == 5 else 3} colours ({name})" in refused(lambda: tiff.read(path))
+
+
 def test_a_palettes_places_are_no_values(tmp_path: Path, refused: Callable) -> None:
     path = tmp_path / "palette.tif"
     colors = np.zeros((3, 256), np.uint16)
