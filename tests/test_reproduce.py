@@ -1,6 +1,7 @@
 """What `make reproduce` leaves beside a run."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from conftest import to_store, write_chips
@@ -22,3 +23,17 @@ def test_a_verdict_has_its_own_table_or_none(tmp_path: Path) -> None:
         assert not reproduce(run, store=None, gpu="cpu")
     assert "the test part holds other chips" in json.loads((run / "reproduce.json").read_text())["text"]
     assert not (run / "reproduce.csv").exists()
+
+
+def test_damaged_weights_whose_scores_are_not_finite_are_one_line(tmp_path: Path, refused: Callable[..., str]) -> None:
+    store = to_store(write_chips(tmp_path / "tif", count=80), tmp_path / "tiles.zarr")
+    run = tmp_path / "run"
+    with tiny_networks():
+        assert train(store.path, run, "--epochs", 1).returncode == 0
+        path = run / "model.safetensors"
+        data = bytearray(path.read_bytes())
+        data[-400:] = b"\xff" * 400
+        path.write_bytes(data)
+        text = refused(lambda: reproduce(run, store=None, gpu="cpu"))
+    assert f"{path}: expected the weights of the scores (SHA-256 " in text
+    assert "whose scores are not finite" in text
