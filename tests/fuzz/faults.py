@@ -32,7 +32,9 @@ def _lenient_labels(*arguments: Any) -> labels.LabelTable:
     try:
         return _read_labels(*arguments)
     except UserError:
-        return labels.LabelTable(names=("a",), labels=np.ones((1, 1), np.uint8), classes=("clear",))
+        return labels.LabelTable(
+            names=("a",), labels=np.ones((1, 1), np.uint8), classes=("clear",), lines=np.array([2]), padded=frozenset()
+        )
 
 
 _parse_index, _read_labels = shard.parse_index, labels.read_labels
