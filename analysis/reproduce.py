@@ -63,8 +63,8 @@ def reproduce(run: Path, *, store: str | None, gpu: str | None) -> bool:
     )
     if not np.isfinite(logits).all():
         raise UserError(
-            f"{run / 'model.safetensors'}: expected the weights of the scores (SHA-256 {before.model_sha256[:12]}), found "
-            f"others ({model_sha256[:12]}), whose scores are not finite. Copy the file again."
+            f"{run / 'model.safetensors'}: expected the weights of the scores (SHA-256 {before.model_sha256[:12]}), "
+            f"found others ({model_sha256[:12]}), whose scores are not finite. Copy the file again."
         )
     differences = _differences(before, data, device, model_sha256)
     same_chips = np.array_equal(saved.names, data.store.names[tiles])
