@@ -117,8 +117,8 @@ def _jpeg(page: tifffile.TiffPage, data: bytes, index: int, shape: tuple[int, in
     stream = tiff_jpeg.parse(data)
     if (stream.height, stream.width) != shape[:2]:
         raise ValueError(f"JPEG data of {stream.height} x {stream.width} pixels, expected {shape[0]} x {shape[1]}")
-    if stream.is_subsampled and page.photometric == tifffile.PHOTOMETRIC.RGB:
-        raise ValueError("JPEG data with fewer colours than pixels, in a file that calls them RGB")
+    if stream.is_subsampled and page.photometric != tifffile.PHOTOMETRIC.YCBCR:
+        raise ValueError("JPEG data with fewer colours than pixels, in a file that does not call them YCbCr")
     decoded, padded = (page.decode(each, index, jpegtables=page.jpegtables)[0] for each in (data, stream.padded))
     if decoded is None or padded is None or not np.array_equal(decoded, padded):
         raise ValueError("JPEG data that ends too early")

@@ -483,6 +483,18 @@ def test_fewer_samples_than_colours_are_damage(tmp_path: Path, refused: Callable
     assert f"1 samples per pixel of {4 if code == 5 else 3} colours ({name})" in refused(lambda: tiff.read(path))
 
 
+@pytest.mark.parametrize("code", [0, 1, 2, 8])
+def test_subsampled_jpeg_colours_are_ycbcr_or_damage(tmp_path: Path, refused: Callable, code: int) -> None:
+    path = tmp_path / "jpeg.tif"
+    tifffile.imwrite(
+        path, CHUNKY[..., :3].astype(np.uint8), photometric="ycbcr", compression="jpeg", subsampling=(2, 2)
+    )
+    assert tiff.read(path).shape[0] == 3
+    with tifffile.TiffFile(path, mode="r+b") as tif:
+        tif.pages[0].tags["PhotometricInterpretation"].overwrite(code)
+    assert "fewer colours than pixels" in refused(lambda: tiff.read(path))
+
+
 def test_a_palettes_places_are_no_values(tmp_path: Path, refused: Callable) -> None:
     path = tmp_path / "palette.tif"
     colors = np.zeros((3, 256), np.uint16)
