@@ -230,7 +230,7 @@ def _scale_line(
     start: int,
 ) -> None:  # fmt: skip
     """out[start : start + count] = (value - mean) * scale of the values from `at` on of a decoded chunk, in reverse if
-    `mirror`. Small enough to be inlined: with the kinds of `_scale_other` in it, an epoch of CODEC=none took 3 % longer."""
+    `mirror`. Small enough to be inlined: with `_scale_other` in it, CODEC=none took 3 % longer."""
     num, first, last = np.uintp(count), np.uintp(start), np.uintp(start + count - 1)
     if kind == _PLANES_U16:
         low = _array(_pointer(source + at), num, np.uint8)

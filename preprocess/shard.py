@@ -59,12 +59,13 @@ class Encoder:
             self._encode_blocks, self._table = lz4.encode_blocks, np.empty(lz4.TABLE_SIZE, np.uint64)
         self._out = np.empty(num_chunks * (most + CRC_BYTES), np.uint8)
 
-    def encode(self, tile: np.ndarray) -> tuple[memoryview, np.ndarray]:
+    def encode(self, tile: np.ndarray) -> tuple[memoryview, np.ndarray, bytes]:
         """The tile's chunks in the shard's order.
 
         Returns:
             data: the encoded chunks one after another, each with its crc32c.
-            sizes: (chunks,) int64, bytes of each. The next call overwrites both.
+            sizes: (chunks,) int64, bytes of each. The next call overwrites data and sizes.
+            crcs: the 4 bytes of each crc32c.
         """
         layout, out, data = self._layout, self._out, memoryview(self._out.data)
         chunks = np.ascontiguousarray(tile, dtype=np.dtype(layout.dtype).newbyteorder("<")).reshape(-1, self._values)
@@ -82,13 +83,15 @@ class Encoder:
         else:
             out.reshape(len(chunks), -1)[:, :-CRC_BYTES] = chunks
             self._sizes[:] = layout.chunk_bytes + CRC_BYTES
-        end = 0
+        end, crcs = 0, []
         for size in self._sizes.tolist():
             start, end = end, end + size
             if layout.codec == "lz4":
                 struct.pack_into("<I", data, start, layout.chunk_bytes)
-            struct.pack_into("<I", data, end - CRC_BYTES, google_crc32c.value(out[start : end - CRC_BYTES]))
-        return data[:end], self._sizes
+            crc = google_crc32c.value(out[start : end - CRC_BYTES])
+            struct.pack_into("<I", data, end - CRC_BYTES, crc)
+            crcs.append(crc)
+        return data[:end], self._sizes, struct.pack(f"<{len(crcs)}I", *crcs)
 
 
 class ShardWriter:
@@ -102,11 +105,9 @@ class ShardWriter:
 
     def add(self, tile: np.ndarray) -> memoryview:
         """Encode one (bands, height, width) chip. The next call overwrites the bytes."""
-        data, sizes = self._encoder.encode(tile)
+        data, sizes, crcs = self._encoder.encode(tile)
         self._sizes.append(sizes.copy())
-        # The last 4 bytes of each chunk.
-        ends = np.cumsum(sizes)[:, None] - np.arange(CRC_BYTES, 0, -1)
-        self._crcs.update(np.frombuffer(data, np.uint8)[ends].data)
+        self._crcs.update(crcs)
         return data
 
     @property

@@ -32,11 +32,12 @@ def band_sums(tile: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]
     chunks = tile.reshape(len(layout.bands), layout.chunks_per_band, -1)
     assert 65535**2 * chunks.shape[-1] < 2**53
     values, ones, _ = _working_memory(chunks.shape[-1])
+    total_type, square_type = total.dtype.type, squares.dtype.type
     for band, of_band in enumerate(chunks):
         for chunk in of_band:
             np.copyto(values, chunk)
-            total[band] += total.dtype.type(values @ ones)
-            squares[band] += squares.dtype.type(values @ values)
+            total[band] += total_type(values @ ones)
+            squares[band] += square_type(values @ values)
     return total, squares
 
 
