@@ -260,7 +260,7 @@ def test_any_tags_in_any_form_are_read_back_or_refused_by_a_rule(
     assert table.classes == (tuple(classes) if form == "onehot" else tuple(sorted(classes)))
 
 
-# File of /work/shared/faults/csv -> the settings that read it ({} for none; None: it is refused), and its rows.
+# File of shared/faults/csv -> the settings that read it ({} for none; None: it is refused), and its rows.
 PLAIN = {"a": {"clear", "road"}, "b": {"clear"}, "c": {"water"}}
 LONG = "Land principally occupied by agriculture, with significant areas of natural vegetation"
 FAULTS: dict[str, tuple[dict[str, str] | None, dict[str, set[str]]]] = {
