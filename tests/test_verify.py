@@ -1,13 +1,17 @@
 """verify finds every kind of damage and names it; info prints what is there."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 import zarr
 
-from preprocess import schema, verify
+from preprocess import schema, shard, verify
+from preprocess.header import read_header
 from preprocess.schema import Store
 
 
@@ -90,3 +94,39 @@ def test_info(session_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
         assert f"{band:<20}{mean:>12.3f}" in text
     train, test = 201, 99
     assert f"{'chips':<20}{300:>10}{train:>10}{test:>10}" in text
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_a_shortage_of_the_machine_is_no_damage(copy: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def scarce(path: str | Path) -> None:
+        raise OSError(code, os.strerror(code), str(path))
+
+    header = read_header(copy)
+    monkeypatch.setattr("preprocess.shard.open_regular", scarce)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        shard.read_index(schema.shard_path(copy, 0), header.layout, 256)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        verify.verify(copy, jobs=1)
+    monkeypatch.setattr("preprocess.header.open_regular", scarce)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        schema.open_store(copy)
+
+
+def test_a_shard_that_the_disk_cannot_give_is_a_finding_and_the_others_are_checked(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from preprocess.files import open_regular
+
+    def failing(path: Path) -> BinaryIO:
+        if path == schema.shard_path(copy, 0):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return open_regular(path)
+
+    monkeypatch.setattr("preprocess.shard.open_regular", failing)
+    data = bytearray(schema.shard_path(copy, 1).read_bytes())
+    data[10] ^= 1
+    schema.shard_path(copy, 1).write_bytes(data)
+    count, text = findings(copy, capsys)
+    assert count == 2
+    assert f"{schema.shard_path(copy, 0)}: the shard cannot be read (Input/output error)" in text
+    assert "tile t_256 (number 256)" in text
