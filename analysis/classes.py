@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
+import threadpoolctl
 from sklearn.metrics import average_precision_score
 
 NUM_RESAMPLES = 2000
@@ -56,7 +57,11 @@ def bootstrap_ap(labels: np.ndarray, logits: np.ndarray, counts: np.ndarray) -> 
     ends[:-1] = ranked[1:] != ranked[:-1]
     hits = np.take_along_axis(labels == 1, order, axis=0)
     order, hits, ends = (np.ascontiguousarray(array.T) for array in (order.astype(np.int32), hits, ends))
-    return np.asarray(_weighted_ap(order, hits, ends, counts))
+    # numba sets the number of OpenMP threads when it first starts them, and leaves it so. torch shares the library: a
+    # training in the same process would then add in another order.
+    threads = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    with threadpoolctl.threadpool_limits(limits=threads, user_api="openmp"):
+        return np.asarray(_weighted_ap(order, hits, ends, counts))
 
 
 @numba.njit(parallel=True)

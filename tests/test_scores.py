@@ -1,8 +1,12 @@
 """Every number of a report against scikit-learn, or against numpy written the long way."""
 
 import math
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,6 +108,21 @@ def test_bootstrap_ap_is_scikit_learns_with_sample_weights(ties: bool) -> None:
             assert found[b, c] == pytest.approx(direct, rel=1e-13)
             assert found[b, c] == pytest.approx(average_precision_score(labels[drawn, c], logits[drawn, c]), rel=1e-13)
     assert empty > 25  # the class without positives always, the one with two sometimes
+
+
+def test_the_bootstrap_leaves_torch_the_threads_it_had() -> None:
+    code = """
+import numpy as np, torch
+from analysis import classes
+counts = classes.resample_counts(50, 8)
+classes.bootstrap_ap(np.ones((50, 2), int), np.random.default_rng(0).normal(size=(50, 2)), counts)
+print(torch.get_num_threads())
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).resolve().parents[1],
+    )  # fmt: skip
+    assert ended.stdout == "1\n", ended.stderr
 
 
 def test_resamples_are_a_function_of_the_seed() -> None:
