@@ -212,7 +212,7 @@ class FolderLoader:
 
 
 def check_gpu(reader: TiffReader, inputs: Inputs, config: Config, device: Device) -> None:
-    """Compare a batch of this GPU with the CPU's, once for each GPU, version and layout.
+    """Check that this GPU makes the same batch as the CPU. The verdict is kept per GPU, version and layout.
 
     Raises:
         UserError: they differ by more than rounding.

@@ -69,7 +69,7 @@ def _numbers(cells: list[str]) -> list[int] | list[float]:
 
 
 def tags_form(classes: Sequence[str]) -> tuple[Callable[[list[str]], str], str]:
-    """How to write a chip's tags in one cell so that they can be read back, and what to say about it.
+    """Choose the format of the tags column, so that every class can be read back; and a line that explains it.
 
     Separated by spaces, else by the first of , ; | that no class contains; else as a JSON list.
     """

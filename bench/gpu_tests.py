@@ -1,4 +1,4 @@
-"""Runs a test file with pytest in a process of its own, says what it does while it does it, and judges the outcome.
+"""Run a test file with pytest in a child process, print its progress, and judge the outcome.
 
 In: a test file. Out: lines on the terminal (a line for each test, and one at least every half minute), pytest's output
 in a log, a `Result` from pytest's JUnit report. A process that crashes or hangs leaves no report; then the events of
@@ -68,7 +68,7 @@ class _Progress:
             self.current, self.since, self.spoke = "", now, now
 
     def wait(self, quiet_s: float) -> None:
-        """Say that something still runs, if nothing was said for so long."""
+        """Print that a test is still running, if nothing was printed for a while."""
         now = time.monotonic()
         if now - self.spoke >= quiet_s:
             what = _short(self.current) if self.current else "pytest"

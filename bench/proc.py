@@ -21,7 +21,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _tree(pid: int) -> Iterator[int]:
+def process_tree(pid: int) -> Iterator[int]:
+    """A process and its live descendants."""
     yield pid
     for task in Path(f"/proc/{pid}/task").glob("*"):
         try:
@@ -29,13 +30,13 @@ def _tree(pid: int) -> Iterator[int]:
         except OSError:
             continue  # the thread has just ended
         for child in children:
-            yield from _tree(int(child))
+            yield from process_tree(int(child))
 
 
 def cpu_s() -> float:
     """Of this process, its live descendants, and those that have ended and been waited for."""
     ticks = 0
-    for pid in _tree(os.getpid()):
+    for pid in process_tree(os.getpid()):
         try:
             # utime, stime, and the same of children waited for; the name before them may hold spaces.
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -48,7 +49,7 @@ def cpu_s() -> float:
 def memory_mib() -> float:
     """PSS of anonymous and shared memory, of this process and its descendants."""
     kib = 0
-    for pid in _tree(os.getpid()):
+    for pid in process_tree(os.getpid()):
         try:
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         except OSError:

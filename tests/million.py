@@ -13,11 +13,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import tifffile
+
+from bench.proc import process_tree
 
 OPEN_FILES = 256
 _SIDE, _PER_FOLDER = 8, 10_000
@@ -65,21 +66,10 @@ def make_chips(folder: Path, count: int) -> Path:
     return labels
 
 
-def _tree(pid: int) -> Iterator[int]:
-    yield pid
-    for task in Path(f"/proc/{pid}/task").glob("*"):
-        try:
-            children = (task / "children").read_text().split()
-        except OSError:
-            continue
-        for child in children:
-            yield from _tree(int(child))
-
-
 def _peak_mib(pid: int) -> float:
     """Peak resident memory so far of the largest process of this one and its children."""
     peak = 0
-    for one in _tree(pid):
+    for one in process_tree(pid):
         try:
             lines = Path(f"/proc/{one}/status").read_text().splitlines()
         except OSError:
