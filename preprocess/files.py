@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -153,6 +154,17 @@ def locked(root: Path, work: str) -> Iterator[None]:
         lock.close()
     with lock:
         yield
+
+
+# Beside NAME while it is written: `.NAME.` and 16 hexadecimal digits; earlier versions put the process number there.
+_TEMPORARY = re.compile(r"\..+\.(?:[0-9a-f]{16}|\d+)")
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what killed writers (`atomic_file`) left in a folder. The caller must hold the folder: no other may write."""
+    for path in folder.glob(".*"):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink()
 
 
 def write_atomic(path: Path, data: bytes | memoryview, *, durable: bool = False) -> None:

@@ -20,9 +20,10 @@ from conftest import Chips
 from pipeline.inputs import raw_inputs
 from pipeline.loader import eval_loader
 from preprocess import console
-from preprocess.files import locked, named_errors, open_regular
+from preprocess.files import atomic_file, locked, named_errors, open_regular
 from preprocess.schema import Store
 from preprocess.workers import run_tasks
+from train.checkpoint import sweep
 
 
 def test_a_regular_file_and_a_link_to_one_are_opened(tmp_path: Path) -> None:
@@ -262,3 +263,20 @@ def test_a_disk_that_fails_under_a_conversion_is_one_line_and_the_next_try_ends_
     assert os.strerror(code) in line
     assert not (tmp_path / "s.zarr").exists()
     assert subprocess.run(arguments, capture_output=True, check=False).returncode == 0
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".hidden", ".e1.safetensors.x", "kept.12", ".metrics.jsonl.0123456789abcdeg"):
+        (tmp_path / name).touch()
+    before = sorted(tmp_path.iterdir())
+    (tmp_path / ".run.json.4711").touch()  # as earlier versions named them
+    child = os.fork()
+    if not child:
+        with atomic_file(tmp_path / "model.safetensors") as file:
+            file.write(b"half")
+            file.flush()
+            os._exit(9)
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.iterdir())) == len(before) + 2
+    sweep(tmp_path)
+    assert sorted(tmp_path.iterdir()) == before

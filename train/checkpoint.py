@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from preprocess.console import UserError, say
-from preprocess.files import open_regular, write_atomic
+from preprocess.files import open_regular, remove_temporary, write_atomic
 from train.config import Config
 from train.contract.checkpoint import CheckpointValues, read_values
 from train.contract.metrics import check_lines, finite, read_metrics
@@ -37,7 +37,6 @@ from train.step import Trainer
 
 KEPT = 2
 _NAME = re.compile(r"e(\d+)-s(\d+)-b(\d+)-([0-9a-f]{16})\.safetensors")
-_LEFT = re.compile(r"\..+\.\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,11 +219,9 @@ def remove_checkpoints(run: Path) -> None:
 
 
 def sweep(run: Path) -> None:
-    """Remove what a killed write left beside its place: `.NAME.PID`."""
+    """Remove what a killed write left in the run's folder and among its checkpoints."""
     for place in (run, folder(run)):
-        for path in place.glob(".*"):
-            if _LEFT.fullmatch(path.name):
-                path.unlink()
+        remove_temporary(place)
 
 
 def _write(path: Path, data: bytes) -> None:
