@@ -161,7 +161,7 @@ _TEMPORARY = re.compile(r"\..+\.(?:[0-9a-f]{16}|\d+)")
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove what killed writers (`atomic_file`) left in a folder. The caller must hold the folder: no other may write."""
+    """Remove what killed writers (`atomic_file`) left in a folder. The caller must hold it: nobody else may write."""
     for path in folder.glob(".*"):
         if _TEMPORARY.fullmatch(path.name):
             path.unlink()
