@@ -50,6 +50,11 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
+# Errors that are a file's own: it is missing, another kind of file, or lies on a broken disk. Others are the machine's
+# or the user's (too many open files, no permission, a share that is gone): the file may be whole.
+FILE_FAULTS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.ELOOP, errno.EIO)
+
+
 def open_regular(path: str | Path) -> BinaryIO:
     """Open a regular file, or a link to one, to read; without a buffer, so that a short read costs one call.
 

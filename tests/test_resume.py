@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 from unittest import mock
 
 import numpy as np
@@ -22,6 +23,7 @@ from test_train import ROOT, Ended, here, train
 from tiny import Steps, outcome, tiny_networks
 
 from analysis.__main__ import main as analysis_main
+from preprocess.files import open_regular
 from preprocess.schema import Store
 from train.__main__ import main as train_main
 from train.checkpoint import folder
@@ -182,6 +184,29 @@ def test_a_broken_checkpoint_is_noticed_and_the_one_before_taken(
     assert ended.stdout.count(line) == 1
     assert steps.losses == undisturbed[1][STEPS + 2 :]
     assert outcome(tmp_path / "run") == outcome(undisturbed[0])
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOMEM, errno.EACCES, errno.ESTALE])
+def test_a_checkpoint_that_the_machine_cannot_read_now_is_not_set_aside(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    run = tmp_path / "run"
+    with Steps(stop_at(STEPS + 2)).patch:
+        assert train(store.path, run, *SETTINGS).returncode == 75
+    before = sorted((run / "checkpoints").iterdir())
+
+    def failing(path: str | Path) -> BinaryIO:
+        if "checkpoints" in str(path):
+            raise OSError(code, os.strerror(code), str(path))
+        return open_regular(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("train.checkpoint.open_regular", failing)
+        ended = resume(run)
+    assert ended.returncode == 2
+    assert os.strerror(code) in ended.stderr
+    assert sorted((run / "checkpoints").iterdir()) == before
+    assert resume(run).returncode == 0
 
 
 def test_only_broken_ones(store: Store, tmp_path: Path) -> None:

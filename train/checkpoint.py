@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from preprocess.console import UserError, say
-from preprocess.files import open_regular, remove_temporary, write_atomic
+from preprocess.files import FILE_FAULTS, open_regular, remove_temporary, write_atomic
 from train.config import Config
 from train.contract.checkpoint import CheckpointValues, read_values
 from train.contract.metrics import check_lines, finite, read_metrics
@@ -126,7 +126,9 @@ def _intact(path: Path, sha256: str) -> bytes | None:
     try:
         with open_regular(path) as file:
             data = file.read()
-    except OSError:
+    except OSError as error:
+        if error.errno not in FILE_FAULTS:
+            raise
         return None
     return data if hashlib.sha256(data).hexdigest() == sha256 else None
 
@@ -249,6 +251,8 @@ def _read(run: Path, path: Path, record: Record) -> Checkpoint:
     except FileNotFoundError:
         raise
     except OSError as error:
+        if error.errno not in FILE_FAULTS:
+            raise
         raise ValueError(f"broken ({error.strerror})") from error
     if xxhash.xxh3_64_hexdigest(data) != match[4]:
         raise ValueError("broken (its checksum is not the one in its name)")
