@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.mapped import FileIdentity, MappedFile, identity, map_file
 from preprocess import schema
-from preprocess.files import named_errors, open_regular
+from preprocess.files import FILE_FAULTS, named_errors, open_regular
 from preprocess.schema import Store
 from preprocess.shard import DamagedChunkError
 
@@ -122,7 +122,7 @@ class LocalShards:
                     raise DamagedChunkError(f"{name}: the shard was changed after it was opened. Start again.")
                 yield file
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENXIO):
+            if error.errno in FILE_FAULTS and error.errno != errno.EIO:  # a failing disk has a line of its own
                 raise DamagedChunkError(f"{name}: the shard cannot be read ({error.strerror}).") from error
             raise
 

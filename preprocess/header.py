@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from preprocess.arrays import ArraySpec, ReadFile, array_specs, check_metadata, read_array, read_json
-from preprocess.console import SHORTAGES, UserError
-from preprocess.files import is_url, named_errors, open_regular, partial_path
+from preprocess.console import UserError
+from preprocess.files import FILE_FAULTS, is_url, named_errors, open_regular, partial_path
 from preprocess.layout import Layout, layout_from
 
 FORMAT, VERSION = "canopy-tiles", 2
@@ -188,7 +188,7 @@ def _local_files(path: Path) -> ReadFile:
         except FileNotFoundError as error:
             raise UserError(f"{key}: the file is missing.") from error
         except OSError as error:
-            if error.errno in SHORTAGES:  # of this machine, no damage
+            if error.errno not in FILE_FAULTS:
                 raise
             raise UserError(f"{key}: the file cannot be read ({error.strerror}).") from error
 

@@ -23,8 +23,8 @@ import numcodecs.lz4
 import numpy as np
 import xxhash
 
-from preprocess.console import SHORTAGES, UserError
-from preprocess.files import named_errors, open_regular
+from preprocess.console import UserError
+from preprocess.files import FILE_FAULTS, named_errors, open_regular
 from preprocess.layout import Layout
 
 CRC_BYTES = 4
@@ -148,7 +148,7 @@ def read_index(path: Path, layout: Layout, num_tiles: int, digest: int | None = 
             file.seek(max(0, end - tail_bytes(layout)))
             data = file.read()
     except OSError as error:
-        if error.errno in SHORTAGES:  # of this machine, no damage
+        if error.errno not in FILE_FAULTS:
             raise
         raise DamagedChunkError(f"{path}: the shard cannot be read ({error.strerror}).") from error
     return parse_index(data, end, str(path), layout, num_tiles, digest)

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from preprocess import schema, shard
-from preprocess.console import SHORTAGES, Progress, UserError, one_line, say
-from preprocess.files import named_errors, open_regular
+from preprocess.console import Progress, UserError, one_line, say
+from preprocess.files import FILE_FAULTS, named_errors, open_regular
 from preprocess.header import StoreHeader, read_header
 from preprocess.labels import settings_of
 from preprocess.layout import MIB, Layout
@@ -119,7 +119,7 @@ def _check_shard(task: _Task) -> tuple[int, list[str]]:
         with named_errors(task.path), open_regular(task.path) as file:
             data = np.fromfile(file, np.uint8)
     except OSError as error:
-        if error.errno in SHORTAGES:
+        if error.errno not in FILE_FAULTS:
             raise
         return count, [f"{task.path}: the shard cannot be read ({error.strerror})"]
     tile = np.empty((len(layout.bands), layout.height, layout.width), layout.dtype)

@@ -96,8 +96,8 @@ def test_info(session_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{'chips':<20}{300:>10}{train:>10}{test:>10}" in text
 
 
-@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
-def test_a_shortage_of_the_machine_is_no_damage(copy: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.ESTALE])
+def test_what_the_machine_refuses_is_no_damage(copy: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     def scarce(path: str | Path) -> None:
         raise OSError(code, os.strerror(code), str(path))
 
