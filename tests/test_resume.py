@@ -27,6 +27,7 @@ from preprocess.files import open_regular
 from preprocess.schema import Store
 from train.__main__ import main as train_main
 from train.checkpoint import folder
+from train.contract.record import read_record
 from train.runfolder import held
 
 EPOCHS, STEPS = 2, 5  # 107 train chips in batches of 20
@@ -62,6 +63,27 @@ def resume(run: Path, *arguments: object) -> Ended:
 
 def stop_at(step: int, number: int = signal.SIGTERM) -> Callable[[int], None]:
     return lambda reached: os.kill(os.getpid(), number) if reached == step else None
+
+
+@pytest.mark.parametrize("stop", [None, STEPS, STEPS + 1])
+def test_the_learning_rate_of_an_epoch_is_that_of_its_last_step(store: Store, tmp_path: Path, stop: int | None) -> None:
+    run = tmp_path / "run"
+    with Steps(stop_at(stop) if stop else lambda step: None).patch:
+        train(store.path, run, *SETTINGS)
+    if stop:
+        assert resume(run).returncode == 0
+    config = read_record(run).config
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.lr, total_steps=EPOCHS * STEPS, pct_start=config.warmup, cycle_momentum=False
+    )
+    used = []
+    for _ in range(EPOCHS * STEPS):
+        used += schedule.get_last_lr()
+        optimizer.step()
+        schedule.step()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["lr"] for line in lines] == used[STEPS - 1 :: STEPS]
 
 
 @pytest.mark.parametrize("step", range(1, EPOCHS * STEPS + 1))

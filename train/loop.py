@@ -330,6 +330,12 @@ def _save(fit: Fit, *, best: bool = False) -> None:
     fit.state.unfinished.seconds["checkpoint"] += time.perf_counter() - started
 
 
+def _last_lr(trainer: Trainer) -> float:
+    """The learning rate of the newest step. Checkpoints of earlier versions hold that of the step to come only."""
+    group = trainer.optimizer.param_groups[-1]
+    return float(group.get("last_lr", group["lr"]))
+
+
 def _metadata(fit: Fit) -> dict[str, str]:
     data = fit.data
     return model_metadata(fit.config, data.branches, data.store.classes, pool=pools(fit.config, data))
@@ -347,7 +353,7 @@ def _train_line(fit: Fit) -> dict[str, Any]:
     training_s = seconds["wait"] + seconds["copy"] + seconds["step"]
     return {
         "epoch": fit.state.epoch + 1,
-        "lr": fit.trainer.optimizer.param_groups[-1]["lr"],
+        "lr": _last_lr(fit.trainer),
         "train_loss": float(losses.double().mean()),
         # Of the scores made while learning, on augmented chips: nearly free, and a little behind the weights.
         "train_map": mean_ap(ap),

@@ -179,6 +179,8 @@ def train_step(
         if trainer.ema:
             trainer.ema.update(trainer.updates)
         trainer.updates += 1
+        for group in trainer.optimizer.param_groups:
+            group["last_lr"] = group["lr"]  # of this step; `schedule` puts the next step's in its place
         if trainer.step_every_batch:
             trainer.schedule.step()
     # A copy: CUDA graphs write the next step's logits over these.
