@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from fuzz.children import CASE_S, Children, run_case
+from fuzz.children import CASE_MB, CASE_S, Children, run_case
 from fuzz.outcome import BAD, OUTCOMES, Case
 from preprocess import console
 from preprocess.console import UserError
@@ -62,6 +62,7 @@ def fuzz_kind(
         make_bases(module, bases)
     children = Children(getattr(module, factory), name, seed, bases, jobs=jobs, keep=keep)
     children.growth, children.case_s = getattr(module, "GROWTH", False), getattr(module, "CASE_S", CASE_S)
+    children.case_mb = getattr(module, "CASE_MB", CASE_MB)
     started = time.monotonic()
     totals: Counter[str] = Counter()
     groups: Counter[str] = Counter()

@@ -28,7 +28,7 @@ from fuzz.outcome import BAD, Case, Crashed
 from preprocess.console import UserError
 
 CASE_S = 10.0
-CASE_MB = 600
+CASE_MB = 600.0
 _READY = b"ready\n"
 _PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -74,14 +74,15 @@ class _Child:
 class Children:
     """`jobs` children of one kind. Bad cases go below `keep`.
 
-    `case_s` and 600 MB of resident memory are allowed in all; with `growth`, beyond those of an idle child.
+    A case may take `case_s` seconds and `case_mb` MB of resident memory; with `growth`, the memory of an idle child
+    comes on top.
     """
 
     def __init__(self, factory: type[Kind], name: str, seed: int, bases: Path, *, jobs: int, keep: Path) -> None:
         self._factory, self._name, self._seed, self._bases, self._keep = factory, name, seed, bases, keep
         self._works = [bases.parent / f"{name}{index}" for index in range(jobs)]
         self._next = 0
-        self.growth, self.case_s, self.peak_mb = False, CASE_S, 0.0
+        self.growth, self.case_s, self.case_mb, self.peak_mb = False, CASE_S, CASE_MB, 0.0
 
     def run(self, seconds: float, count: int | None = None, first: int = 0) -> Iterator[Case]:
         """Cases from number `first` on, until the time is over or, if it is given, there were `count`."""
@@ -160,7 +161,7 @@ class Children:
 
     def _begin(self, child: _Child) -> None:
         child.since, child.queued_s = time.monotonic(), _queued_s(child.process)
-        child.limit_mb = CASE_MB + (_resident_mb(child.process) if self.growth else 0)
+        child.limit_mb = self.case_mb + (_resident_mb(child.process) if self.growth else 0)
 
     def _receive(self, child: _Child) -> Case | None:
         """The case that has ended, if one has."""
