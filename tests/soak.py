@@ -27,7 +27,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from conftest import to_store, write_chips
+from helpers.chips import to_store, write_chips
 from tiny import outcome, tiny_networks
 from tqdm import tqdm
 

@@ -15,12 +15,13 @@ from unittest import mock
 import numpy as np
 import pytest
 import tifffile
-from conftest import write_csv
+from helpers.chips import write_csv
+from helpers.made_runs import write_run
+from helpers.pages import Page
 from PIL import Image
 from run_files import read_arrays, rewrite
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import average_precision_score
-from test_report import Page, write_run
 
 from analysis import similar, tags
 from analysis.audit import audit

@@ -8,7 +8,7 @@ from threading import Barrier
 import imagecodecs
 import numpy as np
 import pytest
-from conftest import BANDS, DTYPES, Chips, to_store, write_chips
+from helpers.chips import BANDS, DTYPES, Chips, to_store, write_chips
 
 from pipeline.chunks import ChunkReader
 from preprocess import schema

@@ -11,7 +11,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from conftest import write_chips, write_csv
+from helpers.chips import write_chips, write_csv
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 

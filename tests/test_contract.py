@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import to_store, write_chips
+from helpers.chips import to_store, write_chips
+from helpers.commands import ROOT, here, train
 from hypothesis import given
 from hypothesis import strategies as st
 from run_files import read_arrays, rewrite
-from test_train import ROOT, here, train
 from tiny import Steps, outcome, tiny_networks
 
 from analysis.__main__ import main as analysis_main

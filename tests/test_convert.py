@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from conftest import BANDS, Chips, to_store, write_chips, write_csv
+from helpers.chips import BANDS, Chips, to_store, write_chips, write_csv
+from helpers.files import tree
 
 from preprocess import schema, shard
 from preprocess.convert import convert
@@ -106,11 +107,6 @@ def test_jobs_do_not_change_a_byte(session_chips: Chips, session_store: Store, t
     other = to_store(session_chips, tmp_path / "two.zarr", jobs=2)
     assert other.fingerprint == session_store.fingerprint
     assert tree(other.path) == tree(session_store.path)
-
-
-def tree(root: Path) -> dict[str, bytes]:
-    """Every file's bytes."""
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def test_a_second_run_does_nothing_and_says_so(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import BANDS
+from helpers.chips import BANDS
 from hypothesis import given
 from hypothesis import strategies as st
 from nvidia.dali import backend
@@ -74,7 +74,7 @@ backend.Pipeline = Pipeline
 backend.GetCudaVersion = lambda: 13000
 import sys
 sys.path.insert(0, "tests")
-from conftest import BANDS, to_store, write_chips
+from helpers.chips import BANDS, to_store, write_chips
 from pipeline.inputs import raw_inputs
 from pipeline.loader import eval_loader
 folder = Path(tempfile.mkdtemp())

@@ -9,7 +9,7 @@ import oracle
 import pytest
 import torch
 import zarr
-from conftest import BANDS, DTYPES, to_store, write_chips
+from helpers.chips import BANDS, DTYPES, to_store, write_chips
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

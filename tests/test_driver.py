@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import to_store, write_chips
+from helpers.chips import to_store, write_chips
 
 from train.driver import Driver, why_not
 

@@ -20,7 +20,7 @@ import pytest
 import tifffile
 import torch
 import zarr
-from conftest import BANDS, DTYPES, Chips, to_store, write_chips, write_csv
+from helpers.chips import BANDS, DTYPES, Chips, to_store, write_chips, write_csv
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy

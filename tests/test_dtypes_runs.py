@@ -12,8 +12,8 @@ import onnxruntime
 import pytest
 import tifffile
 import torch
-from conftest import BANDS, to_store, write_chips
-from test_train import train
+from helpers.chips import BANDS, to_store, write_chips
+from helpers.commands import train
 
 from analysis.audit import audit
 from analysis.export import export

@@ -13,8 +13,8 @@ import onnxruntime
 import pytest
 import tifffile
 import torch
-from conftest import to_store, write_chips
-from test_train import train
+from helpers.chips import to_store, write_chips
+from helpers.commands import train
 
 from analysis.export import _parity_tiles, export
 from analysis.results import Run, load_run

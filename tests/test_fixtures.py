@@ -13,8 +13,8 @@ import torch
 import xxhash
 import zarr
 from fixtures.make import digests
+from helpers.commands import ROOT, here
 from safetensors.torch import load_file, save
-from test_train import ROOT, here
 from tiny import tiny_networks
 
 from analysis.__main__ import main as analysis_main

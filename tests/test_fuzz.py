@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_train import ROOT, Ended
+from helpers.commands import ROOT, Ended
 
 # Kinds -> cases of each: some seconds.
 COUNTS = {("stores", "json"): 60, ("tiffs",): 400, ("csvs",): 1500, ("runs",): 5}

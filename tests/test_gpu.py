@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BANDS, to_store, write_chips
-from test_train import here, python, train
+from helpers.chips import BANDS, to_store, write_chips
+from helpers.commands import here, python, train
 from tiny import Steps, outcome
 
 from pipeline.inputs import Inputs, course_inputs, raw_inputs

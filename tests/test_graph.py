@@ -7,7 +7,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from conftest import BANDS
+from helpers.chips import BANDS
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.pipeline import Pipeline
 from PIL import Image

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DTYPES, to_store, write_chips
+from helpers.chips import DTYPES, to_store, write_chips
 
 from pipeline import kernels
 from pipeline.chunks import ChunkReader

@@ -10,8 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from conftest import to_store, write_chips
-from test_convert import tree
+from helpers.chips import to_store, write_chips
+from helpers.files import tree
 
 KILLS = 20
 

@@ -13,7 +13,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from conftest import write_chips
+from helpers.chips import write_chips
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -6,7 +6,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from conftest import write_csv
+from helpers.chips import write_csv
 
 from preprocess.labels import read_labels
 

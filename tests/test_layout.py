@@ -7,7 +7,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import pytest
-from conftest import BANDS
+from helpers.chips import BANDS
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -8,7 +8,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from conftest import BANDS, Chips
+from helpers.chips import BANDS, Chips
 
 from pipeline.inputs import Inputs, course_inputs, raw_inputs
 from pipeline.loader import TileLoader, eval_loader, train_loader
@@ -47,7 +47,7 @@ def test_train_tiles_equal_the_oracle(
 
 
 def test_chips_that_are_not_square_or_uint8(tmp_path: Path) -> None:
-    from conftest import to_store, write_chips
+    from helpers.chips import to_store, write_chips
 
     for dtype in ("uint8", "uint16"):
         chips = write_chips(tmp_path / dtype, count=20, bands=3, height=24, width=40, dtype=dtype)
@@ -62,7 +62,7 @@ def test_chips_that_are_not_square_or_uint8(tmp_path: Path) -> None:
 
 def test_every_crop_position_is_hit_exactly(tmp_path: Path) -> None:
     """DALI takes positions as float32 shares of the room: each must come back as its pixel."""
-    from conftest import to_store, write_chips
+    from helpers.chips import to_store, write_chips
 
     chips = write_chips(tmp_path / "tif", count=400, bands=1, height=101, width=131)
     store = to_store(chips, tmp_path / "s.zarr")

@@ -8,7 +8,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from conftest import write_chips, write_csv
+from helpers.chips import write_chips, write_csv
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 

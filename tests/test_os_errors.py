@@ -15,7 +15,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from conftest import Chips
+from helpers.chips import Chips
 
 from pipeline.inputs import raw_inputs
 from pipeline.loader import eval_loader

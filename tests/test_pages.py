@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-from conftest import Chips, to_store, write_chips, write_csv
-from test_report import Page, write_run
+from helpers.chips import Chips, to_store, write_chips, write_csv
+from helpers.made_runs import write_run
+from helpers.pages import Page
 
 from analysis.audit import audit
 from analysis.curves import draw_curves

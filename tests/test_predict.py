@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from conftest import to_store, write_chips
+from helpers.chips import to_store, write_chips
+from helpers.commands import train
 from run_files import rewrite
-from test_train import train
 from torch import nn
 
 from analysis import decisions, predict

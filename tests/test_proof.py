@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import BANDS, to_store, write_chips
+from helpers.chips import BANDS, to_store, write_chips
 from nvidia.dali import fn
 
 from pipeline import graph

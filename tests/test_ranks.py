@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import to_store, write_chips
+from helpers.chips import to_store, write_chips
+from helpers.commands import ROOT, Ended, here
 from rank_run import logged
-from test_train import ROOT, Ended, here
 from tiny import tiny_networks
 
 from analysis.__main__ import main as analysis_main

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from helpers.commands import train
 from sklearn.model_selection import train_test_split
-from test_train import train
 
 from preprocess.convert import convert
 from preprocess.plan import Request
@@ -77,7 +77,7 @@ def landsat(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("task", [1, 3, 4])
 def test_landsat_trains_and_reproduces_with_a_difference_of_0(landsat: Path, task: int) -> None:
-    from test_train import python
+    from helpers.commands import python
 
     run = landsat / f"task{task}"
     ended = train(

@@ -10,9 +10,9 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from conftest import BANDS, Chips
+from helpers.chips import BANDS, Chips
+from helpers.commands import here
 from moto.server import ThreadedMotoServer
-from test_train import here
 from tiny import outcome, tiny_networks
 
 from analysis.__main__ import main as analysis_main

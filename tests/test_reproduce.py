@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from conftest import to_store, write_chips
+from helpers.chips import to_store, write_chips
+from helpers.commands import train
 from run_files import rewrite
-from test_train import train
 from tiny import tiny_networks
 
 from analysis.reproduce import reproduce

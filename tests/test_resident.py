@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BANDS, DTYPES, to_store, write_chips
+from helpers.chips import BANDS, DTYPES, to_store, write_chips
 
 from pipeline import resident
 from pipeline.chunks import ChunkReader

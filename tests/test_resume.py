@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 from unittest import mock
@@ -17,22 +17,20 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from conftest import to_store, write_chips
+from helpers.chips import to_store, write_chips
+from helpers.commands import EPOCHS, ROOT, SETTINGS, here, resume, stop_at, train
 from run_files import rewrite
-from test_train import ROOT, Ended, here, train
 from tiny import Steps, outcome, tiny_networks
 
 from analysis.__main__ import main as analysis_main
 from preprocess.files import open_regular
 from preprocess.schema import Store
-from train.__main__ import main as train_main
 from train.checkpoint import folder
 from train.contract.record import read_record
 from train.runfolder import held
 
-EPOCHS, STEPS = 2, 5  # 107 train chips in batches of 20
+STEPS = 5  # 107 train chips in batches of 20
 EVERY_STEP = ("--checkpoint-minutes", "1e-9")
-SETTINGS = ("--epochs", EPOCHS, "--batch", 20, "--val", "0.1", "--set", "ema=0.9")
 
 
 @pytest.fixture(autouse=True)
@@ -55,14 +53,6 @@ def undisturbed(store: Store) -> tuple[Path, list[str]]:
     assert ended.returncode == 0, ended.stderr
     assert len(steps.losses) == EPOCHS * STEPS
     return run, steps.losses
-
-
-def resume(run: Path, *arguments: object) -> Ended:
-    return here(train_main, "train", "--resume", run, *arguments)
-
-
-def stop_at(step: int, number: int = signal.SIGTERM) -> Callable[[int], None]:
-    return lambda reached: os.kill(os.getpid(), number) if reached == step else None
 
 
 @pytest.mark.parametrize("stop", [None, STEPS, STEPS + 1])

@@ -13,7 +13,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from conftest import BANDS, Chips, to_store, write_chips
+from helpers.chips import BANDS, Chips, to_store, write_chips
 
 from pipeline import mapped
 from pipeline.chunks import ChunkReader

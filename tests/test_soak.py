@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 
-from test_train import ROOT
+from helpers.commands import ROOT
 
 KILLS = 60
 

@@ -8,7 +8,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from conftest import write_csv
+from helpers.chips import write_csv
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split

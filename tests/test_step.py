@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import to_store, write_chips
-from test_train import train
+from helpers.chips import to_store, write_chips
+from helpers.commands import train
 from torch.profiler import ProfilerActivity, profile
 
 from models.build import build

@@ -14,7 +14,7 @@ import numcodecs.zstd
 import numpy as np
 import pytest
 import zarr
-from conftest import BANDS, Chips, to_store, write_chips, write_csv
+from helpers.chips import BANDS, Chips, to_store, write_chips, write_csv
 from hypothesis import given
 from hypothesis import strategies as st
 

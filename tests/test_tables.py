@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import to_store, write_chips, write_csv
+from helpers.chips import to_store, write_chips, write_csv
+from helpers.commands import here, train
 from hypothesis import example, given
 from hypothesis import strategies as st
-from test_train import here, train
 from tiny import tiny_networks
 
 from analysis.__main__ import main as analysis_main

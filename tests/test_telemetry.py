@@ -10,10 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import to_store, write_chips, write_csv
+from helpers.chips import to_store, write_chips, write_csv
+from helpers.commands import SETTINGS, resume, stop_at, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_resume import SETTINGS, resume, stop_at
-from test_train import train
 from tiny import Steps, tiny_net, tiny_networks
 
 from preprocess.schema import Store

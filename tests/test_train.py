@@ -1,67 +1,25 @@
 """Runs from end to end: folders, files, exact repetition, every task, refusals, and reproduction in a new process."""
 
 import hashlib
-import io
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from conftest import Chips, to_store, write_chips
+from helpers.chips import Chips, to_store, write_chips
+from helpers.commands import here, python, train
 from run_files import read_arrays, rewrite
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import average_precision_score
 
 from analysis.__main__ import main as analysis_main
-from preprocess import console
 from preprocess.schema import Store
 from train.__main__ import main as train_main
 from train.driver import gpu_available
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-@dataclass(frozen=True)
-class Ended:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def here(main: Callable[[], int], program: str, *arguments: object) -> Ended:
-    """A command in this process: importing torch and DALI takes longer than these runs."""
-    out, err = io.StringIO(), io.StringIO()
-    argv = [program, *map(str, arguments)]
-    with mock.patch.object(sys, "argv", argv), redirect_stdout(out), redirect_stderr(err):
-        try:
-            console.run(main)
-        except SystemExit as end:
-            code = end.code
-    torch.use_deterministic_algorithms(False)
-    assert isinstance(code, int)
-    return Ended(code, out.getvalue(), err.getvalue())
-
-
-def python(*arguments: object) -> Ended:
-    """A command in a process of its own."""
-    ended = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
-    return Ended(ended.returncode, ended.stdout, ended.stderr)
-
-
-def train(store: Path, run: Path, *arguments: object, task: int = 1) -> Ended:
-    return here(
-        train_main, "train", "--task", task, "--store", store, "--run", run, "--gpu", "cpu", "--epochs", 2,
-        "--batch", 32, "--weights", "none", *arguments,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

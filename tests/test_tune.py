@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from conftest import Chips
-from test_train import here
+from helpers.chips import Chips
+from helpers.commands import here
 from tiny import outcome, tiny_networks
 
 from preprocess.console import run

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import to_store, write_chips
+from helpers.chips import to_store, write_chips
+from helpers.commands import Ended, train
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from test_train import Ended, train
 from tiny import tiny_networks
 
 from models.weights import KEY
@@ -241,7 +241,7 @@ def test_numbers_that_python_alone_understands_are_refused(store: Path, tmp_path
 
 
 def test_resume_refuses_settings_without_effect(store: Path, tmp_path: Path, runs: Callable[..., Path]) -> None:
-    from test_resume import resume, stop_at
+    from helpers.commands import resume, stop_at
     from tiny import Steps
 
     with Steps(stop_at(1)).patch:

@@ -19,7 +19,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from conftest import to_store, write_chips
+from helpers.chips import to_store, write_chips
 from tiny import Steps, outcome, tiny_networks
 
 from analysis.curves import draw_curves

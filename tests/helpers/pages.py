@@ -1,0 +1,33 @@
+"""HTML pages, taken apart."""
+
+import base64
+from html.parser import HTMLParser
+from pathlib import Path
+
+
+class Page(HTMLParser):
+    """Sources of pictures, what is asked for from elsewhere, tables as rows of cells, and the plain text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.pictures: list[tuple[str, bytes]] = []
+        self.outside: list[str] = []
+        self.ids: list[str] = []
+        self.cells: list[str] = []
+        self.words: list[str] = []
+        self.feed(path.read_text())
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "img":
+            source = given["src"] or ""
+            self.pictures.append((given["alt"] or "", base64.b64decode(source.partition("base64,")[2])))
+        self.ids += [given["id"]] if given.get("id") else []
+        for name in ("src", "href", "xlink:href", "srcset", "action"):
+            value = given.get(name)
+            if value and not value.startswith(("#", "data:")):
+                self.outside.append(value)
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
