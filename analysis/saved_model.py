@@ -1,15 +1,69 @@
 """A run's folder -> its network with the best epoch's weights, and what it is fed. Needs no store."""
 
+from dataclasses import dataclass
+from pathlib import Path
+
 from torch import nn
 
-from analysis.results import Run
+from analysis.results import Run, load_run
 from models.build import build
 from models.resnet import branch
 from pipeline.inputs import COURSE_MEAN, COURSE_STD, Inputs, raw_inputs
 from preprocess.console import UserError, say
 from preprocess.schema import Store
 from preprocess.splits import make_split
-from train.runfolder import load_model
+from train.runfolder import load_model as load_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedModel:
+    """A trained network and all that a loader must know to feed it as the run did.
+
+    Attributes:
+        net: the network in eval mode on the CPU. Input (B, channels, height, width) in channels-last memory, output
+            (B, classes) logits.
+        inputs: bands and scaling, for `eval_loader`.
+        classes: names of the outputs, in order.
+        crop: (height, width) in pixels of the network's input, for `eval_loader`.
+        test: "center" or "resize", for `eval_loader`.
+        sha256: SHA-256 of model.safetensors.
+    """
+
+    net: nn.Module
+    inputs: Inputs
+    classes: tuple[str, ...]
+    crop: tuple[int, int]
+    test: str
+    sha256: str
+
+
+def load_model(run: str | Path, *, store: Store | None = None) -> SavedModel:
+    """Load the network of a run with the weights of its best epoch.
+
+    Args:
+        run: the run's folder, such as "runs/task1".
+        store: the store that the run was trained on. Runs of version 1 need it: their run.json may lack the crop, and
+            mean and std are proved by computing them again.
+
+    Returns:
+        The network in eval mode on the CPU, its inputs, classes, crop and test transform.
+
+    Raises:
+        UserError: a file of the run is missing, damaged or altered; names it.
+    """
+    finished = load_run(Path(run))
+    net, sha256 = load_saved(finished)
+    crop = finished.record.inputs.crop
+    if crop is None:
+        if store is None:
+            raise UserError(
+                f"{finished.path / 'run.json'}: expected the crop, found none. Give the run's store as store=."
+            )
+        crop = finished.config.crop_of(store.layout.height, store.layout.width)
+    return SavedModel(
+        net=net, inputs=inputs_of(finished, store), classes=finished.classes, crop=crop, test=finished.config.test,
+        sha256=sha256,
+    )  # fmt: skip
 
 
 def inputs_of(run: Run, store: Store | None) -> Inputs:
@@ -62,7 +116,7 @@ def load_saved(run: Run) -> tuple[nn.Module, str]:
     """
     branches = tuple(branch(*bands) for bands in run.record.inputs.branches)
     net = build(run.config.arch, branches, len(run.classes), None, pool=run.record.inputs.pool)
-    digest = load_model(run.path, net)
+    digest = load_weights(run.path, net)
     if digest != run.made_with.model_sha256:
         raise UserError(
             f"{run.path / 'model.safetensors'}: expected the weights that made the saved scores "

@@ -1,0 +1,75 @@
+"""Public names of canopy, for your own code. Each is imported from its module on first use.
+
+`import canopy` therefore loads neither torch nor DALI. These names and their documented arguments stay; other modules
+may change. docs/api.md describes each name.
+"""
+
+import importlib
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analysis.results import Run, load_run
+    from analysis.saved_model import SavedModel, load_model
+    from models.build import build as build_model
+    from models.resnet import Branch, branch
+    from pipeline.inputs import Inputs, course_inputs, raw_inputs
+    from pipeline.loader import Batch, TileLoader, default_crop, eval_loader, train_loader
+    from preprocess.console import UserError
+    from preprocess.layout import Layout
+    from preprocess.schema import Store, open_store
+    from preprocess.splits import Split, make_split
+    from train.metrics import class_ap, mean_ap
+
+    __version__: str
+
+__all__ = [
+    "Batch", "Branch", "Inputs", "Layout", "Run", "SavedModel", "Split", "Store", "TileLoader", "UserError",
+    "__version__", "branch", "build_model", "class_ap", "course_inputs", "default_crop", "eval_loader", "load_model",
+    "load_run", "make_split", "mean_ap", "open_store", "raw_inputs", "train_loader",
+]  # fmt: skip
+
+# Public name -> module that defines it. A name after a colon is the one that it has there.
+_HOMES = {
+    "Batch": "pipeline.loader",
+    "Branch": "models.resnet",
+    "Inputs": "pipeline.inputs",
+    "Layout": "preprocess.layout",
+    "Run": "analysis.results",
+    "SavedModel": "analysis.saved_model",
+    "Split": "preprocess.splits",
+    "Store": "preprocess.schema",
+    "TileLoader": "pipeline.loader",
+    "UserError": "preprocess.console",
+    "branch": "models.resnet",
+    "build_model": "models.build:build",
+    "class_ap": "train.metrics",
+    "course_inputs": "pipeline.inputs",
+    "default_crop": "pipeline.loader",
+    "eval_loader": "pipeline.loader",
+    "load_model": "analysis.saved_model",
+    "load_run": "analysis.results",
+    "make_split": "preprocess.splits",
+    "mean_ap": "train.metrics",
+    "open_store": "preprocess.schema",
+    "raw_inputs": "pipeline.inputs",
+    "train_loader": "pipeline.loader",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name == "__version__":
+        value: Any = importlib.metadata.version("canopy")
+    elif name in _HOMES:
+        module, _, other_name = _HOMES[name].partition(":")
+        value = getattr(importlib.import_module(module), other_name or name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion."""
+    return sorted(__all__)
