@@ -41,8 +41,8 @@ $(if $(filter STORE,$(GIVEN)),$(if $(STORE),,$(error STORE is given, but empty))
 # What a target cannot do without is asked for before anything is installed.
 needs = $(if $(filter $(1),$(MAKECMDGOALS)),$(if $($(2)),,$(error $(2) is not set: make $(firstword $(filter $(1),$(MAKECMDGOALS))) $(3))))
 $(if $(RESUME),,$(call needs,train,TASK,TASK=1 (or 3, 4)))
-$(call needs,zarr,DATA,DATA=folder LABELS=file.csv STORE=tiles.zarr)
-$(call needs,verify info tune audit,STORE,STORE=tiles.zarr)
+$(call needs,zarr,DATA,DATA=folder LABELS=file.csv STORE=chips.zarr)
+$(call needs,verify info tune audit,STORE,STORE=chips.zarr)
 $(call needs,reproduce curves report export,RUN,RUN=runs/task1)
 $(call needs,predict,RUN,RUN=runs/task1 DATA=folder)
 $(call needs,predict,DATA,RUN=runs/task1 DATA=folder)
@@ -68,7 +68,7 @@ help:
 	@echo 'make train TASK=1 STORE=x.zarr    train on a store; with DATA=... it is converted first'
 	@echo 'make zarr DATA=dir LABELS=x.csv STORE=x.zarr    convert a folder of TIFFs and a CSV of tags'
 	@echo 'make train RESUME=runs/task1      go on with a run that was stopped or killed, to the bit as if it had not been'
-	@echo 'make reproduce RUN=runs/task1     predict the test part again in a new process and compare'
+	@echo 'make reproduce RUN=runs/task1     predict the test split again in a new process and compare'
 	@echo 'make curves RUN=runs/task1        draw the learning curve again'
 	@echo 'make report RUN=runs/task1        one page about a run: COMPARE=runs/task3,runs/task4  CLASS=road  STORE=moved.zarr'
 	@echo 'make predict RUN=runs/task1 DATA=dir    score TIFFs without labels: OUT=predictions.csv  TTA=1  BANDS=...'
@@ -122,23 +122,23 @@ ready:
 setup: ready
 
 zarr: ready
-	@$(MODULE) preprocess convert $(call options,$(ZARR_WORDS)) $(call switch,ALLOW_MISSING) --store="$${STORE:-tiles.zarr}"
+	@$(MODULE) preprocess convert $(call options,$(ZARR_WORDS)) $(call switch,ALLOW_MISSING) --store="$${STORE:-chips.zarr}"
 
 demo: ready
 	@echo 'no STORE and no DATA are given: the demo chips are used'
 	@$(MODULE) preprocess demo --out demo
-	@$(MODULE) preprocess convert --data demo/tif --labels demo/labels.csv --bands blue,green,red,nir --store demo/tiles.zarr
+	@$(MODULE) preprocess convert --data demo/tif --labels demo/labels.csv --bands blue,green,red,nir --store demo/chips.zarr
 
 # Without STORE and DATA: the demo chips, from scratch, so that the numbers are the same with and without a network.
 # With RESUME: what the run says.
 ifneq ($(RESUME),)
 else ifeq ($(STORE)$(DATA),)
-train: export override STORE := demo/tiles.zarr
+train: export override STORE := demo/chips.zarr
 train: export EPOCHS ?= 8
 train: export WEIGHTS ?= none
 train: $(if $(filter 2,$(TASK)),,demo)
 else ifneq ($(DATA),)
-train: export override STORE := $(or $(STORE),tiles.zarr)
+train: export override STORE := $(or $(STORE),chips.zarr)
 train: zarr
 endif
 train: ready

@@ -12,7 +12,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     curves = commands.add_parser("curves", help="draw a run's losses and mAP")
     curves.add_argument("--run", type=Path, required=True)
-    reproduce = commands.add_parser("reproduce", help="predict the test part again and compare")
+    reproduce = commands.add_parser("reproduce", help="predict the test split again and compare")
     reproduce.add_argument("--run", type=Path, required=True)
     reproduce.add_argument("--store", type=store_place, help="if the store has moved")
     reproduce.add_argument("--gpu", help="another device than the run's: 0, cpu")

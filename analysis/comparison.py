@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.classes import bootstrap_ap, interval, mean_over_classes
-from analysis.results import Run
+from analysis.class_metrics import bootstrap_ap, interval, mean_over_classes
+from analysis.finished_run import Run
 from preprocess.console import UserError
 
 

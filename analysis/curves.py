@@ -6,7 +6,7 @@ from typing import Any
 
 import matplotlib
 
-from analysis.results import LOSSES, load_run
+from analysis.finished_run import LOSSES, load_run
 from train.contract.metrics import EpochLine
 
 matplotlib.use("Agg")  # no screen is needed, and none is looked for

@@ -17,13 +17,13 @@ import onnxruntime
 import torch
 from torch import nn
 
+from analysis.finished_run import Run, load_run
 from analysis.model_card import model_card
-from analysis.pictures import read_tiles
-from analysis.results import Run, load_run
+from analysis.pictures import read_chips
 from analysis.saved_model import inputs_of, load_saved
 from preprocess.console import UserError, say
 from preprocess.csv_rows import csv_line
-from preprocess.schema import Store, open_store, write_atomic
+from preprocess.zarr_store import Store, open_store, write_atomic
 
 # Of a logit, between onnxruntime and torch; times the largest logit where that is above 1, as float32 rounds to shares.
 MAX_DIFFERENCE = 1e-5
@@ -107,7 +107,7 @@ def export(run_path: Path, *, store_path: str | None) -> Path:
 
 def _write_network(folder: Path, run: Run, store: Store, net: RawNetwork) -> None:
     """model.onnx and model.pt2."""
-    example = torch.from_numpy(read_tiles(store, np.arange(2) % store.num_tiles, store.layout.bands))
+    example = torch.from_numpy(read_chips(store, np.arange(2) % store.num_chips, store.layout.bands))
     batch = torch.export.Dim("batch")
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations, of no use to who calls it
@@ -157,25 +157,25 @@ def _metadata(run: Run, store: Store) -> dict[str, str]:
     }
 
 
-def _parity_tiles(store: Store, names: list[str]) -> np.ndarray:
-    """The tiles of `names`, and the store's first others up to 500."""
-    tile_of = {str(name): tile for tile, name in enumerate(store.names)}  # each look at `store.names` is a read
-    first = [tile_of.pop(name) for name in names]
-    return np.array([*first, *list(tile_of.values())[: NUM_CHIPS - len(first)]])
+def _parity_chips(store: Store, names: list[str]) -> np.ndarray:
+    """The chips of `names`, and the store's first others up to 500."""
+    chip_of = {str(name): chip for chip, name in enumerate(store.names)}  # each look at `store.names` is a read
+    first = [chip_of.pop(name) for name in names]
+    return np.array([*first, *list(chip_of.values())[: NUM_CHIPS - len(first)]])
 
 
 def _parity(run: Run, store: Store, net: RawNetwork, folder: Path) -> Parity:
     """Compare on the first 500 test chips, in torch on one side and from the written files on the other."""
     names = run.names[:NUM_CHIPS].tolist()
-    tiles = _parity_tiles(store, names)
+    chips = _parity_chips(store, names)
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     program = torch.export.load(folder / "model.pt2").module()
     gaps = np.zeros(4)
-    for first in range(0, len(tiles), 64):
-        chips = read_tiles(store, tiles[first : first + 64], store.layout.bands)
+    for first in range(0, len(chips), 64):
+        images = read_chips(store, chips[first : first + 64], store.layout.bands)
         with torch.no_grad():
-            own, again = net(torch.from_numpy(chips)).numpy(), program(torch.from_numpy(chips)).numpy()
-        (other,) = session.run(None, {"chips": chips})
+            own, again = net(torch.from_numpy(images)).numpy(), program(torch.from_numpy(images)).numpy()
+        (other,) = session.run(None, {"chips": images})
         saved = run.logits[first : min(first + 64, len(names))]
         gaps = np.maximum(gaps, [np.abs(other - own).max(), np.abs(again - own).max(),
                                  np.abs(other[: len(saved)] - saved).max(initial=0), np.abs(own).max()])  # fmt: skip
@@ -186,6 +186,6 @@ def _parity(run: Run, store: Store, net: RawNetwork, folder: Path) -> Parity:
             f"{MAX_DIFFERENCE * scale:.3g} at most (1e-5 of the largest, {scale:.3g}). Nothing is exported."
         )
     return Parity(
-        chips=len(tiles), onnx_from_torch=float(gaps[0]), export_from_torch=float(gaps[1]),
+        chips=len(chips), onnx_from_torch=float(gaps[0]), export_from_torch=float(gaps[1]),
         onnx_from_saved=float(gaps[2]), largest_logit=float(gaps[3]), onnx_from_torch_share=float(gaps[0]) / scale,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from scipy.fft import dctn
 
 from pipeline.chunks import ChunkReader
 from preprocess.console import Progress
-from preprocess.schema import Store
+from preprocess.zarr_store import Store
 
 BLOCK_BYTES = 32 * 1024 * 1024
 HASH_SIDE, THUMBNAIL_SIDE = 32, 16
@@ -48,10 +48,10 @@ def read_features(store: Store) -> Features:
     Raises:
         DamagedChunkError: names a chip that cannot be read.
     """
-    mean, std = store.band_statistics(np.arange(store.num_tiles))
+    mean, std = store.band_statistics(np.arange(store.num_chips))
     scale = np.where(std > 0, std, 1).astype(np.float32)[:, None, None]
     parts: list[tuple[np.ndarray, ...]] = []
-    with Progress("audit", total=store.num_tiles, unit="chips") as progress:
+    with Progress("audit", total=store.num_chips, unit="chips") as progress:
         for values in _blocks(store):
             standard = (values - mean.astype(np.float32)[:, None, None]) / scale
             parts.append((*_extremes(values), *_shape(standard), _edges(standard)))
@@ -63,12 +63,12 @@ def read_features(store: Store) -> Features:
 def _blocks(store: Store) -> Iterator[np.ndarray]:
     """(chips, bands, height, width) float32 and store-typed values, a block at a time, in store order."""
     layout, reader = store.layout, ChunkReader(store, store.layout.bands)
-    step = max(1, BLOCK_BYTES // layout.tile_bytes)
+    step = max(1, BLOCK_BYTES // layout.chip_bytes)
     shape = (len(layout.bands), layout.height, layout.width)
     threads = len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(threads) as pool:
-        for first in range(0, store.num_tiles, step):
-            values = np.empty((min(step, store.num_tiles - first), *shape), layout.dtype)
+        for first in range(0, store.num_chips, step):
+            values = np.empty((min(step, store.num_chips - first), *shape), layout.dtype)
             rows = np.array_split(np.arange(len(values)), threads)
             list(pool.map(partial(_read_rows, reader, first, values), [part for part in rows if len(part)]))
             yield values

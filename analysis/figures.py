@@ -17,9 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from analysis.names import slug
+from analysis.slugs import slug
 from preprocess.console import is_plain, one_line
-from preprocess.schema import write_atomic
+from preprocess.zarr_store import write_atomic
 
 INK, FAINT = "#1b1f24", "#8a9099"  # text; grids and what stands behind
 BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis.provenance import train_command
-from analysis.results import Run
+from analysis.finished_run import Run
+from analysis.run_sections import train_command
 from preprocess.console import one_line
-from preprocess.schema import Store
+from preprocess.zarr_store import Store
 
 
 def _cell(name: str) -> str:

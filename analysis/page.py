@@ -12,11 +12,11 @@ import jinja2
 import markupsafe
 import pandas as pd
 
-from analysis.names import slug
 from analysis.pictures import Chip, data_uri
+from analysis.slugs import slug
 from analysis.tables import table_bytes
 from preprocess.console import one_line
-from preprocess.schema import write_atomic
+from preprocess.zarr_store import write_atomic
 
 _TEMPLATES = Path(__file__).with_name("templates")
 

@@ -1,6 +1,6 @@
 """Chips as pictures, from the store: native pixels, one value of the store one pixel of the PNG.
 
-In: a store and tile numbers. Out: PNG bytes, colour (red, green, blue by name) and NIR. Brightness is stretched between
+In: a store and chip numbers. Out: PNG bytes, colour (red, green, blue by name) and NIR. Brightness is stretched between
 two percentiles of the chips shown together, a band at a time, so that chips of one page can be compared.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.chunks import ChunkReader
-from preprocess.schema import Store
+from preprocess.zarr_store import Store
 
 COLOUR = ("red", "green", "blue")
 PAGE_BYTES = 6_000_000  # of pictures as text; with figures and tables a page stays below 10 MB
@@ -23,7 +23,7 @@ LOW_PERCENTILE, HIGH_PERCENTILE = 1, 99
 class Chip:
     """A chip's pictures as PNG bytes; `colour_bands` says what is shown as colour, "" for `nir` where there is none."""
 
-    tile: int
+    index: int
     colour: bytes
     nir: bytes
 
@@ -33,17 +33,17 @@ def colour_bands(store: Store) -> tuple[str, ...]:
     return COLOUR if set(COLOUR) <= set(store.layout.bands) else store.layout.bands[:1]
 
 
-def read_tiles(store: Store, tiles: np.ndarray, bands: tuple[str, ...]) -> np.ndarray:
-    """(tiles, bands, height, width) of the store's own values."""
+def read_chips(store: Store, chips: np.ndarray, bands: tuple[str, ...]) -> np.ndarray:
+    """(chips, bands, height, width) of the store's own values."""
     layout = store.layout
     reader = ChunkReader(store, bands)
-    values = np.empty((len(tiles), len(bands), layout.height, layout.width), layout.dtype)
-    reader.decode(np.asarray(tiles, np.int64), values)
+    values = np.empty((len(chips), len(bands), layout.height, layout.width), layout.dtype)
+    reader.decode(np.asarray(chips, np.int64), values)
     return values
 
 
 def stretch(values: np.ndarray) -> np.ndarray:
-    """(tiles, bands, height, width) -> the same as uint8: the 1st percentile of each band black, the 99th white."""
+    """(chips, bands, height, width) -> the same as uint8: the 1st percentile of each band black, the 99th white."""
     wide = values.astype(np.float64)  # differences of int16 or of float32 can lie outside their range
     low, high = np.percentile(wide, (LOW_PERCENTILE, HIGH_PERCENTILE), axis=(0, 2, 3), keepdims=True)
     scaled = (wide - low) / np.where(high > low, high - low, 1)
@@ -65,25 +65,25 @@ class Room:
         return share
 
 
-def pictures(store: Store, tiles: np.ndarray, room: Room) -> list[Chip | None]:
-    """The chips of (groups, k) tiles in the order given, stretched together; None for all from the first group on that
+def pictures(store: Store, chips: np.ndarray, room: Room) -> list[Chip | None]:
+    """The chips of (groups, k) chips in the order given, stretched together; None for all from the first group on that
     has no room.
 
     Raises:
         DamagedChunkError: a chip cannot be read.
     """
-    shown: list[Chip | None] = [None] * tiles.size
-    if not tiles.size:
+    shown: list[Chip | None] = [None] * chips.size
+    if not chips.size:
         return shown
-    share, taken, wide = room.next_share(), 0, tiles.shape[1]
-    colour = stretch(read_tiles(store, tiles.ravel(), colour_bands(store)))
-    nir = stretch(read_tiles(store, tiles.ravel(), ("nir",))) if "nir" in store.layout.bands else None
-    for first in range(0, tiles.size, wide):
+    share, taken, wide = room.next_share(), 0, chips.shape[1]
+    colour = stretch(read_chips(store, chips.ravel(), colour_bands(store)))
+    nir = stretch(read_chips(store, chips.ravel(), ("nir",))) if "nir" in store.layout.bands else None
+    for first in range(0, chips.size, wide):
         group = [
-            Chip(tile=int(tile), colour=_png(colour[row]), nir=_png(nir[row]) if nir is not None else b"")
-            for row, tile in enumerate(tiles.ravel()[first : first + wide], first)
+            Chip(index=int(chip), colour=_png(colour[row]), nir=_png(nir[row]) if nir is not None else b"")
+            for row, chip in enumerate(chips.ravel()[first : first + wide], first)
         ]
-        size = sum(len(data_uri(png)) for chip in group for png in (chip.colour, chip.nir))
+        size = sum(len(data_uri(png)) for picture in group for png in (picture.colour, picture.nir))
         if size > (share - taken if first else room.left):
             break
         shown[first : first + wide] = group

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 from sklearn.metrics import precision_recall_curve
 
-from analysis.classes import FEW_POSITIVES, Calibration
+from analysis.class_metrics import FEW_POSITIVES, Calibration
 from analysis.figures import BLUE, FAINT, GREEN, INK, ORANGE, RUN_STYLES, new, panels, shown
-from analysis.results import LOSSES, Run
+from analysis.finished_run import LOSSES, Run
 from analysis.tail import TAIL_SHARES, Tail
 
 PART_STYLE: dict[str, dict[str, Any]] = {

@@ -18,16 +18,16 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from analysis import decisions
-from analysis.folder import Files, FolderLoader, TiffReader, check_gpu, expected_layout, list_files, store_of
-from analysis.results import Run, load_run
+from analysis import f2_thresholds
+from analysis.chip_folder import Files, FolderLoader, TiffReader, check_gpu, expected_layout, list_files, store_of
+from analysis.finished_run import Run, load_run
 from analysis.saved_model import inputs_of, load_saved
-from analysis.symmetries import Symmetries
 from analysis.tables import CsvWriter, tags_form
-from pipeline.loader import TileLoader
+from analysis.tta import Symmetries
+from pipeline.loader import ChipLoader
 from preprocess.console import UserError, say
 from preprocess.files import locked
-from preprocess.schema import write_atomic
+from preprocess.zarr_store import write_atomic
 from train.config import Config
 from train.device import Device, choose_device, prepare_torch
 from train.metrics import probabilities
@@ -103,16 +103,16 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
                 output.partial.rmdir()
             output_files(out)
         _begin(output, _settings(reader, run, digest, config, device, tta))
-        done = [_read_block(output, number, len(tiles)) is not None for number, tiles in enumerate(blocks)]
+        done = [_read_block(output, number, len(chips)) is not None for number, chips in enumerate(blocks)]
         if any(done):
             say(f"{output.partial}: going on, {sum(done)} of {len(blocks)} blocks are done.")
-        for number, tiles in enumerate(blocks):
+        for number, chips in enumerate(blocks):
             if not done[number]:
-                loader.take(tiles)
+                loader.take(chips)
                 label = f"predict, block {number + 1}/{len(blocks)}"
                 # `predict_logits` asks a loader for `epoch` only.
-                logits = predict_logits(model, cast(TileLoader, loader), device, label=label, num_tiles=len(tiles))
-                bad = {int(tile): reader.bad[tile] for tile in tiles.tolist() if tile in reader.bad}
+                logits = predict_logits(model, cast(ChipLoader, loader), device, label=label, num_chips=len(chips))
+                bad = {int(chip): reader.bad[chip] for chip in chips.tolist() if chip in reader.bad}
                 _write_block(output, number, logits, bad)
         loader.close()
         return _finish(output, run, files, len(blocks))
@@ -149,7 +149,7 @@ def _write_block(output: Output, number: int, logits: np.ndarray, bad: dict[int,
     write_atomic(output.partial / f"{number}.npz", data.getbuffer())
 
 
-def _read_block(output: Output, number: int, num_tiles: int) -> tuple[np.ndarray, dict[int, str]] | None:
+def _read_block(output: Output, number: int, num_chips: int) -> tuple[np.ndarray, dict[int, str]] | None:
     """(logits, bad files) of a block; None if it is not there or was torn by a power cut."""
     try:
         with np.load(io.BytesIO((output.partial / f"{number}.npz").read_bytes()), allow_pickle=False) as block:
@@ -157,13 +157,13 @@ def _read_block(output: Output, number: int, num_tiles: int) -> tuple[np.ndarray
     except Exception:
         # zipfile, zlib and numpy each raise their own kinds; whatever it is, the block is made again.
         return None
-    return (logits, {int(tile): reason for tile, reason in bad.items()}) if len(logits) == num_tiles else None
+    return (logits, {int(chip): reason for chip, reason in bad.items()}) if len(logits) == num_chips else None
 
 
 def _finish(output: Output, run: Run, files: Files, num_blocks: int) -> int:
     """Join the blocks into the CSVs, a block at a time, and remove OUT.partial. Returns the number of bad files."""
-    tuning, _ = decisions.halves(len(run.labels))
-    thresholds = decisions.tune(run.labels[tuning], run.logits[tuning])
+    tuning, _ = f2_thresholds.halves(len(run.labels))
+    thresholds = f2_thresholds.tune(run.labels[tuning], run.logits[tuning])
     join_tags, how = tags_form(run.classes)
     bad: list[tuple[str, str]] = []
     first = 0

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.results import Run
+from analysis.finished_run import Run
 from preprocess.console import UserError
 
 COUNT = 10
@@ -38,7 +38,7 @@ def choose_class(run: Run, wanted: str | None) -> int:
 
 
 def rank(run: Run, wanted: str | None) -> Ranking:
-    """Rank the test part by one class's logits, which do not tie where probabilities round to 1."""
+    """Rank the test split by one class's logits, which do not tie where probabilities round to 1."""
     index = choose_class(run, wanted)
     best, worst = extremes(run.logits[:, index], run.names)
     return Ranking(class_index=index, best=best, worst=worst)

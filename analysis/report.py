@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis import classes, comparison
+from analysis import class_metrics, comparison
+from analysis.chip_sections import Kept, curves, task_2
 from analysis.figures import Figures
+from analysis.finished_run import Run, load_run
 from analysis.page import Note, Section, Tables, render
-from analysis.provenance import provenance, reproduction
 from analysis.ranking import rank
-from analysis.results import Run, load_run
-from analysis.sections import Kept, curves, task_2
-from analysis.verdicts import compared, decided, each_class
+from analysis.run_sections import provenance, reproduction
+from analysis.score_sections import compared, decided, each_class
 from preprocess.console import UserError, say
-from preprocess.schema import Store, open_store
+from preprocess.zarr_store import Store, open_store
 
 
 def report(run_path: Path, *, compare: tuple[Path, ...], wanted_class: str | None, store_path: str | None) -> Path:
@@ -37,8 +37,8 @@ def report(run_path: Path, *, compare: tuple[Path, ...], wanted_class: str | Non
     store = _store(run, store_path)
     folder = run_path / "report"
     kept = Kept(figures=Figures(folder=folder / "figures"), tables=Tables(folder=folder / "tables"))
-    counts = classes.resample_counts(len(run.labels))
-    resampled = classes.bootstrap_ap(run.labels, run.logits, counts)
+    counts = class_metrics.resample_counts(len(run.labels))
+    resampled = class_metrics.bootstrap_ap(run.labels, run.logits, counts)
     sections = [
         curves(run, kept),
         task_2(run, ranking, store, kept),
@@ -50,7 +50,7 @@ def report(run_path: Path, *, compare: tuple[Path, ...], wanted_class: str | Non
         sections.append(compared(run, found, kept))
     sections += [reproduction(run, kept), provenance(run)]
     _warn(run, sections[0])
-    low, high = (float(bound) for bound in classes.interval(classes.mean_over_classes(resampled)))
+    low, high = (float(bound) for bound in class_metrics.interval(class_metrics.mean_over_classes(resampled)))
     best = run.classes[ranking.class_index]
     split, chance = run.made_with.split, run.positives / len(run.labels)
     render(
@@ -61,7 +61,7 @@ def report(run_path: Path, *, compare: tuple[Path, ...], wanted_class: str | Non
         facts=[
             ("test mAP", _number(run.mean_ap)),
             ("its 95 % interval", f"{_number(low)} to {_number(high)}" if low <= high else "none"),
-            ("mAP of chance", _number(float(classes.mean_over_classes(np.where(chance > 0, chance, np.nan))))),
+            ("mAP of chance", _number(float(class_metrics.mean_over_classes(np.where(chance > 0, chance, np.nan))))),
             ("classes that count", f"{int((run.positives > 0).sum())} of {len(run.classes)}"),
             (f"{'best' if wanted_class is None else 'chosen'} class", f"{best} {_number(run.ap[ranking.class_index])}"),
             ("split", Path(split.rule).name),
@@ -100,14 +100,18 @@ def _warn(run: Run, section: Section) -> None:
     """What a reader must know before believing the scores, at the top."""
     warnings = []
     if run.made_with.split.epoch_chosen_on == "test":
-        warnings.append("The epoch was chosen on the test part, which flatters: VAL=0.1 chooses it on a part of train.")
+        warnings.append(
+            "The epoch was chosen on the test split, which flatters: VAL=0.1 chooses it on a part of train."
+        )
     rule = run.made_with.split.rule.partition(" + val ")[0]
     if rule == "blocked":
         warnings.append("The split kept together the duplicates and neighbours that `make audit` found; others leak.")
     elif not rule.endswith(".csv"):
         warnings.append("Neighbouring chips come from one scene, so a random split leaks from train to test.")
     if not run.positives.any():
-        warnings.append("No chip of the test part has any class: there is no AP, and nothing can be said of the model.")
+        warnings.append(
+            "No chip of the test split has any class: there is no AP, and nothing can be said of the model."
+        )
     if run.config.shuffle_labels:
         warnings.append("The labels were shuffled (SHUFFLE_LABELS=1): these scores are of chance.")
     if run.record.state != "done":

@@ -1,4 +1,4 @@
-"""Load a run's model in this process, predict its test part again, compare with what was saved, say why not.
+"""Load a run's model in this process, predict its test split again, compare with what was saved, say why not.
 
 Three verdicts. Bit-identical: every logit is the same. Within rounding: everything that decides the scores is
 the same, but the device or the software differs, and so do the last digits. Different: with the likely cause.
@@ -11,17 +11,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from analysis.results import Run, load_run
+from analysis.finished_run import Run, load_run
 from analysis.tables import table_bytes
 from preprocess.console import UserError, one_line, say
-from train import runfolder
-from train.assemble import Data, make_eval_loader, make_model, open_data
+from train import run_folder
 from train.contract.results import MadeWith
 from train.contract.verdict import write_verdict
 from train.device import AMP_SETTING, Device, amp_name, choose_device, prepare_torch
 from train.metrics import class_ap, mean_ap, probabilities
 from train.predict import predict
 from train.record import check_fed
+from train.setup import Data, make_eval_loader, make_model, open_data
 
 # Largest difference of a probability that another device or format may make; the mean may be a tenth of it. On 1,024
 # real chips and ResNet-18, 10-bit mantissas (fp16) made 0.009 and bf16 0.045; of more chips the largest is larger.
@@ -55,11 +55,11 @@ def reproduce(run: Path, *, store: str | None, gpu: str | None) -> bool:
     if len(data.store.classes) != len(saved.classes):
         raise UserError(f"{config.store}: {len(data.store.classes)} classes; the run has {len(saved.classes)}.")
     model = make_model(config, data, pretrained=False)
-    model_sha256 = runfolder.load_model(run, model)
+    model_sha256 = run_folder.load_model(run, model)
     model = model.to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    tiles = data.split.test
+    chips = data.split.test
     logits = predict(
-        model, make_eval_loader(config, data, device, "test"), device, label="reproduce", num_tiles=len(tiles)
+        model, make_eval_loader(config, data, device, "test"), device, label="reproduce", num_chips=len(chips)
     )
     if not np.isfinite(logits).all():
         raise UserError(
@@ -67,7 +67,7 @@ def reproduce(run: Path, *, store: str | None, gpu: str | None) -> bool:
             f"found others ({model_sha256[:12]}), whose scores are not finite. Copy the file again."
         )
     differences = _differences(before, data, device, model_sha256)
-    same_chips = np.array_equal(saved.names, data.store.names[tiles])
+    same_chips = np.array_equal(saved.names, data.store.names[chips])
     table = None
     if same_chips:
         frame = _table(data, saved, logits)
@@ -99,15 +99,15 @@ def _differences(before: MadeWith, data: Data, device: Device, model_sha256: str
     compare("AMP", before.amp, amp, decides=False)
     compare("device", before.machine.device, device.name, decides=False)
     compare("threads", before.machine.threads, torch.get_num_threads(), decides=False)
-    now = runfolder.versions()
+    now = run_folder.versions()
     for package, version in before.versions.items():
         compare(f"software {package}", version, now.get(package), decides=False)
-    compare("commit of the code", before.commit, runfolder.commit(), decides=False)
+    compare("commit of the code", before.commit, run_folder.commit(), decides=False)
     return found
 
 
 def _table(data: Data, saved: Run, logits: np.ndarray) -> pd.DataFrame:
-    """A row a class and one for the mean; AP is NaN where the test part has no positive."""
+    """A row a class and one for the mean; AP is NaN where the test split has no positive."""
     labels = data.store.labels[data.split.test]
     again = class_ap(labels, logits)
     table = pd.DataFrame(
@@ -130,7 +130,7 @@ def _verdict(
     causes = "; ".join(difference.what for difference in differences)
     if not same_chips:
         likely = causes or "the split"
-        return False, f"{run}: DIFFERENT: the test part holds other chips than were saved. Likely cause: {likely}."
+        return False, f"{run}: DIFFERENT: the test split holds other chips than were saved. Likely cause: {likely}."
     gap = np.abs(probabilities(logits) - saved.probabilities)
     found = f"difference of the {gap.size} probabilities: mean {gap.mean():.3g}, max {gap.max():.3g}"
     say(found)

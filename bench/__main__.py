@@ -57,7 +57,7 @@ def _run(mode: str, rounds: int, args: Any) -> dict[str, Any]:
 
         return scale(args.data / "scale", rounds)
     work = _own_store(args.store) if args.store else make_chips(args.data, args.chips)
-    what = {"chips": work.store().num_tiles, "store": str(args.store or "")}
+    what = {"chips": work.store().num_chips, "store": str(args.store or "")}
     return {**what, **_on_chips(mode, tuple(filter(None, args.rows.split(","))))(work, rounds)}
 
 
@@ -76,11 +76,11 @@ def _on_chips(mode: str, only: tuple[str, ...]) -> Callable[[Work, int], dict[st
 
 
 def _own_store(path: Path) -> Work:
-    from preprocess.schema import open_store
+    from preprocess.zarr_store import open_store
 
     store = open_store(path)
     layout = store.layout
-    say(f"{path}: {store.num_tiles} chips; without their TIFFs there is no baseline, so no ratio.")
+    say(f"{path}: {store.num_chips} chips; without their TIFFs there is no baseline, so no ratio.")
     return Work(
         folder=path.parent, stores={layout.codec: path}, tif=None, bands=layout.bands,
         height=layout.height, width=layout.width,

@@ -22,37 +22,37 @@ def check(row: Row, work: Work, batch: RowBatch) -> None:
     """The first batch of epoch 0.
 
     Raises:
-        WrongBatchError: names the row, the tile and what is wrong with it.
+        WrongBatchError: names the row, the chip and what is wrong with it.
     """
     store = work.store()
-    tiles = np.asarray(batch.tiles)
-    given = epoch_order(SEED, 0, np.arange(store.num_tiles))[: len(tiles)]
-    if len(tiles) != BATCH or len(set(tiles.tolist())) != BATCH:
-        raise WrongBatchError(f"{row.name}: expected {BATCH} different chips, found {len(set(tiles.tolist()))}")
-    if row.order == "given" and not np.array_equal(tiles, given):
-        raise WrongBatchError(f"{row.name}: the first batch holds tiles {tiles[:4]}..., expected {given[:4]}...")
-    if row.order == "own" and (np.diff(tiles) > 0).all():
+    chips = np.asarray(batch.chips)
+    given = epoch_order(SEED, 0, np.arange(store.num_chips))[: len(chips)]
+    if len(chips) != BATCH or len(set(chips.tolist())) != BATCH:
+        raise WrongBatchError(f"{row.name}: expected {BATCH} different chips, found {len(set(chips.tolist()))}")
+    if row.order == "given" and not np.array_equal(chips, given):
+        raise WrongBatchError(f"{row.name}: the first batch holds chips {chips[:4]}..., expected {given[:4]}...")
+    if row.order == "own" and (np.diff(chips) > 0).all():
         raise WrongBatchError(f"{row.name}: the chips come in the order in which they are stored")
     if batch.chunks is not None:
         _check_chunks(row, work, batch)
         return
-    if not np.array_equal(batch.labels.numpy(), store.labels[tiles].astype(np.float32)):
+    if not np.array_equal(batch.labels.numpy(), store.labels[chips].astype(np.float32)):
         raise WrongBatchError(f"{row.name}: the labels are not those of the chips")
-    expected = expected_images(row, work, tiles, _draws(row, work, batch))
+    expected = expected_images(row, work, chips, _draws(row, work, batch))
     images = batch.images.numpy()
     if images.shape != expected.shape or images.dtype != np.float32:
         raise WrongBatchError(
             f"{row.name}: expected {expected.shape} float32 images, found {images.shape} {images.dtype}"
         )
-    for index, tile in enumerate(tiles.tolist()):
+    for index, chip in enumerate(chips.tolist()):
         if not np.allclose(images[index], expected[index], rtol=1e-5, atol=1e-4):
-            raise WrongBatchError(f"{row.name}: tile {tile} of the first batch is not what it must be")
+            raise WrongBatchError(f"{row.name}: chip {chip} of the first batch is not what it must be")
 
 
 def _draws(row: Row, work: Work, batch: RowBatch) -> Augmentation:
     if row.order == "given":
         return augmentation(
-            SEED, 0, np.asarray(batch.tiles), height=work.height, width=work.width, crop=work.crop, flips=FLIPS
+            SEED, 0, np.asarray(batch.chips), height=work.height, width=work.width, crop=work.crop, flips=FLIPS
         )
     draws = batch.draws
     if draws is None:
@@ -67,7 +67,7 @@ def _draws(row: Row, work: Work, batch: RowBatch) -> Augmentation:
     return draws
 
 
-def expected_images(row: Row, work: Work, tiles: np.ndarray, draws: Augmentation) -> np.ndarray:
+def expected_images(row: Row, work: Work, chips: np.ndarray, draws: Augmentation) -> np.ndarray:
     """(B, channels, crop height, crop width) float64: flip rows, crop, mirror, scale."""
     store = work.store()
     array: Any = zarr.open_group(store.path, mode="r")["tiles"]
@@ -79,31 +79,31 @@ def expected_images(row: Row, work: Work, tiles: np.ndarray, draws: Augmentation
         scaling = work.scaling(bands)
         mean, std = np.reshape(scaling.mean, shape), np.reshape(scaling.std, shape)
     images = []
-    for index, tile in enumerate(tiles.tolist()):
-        chip = np.asarray(array[tile])
-        chip = pil_values(chip) if row.values == "course" else chip[list(store.band_indices(bands))]
-        chip = chip[:, ::-1] if draws.flip_rows[index] else chip
+    for index, chip in enumerate(chips.tolist()):
+        pixels = np.asarray(array[chip])
+        pixels = pil_values(pixels) if row.values == "course" else pixels[list(store.band_indices(bands))]
+        pixels = pixels[:, ::-1] if draws.flip_rows[index] else chip
         top, left = int(draws.crop_y[index]), int(draws.crop_x[index])
-        chip = chip[:, top : top + work.crop[0], left : left + work.crop[1]]
-        chip = chip[:, :, ::-1] if draws.mirror[index] else chip
-        images.append((chip.astype(np.float64) - mean) / std)
+        pixels = pixels[:, top : top + work.crop[0], left : left + work.crop[1]]
+        pixels = pixels[:, :, ::-1] if draws.mirror[index] else chip
+        images.append((pixels.astype(np.float64) - mean) / std)
     return np.stack(images)
 
 
-def pil_values(tile: np.ndarray) -> np.ndarray:
+def pil_values(chip: np.ndarray) -> np.ndarray:
     """(B G R NIR, y, x) uint16 -> what PIL shows: high bytes, the colours divided by NIR as if it were alpha."""
-    high = (tile >> 8).astype(np.int64)
+    high = (chip >> 8).astype(np.int64)
     colours, alpha = high[:3], high[3:]
     divided = np.minimum(255, colours * 255 // np.maximum(alpha, 1))
     return np.concatenate([np.where(alpha == 0, 0, np.where(alpha == 255, colours, divided)), alpha])
 
 
 def _check_chunks(row: Row, work: Work, batch: RowBatch) -> None:
-    """Compressed chunks: each block is inflated and unshuffled here, and must be the tile's values."""
+    """Compressed chunks: each block is inflated and unshuffled here, and must be the chip's values."""
     assert batch.chunks is not None
     store, layout = work.store("lz4"), work.store("lz4").layout
     array: Any = zarr.open_group(store.path, mode="r")["tiles"]
-    for index, tile in enumerate(batch.tiles.tolist()):
+    for index, chip in enumerate(batch.chips.tolist()):
         data = batch.images[index].numpy()
         blocks = []
         for first, size in zip(batch.chunks[0][index].tolist(), batch.chunks[1][index].tolist(), strict=True):
@@ -111,8 +111,8 @@ def _check_chunks(row: Row, work: Work, batch: RowBatch) -> None:
             try:
                 blocks.append(numcodecs.lz4.decompress(length + data[first : first + size].tobytes()))
             except RuntimeError as error:
-                raise WrongBatchError(f"{row.name}: a chunk of tile {tile} does not decode ({error})") from error
+                raise WrongBatchError(f"{row.name}: a chunk of chip {chip} does not decode ({error})") from error
         planes = np.frombuffer(b"".join(blocks), np.uint8).reshape(len(blocks), layout.itemsize, -1)
         values = np.ascontiguousarray(planes.transpose(0, 2, 1)).view(layout.dtype)
-        if not np.array_equal(values.reshape(-1), np.asarray(array[tile]).reshape(-1)):
-            raise WrongBatchError(f"{row.name}: the chunks of tile {tile} do not decode to it")
+        if not np.array_equal(values.reshape(-1), np.asarray(array[chip]).reshape(-1)):
+            raise WrongBatchError(f"{row.name}: the chunks of chip {chip} do not decode to it")

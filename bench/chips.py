@@ -15,8 +15,8 @@ from bench.work import Work
 from preprocess.console import Progress, UserError
 from preprocess.convert import convert
 from preprocess.plan import Request
-from preprocess.schema import write_atomic
 from preprocess.workers import run_tasks
+from preprocess.zarr_store import write_atomic
 
 NUM_CHIPS, SIDE, BANDS = 2048, 256, ("blue", "green", "red", "nir")
 _MEAN = (4988.0, 4271.0, 3075.0, 6399.0)  # Planet's train set

@@ -17,15 +17,15 @@ import torch
 
 from bench.measure import timed_pass
 from bench.model import MIN_STEPS, config, rate, resident_batch, synchronize, trainer_on, void
-from bench.proc import cores
-from bench.remote import Remote
+from bench.process_usage import cores
+from bench.remote_generator import Remote
 from bench.rows import canopy
-from bench.tiles import SIDE, tiles_store
+from bench.small_stores import SIDE, chips_store
 from bench.work import BATCH, FLIPS, SEED, Setting, Work
 from pipeline.inputs import raw_inputs
-from pipeline.loader import TileLoader, train_loader
+from pipeline.loader import ChipLoader, train_loader
 from preprocess.console import say
-from preprocess.schema import open_store
+from preprocess.zarr_store import open_store
 from train.device import choose_device
 from train.step import Trainer, train_step
 from train.telemetry import GpuUse
@@ -37,7 +37,7 @@ _BLOCK_S = 4.0
 
 def run(work: Work, rounds: int) -> dict[str, Any]:
     """The record's rows."""
-    small = tiles_store(work.folder / "scale", SMALL_CHIPS)
+    small = chips_store(work.folder / "scale", SMALL_CHIPS)
     crop = work.crop[0]
     rows = []
     for side, path in ((SIDE, small), (crop, work.stores["lz4"])):
@@ -89,13 +89,13 @@ def serve_train(path: Path, side: int) -> Iterator[Any]:
     device = choose_device(config())
     torch.backends.cudnn.benchmark = True
     store = open_store(path)
-    tiles = np.arange(store.num_tiles)
+    chips = np.arange(store.num_chips)
     bands = ("red", "green", "blue")
     tried = divisions(cores()) if device.kind == "cpu" else [(cores(), cores())]
     streams = {
         workers: _Stream(
             train_loader(
-                store, tiles, raw_inputs(store, bands, tiles), batch_size=BATCH, seed=SEED, flips=FLIPS,
+                store, chips, raw_inputs(store, bands, chips), batch_size=BATCH, seed=SEED, flips=FLIPS,
                 crop=(side, side), device=device.device, workers=workers, dtype=device.image_dtype,
             )
         )
@@ -122,7 +122,7 @@ def serve_train(path: Path, side: int) -> Iterator[Any]:
 class _Stream:
     """Batches without end, epoch after epoch."""
 
-    def __init__(self, loader: TileLoader) -> None:
+    def __init__(self, loader: ChipLoader) -> None:
         self._loader, self._epoch = loader, 0
         self._batches = loader.epoch(0)
 

@@ -44,7 +44,7 @@ def kept(work: Work, name: str) -> Kept:
         started = time.perf_counter()
         _WRITERS[name](work, part)
         seconds = time.perf_counter() - started
-        made = {"seconds": seconds, "bytes": num_bytes(part), "chips": work.store().num_tiles}
+        made = {"seconds": seconds, "bytes": num_bytes(part), "chips": work.store().num_chips}
         (part / "made.json").write_text(json.dumps(made))
         os.rename(part, path)
     made = json.loads((path / "made.json").read_text())
@@ -56,17 +56,17 @@ def num_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def chip(work: Work, tile: int) -> np.ndarray:
+def read_chip(work: Work, chip: int) -> np.ndarray:
     """(band, y, x) uint16, contiguous."""
-    return np.ascontiguousarray(np.moveaxis(tifffile.imread(f"{work.tif}/chip_{tile}.tif"), -1, 0))
+    return np.ascontiguousarray(np.moveaxis(tifffile.imread(f"{work.tif}/chip_{chip}.tif"), -1, 0))
 
 
 def _npy(work: Work, out: Path) -> None:
-    count = work.store().num_tiles
+    count = work.store().num_chips
     shape = (count, len(work.bands), work.height, work.width)
     values = np.lib.format.open_memmap(out / "chips.npy", "w+", np.uint16, shape)
-    for tile in range(count):
-        values[tile] = chip(work, tile)
+    for chip in range(count):
+        values[chip] = read_chip(work, chip)
     values.flush()
 
 
@@ -74,7 +74,7 @@ def _tensorstore(work: Work, out: Path) -> None:
     """Zarr v3, uncompressed, a chunk a chip: its fastest of those tried, and it knows no byte shuffle for LZ4."""
     import tensorstore
 
-    count, size = work.store().num_tiles, (len(work.bands), work.height, work.width)
+    count, size = work.store().num_chips, (len(work.bands), work.height, work.width)
     array = tensorstore.open(
         {
             "driver": "zarr3",
@@ -87,25 +87,25 @@ def _tensorstore(work: Work, out: Path) -> None:
         },
         create=True,
     ).result()
-    for tile in range(count):
-        array[tile].write(chip(work, tile)).result()
+    for chip in range(count):
+        array[chip].write(read_chip(work, chip)).result()
 
 
 class _Sample:
-    """tile -> sample, for litdata's workers."""
+    """chip -> sample, for litdata's workers."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
 
-    def __call__(self, tile: int) -> dict[str, Any]:
-        return {"tile": tile, "image": chip(self._work, tile)}
+    def __call__(self, chip: int) -> dict[str, Any]:
+        return {"tile": chip, "image": read_chip(self._work, chip)}
 
 
 def _litdata(work: Work, out: Path) -> None:
     import litdata
 
     litdata.optimize(
-        fn=_Sample(work), inputs=list(range(work.store().num_tiles)), output_dir=str(out), chunk_bytes="64MB",
+        fn=_Sample(work), inputs=list(range(work.store().num_chips)), output_dir=str(out), chunk_bytes="64MB",
         num_workers=len(os.sched_getaffinity(0)), start_method="fork",
     )  # fmt: skip
 
@@ -115,32 +115,32 @@ def _mds(work: Work, out: Path) -> None:
 
     shape = f"{len(work.bands)},{work.height},{work.width}"
     with MDSWriter(out=str(out), columns={"tile": "int", "image": f"ndarray:uint16:{shape}"}) as writer:
-        for tile in range(work.store().num_tiles):
-            writer.write({"tile": tile, "image": chip(work, tile)})
+        for chip in range(work.store().num_chips):
+            writer.write({"tile": chip, "image": read_chip(work, chip)})
 
 
 def _webdataset(work: Work, out: Path) -> None:
     import webdataset
 
     with webdataset.ShardWriter(f"{out}/chips-%04d.tar", maxcount=128, verbose=0) as writer:
-        for tile in range(work.store().num_tiles):
-            writer.write({"__key__": f"{tile:08d}", "image.npy": chip(work, tile), "tile.cls": tile})
+        for chip in range(work.store().num_chips):
+            writer.write({"__key__": f"{chip:08d}", "image.npy": read_chip(work, chip), "tile.cls": chip})
 
 
 class _Indexed:
-    """What ffcv's writer takes: `(image, tile)` by position."""
+    """What ffcv's writer takes: `(image, chip)` by position."""
 
     def __init__(self, work: Work) -> None:
-        self._work, self._count = work, work.store().num_tiles
+        self._work, self._count = work, work.store().num_chips
 
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, tile: int) -> tuple[np.ndarray, int]:
-        return chip(self._work, tile), tile
+    def __getitem__(self, chip: int) -> tuple[np.ndarray, int]:
+        return read_chip(self._work, chip), chip
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:
-        return (self[tile] for tile in range(self._count))
+        return (self[chip] for chip in range(self._count))
 
 
 def _ffcv(work: Work, out: Path) -> None:

@@ -12,7 +12,7 @@ from nvidia.dali import pipeline_def
 
 from bench.rows import device_host
 from bench.work import BATCH, Setting, Work
-from pipeline.graph import GraphSpec, inflate_tiles
+from pipeline.graph import GraphSpec, inflate_chips
 
 _MIB, _REPEATS = 1024 * 1024, 50
 
@@ -46,7 +46,7 @@ def _mark() -> torch.cuda.Event:
 
 
 def limits(work: Work, device: torch.device) -> dict[str, float]:
-    """Bytes a second: pinned host memory to the device, and `inflate_tiles` of one batch over and over (decoded bytes,
+    """Bytes a second: pinned host memory to the device, and `inflate_chips` of one batch over and over (decoded bytes,
     the way to the device included)."""
     source = torch.empty(256 * _MIB, dtype=torch.uint8, pin_memory=True)
     target = torch.empty_like(source, device=device)
@@ -77,7 +77,7 @@ def _inflate(work: Work, device: torch.device) -> float:
         parts = fn.external_source(
             lambda: sent, num_outputs=3, batch=True, no_copy=True, dtype=[types.UINT8, types.INT32, types.INT32], ndim=1
         )
-        return inflate_tiles(spec, *parts)
+        return inflate_chips(spec, *parts)
 
     pipeline: Any = graph()
     pipeline.build()
@@ -87,4 +87,4 @@ def _inflate(work: Work, device: torch.device) -> float:
     for _ in range(_REPEATS):
         pipeline.run()
     torch.cuda.synchronize()
-    return _REPEATS * BATCH * layout.tile_bytes / (time.perf_counter() - started)
+    return _REPEATS * BATCH * layout.chip_bytes / (time.perf_counter() - started)

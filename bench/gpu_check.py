@@ -20,10 +20,10 @@ from bench.gpu_tests import ROOT, Result, run_tests
 from bench.model import config, rate, resident_batch, trainer_on, void
 from bench.work import BATCH, FLIPS, SEED, Work
 from pipeline.inputs import raw_inputs
-from pipeline.loader import TileLoader, train_loader
+from pipeline.loader import ChipLoader, train_loader
 from preprocess.console import UserError, one_line, run, say
+from train.cuda_driver import obstacle
 from train.device import choose_device, prepare_torch
-from train.driver import obstacle
 from train.step import train_step
 
 LOG = Path("gpu-check.log")
@@ -110,9 +110,9 @@ def measure(work: Work) -> Speed:
     loaders = {}
     for name, (codec, decode, cache) in ways.items():
         store = work.store(codec)
-        tiles = np.arange(store.num_tiles)
+        chips = np.arange(store.num_chips)
         loaders[name] = train_loader(
-            store, tiles, raw_inputs(store, bands, tiles), batch_size=BATCH, seed=SEED, flips=FLIPS,
+            store, chips, raw_inputs(store, bands, chips), batch_size=BATCH, seed=SEED, flips=FLIPS,
             device=device.device, dtype=device.image_dtype, decode=decode, cache=cache,
         )  # fmt: skip
     rates = {}
@@ -132,19 +132,19 @@ def measure(work: Work) -> Speed:
     return Speed(loaders=rates, step=step, together=rate(real, device))
 
 
-def _endless(loader: TileLoader) -> Iterator:
+def _endless(loader: ChipLoader) -> Iterator:
     for epoch in count():
         yield from loader.epoch(epoch)
 
 
-def _loader_rate(loader: TileLoader, synchronize: Callable[[], None] = torch.cuda.synchronize) -> float:
+def _loader_rate(loader: ChipLoader, synchronize: Callable[[], None] = torch.cuda.synchronize) -> float:
     batches = _endless(loader)
     for _ in range(len(loader)):
         next(batches)
     synchronize()
     started, taken = time.perf_counter(), 0
     while time.perf_counter() - started < RUN_S:
-        taken += len(next(batches).tiles)
+        taken += len(next(batches).chips)
     synchronize()
     return taken / (time.perf_counter() - started)
 

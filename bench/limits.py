@@ -8,9 +8,9 @@ import numcodecs.lz4
 import numpy as np
 
 from bench.work import Work
-from preprocess import schema, shard
+from preprocess import shard, zarr_store
 
-_TILES = 64
+_CHIPS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,9 @@ def probe(work: Work) -> Limits:
     """Measure all three, each over up to a few hundred megabytes; the best of three passes."""
     store = work.store("lz4" if "lz4" in work.stores else None)
     layout = store.layout
-    path = schema.shard_path(store.local_path, 0)
-    tiles = min(_TILES, layout.shard_tiles, store.num_tiles)
-    offsets, sizes = shard.read_index(path, layout, tiles)
+    path = zarr_store.shard_path(store.local_path, 0)
+    chips = min(_CHIPS, layout.shard_tiles, store.num_chips)
+    offsets, sizes = shard.read_index(path, layout, chips)
     buffer = bytearray(int((offsets + sizes).max()))
     view = memoryview(buffer)
 
@@ -51,8 +51,8 @@ def probe(work: Work) -> Limits:
             numcodecs.lz4.decompress(block, decoded)
         return len(blocks) * layout.chunk_bytes
 
-    # A tile's size: larger than the inner caches, as in a batch; source and target both warm.
-    source, target = (np.ones(tiles * layout.tile_bytes, np.uint8) for _ in range(2))
+    # A chip's size: larger than the inner caches, as in a batch; source and target both warm.
+    source, target = (np.ones(chips * layout.chip_bytes, np.uint8) for _ in range(2))
 
     def copy() -> int:
         np.copyto(target, source)

@@ -9,10 +9,10 @@ from typing import Any
 from bench import environments, formats
 from bench.limits import Limits, probe, speed_of_light
 from bench.measure import Pass, Ready
-from bench.remote import Remote, RemoteError
+from bench.remote_generator import Remote, RemoteError
 from bench.rows import BASELINE, OURS, PLAIN
 from bench.work import Row, Work
-from preprocess import schema
+from preprocess import zarr_store
 from preprocess.console import UserError, say
 
 
@@ -122,10 +122,10 @@ def bytes_a_chip(row: Row, work: Work) -> dict[str, float]:
     share = len(bands) / len(work.bands)
     pixels = work.crop[0] * work.crop[1] * len(bands)
     return {
-        "stored_bytes_a_chip": schema.encoded_bytes(store.local_path, store.layout, store.num_tiles)
-        / store.num_tiles
+        "stored_bytes_a_chip": zarr_store.encoded_bytes(store.local_path, store.layout, store.num_chips)
+        / store.num_chips
         * share,
-        "raw_bytes_a_chip": store.layout.tile_bytes * share,
+        "raw_bytes_a_chip": store.layout.chip_bytes * share,
         "crop_bytes_a_chip": store.layout.itemsize * pixels,
         "out_bytes_a_chip": 4 * pixels,
     }

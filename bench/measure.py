@@ -1,7 +1,7 @@
 """One row in its own process: choose its best setting, check its first batch, then passes as they are asked for.
 
-`choose` and `serve` are generators for `bench.remote`. The process that chooses ends; the one that is timed is new, so
-that its first batch and its memory are its own. Rounds then go A, B, C, A, B, C ...
+`choose` and `serve` are generators for `bench.remote_generator`. The process that chooses ends; the timed one is
+new, so that its first batch and its memory are its own. Rounds then go A, B, C, A, B, C ...
 """
 
 import gc
@@ -15,7 +15,7 @@ from typing import Any
 
 from bench import formats
 from bench.check import check
-from bench.proc import PeakMemory, cpu_s
+from bench.process_usage import PeakMemory, cpu_s
 from bench.rows import OURS, PLAIN
 from bench.work import Epoch, Row, Setting, Work
 
@@ -129,7 +129,7 @@ def timed_pass(epoch: Epoch, number: int, *, min_s: float = MIN_PASS_S) -> Pass:
     cpu, started, count, elapsed = cpu_s(), time.perf_counter(), 0, 0.0
     while not count or elapsed < min_s:
         for batch in epoch(number):
-            count += len(batch.tiles)
+            count += len(batch.chips)
         number += 1
         elapsed = time.perf_counter() - started
     return Pass(chips_per_s=count / elapsed, cpu_s_per_1000=1000 * (cpu_s() - cpu) / count)

@@ -18,8 +18,8 @@ from models.build import build
 from models.resnet import branch
 from preprocess.console import say
 from train.config import TASKS, Config, make_config
+from train.cuda_driver import gpu_available
 from train.device import Device, choose_device
-from train.driver import gpu_available
 from train.step import Trainer, make_trainer, train_step
 
 SIDES = (64, 224)

@@ -1,6 +1,6 @@
 """Loaders of other libraries, each as its documentation shows it, with the same augmentation and scaling.
 
-A library that shuffles by itself cannot follow the project's order: its samples carry the tile and how it was
+A library that shuffles by itself cannot follow the project's order: its samples carry the chip and how it was
 augmented, and every chip of its first batch is checked by them.
 """
 
@@ -18,38 +18,38 @@ from pipeline.order import Augmentation, epoch_order
 
 
 class Transform:
-    """A sample (tile, image) -> what is batched; draws by itself, as torchvision's transforms do."""
+    """A sample (chip, image) -> what is batched; draws by itself, as torchvision's transforms do."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
         self._labels = torch.from_numpy(work.store().labels.astype(np.float32))
         self._mean, self._std = mean_std(work, "raw")
 
-    def __call__(self, image: torch.Tensor, tile: int) -> tuple[torch.Tensor, torch.Tensor, int, list[int]]:
-        """(band, y, x) uint16 -> scaled crop, labels, tile, draws."""
+    def __call__(self, image: torch.Tensor, chip: int) -> tuple[torch.Tensor, torch.Tensor, int, list[int]]:
+        """(band, y, x) uint16 -> scaled crop, labels, chip, draws."""
         work = self._work
         draws = (
             random.random() < 0.5, random.randint(0, work.height - work.crop[0]),
             random.randint(0, work.width - work.crop[1]), random.random() < 0.5,
         )  # fmt: skip
         image = augment(image, work.crop, draws)
-        return (image.float() - self._mean) / self._std, self._labels[tile], tile, [int(draw) for draw in draws]
+        return (image.float() - self._mean) / self._std, self._labels[chip], chip, [int(draw) for draw in draws]
 
 
-def row_batch(images: torch.Tensor, labels: torch.Tensor, tiles: Any, draws: Any) -> RowBatch:
+def row_batch(images: torch.Tensor, labels: torch.Tensor, chips: Any, draws: Any) -> RowBatch:
     """From `Transform`'s samples, batched; draws (B, 4)."""
     flip_rows, top, left, mirror = np.asarray(draws, np.int64).T
     none = np.zeros(len(flip_rows), bool)
     augmentation = Augmentation(
         flip_rows=flip_rows > 0, transpose=none, crop_y=top, crop_x=left, mirror=mirror > 0
     )  # fmt: skip
-    return RowBatch(images, labels, np.asarray(tiles), augmentation)
+    return RowBatch(images, labels, np.asarray(chips), augmentation)
 
 
 def collate(samples: list[tuple[torch.Tensor, torch.Tensor, int, list[int]]]) -> tuple[Any, ...]:
     """Torch's own collation would turn the draws into four tensors."""
-    images, labels, tiles, draws = zip(*samples, strict=True)
-    return torch.stack(images), torch.stack(labels), torch.tensor(tiles), torch.tensor(draws)
+    images, labels, chips, draws = zip(*samples, strict=True)
+    return torch.stack(images), torch.stack(labels), torch.tensor(chips), torch.tensor(draws)
 
 
 def _batches(loader: Any) -> Iterator[RowBatch]:
@@ -67,8 +67,8 @@ def _rasterio(work: Work) -> ReadChip:
     environment.__enter__()
     warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
 
-    def read(tile: int) -> np.ndarray:
-        with rasterio.open(tif_path(work, tile)) as source:
+    def read(chip: int) -> np.ndarray:
+        with rasterio.open(tif_path(work, chip)) as source:
             return np.asarray(source.read())
 
     return read
@@ -85,7 +85,7 @@ def _tensorstore_array(work: Work) -> Any:
 
 def _tensorstore(work: Work) -> ReadChip:
     array = _tensorstore_array(work)
-    return lambda tile: np.asarray(array[tile].read().result())
+    return lambda chip: np.asarray(array[chip].read().result())
 
 
 def tensorstore(work: Work, setting: Setting) -> Epoch:
@@ -94,20 +94,20 @@ def tensorstore(work: Work, setting: Setting) -> Epoch:
         return with_dataloader(_tensorstore, context="spawn")(work, setting)
     array, ahead = _tensorstore_array(work), 2 * BATCH
     futures: dict[int, Any] = {}
-    chips = Chips(work, lambda _: lambda tile: np.asarray(futures.pop(tile).result()), "raw")
+    dataset = Chips(work, lambda _: lambda chip: np.asarray(futures.pop(chip).result()), "raw")
 
     def epoch(number: int) -> Iterator[RowBatch]:
-        order = epoch_order(SEED, number, np.arange(len(chips))).tolist()
+        order = epoch_order(SEED, number, np.arange(len(dataset))).tolist()
         count = len(order) // BATCH * BATCH
         samples: list[tuple[torch.Tensor, torch.Tensor, int]] = []
-        futures.update({tile: array[tile].read() for tile in order[: min(ahead, count)]})
+        futures.update({chip: array[chip].read() for chip in order[: min(ahead, count)]})
         for position in range(count):
             if position + ahead < count:
                 futures[order[position + ahead]] = array[order[position + ahead]].read()
-            samples.append(chips[number, position])
+            samples.append(dataset[number, position])
             if len(samples) == BATCH:
-                images, labels, tiles = zip(*samples, strict=True)
-                yield RowBatch(torch.stack(images), torch.stack(labels), np.array(tiles))
+                images, labels, chips = zip(*samples, strict=True)
+                yield RowBatch(torch.stack(images), torch.stack(labels), np.array(chips))
                 samples.clear()
 
     return epoch
@@ -200,8 +200,8 @@ def ffcv(work: Work, setting: Setting) -> Epoch:
 
     def epoch(number: int) -> Iterator[RowBatch]:
         del number  # its own order goes on from epoch to epoch
-        for images, tiles in loader:
-            ids = tiles.flatten().long().numpy()
+        for images, chips in loader:
+            ids = chips.flatten().long().numpy()
             yield row_batch(images, labels[ids], ids, draws[ids])
 
     return epoch

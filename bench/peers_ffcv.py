@@ -14,9 +14,9 @@ from pipeline.order import augmentation
 
 
 def table(work: Work) -> np.ndarray:
-    """(tiles, 4) int64: flip_rows, crop_y, crop_x, mirror. ffcv compiles it in, so it is the same in all epochs."""
-    tiles = np.arange(work.store().num_tiles)
-    draws = augmentation(SEED, 0, tiles, height=work.height, width=work.width, crop=work.crop, flips=FLIPS)
+    """(chips, 4) int64: flip_rows, crop_y, crop_x, mirror. ffcv compiles it in, so it is the same in all epochs."""
+    chips = np.arange(work.store().num_chips)
+    draws = augmentation(SEED, 0, chips, height=work.height, width=work.width, crop=work.crop, flips=FLIPS)
     return np.stack([draws.flip_rows, draws.crop_y, draws.crop_x, draws.mirror], axis=1).astype(np.int64)
 
 

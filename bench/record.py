@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from preprocess.schema import write_atomic
-from train import runfolder
+from preprocess.zarr_store import write_atomic
+from train import run_folder
 
 RESULTS = Path("bench/results")
 
@@ -23,8 +23,8 @@ def conditions(mode: str) -> dict[str, Any]:
         "cpu": model,
         "cores": len(os.sched_getaffinity(0)),
         "system": platform.system(),
-        "versions": runfolder.versions(),
-        "commit": runfolder.commit(),
+        "versions": run_folder.versions(),
+        "commit": run_folder.commit(),
     }
 
 

@@ -22,7 +22,7 @@ from pipeline.loader import train_loader
 from pipeline.order import augmentation, epoch_order
 
 RGB = ("red", "green", "blue")
-ReadChip = Callable[[int], np.ndarray]  # tile -> (band, y, x)
+ReadChip = Callable[[int], np.ndarray]  # chip -> (band, y, x)
 
 
 def canopy(codec: str, bands: tuple[str, ...] | None = None) -> Callable[[Work, Setting], Epoch]:
@@ -31,10 +31,10 @@ def canopy(codec: str, bands: tuple[str, ...] | None = None) -> Callable[[Work, 
     def make(work: Work, setting: Setting) -> Epoch:
         store = work.store(codec)
         loader = train_loader(
-            store, np.arange(store.num_tiles), work.scaling(bands or work.bands), batch_size=BATCH, seed=SEED,
+            store, np.arange(store.num_chips), work.scaling(bands or work.bands), batch_size=BATCH, seed=SEED,
             flips=FLIPS, crop=work.crop, workers=setting.workers,
         )  # fmt: skip
-        return lambda epoch: (RowBatch(batch.images_nchw, batch.labels, batch.tiles) for batch in loader.epoch(epoch))
+        return lambda epoch: (RowBatch(batch.images_nchw, batch.labels, batch.chips) for batch in loader.epoch(epoch))
 
     return make
 
@@ -45,16 +45,16 @@ def device_host(work: Work, setting: Setting) -> Epoch:
     store = work.store("lz4")
     reader = ChunkReader(store, work.bands)
     encoded = np.ones((BATCH, reader.max_span_bytes), np.uint8)
-    offsets, sizes = (np.ones((BATCH, reader.chunks_per_tile), np.int32) for _ in range(2))
+    offsets, sizes = (np.ones((BATCH, reader.chunks_per_chip), np.int32) for _ in range(2))
     used = np.ones(BATCH, np.int64)
     images, labels = torch.from_numpy(encoded), torch.from_numpy(store.labels.astype(np.float32))
 
     def epoch(number: int) -> Iterator[RowBatch]:
-        order = epoch_order(SEED, number, np.arange(store.num_tiles))
+        order = epoch_order(SEED, number, np.arange(store.num_chips))
         for start in range(0, len(order) - BATCH + 1, BATCH):
-            tiles = order[start : start + BATCH]
-            reader.copy_encoded(tiles, encoded, offsets, sizes, used)
-            yield RowBatch(images, labels[tiles], tiles, chunks=(offsets, sizes))
+            chips = order[start : start + BATCH]
+            reader.copy_encoded(chips, encoded, offsets, sizes, used)
+            yield RowBatch(images, labels[chips], chips, chunks=(offsets, sizes))
 
     return epoch
 
@@ -62,14 +62,14 @@ def device_host(work: Work, setting: Setting) -> Epoch:
 class Order(Sampler[tuple[int, int]]):
     """(epoch, position) in the project's order: workers that outlive an epoch learn from it which one it is."""
 
-    def __init__(self, num_tiles: int) -> None:
-        self.epoch, self._num_tiles = 0, num_tiles
+    def __init__(self, num_chips: int) -> None:
+        self.epoch, self._num_chips = 0, num_chips
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter((self.epoch, position) for position in range(self._num_tiles))
+        return iter((self.epoch, position) for position in range(self._num_chips))
 
     def __len__(self) -> int:
-        return self._num_tiles
+        return self._num_chips
 
 
 class Chips(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
@@ -91,13 +91,13 @@ class Chips(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         epoch, position = index
         if epoch != self._epoch:
             self._draw(epoch)
-        tile, draws = int(self._order[position]), self._draws
+        chip, draws = int(self._order[position]), self._draws
         image = augment(
-            torch.from_numpy(self._read(tile)), self._work.crop,
+            torch.from_numpy(self._read(chip)), self._work.crop,
             (bool(draws.flip_rows[position]), int(draws.crop_y[position]), int(draws.crop_x[position]),
              bool(draws.mirror[position])),
         )  # fmt: skip
-        return (image.float() - self._mean) / self._std, self._labels[tile], tile
+        return (image.float() - self._mean) / self._std, self._labels[chip], chip
 
     def _draw(self, epoch: int) -> None:
         work, self._epoch = self._work, epoch
@@ -142,41 +142,41 @@ def with_dataloader(
 
         def epoch(number: int) -> Iterator[RowBatch]:
             order.epoch = number
-            for images, labels, tiles in loader:
-                yield RowBatch(images, labels, tiles.numpy())
+            for images, labels, chips in loader:
+                yield RowBatch(images, labels, chips.numpy())
 
         return epoch
 
     return make
 
 
-def tif_path(work: Work, tile: int) -> str:
+def tif_path(work: Work, chip: int) -> str:
     """File of a chip."""
-    return f"{work.tif}/chip_{tile}.tif"
+    return f"{work.tif}/chip_{chip}.tif"
 
 
 def _tifffile(work: Work) -> ReadChip:
-    return lambda tile: np.moveaxis(tifffile.imread(tif_path(work, tile)), -1, 0)
+    return lambda chip: np.moveaxis(tifffile.imread(tif_path(work, chip)), -1, 0)
 
 
 def _pil(work: Work) -> ReadChip:
     from PIL import Image
 
-    def read(tile: int) -> np.ndarray:
-        with Image.open(tif_path(work, tile)) as image:
+    def read(chip: int) -> np.ndarray:
+        with Image.open(tif_path(work, chip)) as image:
             return np.moveaxis(np.array(image), -1, 0)
 
     return read
 
 
 def _zarr(work: Work) -> ReadChip:
-    tiles: Any = zarr.open_group(work.store("lz4").path, mode="r")["tiles"]
-    return lambda tile: np.asarray(tiles[tile])
+    chips: Any = zarr.open_group(work.store("lz4").path, mode="r")["tiles"]
+    return lambda chip: np.asarray(chips[chip])
 
 
 def _npy(work: Work) -> ReadChip:
     values = np.load(formats.kept(work, "npy").path / "chips.npy", mmap_mode="r")
-    return lambda tile: values[tile].copy()
+    return lambda chip: values[chip].copy()
 
 
 BASELINE = "dataloader-tifffile"

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from bench.proc import PeakMemory
-from bench.remote import Remote
-from bench.tiles import tiles_store
+from bench.process_usage import PeakMemory
+from bench.remote_generator import Remote
+from bench.small_stores import chips_store
 from bench.work import BATCH, FLIPS, SEED
 from pipeline.inputs import raw_inputs
-from pipeline.loader import TileLoader, train_loader
+from pipeline.loader import ChipLoader, train_loader
 from preprocess.console import say
-from preprocess.schema import open_store
+from preprocess.zarr_store import open_store
 
 COUNTS = (1_000, 10_000, 100_000)
 CODECS = ("lz4", "none")
@@ -35,7 +35,7 @@ def run(folder: Path, rounds: int) -> dict[str, Any]:
     try:
         for codec, count in itertools.product(CODECS, COUNTS):
             name = f"canopy-{codec}-{count}"
-            remotes[name] = Remote("bench.scale:serve", tiles_store(folder, count, codec))
+            remotes[name] = Remote("bench.scale:serve", chips_store(folder, count, codec))
             rows[name] = {"name": name, "chips": count, "samples": [], **remotes[name].first}
             say(f"{name}: ready")
         for number in range(rounds):
@@ -57,9 +57,9 @@ def serve(path: Path) -> Iterator[Any]:
     """First memory and time to the first batch, then chips a second for every number sent."""
     started = time.perf_counter()
     store = open_store(path)
-    tiles = np.arange(store.num_tiles)
+    chips = np.arange(store.num_chips)
     loader = train_loader(
-        store, tiles, raw_inputs(store, store.layout.bands, tiles), batch_size=BATCH, seed=SEED, flips=FLIPS
+        store, chips, raw_inputs(store, store.layout.bands, chips), batch_size=BATCH, seed=SEED, flips=FLIPS
     )
     batches = loader.epoch(0)
     next(batches)
@@ -76,7 +76,7 @@ def serve(path: Path) -> Iterator[Any]:
         del message
 
 
-def _take(loader: TileLoader, batches: int) -> int:
+def _take(loader: ChipLoader, batches: int) -> int:
     """Whole epochs until there were `batches`; chips in them."""
     taken = 0
     for epoch in itertools.count(1):

@@ -16,10 +16,10 @@ from numcodecs import Shuffle
 
 from bench.work import Work
 from pipeline.chunks import ChunkReader
-from preprocess import schema, tiff
+from preprocess import tiff, zarr_store
 from preprocess.convert import convert
 from preprocess.plan import Request
-from preprocess.schema import Store, open_store
+from preprocess.zarr_store import Store, open_store
 
 _ZARR_CHIPS = 128  # zarr-python reads a few hundred a second: more would only take longer
 
@@ -54,7 +54,7 @@ def io_round(work: Work, number: int) -> dict[str, float]:
     rates = {}
     for codec in work.stores:
         store = work.store(codec)
-        order = np.random.default_rng(number).permutation(store.num_tiles)
+        order = np.random.default_rng(number).permutation(store.num_chips)
         rates[f"canopy-{codec}"] = _ours(store, order)
         rates[f"zarr-python-{codec}"] = _zarr_python(store, order[:_ZARR_CHIPS])
     return rates
@@ -67,20 +67,20 @@ def _ours(store: Store, order: np.ndarray) -> float:
     buffers = [np.ones(shape, store.layout.dtype) for _ in range(cores)]
 
     def read(core: int) -> None:
-        tiles = order[core::cores]
-        for start in range(0, len(tiles), 16):
-            part = tiles[start : start + 16]
+        chips = order[core::cores]
+        for start in range(0, len(chips), 16):
+            part = chips[start : start + 16]
             reader.decode(part, buffers[core][: len(part)])
 
     with ThreadPoolExecutor(cores) as pool:
         return _rate(len(order), lambda: list(pool.map(read, range(cores))))
 
 
-def _zarr_python(store: Store, tiles: np.ndarray) -> float:
+def _zarr_python(store: Store, chips: np.ndarray) -> float:
     """The better of chip by chip and many at once."""
     array: Any = zarr.open_group(store.path, mode="r")["tiles"]
-    few = np.sort(tiles[: len(tiles) // 4])
-    one_by_one = _rate(len(tiles), lambda: [np.asarray(array[tile]) for tile in tiles.tolist()])
+    few = np.sort(chips[: len(chips) // 4])
+    one_by_one = _rate(len(chips), lambda: [np.asarray(array[chip]) for chip in chips.tolist()])
     return max(one_by_one, _rate(len(few), lambda: array.oindex[few]))
 
 
@@ -92,7 +92,7 @@ def convert_round(work: Work, number: int) -> dict[str, float]:
     """
     del number
     assert work.tif is not None
-    count, folder = work.store().num_tiles, work.folder
+    count, folder = work.store().num_chips, work.folder
     cores = len(os.sched_getaffinity(0))
     scratch = folder / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -112,12 +112,12 @@ def convert_round(work: Work, number: int) -> dict[str, float]:
                 numcodecs.lz4.compress(shuffle.encode(chunk), 1)
 
     rates["limit"] = cores * _rate(128, limit)
-    schema.create_tiles(scratch / "b.zarr", layout, count)
-    tiles: Any = zarr.open_group(scratch / "b.zarr")["tiles"]
+    zarr_store.create_chips(scratch / "b.zarr", layout, count)
+    chips: Any = zarr.open_group(scratch / "b.zarr")["tiles"]
 
     def assign() -> None:
         for first in range(0, 2 * layout.shard_tiles, layout.shard_tiles):
-            tiles[first : first + layout.shard_tiles] = np.stack(
+            chips[first : first + layout.shard_tiles] = np.stack(
                 [tiff.read(path) for path in paths[first : first + layout.shard_tiles]]
             )
 

@@ -15,7 +15,7 @@ import torch
 from pipeline.inputs import Inputs, raw_inputs
 from pipeline.loader import CROP_SHARE
 from pipeline.order import Augmentation
-from preprocess.schema import Store, open_store
+from preprocess.zarr_store import Store, open_store
 
 BATCH, SEED, FLIPS = 64, 0, "both"
 
@@ -46,7 +46,7 @@ class Work:
     def scaling(self, bands: tuple[str, ...]) -> Inputs:
         """The same for every row: statistics of all chips."""
         store = self.store()
-        return raw_inputs(store, bands, np.arange(store.num_tiles))
+        return raw_inputs(store, bands, np.arange(store.num_chips))
 
 
 _open = functools.cache(open_store)
@@ -55,14 +55,14 @@ _open = functools.cache(open_store)
 class RowBatch(NamedTuple):
     """What a row yields.
 
-    images: (B, channels, crop height, crop width) float32. labels: (B, classes) float32. tiles: (B,) ids.
+    images: (B, channels, crop height, crop width) float32. labels: (B, classes) float32. chips: (B,) ids.
     draws: how each was augmented, if the row drew that itself. chunks: (offsets, sizes) of the blocks in `images`,
     if those are compressed chunks, (B, bytes) uint8.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
-    tiles: np.ndarray
+    chips: np.ndarray
     draws: Augmentation | None = None
     chunks: tuple[np.ndarray, np.ndarray] | None = None
 

@@ -1,6 +1,6 @@
 """From a store to batches on the device. Leaves models and losses to others.
 
-store = open_store("tiles.zarr")
+store = open_store("chips.zarr")
 split = make_split("course", store)
 loader = train_loader(store, split.train, raw_inputs(store, ("red", "green", "blue"), split.train), batch_size=64)
 for batch in loader.epoch(0):

@@ -1,6 +1,6 @@
-"""Tile numbers -> their pixels: every shard's index is read once, then a batch is a few offsets a tile.
+"""Chip numbers -> their pixels: every shard's index is read once, then a batch is a few offsets a chip.
 
-Out: decoded tiles (`decode`), a batch's images (`augment`), or compressed chunks with the offsets and sizes that
+Out: decoded chips (`decode`), a batch's images (`augment`), or compressed chunks with the offsets and sizes that
 DALI's `decoders.inflate` takes (`copy_encoded`). Every chunk's crc32c is checked each way: inflate itself ignores
 errors and fills with zeros. Leaves where bytes lie to `shards`, the loops to `kernels`, threads to `readahead`.
 """
@@ -13,17 +13,17 @@ from pipeline import kernels
 from pipeline.order import Augmentation
 from pipeline.shards import open_shards
 from preprocess import shard
-from preprocess.schema import Store
 from preprocess.shard import DamagedChunkError
+from preprocess.zarr_store import Store
 
 MAX_INFLATE_CHUNKS = 65_535  # of a batch: `decoders.inflate` launches a block for each, along a grid's third axis
 _ADVICE = "`make verify STORE=...` lists all damage; remove the store and convert again."
 
 
 class ChunkReader:
-    """Reads `bands` of a store's tiles, in that order. Safe to use from many threads; the table costs 8 bytes a chunk.
+    """Reads `bands` of a store's chips, in that order. Safe to use from many threads; the table costs 8 bytes a chunk.
 
-    All methods take tile numbers (N,) int64 and raise DamagedChunkError, which names the tile, the band and the shard.
+    All methods take chip numbers (N,) int64 and raise DamagedChunkError, which names the chip, the band and the shard.
     """
 
     def __init__(self, store: Store, bands: tuple[str, ...]) -> None:
@@ -32,14 +32,14 @@ class ChunkReader:
         self._store = store
         self._shards = open_shards(store)
         band_indices = list(store.band_indices(bands))
-        shape = (store.num_tiles, len(bands), self.layout.chunks_per_band)
-        # From where a tile's first chunk begins: that fits 32 bits.
-        self._starts, self._offsets = np.empty(store.num_tiles, np.int64), np.empty(shape, np.int32)
+        shape = (store.num_chips, len(bands), self.layout.chunks_per_band)
+        # From where a chip's first chunk begins: that fits 32 bits.
+        self._starts, self._offsets = np.empty(store.num_chips, np.int64), np.empty(shape, np.int32)
         self._sizes = np.empty(shape, np.int32)
         digests = store.shard_digest
-        for index in range(self.layout.num_shards(store.num_tiles)):
+        for index in range(self.layout.num_shards(store.num_chips)):
             first = index * self.layout.shard_tiles
-            count = min(self.layout.shard_tiles, store.num_tiles - first)
+            count = min(self.layout.shard_tiles, store.num_chips - first)
             try:
                 data, end = self._shards.tail(index, shard.tail_bytes(self.layout))
                 digest = None if digests is None else int(digests[index])
@@ -55,40 +55,40 @@ class ChunkReader:
         self._local = threading.local()
 
     @property
-    def chunks_per_tile(self) -> int:
+    def chunks_per_chip(self) -> int:
         """Chunks of all bands read."""
         return len(self.bands) * self.layout.chunks_per_band
 
     @property
     def max_span_bytes(self) -> int:
-        """The most bytes that `copy_encoded` writes for a tile."""
+        """The most bytes that `copy_encoded` writes for a chip."""
         return int((self._offsets + self._sizes).max())
 
-    def decode(self, tiles: np.ndarray, out: np.ndarray, flip_rows: np.ndarray | None = None) -> None:
-        """Decode tiles into `out`, (N, bands, height, width) of the store's dtype, C-contiguous; the last row of
+    def decode(self, chips: np.ndarray, out: np.ndarray, flip_rows: np.ndarray | None = None) -> None:
+        """Decode chips into `out`, (N, bands, height, width) of the store's dtype, C-contiguous; the last row of
         those with `flip_rows` (N,) comes first."""
         layout = self.layout
-        addresses, sizes, owner = self._locate(tiles)
-        flip_rows = np.zeros(len(tiles), bool) if flip_rows is None else flip_rows
+        addresses, sizes, owner = self._locate(chips)
+        flip_rows = np.zeros(len(chips), bool) if flip_rows is None else flip_rows
         bits = out.view(f"u{layout.itemsize}")  # which bytes belong together; what they mean is not asked
-        split = bits.reshape(len(tiles), len(self.bands), layout.chunks_per_band, layout.chunk_rows, layout.width)
+        split = bits.reshape(len(chips), len(self.bands), layout.chunks_per_band, layout.chunk_rows, layout.width)
         scratch = self._scratch(0)[0][0]
-        self._check(tiles, kernels.decode(addresses, sizes, split, scratch, self._inflate, flip_rows))
+        self._check(chips, kernels.decode(addresses, sizes, split, scratch, self._inflate, flip_rows))
         del owner
 
     def augment(
-        self, tiles: np.ndarray, draws: Augmentation, out: np.ndarray, mean: np.ndarray, scale: np.ndarray
+        self, chips: np.ndarray, draws: Augmentation, out: np.ndarray, mean: np.ndarray, scale: np.ndarray
     ) -> None:
-        """Decode, flip, transpose, crop, mirror and scale tiles into `out`.
+        """Decode, flip, transpose, crop, mirror and scale chips into `out`.
 
         Args:
-            tiles: (N,) tile numbers.
+            chips: (N,) chip numbers.
             draws: what happens to each of them.
             out: (N, crop height, crop width, bands) float32, C-contiguous.
             mean, scale: (bands,) float32; what leaves is (value - mean) * scale.
         """
         layout = self.layout
-        addresses, sizes, owner = self._locate(tiles)
+        addresses, sizes, owner = self._locate(chips)
         scratch, lines = self._scratch(max(out.shape[1:3]))
         damaged = kernels.augment(
             addresses, sizes, out, scratch, lines, (layout.height, layout.width, layout.chunk_rows),
@@ -96,34 +96,34 @@ class ChunkReader:
             draws.flip_rows, draws.transpose, draws.crop_y.astype(np.int64), draws.crop_x.astype(np.int64),
             draws.mirror, mean, scale,
         )  # fmt: skip
-        self._check(tiles, damaged)
+        self._check(chips, damaged)
         del owner
 
     def copy_encoded(
-        self, tiles: np.ndarray, out: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, used: np.ndarray
+        self, chips: np.ndarray, out: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, used: np.ndarray
     ) -> None:
-        """Copy tiles' encoded chunks, a tile in one piece, and say where each LZ4 block lies in it.
+        """Copy chips' encoded chunks, a chip in one piece, and say where each LZ4 block lies in it.
 
         Args:
-            tiles: (N,) tile numbers.
+            chips: (N,) chip numbers.
             out: (N, at least `max_span_bytes`) uint8.
-            offsets, sizes: (N, chunks_per_tile) int32, written: LZ4 blocks in the order (band, row block),
+            offsets, sizes: (N, chunks_per_chip) int32, written: LZ4 blocks in the order (band, row block),
                 without numcodecs' length and without the crc32c.
             used: (N,) int64, written: bytes in each row of `out`.
         """
-        addresses, encoded, owner = self._locate(tiles)
-        flat = (len(tiles), self.chunks_per_tile)
+        addresses, encoded, owner = self._locate(chips)
+        flat = (len(chips), self.chunks_per_chip)
         damaged = kernels.copy_encoded(
             addresses.reshape(flat), encoded.reshape(flat), out, offsets, sizes, used, self.layout.chunk_bytes
         )
-        self._check(tiles, damaged)
+        self._check(chips, damaged)
         del owner
 
-    def _locate(self, tiles: np.ndarray) -> tuple[np.ndarray, np.ndarray, object]:
+    def _locate(self, chips: np.ndarray) -> tuple[np.ndarray, np.ndarray, object]:
         """Addresses and sizes (N, bands, chunks) int64 of encoded chunks, and who owns the memory."""
-        starts, offsets, sizes = self._starts[tiles], self._offsets[tiles], self._sizes[tiles].astype(np.int64)
+        starts, offsets, sizes = self._starts[chips], self._offsets[chips], self._sizes[chips].astype(np.int64)
         ends = starts + (offsets + sizes).max(axis=(1, 2))
-        span = self._shards.fetch(tiles // self.layout.shard_tiles, starts, ends)
+        span = self._shards.fetch(chips // self.layout.shard_tiles, starts, ends)
         return span.addresses[:, None, None] + offsets, sizes, span.owner
 
     def _scratch(self, side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -136,23 +136,23 @@ class ChunkReader:
             )
         return found
 
-    def _check(self, tiles: np.ndarray, damaged: int) -> None:
-        """Raise for a tile that a kernel refused; the reference decoder says what is wrong with it."""
+    def _check(self, chips: np.ndarray, damaged: int) -> None:
+        """Raise for a chip that a kernel refused; the reference decoder says what is wrong with it."""
         if damaged < 0:
             return
-        layout, tile, reason = self.layout, int(tiles[damaged]), "it cannot be decoded"
-        addresses, sizes, owner = self._locate(tiles[damaged : damaged + 1])
+        layout, chip, reason = self.layout, int(chips[damaged]), "it cannot be decoded"
+        addresses, sizes, owner = self._locate(chips[damaged : damaged + 1])
         start = addresses.min()
         data = kernels.view(int(start), int((addresses + sizes).max() - start))
         out = np.empty((len(self.bands), layout.height, layout.width), layout.dtype)
         try:
-            shard.decode_tile(
+            shard.decode_chip(
                 data, addresses[0] - start, sizes[0], layout, out, shard.decode_scratch(layout, len(self.bands))
             )
         except ValueError as error:
             reason = str(error)
         del owner
-        shard_name, name = self._shards.name(tile // layout.shard_tiles), self._store.names[tile]
+        shard_name, name = self._shards.name(chip // layout.shard_tiles), self._store.names[chip]
         raise DamagedChunkError(
-            f"{shard_name}: tile {name} is damaged (of the bands {', '.join(self.bands)}: {reason}). {_ADVICE}"
+            f"{shard_name}: chip {name} is damaged (of the bands {', '.join(self.bands)}: {reason}). {_ADVICE}"
         )

@@ -1,7 +1,7 @@
 """The DALI graph at work: source -> graph -> torch tensors, without a copy. The only border between DALI and torch.
 
 What we rely on in DALI 2.4, each with the file of github.com/NVIDIA/DALI that it was read from. No GPU has confirmed
-any of it yet: `make gpu-check` and `train.proof` look at what comes out.
+any of it yet: `make gpu-check` and `train.gpu_proof` look at what comes out.
 
 Buffers in use at once. `external_source(no_copy=True)` shares our memory and copies nothing (`ShareUserData` in
     dali/pipeline/operator/builtin/input_operator.h). A pipeline of prefetch depth 2 asks for 2 batches ahead
@@ -19,11 +19,11 @@ When memory may be used again. The dynamic executor makes new outputs in every i
     include/dali/core/mm/detail/deferred_dealloc.h, `synchronize` in include/dali/core/mm/cuda_vm_resource.h and
     pool_resource.h): by then the kernels that torch queued are done.
 What a captured CUDA graph forbids. `cudaDeviceSynchronize()` is an error while a stream is captured, and nothing
-    catches it on that thread: the process would abort. `train.assemble.check_graphs` therefore refuses COMPILE=max
+    catches it on that thread: the process would abort. `train.setup.check_graphs` therefore refuses COMPILE=max
     beside this class on a GPU.
 Decoding. `decoders.inflate` launches a grid of (1, 1, chunks of the batch) (`FillTheTails` in
     dali/operators/decoder/inflate/inflate_gpu.cu), at most 65,535: `chunks.MAX_INFLATE_CHUNKS`. It never reads
-    nvCOMP's status of a chunk; what was not written becomes zeros. `train.proof` therefore compares a batch before
+    nvCOMP's status of a chunk; what was not written becomes zeros. `train.gpu_proof` therefore compares a batch before
     the first epoch. Offsets and sizes are int32, and a chunk may end where the chip's bytes end
     (`ValidateSizesAgainstOffsets` in dali/operators/decoder/inflate/inflate_params.h).
 One copy more than needed. DALI takes no numpy array for pinned (`_prep_data_for_feed_input` in
@@ -43,9 +43,9 @@ import torch
 from torch.utils.dlpack import from_dlpack
 
 from pipeline.chunks import ChunkReader
+from pipeline.dali_source import PREFETCH_QUEUE_DEPTH, Source
 from pipeline.graph import GraphSpec, eval_graph, train_graph
 from pipeline.readahead import BatchPlan
-from pipeline.source import PREFETCH_QUEUE_DEPTH, Source
 
 
 class DaliBatches:

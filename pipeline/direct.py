@@ -28,7 +28,7 @@ class _Slot:
     def fill(self, plan: BatchPlan, rows: slice) -> None:
         owner = self._owner
         draws = owner.test_draws if plan.augmentation is None else plan.augmentation
-        owner.reader.augment(plan.tiles[rows], draws.take(rows), self.images[rows], owner.mean, owner.scale)
+        owner.reader.augment(plan.chips[rows], draws.take(rows), self.images[rows], owner.mean, owner.scale)
 
 
 class DirectBatches:

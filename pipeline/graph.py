@@ -1,9 +1,9 @@
 """The DALI graphs: decode, augment, choose and scale bands, lay out. DALI only; never sees torch or Zarr.
 
 `train_graph` and `eval_graph` share `decode` and `finish` and nothing random: crops and flips come in as
-arguments, and the test graph takes none. CPU and GPU run the same nodes; only `inflate_tiles` is GPU-only.
+arguments, and the test graph takes none. CPU and GPU run the same nodes; only `inflate_chips` is GPU-only.
 
-Tiles enter as (band, y, x). Batches leave as (y, x, channel): viewed as NCHW that is channels-last memory.
+Chips enter as (band, y, x). Batches leave as (y, x, channel): viewed as NCHW that is channels-last memory.
 """
 
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from typing import Any
 from nvidia.dali import fn, math, pipeline_def, types
 from nvidia.dali.pipeline import Pipeline
 
+from pipeline.dali_source import PREFETCH_QUEUE_DEPTH
 from pipeline.inputs import Inputs
 from pipeline.order import draws_used
-from pipeline.source import PREFETCH_QUEUE_DEPTH
 from preprocess.layout import Layout
 
 Node = Any  # DALI's DataNode; its arithmetic is not typed
@@ -29,7 +29,7 @@ _DALI_TYPE = {
 class GraphSpec:
     """What a graph is made of.
 
-    crop: (height, width) of what leaves. test: "center" or "resize". decode: "host" (tiles come decoded)
+    crop: (height, width) of what leaves. test: "center" or "resize". decode: "host" (chips come decoded)
     or "device" (LZ4 chunks come, GPU only). dtype: "float32" or "float16" of what leaves.
     """
 
@@ -51,15 +51,15 @@ def train_graph(spec: GraphSpec, source: Callable[[], list[Any]] | None) -> Pipe
     @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
     def graph() -> Node:
         encoded, draws = _external(spec, source, draws=draws_used(spec.flips, spec.decode))
-        tiles = decode(spec, encoded)
-        # Host decode has flipped rows while writing them, which is free; fn.flip costs a CPU 0.25 ms a tile and more.
+        chips = decode(spec, encoded)
+        # Host decode has flipped rows while writing them, which is free; fn.flip costs a CPU 0.25 ms a chip and more.
         if spec.decode == "device" and "flip_rows" in draws:
             if draws["flip_rows"]:
-                tiles = fn.flip(tiles, horizontal=0, vertical=1)
+                chips = fn.flip(chips, horizontal=0, vertical=1)
         if "transpose" in draws:
             if draws["transpose"]:
-                tiles = fn.transpose(tiles, perm=[0, 2, 1], transpose_layout=False)
-        return finish(spec, tiles, crop_pos_y=draws["crop_y"], crop_pos_x=draws["crop_x"], mirror=draws["mirror"])
+                chips = fn.transpose(chips, perm=[0, 2, 1], transpose_layout=False)
+        return finish(spec, chips, crop_pos_y=draws["crop_y"], crop_pos_x=draws["crop_x"], mirror=draws["mirror"])
 
     return graph(**_pipeline_arguments(spec))
 
@@ -70,35 +70,35 @@ def eval_graph(spec: GraphSpec, source: Callable[[], list[Any]] | None) -> Pipel
     @pipeline_def  # type: ignore[untyped-decorator]
     def graph() -> Node:
         encoded, _ = _external(spec, source, draws=())
-        tiles = decode(spec, encoded)
+        chips = decode(spec, encoded)
         if spec.test == "resize":
             # In float: rounding back to integers would lose what averaging gains.
-            tiles = fn.resize(
-                tiles, size=list(spec.crop), interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.FLOAT
+            chips = fn.resize(
+                chips, size=list(spec.crop), interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.FLOAT
             )
-            return finish(spec, tiles)
+            return finish(spec, chips)
         top, left = (
             _center(full, part) / max(full - part, 1)
             for full, part in zip((spec.layout.height, spec.layout.width), spec.crop, strict=True)
         )
-        return finish(spec, tiles, crop_pos_y=top, crop_pos_x=left)
+        return finish(spec, chips, crop_pos_y=top, crop_pos_x=left)
 
     return graph(**_pipeline_arguments(spec))
 
 
 def decode(spec: GraphSpec, encoded: list[Node]) -> Node:
-    """Source outputs -> (band, y, x) tiles of the input's values, on the graph's device."""
+    """Source outputs -> (band, y, x) chips of the input's values, on the graph's device."""
     if spec.decode == "device":
-        tiles = inflate_tiles(spec, *encoded)
+        chips = inflate_chips(spec, *encoded)
     else:
-        tiles = encoded[0].gpu() if spec.device_id is not None else encoded[0]
-    return course_values(tiles)[: len(spec.inputs.bands)] if spec.inputs.kind == "course" else tiles
+        chips = encoded[0].gpu() if spec.device_id is not None else encoded[0]
+    return course_values(chips)[: len(spec.inputs.bands)] if spec.inputs.kind == "course" else chips
 
 
-def inflate_tiles(spec: GraphSpec, data: Node, offsets: Node, sizes: Node) -> Node:
-    """LZ4 chunks -> (band, y, x) tiles, on the GPU.
+def inflate_chips(spec: GraphSpec, data: Node, offsets: Node, sizes: Node) -> Node:
+    """LZ4 chunks -> (band, y, x) chips, on the GPU.
 
-    `data` is one tile's bytes, `offsets` and `sizes` (int32, CPU) say where its LZ4 blocks lie. Each chunk holds all
+    `data` is one chip's bytes, `offsets` and `sizes` (int32, CPU) say where its LZ4 blocks lie. Each chunk holds all
     lowest bytes first, all highest bytes last (numcodecs' shuffle): inflate as bytes, swap the axes, read as values.
     """
     layout = spec.layout
@@ -114,13 +114,13 @@ def inflate_tiles(spec: GraphSpec, data: Node, offsets: Node, sizes: Node) -> No
     )
 
 
-def course_values(tiles: Node) -> Node:
+def course_values(chips: Node) -> Node:
     """What PIL shows of a 16-bit B, G, R, NIR file opened as RGBA: (4, y, x) uint16 -> (4, y, x) uint8.
 
     PIL keeps the high bytes, takes NIR for alpha A, and divides: C = 0 if A = 0, else min(255, C * 255 // A).
     (For A = 255 that is C itself.) Bit-exact on real chips, Pillow 9.3 to 13.
     """
-    high = fn.cast(tiles, dtype=types.INT32) // 256
+    high = fn.cast(chips, dtype=types.INT32) // 256
     colours, alpha = high[0:3], high[3:4]
     visible = fn.cast(alpha > 0, dtype=types.INT32)
     divided = math.min(colours * 255 // math.max(alpha, 1), 255) * visible
@@ -128,10 +128,10 @@ def course_values(tiles: Node) -> Node:
     return fn.reshape(both, layout="CHW")
 
 
-def finish(spec: GraphSpec, tiles: Node, **crop_and_mirror: Any) -> Node:
+def finish(spec: GraphSpec, chips: Node, **crop_and_mirror: Any) -> Node:
     """Crop, mirror columns, scale each band, and turn (band, y, x) into (y, x, channel), in one pass."""
     return fn.crop_mirror_normalize(
-        tiles, crop=spec.crop, mean=list(spec.inputs.mean), std=list(spec.inputs.std),
+        chips, crop=spec.crop, mean=list(spec.inputs.mean), std=list(spec.inputs.std),
         dtype=_DALI_TYPE[spec.dtype], output_layout="HWC", rounding="round", **crop_and_mirror,
     )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """What a model is fed: which bands, in which order, and how their values are scaled.
 
-`raw`: the stored values, standardised a band with the exact mean and std of the train part. The default.
+`raw`: the stored values, standardised a band with the exact mean and std of the train split. The default.
 `course`: what PIL makes of Planet's 16-bit files (it takes NIR for an alpha channel and divides by it), with
 the reference project's constants, bands B, G, R, NIR; for comparison with it. See `graph.course_values`.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from preprocess.console import UserError
-from preprocess.schema import Store
+from preprocess.zarr_store import Store
 
 COURSE_BANDS = ("blue", "green", "red", "nir")
 # Published with the reference project, for values of 0..255 divided by 255, in COURSE_BANDS order.
@@ -36,10 +36,10 @@ class Inputs:
         return COURSE_BANDS if self.kind == "course" else self.bands
 
 
-def raw_inputs(store: Store, bands: tuple[str, ...], train_tiles: np.ndarray) -> Inputs:
-    """Stored values, standardised by the statistics of `train_tiles`. A constant band is only centred."""
+def raw_inputs(store: Store, bands: tuple[str, ...], train_chips: np.ndarray) -> Inputs:
+    """Stored values, standardised by the statistics of `train_chips`. A constant band is only centred."""
     indices = list(store.band_indices(bands))
-    mean, std = store.band_statistics(train_tiles)
+    mean, std = store.band_statistics(train_chips)
     std[std == 0] = 1.0
     return Inputs(kind="raw", bands=bands, mean=tuple(mean[indices].tolist()), std=tuple(std[indices].tolist()))
 

@@ -1,11 +1,11 @@
-"""Chunks -> tiles, or straight to a batch's images, without the GIL: compiled loops over many tiles, on numba.
+"""Chunks -> chips, or straight to a batch's images, without the GIL: compiled loops over many chips, on numba.
 
-The same steps as `preprocess.shard.decode_tile`, which stays the readable reference and makes the error messages:
+The same steps as `preprocess.shard.decode_chip`, which stays the readable reference and makes the error messages:
 check the crc32c, inflate LZ4, join the bytes. In Python these are a dozen calls a chunk that take and drop the GIL,
-and two threads were slower than one (2,590 against 2,760 tiles/s of 256 x 256 x 4 uint16). `augment` goes on to the
+and two threads were slower than one (2,590 against 2,760 chips/s of 256 x 256 x 4 uint16). `augment` goes on to the
 crop, the flips and the scaling while a chunk's values are still in the inner caches: docs/log.md has the rates.
 
-Chunks come as addresses, so that one call handles many tiles from many files. LZ4 and crc32c are the C functions
+Chunks come as addresses, so that one call handles many chips from many files. LZ4 and crc32c are the C functions
 inside numcodecs' and google-crc32c's own extension modules: both packages are pinned, and `_symbol` says in one line
 if a build hides them. All loops that are to be vectorised index with unsigned integers: numba otherwise handles
 negative indices, and the loop stays scalar, five times slower.
@@ -138,7 +138,7 @@ def _join(byte_0: int, byte_1: int, byte_2: int, byte_3: int) -> int:
 def decode(
     addresses: np.ndarray, sizes: np.ndarray, out: np.ndarray, scratch: np.ndarray, inflate: bool, flip_rows: np.ndarray
 ) -> int:
-    """Decode tiles.
+    """Decode chips.
 
     Args:
         addresses, sizes: (N, bands, chunks) int64: encoded chunks in memory.
@@ -148,21 +148,21 @@ def decode(
         flip_rows: (N,) bool: write the last row of each band first.
 
     Returns:
-        The first tile that is damaged, or -1. Tiles from that one on are not to be used.
+        The first chip that is damaged, or -1. Chips from that one on are not to be used.
     """
-    tiles, bands, chunks, rows, width = out.shape
+    chips, bands, chunks, rows, width = out.shape
     values, line = rows * width, np.uintp(width)
     chunk_bytes = rows * width * out.itemsize
     buffer = int(np.int64(scratch.ctypes.data))  # ctypes.data is unsigned: numba would make floats of sums with it
-    for tile in range(tiles):
+    for chip in range(chips):
         for band in range(bands):
             for chunk in range(chunks):
-                source = _payload(addresses[tile, band, chunk], sizes[tile, band, chunk], chunk_bytes, inflate, buffer)
+                source = _payload(addresses[chip, band, chunk], sizes[chip, band, chunk], chunk_bytes, inflate, buffer)
                 if source == 0:
-                    return tile
-                block = out[tile, band, chunks - 1 - chunk if flip_rows[tile] else chunk]
+                    return chip
+                block = out[chip, band, chunks - 1 - chunk if flip_rows[chip] else chunk]
                 for row in range(rows):
-                    target = block[rows - 1 - row if flip_rows[tile] else row]
+                    target = block[rows - 1 - row if flip_rows[chip] else row]
                     if inflate and out.itemsize == 2:
                         low = _array(_pointer(source + row * width), line, np.uint8)
                         high = _array(_pointer(source + values + row * width), line, np.uint8)
@@ -313,58 +313,58 @@ def augment(
     shape: tuple[int, int, int], kind: int, inflate: bool, flip_rows: np.ndarray, transpose: np.ndarray,
     crop_y: np.ndarray, crop_x: np.ndarray, mirror: np.ndarray, mean: np.ndarray, scale: np.ndarray,
 ) -> int:  # fmt: skip
-    """Decode tiles and write what a model is fed: rows flipped, transposed, cropped, mirrored, scaled, bands last.
+    """Decode chips and write what a model is fed: rows flipped, transposed, cropped, mirrored, scaled, bands last.
 
     Args:
         addresses, sizes: (N, bands, chunks) int64: encoded chunks in memory.
         out: (N, crop height, crop width, bands) float32, C-contiguous.
         scratch: (bands, chunk bytes) uint8.
         lines: (BLOCK * bands * longer side of the crop,) float32.
-        shape: (height, width, rows of a chunk) of the tiles.
+        shape: (height, width, rows of a chunk) of the chips.
         kind: of KINDS.
         inflate: whether chunks are LZ4.
         flip_rows, transpose, crop_y, crop_x, mirror: (N,), as in `order.Augmentation`.
         mean, scale: (bands,) float32; what leaves is (value - mean) * scale.
 
     Returns:
-        The first tile that is damaged, or -1.
+        The first chip that is damaged, or -1.
     """
-    tiles, crop_height, crop_width, bands = out.shape
+    chips, crop_height, crop_width, bands = out.shape
     height, width, rows = shape
     flat = out.reshape(out.size)
     chunk_bytes, buffer = scratch.shape[1], np.int64(scratch.ctypes.data)
     sources = np.zeros(bands, np.int64)
-    for tile in range(tiles):
-        # The window in the tile before transposing; what was cropped as (y, x) lies at (x, y) there.
-        if transpose[tile]:
-            top, left, down, across = crop_x[tile], crop_y[tile], crop_width, crop_height
+    for chip in range(chips):
+        # The window in the chip before transposing; what was cropped as (y, x) lies at (x, y) there.
+        if transpose[chip]:
+            top, left, down, across = crop_x[chip], crop_y[chip], crop_width, crop_height
         else:
-            top, left, down, across = crop_y[tile], crop_x[tile], crop_height, crop_width
-        first = height - top - down if flip_rows[tile] else top  # row of the stored tile
-        start = tile * crop_height * crop_width * bands
+            top, left, down, across = crop_y[chip], crop_x[chip], crop_height, crop_width
+        first = height - top - down if flip_rows[chip] else top  # row of the stored chip
+        start = chip * crop_height * crop_width * bands
         for chunk in range(first // rows, (first + down - 1) // rows + 1):
             for band in range(bands):
                 sources[band] = _payload(
-                    addresses[tile, band, chunk], sizes[tile, band, chunk], chunk_bytes, inflate,
+                    addresses[chip, band, chunk], sizes[chip, band, chunk], chunk_bytes, inflate,
                     buffer + band * chunk_bytes,
                 )  # fmt: skip
                 if sources[band] == 0:
-                    return tile
+                    return chip
             row, end = max(first, chunk * rows), min(first + down, (chunk + 1) * rows)
             while row < end:
-                count = min(BLOCK, end - row) if transpose[tile] else 1
+                count = min(BLOCK, end - row) if transpose[chip] else 1
                 for line in range(count):
                     for band in range(bands):
                         _scale_line(
                             sources[band], rows * width, (row + line - chunk * rows) * width + left, across, kind,
-                            mean[band], scale[band], mirror[tile] and not transpose[tile], lines,
+                            mean[band], scale[band], mirror[chip] and not transpose[chip], lines,
                             (line * bands + band) * across,
                         )  # fmt: skip
                 # Where the first of these lines goes, counted along the window as it leaves.
-                to = first + down - row - count if flip_rows[tile] else row - first
-                if transpose[tile]:
-                    reverse = flip_rows[tile] != mirror[tile]
-                    column = crop_width - to - count if mirror[tile] else to
+                to = first + down - row - count if flip_rows[chip] else row - first
+                if transpose[chip]:
+                    reverse = flip_rows[chip] != mirror[chip]
+                    column = crop_width - to - count if mirror[chip] else to
                     _weave_columns(
                         lines, count, across, bands, flat, start + column * bands, crop_width * bands, reverse
                     )
@@ -379,32 +379,32 @@ def copy_encoded(
     addresses: np.ndarray, sizes: np.ndarray, out: np.ndarray, offsets: np.ndarray, blocks: np.ndarray,
     used: np.ndarray, chunk_bytes: int,
 ) -> int:  # fmt: skip
-    """Check every LZ4 chunk and copy, a tile, the span that holds them; say where the LZ4 blocks lie in it.
+    """Check every LZ4 chunk and copy, a chip, the span that holds them; say where the LZ4 blocks lie in it.
 
     Args:
-        addresses, sizes: (N, chunks) int64, of all bands. A tile's chunks lie in one span.
+        addresses, sizes: (N, chunks) int64, of all bands. A chip's chunks lie in one span.
         out: (N, at least the longest span) uint8.
         offsets, blocks: (N, chunks) int32, written: without numcodecs' length and without the crc32c.
         used: (N,) int64, written: bytes of each span.
         chunk_bytes: of a decoded chunk.
 
     Returns:
-        The first tile that is damaged, or -1.
+        The first chip that is damaged, or -1.
     """
-    for tile in range(len(addresses)):
-        start, end = addresses[tile, 0], addresses[tile, 0]
+    for chip in range(len(addresses)):
+        start, end = addresses[chip, 0], addresses[chip, 0]
         for index in range(addresses.shape[1]):
-            address, payload = addresses[tile, index], sizes[tile, index] - CRC_BYTES
+            address, payload = addresses[chip, index], sizes[chip, index] - CRC_BYTES
             if payload < LZ4_HEADER_BYTES or _uint32(address) != chunk_bytes:
-                return tile
+                return chip
             if _crc32c(np.uint32(0), np.uintp(address), np.uintp(payload)) != _uint32(address + payload):
-                return tile
+                return chip
             start, end = min(start, address), max(end, address + payload)
         for index in range(addresses.shape[1]):
-            offsets[tile, index] = addresses[tile, index] - start + LZ4_HEADER_BYTES
-            blocks[tile, index] = sizes[tile, index] - LZ4_HEADER_BYTES - CRC_BYTES
-        used[tile] = end - start
-        _memcpy(np.uintp(out[tile].ctypes.data), np.uintp(start), np.uintp(end - start))
+            offsets[chip, index] = addresses[chip, index] - start + LZ4_HEADER_BYTES
+            blocks[chip, index] = sizes[chip, index] - LZ4_HEADER_BYTES - CRC_BYTES
+        used[chip] = end - start
+        _memcpy(np.uintp(out[chip].ctypes.data), np.uintp(start), np.uintp(end - start))
     return -1
 
 

@@ -1,6 +1,6 @@
 """Plans epochs and yields `Batch`: what the trainer, and any other user, imports.
 
-In: a store, tile numbers, `Inputs`. Out: batches whose images are NCHW views in channels-last memory, on the
+In: a store, chip numbers, `Inputs`. Out: batches whose images are NCHW views in channels-last memory, on the
 device, without a copy in torch. Images are made by `dali` (DALI's graph, on a GPU or the CPU) or by `direct` (one
 compiled pass, on the CPU), to the bit the same. Leaves the split to `preprocess.splits`, the model to others.
 """
@@ -17,14 +17,14 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from pipeline.cache import CACHES, DeviceBatches, resident_reader, resident_values
 from pipeline.chunks import MAX_INFLATE_CHUNKS, ChunkReader
 from pipeline.direct import DirectBatches
 from pipeline.inputs import Inputs
 from pipeline.order import FLIPS, augmentation, epoch_order
 from pipeline.readahead import BatchPlan
-from pipeline.resident import CACHES, DeviceBatches, resident_reader, resident_values
 from preprocess.console import UserError, one_line, say
-from preprocess.schema import Store
+from preprocess.zarr_store import Store
 
 TESTS = ("center", "resize")
 ENGINES = ("auto", "direct", "dali")
@@ -34,17 +34,17 @@ CROP_SHARE = 7 / 8  # of the side: 224 of 256
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch. Padding, at the end of a test epoch only, repeats the last tile.
+    """One batch. Padding, at the end of a test epoch only, repeats the last chip.
 
     images_nchw: (B, channels, height, width), float32 or float16, channels-last memory, on the device.
     labels: (B, classes) float32, on the device.
-    tiles: (B,) int64 indices in the store, on the host.
+    chips: (B,) int64 indices in the store, on the host.
     num_valid: the first `num_valid` rows count.
     """
 
     images_nchw: torch.Tensor
     labels: torch.Tensor
-    tiles: np.ndarray
+    chips: np.ndarray
     num_valid: int
 
 
@@ -69,19 +69,19 @@ class Images(Protocol):
 
 
 def train_loader(
-    store: Store, tiles: np.ndarray, inputs: Inputs, *, batch_size: int, seed: int = 0, flips: str = "dihedral",
+    store: Store, chips: np.ndarray, inputs: Inputs, *, batch_size: int, seed: int = 0, flips: str = "dihedral",
     crop: tuple[int, int] | None = None, device: str | torch.device = "cpu", workers: int | None = None,
     dtype: torch.dtype | None = None, engine: str = "auto", cache: str = "none",
     decode: str = "auto",
-) -> "TileLoader":  # fmt: skip
+) -> "ChipLoader":  # fmt: skip
     """Shuffled, augmented batches; the last short batch of an epoch is dropped.
 
     Args:
-        store: from `preprocess.schema.open_store`.
-        tiles: indices in the store, e.g. `split.train`.
+        store: from `preprocess.zarr_store.open_store`.
+        chips: indices in the store, e.g. `split.train`.
         inputs: bands and scaling, from `raw_inputs` or `course_inputs`.
-        batch_size: tiles a batch.
-        seed: order and augmentation are functions of (seed, epoch, tile) and of nothing else.
+        batch_size: chips a batch.
+        seed: order and augmentation are functions of (seed, epoch, chip) and of nothing else.
         flips: "none", "horizontal", "both" or "dihedral"; see `order.augmentation`.
         crop: (height, width) in pixels; default 7/8 of the sides.
         device: "cpu" or "cuda:N". On a GPU, LZ4 chunks are decoded there.
@@ -95,34 +95,34 @@ def train_loader(
             more chunks than DALI's decoder takes.
 
     Raises:
-        UserError: fewer tiles than a batch, or arguments that make no sense.
+        UserError: fewer chips than a batch, or arguments that make no sense.
     """
-    if len(tiles) < batch_size:
-        raise UserError(f"BATCH={batch_size}: the train part has only {len(tiles)} chips. Choose a smaller BATCH.")
-    return TileLoader(
-        store, tiles, inputs, batch_size=batch_size, seed=seed, flips=flips, test=None,
+    if len(chips) < batch_size:
+        raise UserError(f"BATCH={batch_size}: the train split has only {len(chips)} chips. Choose a smaller BATCH.")
+    return ChipLoader(
+        store, chips, inputs, batch_size=batch_size, seed=seed, flips=flips, test=None,
         crop=crop, device=device, workers=workers, dtype=dtype, engine=engine, cache=cache, decode=decode,
     )  # fmt: skip
 
 
 def eval_loader(
-    store: Store, tiles: np.ndarray, inputs: Inputs, *, batch_size: int, test: str = "center",
+    store: Store, chips: np.ndarray, inputs: Inputs, *, batch_size: int, test: str = "center",
     crop: tuple[int, int] | None = None, device: str | torch.device = "cpu", workers: int | None = None,
     dtype: torch.dtype | None = None, engine: str = "auto", cache: str = "none",
     decode: str = "auto",
-) -> "TileLoader":  # fmt: skip
-    """The tiles in the order given, each exactly once; the last batch is padded and `num_valid` says so.
+) -> "ChipLoader":  # fmt: skip
+    """The chips in the order given, each exactly once; the last batch is padded and `num_valid` says so.
 
-    `test` is "center" (centre crop at native scale) or "resize" (whole tile scaled to the crop's size,
+    `test` is "center" (centre crop at native scale) or "resize" (whole chip scaled to the crop's size,
     antialiased). No random input exists. The other arguments are `train_loader`'s.
     """
-    return TileLoader(
-        store, tiles, inputs, batch_size=batch_size, seed=0, flips="none", test=test,
+    return ChipLoader(
+        store, chips, inputs, batch_size=batch_size, seed=0, flips="none", test=test,
         crop=crop, device=device, workers=workers, dtype=dtype, engine=engine, cache=cache, decode=decode,
     )  # fmt: skip
 
 
-class TileLoader:
+class ChipLoader:
     """Made by `train_loader` or `eval_loader`; `epoch(n)` yields its batches, `len()` counts them.
 
     `engine` ("direct", "dali", or "gather" from a cache on the GPU), `decode` ("host" or "device") and `cache` ("none",
@@ -131,18 +131,18 @@ class TileLoader:
     """
 
     def __init__(
-        self, store: Store, tiles: np.ndarray, inputs: Inputs, *, batch_size: int, seed: int, flips: str,
+        self, store: Store, chips: np.ndarray, inputs: Inputs, *, batch_size: int, seed: int, flips: str,
         test: str | None, crop: tuple[int, int] | None, device: str | torch.device, workers: int | None,
         dtype: torch.dtype | None, engine: str, cache: str, decode: str,
     ) -> None:  # fmt: skip
-        self._tiles, self._batch_size, self._seed = np.asarray(tiles, np.int64), batch_size, seed
+        self._chips, self._batch_size, self._seed = np.asarray(chips, np.int64), batch_size, seed
         self._device = _device(device)
         on_gpu = self._device.type == "cuda"
         self._layout, self._crop, self._flips, self._train = store.layout, crop or default_crop(store), flips, not test
         _check(store, self._crop, flips, test, batch_size)
         dtype = dtype or (torch.float16 if on_gpu else torch.float32)
         workers = workers or default_workers()
-        self.deal(0, 1)
+        self.set_shard(0, 1)
         self.hand_over_s = 0.0
         reasons = _not_direct(on_gpu, dtype, inputs, test)
         if engine not in ENGINES or (engine == "direct" and reasons):
@@ -188,35 +188,35 @@ class TileLoader:
             self._images, self.device_bytes = images, images.device_bytes
         _give_back_memory()
 
-    def deal(self, rank: int, world: int) -> None:
-        """Of a train epoch's order give out every `world`-th tile, from place `rank` on."""
+    def set_shard(self, rank: int, world: int) -> None:
+        """Of a train epoch's order give out every `world`-th chip, from place `rank` on."""
         self._rank, self._world = rank, world
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        num_tiles = len(self._tiles)
-        return num_tiles // self._world // self._batch_size if self._train else -(-num_tiles // self._batch_size)
+        num_chips = len(self._chips)
+        return num_chips // self._world // self._batch_size if self._train else -(-num_chips // self._batch_size)
 
     def plans(self, epoch: int, first_step: int = 0) -> Iterator[BatchPlan]:
         """What `epoch(epoch, first_step)` will read: a pure function of its arguments."""
         layout, size = self._layout, self._batch_size
         if not self._train:
-            padding = -len(self._tiles) % size
-            padded = np.concatenate([self._tiles, np.repeat(self._tiles[-1:], padding)])
+            padding = -len(self._chips) % size
+            padded = np.concatenate([self._chips, np.repeat(self._chips[-1:], padding)])
             for start in range(first_step * size, len(padded), size):
                 yield BatchPlan(
-                    tiles=padded[start : start + size],
-                    num_valid=min(size, len(self._tiles) - start),
+                    chips=padded[start : start + size],
+                    num_valid=min(size, len(self._chips) - start),
                     augmentation=None,
                 )
             return
-        order = epoch_order(self._seed, epoch, self._tiles)[self._rank :: self._world]
+        order = epoch_order(self._seed, epoch, self._chips)[self._rank :: self._world]
         draws = augmentation(
             self._seed, epoch, order, height=layout.height, width=layout.width, crop=self._crop, flips=self._flips
         )
         for start in range(first_step * size, len(self) * size, size):
             batch = slice(start, start + size)
-            yield BatchPlan(tiles=order[batch], num_valid=size, augmentation=draws.take(batch))
+            yield BatchPlan(chips=order[batch], num_valid=size, augmentation=draws.take(batch))
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of one epoch from `first_step` on. One epoch at a time a loader."""
@@ -224,7 +224,7 @@ class TileLoader:
         try:
             for plan, images_nchw in images:
                 started = time.perf_counter()
-                batch = Batch(images_nchw, self._batch_labels(plan), plan.tiles, plan.num_valid)
+                batch = Batch(images_nchw, self._batch_labels(plan), plan.chips, plan.num_valid)
                 self.hand_over_s += time.perf_counter() - started
                 yield batch
         finally:
@@ -235,7 +235,7 @@ class TileLoader:
         self._images.close()
 
     def _batch_labels(self, plan: BatchPlan) -> torch.Tensor:
-        labels = self._labels[torch.from_numpy(plan.tiles)].float()
+        labels = self._labels[torch.from_numpy(plan.chips)].float()
         return labels.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else labels
 
 

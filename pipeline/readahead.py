@@ -16,9 +16,9 @@ DEPTH = 2  # batches being filled before they are asked for
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPlan:
-    """One batch before it is read: tile numbers (B,) int64; the first `num_valid` count, the rest is padding."""
+    """One batch before it is read: chip numbers (B,) int64; the first `num_valid` count, the rest is padding."""
 
-    tiles: np.ndarray
+    chips: np.ndarray
     num_valid: int
     augmentation: Augmentation | None  # None: a test batch
 
@@ -77,6 +77,6 @@ class ReadAhead(Generic[S]):
         if plan is None:
             return
         slot = self._make_slot()
-        bounds = [len(plan.tiles) * worker // self._workers for worker in range(self._workers + 1)]
+        bounds = [len(plan.chips) * worker // self._workers for worker in range(self._workers + 1)]
         parts = [slice(*bound) for bound in pairwise(bounds) if bound[0] < bound[1]]
         self._filling.append((plan, slot, [self._pool.submit(slot.fill, plan, part) for part in parts]))

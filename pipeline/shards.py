@@ -13,11 +13,11 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
-from pipeline.mapped import FileIdentity, MappedFile, identity, map_file
-from preprocess import schema
+from pipeline.mapped_files import FileIdentity, MappedFile, identity, map_file
+from preprocess import zarr_store
 from preprocess.files import FILE_FAULTS, named_errors, open_regular
-from preprocess.schema import Store
 from preprocess.shard import DamagedChunkError
+from preprocess.zarr_store import Store
 
 REQUESTS = 32  # ranged reads under way at once: an object store answers each in tens of milliseconds
 
@@ -50,7 +50,7 @@ class LocalShards:
     """
 
     def __init__(self, store: Store) -> None:
-        count = store.layout.num_shards(store.num_tiles)
+        count = store.layout.num_shards(store.num_chips)
         self._root = store.local_path
         self._identities: list[FileIdentity | None] = [None] * count
         self._maps: list[MappedFile | None] = [None] * count
@@ -59,7 +59,7 @@ class LocalShards:
 
     def name(self, shard: int) -> str:
         """The file."""
-        return str(schema.shard_path(self._root, shard))
+        return str(zarr_store.shard_path(self._root, shard))
 
     def tail(self, shard: int, count: int) -> tuple[bytes, int]:
         """Read the end of the file, and remember which file it was."""
@@ -138,11 +138,11 @@ class RemoteShards:
 
     def name(self, shard: int) -> str:
         """The object's URL."""
-        return f"{self._url}/{schema.shard_key(shard)}"
+        return f"{self._url}/{zarr_store.shard_key(shard)}"
 
     def tail(self, shard: int, count: int) -> tuple[bytes, int]:
         """One ranged read of the end."""
-        key = schema.shard_key(shard)
+        key = zarr_store.shard_key(shard)
         with self._errors(shard):
             end = int(self._objects.head(key)["size"])
             return bytes(self._objects.get_range(key, start=max(0, end - count), end=end)), end
@@ -156,7 +156,7 @@ class RemoteShards:
     def _get(self, asked: tuple[int, int, int]) -> np.ndarray:
         shard, start, end = asked
         with self._errors(shard):
-            found = self._objects.get_range(schema.shard_key(shard), start=start, end=end)
+            found = self._objects.get_range(zarr_store.shard_key(shard), start=start, end=end)
         buffer = np.frombuffer(found, np.uint8)
         if len(buffer) != end - start:
             raise DamagedChunkError(f"{self.name(shard)}: expected bytes {start} to {end}, found {len(buffer)}.")

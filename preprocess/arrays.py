@@ -49,7 +49,7 @@ class ArraySpec:
         return "/".join(["c"] + ["0"] * len(self.shape))
 
 
-def array_specs(layout: Layout, num_tiles: int, num_classes: int, version: int) -> dict[str, ArraySpec]:
+def array_specs(layout: Layout, num_chips: int, num_classes: int, version: int) -> dict[str, ArraySpec]:
     """The small arrays of a store, by name."""
     num_bands, (sum_dtype, square_dtype) = len(layout.bands), layout.sum_dtypes
 
@@ -59,19 +59,19 @@ def array_specs(layout: Layout, num_tiles: int, num_classes: int, version: int) 
             dtype=None if dtype is str else np.dtype(dtype),
         )  # fmt: skip
 
-    tile, band = ("tile", num_tiles), ("band", num_bands)
+    chip, band = ("tile", num_chips), ("band", num_bands)
     specs = {
-        "names": spec(str, tile),
-        "labels": spec(np.uint8, tile, ("class", num_classes)),
-        "csv_row": spec(np.int64, tile),
-        "band_sum": spec(sum_dtype, tile, band),
-        "band_sumsq": spec(square_dtype, tile, band),
-        "checksum": spec(np.uint64, tile),
-        "source_size": spec(np.int64, tile),
-        "source_mtime_ns": spec(np.int64, tile),
+        "names": spec(str, chip),
+        "labels": spec(np.uint8, chip, ("class", num_classes)),
+        "csv_row": spec(np.int64, chip),
+        "band_sum": spec(sum_dtype, chip, band),
+        "band_sumsq": spec(square_dtype, chip, band),
+        "checksum": spec(np.uint64, chip),
+        "source_size": spec(np.int64, chip),
+        "source_mtime_ns": spec(np.int64, chip),
     }
     if version >= 2:
-        specs["shard_digest"] = spec(np.uint64, ("shard", layout.num_shards(num_tiles)))
+        specs["shard_digest"] = spec(np.uint64, ("shard", layout.num_shards(num_chips)))
     return specs
 
 
@@ -156,7 +156,7 @@ def _numcodecs_in_zarr3() -> Iterator[None]:
         yield
 
 
-def create_tiles(root: Any, layout: Layout, num_tiles: int) -> None:
+def create_chips(root: Any, layout: Layout, num_chips: int) -> None:
     """Make the group and the empty `tiles` array in a folder (or one of zarr's stores); `shard` makes the shards."""
     with _numcodecs_in_zarr3():
         lz4: list[Any] = [LZ4(acceleration=1), Crc32cCodec()]
@@ -164,7 +164,7 @@ def create_tiles(root: Any, layout: Layout, num_tiles: int) -> None:
         group = zarr.open_group(root, mode="a", zarr_format=3)
         group.create_array(
             "tiles",
-            shape=(num_tiles, len(layout.bands), layout.height, layout.width),
+            shape=(num_chips, len(layout.bands), layout.height, layout.width),
             chunks=(1, 1, layout.chunk_rows, layout.width),
             shards=(layout.shard_tiles, len(layout.bands), layout.height, layout.width),
             dtype=layout.dtype,
@@ -178,18 +178,18 @@ def create_tiles(root: Any, layout: Layout, num_tiles: int) -> None:
 
 
 def check_metadata(
-    read: ReadFile, specs: dict[str, ArraySpec], layout: Layout, num_tiles: int, version: int
+    read: ReadFile, specs: dict[str, ArraySpec], layout: Layout, num_chips: int, version: int
 ) -> Iterator[str]:
     """A line for each array whose `zarr.json` is not what a conversion writes.
 
     Args:
         read: gives the store's files.
         specs: of the small arrays.
-        layout, num_tiles, version: of the store.
+        layout, num_chips, version: of the store.
     """
     written: dict[str, Any] = {}
     memory = MemoryStore(written)
-    create_tiles(memory, layout, num_tiles)
+    create_chips(memory, layout, num_chips)
     group = zarr.open_group(memory, mode="a", zarr_format=3)
     for name, spec in specs.items():
         _create(group, name, spec, version)

@@ -1,6 +1,6 @@
 """What every command shares: one-line errors, progress, plain words on the terminal.
 
-In: exceptions and counts. Out: lines on stdout and stderr, exit codes. Knows nothing of tiles or models.
+In: exceptions and counts. Out: lines on stdout and stderr, exit codes. Knows nothing of chips or models.
 """
 
 import argparse

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess import schema
+from preprocess import zarr_store
 from preprocess.console import Progress, UserError, say
 from preprocess.csv_rows import csv_line
 from preprocess.files import locked, named_errors
@@ -42,7 +42,7 @@ def convert(request: Request) -> None:
         check_open_files(request.jobs)
         start_server("preprocess.write", "preprocess.lz4")  # while the plan is made
     plan = make_plan(request)
-    root = schema.partial_path(request.store)
+    root = zarr_store.partial_path(request.store)
     if request.store.exists() and not request.store.is_dir():
         raise UserError(f"STORE={request.store}: is a file. Choose another name.")
     if request.store.exists():
@@ -63,10 +63,10 @@ def convert(request: Request) -> None:
             for number in run_tasks(convert_shard, tasks, jobs=request.jobs):
                 progress.update(chips_of[number])
                 # While the others work: all at once in the end took a sixth of the time of 2,048 Planet-size chips.
-                _to_disk(schema.shard_path(root / "store", number))
+                _to_disk(zarr_store.shard_path(root / "store", number))
         _finish(plan, root)
-    encoded = schema.encoded_bytes(request.store, plan.layout, total)
-    raw = plan.layout.tile_bytes * total
+    encoded = zarr_store.encoded_bytes(request.store, plan.layout, total)
+    raw = plan.layout.chip_bytes * total
     untagged = int((plan.labels.sum(axis=1) == 0).sum())
     if untagged:
         say(f"{request.store}: {untagged} chips have no tag.")
@@ -86,8 +86,8 @@ def _shown(classes: tuple[str, ...]) -> str:
 
 def _is_whole_already(plan: Plan) -> None:
     _compare_with_whole(plan)
-    schema.encoded_bytes(plan.store, plan.layout, len(plan.names))  # names a shard that is missing
-    shutil.rmtree(schema.partial_path(plan.store), ignore_errors=True)  # of a run that was killed in its last line
+    zarr_store.encoded_bytes(plan.store, plan.layout, len(plan.names))  # names a shard that is missing
+    shutil.rmtree(zarr_store.partial_path(plan.store), ignore_errors=True)  # of a run that was killed in its last line
     say(f"{plan.store}: whole already ({len(plan.names)} chips from unchanged files); nothing to do.")
 
 
@@ -106,8 +106,8 @@ def _tasks_left(plan: Plan, root: Path) -> list[ShardTask]:
     else:
         (root / "progress").mkdir(exist_ok=True)
         with named_errors(root / "store"):
-            schema.create_tiles(root / "store", plan.layout, len(plan.names))
-        schema.write_atomic(record, json.dumps(plan.settings(), indent=1).encode())
+            zarr_store.create_chips(root / "store", plan.layout, len(plan.names))
+        zarr_store.write_atomic(record, json.dumps(plan.settings(), indent=1).encode())
     _sweep(root)  # gives back the disk space of torn files before more is written
     left = []
     for task in plan.tasks():
@@ -137,7 +137,7 @@ def _shard_state(task: ShardTask) -> str:
         with np.load(io.BytesIO(progress_path(task).read_bytes())) as progress:
             size, mtime_ns, shard_bytes = progress["source_size"], progress["source_mtime_ns"], progress["shard_bytes"]
             progress["shard_digest"]  # version 1 has none
-        if schema.shard_path(task.root / "store", task.shard).stat().st_size != int(shard_bytes):
+        if zarr_store.shard_path(task.root / "store", task.shard).stat().st_size != int(shard_bytes):
             return "missing"
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return "missing"  # or torn by a power cut: either way it is written again
@@ -162,7 +162,7 @@ def _finish(plan: Plan, root: Path) -> None:
     arrays |= {"names": np.array(plan.names, object), "labels": plan.labels, "csv_row": plan.csv_row}
     source = {**plan.source, "labels": plan.label_settings.as_dict()}
     with named_errors(root / "store"):
-        schema.finish(root / "store", plan.layout, plan.classes, plan.num_csv_rows, arrays, source)
+        zarr_store.finish(root / "store", plan.layout, plan.classes, plan.num_csv_rows, arrays, source)
     _sweep(root / "store")
     os.sync()  # what is not a shard: nothing may be in the cache only when the name appears
     os.rename(root / "store", plan.store)
@@ -171,7 +171,7 @@ def _finish(plan: Plan, root: Path) -> None:
 
 def _compare_with_whole(plan: Plan) -> None:
     """UserError naming what differs between a whole store and what is asked for now."""
-    store = schema.open_store(plan.store)
+    store = zarr_store.open_store(plan.store)
     before = replace(
         plan, layout=store.layout, classes=store.classes, num_csv_rows=store.num_csv_rows,
         names=tuple(str(name) for name in store.names), labels=store.labels, csv_row=store.csv_row,

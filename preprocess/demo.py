@@ -7,7 +7,7 @@ What each class is made of, so that a result can be judged:
     orchard   a bright disc in NIR only: a model without NIR cannot beat chance
     ripple    stripes in the low byte of every band only: an 8-bit reader cannot beat chance
     quarry    a small, very bright square; rare (about 3 %)
-    flare     a bright cross; only in chips that split `course` puts into the train part, so that the test
+    flare     a bright cross; only in chips that split `course` puts into the train split, so that the test
               part has a class without positives
 
 The high bytes are drawn first and the low byte is added to them, so `value >> 8` does not depend on ripple.
@@ -20,8 +20,8 @@ import numpy as np
 import tifffile
 
 from preprocess.console import Progress, say
-from preprocess.schema import write_atomic
 from preprocess.splits import course_rows
+from preprocess.zarr_store import write_atomic
 
 CLASSES = ("field", "flare", "lake", "orchard", "quarry", "ripple")
 BANDS = ("blue", "green", "red", "nir")

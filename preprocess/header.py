@@ -60,7 +60,7 @@ class StoreHeader:
     version: int
     layout: Layout
     classes: tuple[str, ...]
-    num_tiles: int
+    num_chips: int
     num_csv_rows: int
     fingerprint: str
     source: dict[str, Any]
@@ -70,7 +70,7 @@ class StoreHeader:
     @property
     def specs(self) -> dict[str, ArraySpec]:
         """The small arrays that there must be."""
-        return array_specs(self.layout, self.num_tiles, len(self.classes), self.version)
+        return array_specs(self.layout, self.num_chips, len(self.classes), self.version)
 
     def read(self, name: str) -> np.ndarray:
         """One small array, as the conversion wrote it; UserError names its file."""
@@ -81,7 +81,7 @@ class StoreHeader:
 
     def findings(self) -> Iterator[str]:
         """A line for each `zarr.json`, and for each small array, that is not what the conversion wrote."""
-        for line in check_metadata(self.read_file, self.specs, self.layout, self.num_tiles, self.version):
+        for line in check_metadata(self.read_file, self.specs, self.layout, self.num_chips, self.version):
             yield f"{self.path}/{line} {_AGAIN}"
         whole = True
         for name in self.specs:
@@ -143,20 +143,20 @@ def _checked_header(where: Path | str, read_file: ReadFile, version: int, attrs:
         if attrs.get("attributes_sha256") != sha256_of_json(others):
             raise UserError("the attributes are not those that the conversion wrote (attributes_sha256).")
     layout = layout_from(attrs.get("layout"))
-    classes, num_tiles, num_csv_rows = (attrs.get(name) for name in ("classes", "num_tiles", "num_csv_rows"))
+    classes, num_chips, num_csv_rows = (attrs.get(name) for name in ("classes", "num_tiles", "num_csv_rows"))
     if not isinstance(classes, list) or not classes or not all(type(name) is str and name for name in classes):
         raise UserError("classes: expected a list of names.")
     if len(set(classes)) != len(classes):
         raise UserError("classes: expected a different name for each class.")
     if type(num_csv_rows) is not int or not 1 <= num_csv_rows <= MAX_CSV_ROWS:
         raise UserError(f"num_csv_rows {num_csv_rows!r}: expected a whole number from 1 to {MAX_CSV_ROWS}.")
-    if type(num_tiles) is not int or not 1 <= num_tiles <= num_csv_rows:
-        raise UserError(f"num_tiles {num_tiles!r}: expected a whole number from 1 to num_csv_rows, {num_csv_rows}.")
+    if type(num_chips) is not int or not 1 <= num_chips <= num_csv_rows:
+        raise UserError(f"num_chips {num_chips!r}: expected a whole number from 1 to num_csv_rows, {num_csv_rows}.")
     fingerprint, source, records = attrs.get("fingerprint"), attrs.get("source", {}), attrs.get("arrays", {})
     if type(fingerprint) is not str or not isinstance(source, dict) or not isinstance(records, dict):
         raise UserError("expected a fingerprint, and objects named source and arrays; found otherwise.")
     header = StoreHeader(
-        path=where, version=version, layout=layout, classes=tuple(classes), num_tiles=num_tiles,
+        path=where, version=version, layout=layout, classes=tuple(classes), num_chips=num_chips,
         num_csv_rows=num_csv_rows, fingerprint=fingerprint, source=source,
         records=records if version >= 2 else None, read_file=read_file,
     )  # fmt: skip

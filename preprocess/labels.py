@@ -15,8 +15,8 @@ import numpy as np
 from preprocess import csv_rows, tags
 from preprocess.console import UserError
 from preprocess.csv_rows import Table, read_table
-from preprocess.names import stem, unsafe
-from preprocess.schema import Store
+from preprocess.image_names import stem, unsafe
+from preprocess.zarr_store import Store
 
 FORMATS = ("tags", "list", "onehot", "long")
 _NAME_WORDS = ("image_name", "filename", "file_name", "file", "image", "name", "path", "chip", "id")

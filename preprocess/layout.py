@@ -12,7 +12,7 @@ DTYPES = ("uint8", "uint16", "int16", "float32")
 # 64 KiB a chunk: enough pieces for a GPU to decode in parallel, and few enough that the table stays small.
 CHUNK_BYTES = 64 * 1024
 # A file count in the hundreds instead of one file a chip, and a task that fits any worker's memory.
-SHARD_BYTES, MAX_SHARD_TILES = 64 * 1024 * 1024, 256
+SHARD_BYTES, MAX_SHARD_CHIPS = 64 * 1024 * 1024, 256
 MIB = 1024 * 1024
 # Chunks are addressed with int32 from their chip's first byte, and LZ4 counts in int32; encoded bytes can be more.
 MAX_CHIP_BYTES = 1 << 30
@@ -52,7 +52,7 @@ class Layout:
                 raise _bad(name, value, f"a whole number from 1 to {MAX_SIDE}")
         if self.height % self.chunk_rows:
             raise _bad("chunk_rows", self.chunk_rows, f"a divisor of the height, {self.height}")
-        if self.tile_bytes > MAX_CHIP_BYTES:
+        if self.chip_bytes > MAX_CHIP_BYTES:
             raise _bad("chip", f"{len(bands)} x {self.height} x {self.width}", f"at most {MAX_CHIP_BYTES // MIB} MiB")
         if self.shard_tiles * len(bands) * self.chunks_per_band * 16 > MAX_SHARD_INDEX_BYTES:
             raise _bad("shard_tiles", self.shard_tiles, f"an index of at most {MAX_SHARD_INDEX_BYTES // MIB} MiB")
@@ -64,7 +64,7 @@ class Layout:
 
     @property
     def chunks_per_band(self) -> int:
-        """Inner chunks of one band of one tile; `chunk_rows` always divides the height."""
+        """Inner chunks of one band of one chip; `chunk_rows` always divides the height."""
         return self.height // self.chunk_rows
 
     @property
@@ -73,8 +73,8 @@ class Layout:
         return self.chunk_rows * self.width * self.itemsize
 
     @property
-    def tile_bytes(self) -> int:
-        """Bytes of one tile, all bands, decoded."""
+    def chip_bytes(self) -> int:
+        """Bytes of one chip, all bands, decoded."""
         return len(self.bands) * self.height * self.width * self.itemsize
 
     @property
@@ -84,9 +84,9 @@ class Layout:
             return np.dtype(np.float64), np.dtype(np.float64)
         return np.dtype(np.int64 if self.dtype == "int16" else np.uint64), np.dtype(np.uint64)
 
-    def num_shards(self, num_tiles: int) -> int:
-        """Shard files of a store of `num_tiles`."""
-        return -(-num_tiles // self.shard_tiles)
+    def num_shards(self, num_chips: int) -> int:
+        """Shard files of a store of `num_chips`."""
+        return -(-num_chips // self.shard_tiles)
 
 
 def _bad(name: str, value: object, expected: str) -> UserError:
@@ -111,7 +111,7 @@ def layout_from(values: Any) -> Layout:
 
 
 def plan_layout(*, bands: tuple[str, ...], height: int, width: int, dtype: str, codec: str) -> Layout:
-    """Choose chunk and shard sizes: about 64 KiB a chunk, at most 64 MiB (decoded) and 256 tiles a shard.
+    """Choose chunk and shard sizes: about 64 KiB a chunk, at most 64 MiB (decoded) and 256 chips a shard.
 
     A chunk holds as many rows as divide the height and come nearest to 64 KiB, so no chunk is padded.
     """
@@ -119,8 +119,8 @@ def plan_layout(*, bands: tuple[str, ...], height: int, width: int, dtype: str, 
     wanted_rows = CHUNK_BYTES / (width * itemsize)
     divisors = [rows for rows in range(1, height + 1) if height % rows == 0]
     chunk_rows = min(divisors, key=lambda rows: (abs(np.log(rows / wanted_rows)), -rows))
-    tile_bytes = len(bands) * height * width * itemsize
-    shard_tiles = int(np.clip(SHARD_BYTES // tile_bytes, 1, MAX_SHARD_TILES))
+    chip_bytes = len(bands) * height * width * itemsize
+    shard_tiles = int(np.clip(SHARD_BYTES // chip_bytes, 1, MAX_SHARD_CHIPS))
     return Layout(
         bands=bands, height=height, width=width, dtype=dtype, codec=codec,
         chunk_rows=chunk_rows, shard_tiles=shard_tiles,

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess import presets, schema, tiff
+from preprocess import presets, tiff, zarr_store
 from preprocess.console import UserError, advice, one_line
 from preprocess.csv_rows import csv_line
+from preprocess.file_matching import match_files
 from preprocess.header import VERSION
 from preprocess.labels import LabelSettings, read_labels
 from preprocess.layout import CODECS, Layout, plan_layout
-from preprocess.matching import match_files
 from preprocess.write import ShardTask
 
 
@@ -71,7 +71,7 @@ class Plan:
         return [
             ShardTask(
                 shard=first // step,
-                root=schema.partial_path(self.store),
+                root=zarr_store.partial_path(self.store),
                 layout=self.layout,
                 preset=self.preset,
                 paths=self.paths[first : first + step],
@@ -129,7 +129,7 @@ def make_plan(request: Request) -> Plan:
         facts = tiff.read_facts(paths[0], wanted)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise tiff.TileError(paths[0], "a readable file", reason, advice(error)) from error
+        raise tiff.ChipError(paths[0], "a readable file", reason, advice(error)) from error
     layout = _layout(request, bands, first, facts, paths[0])
     return Plan(
         store=request.store,

@@ -1,6 +1,6 @@
 """The bytes of one shard: Zarr v3's `sharding_indexed` layout, encoded and decoded without zarr-python.
 
-A shard is the encoded inner chunks one after another, in C order of (tile, band, row block), then 8 bytes of our own
+A shard is the encoded inner chunks one after another, in C order of (chip, band, row block), then 8 bytes of our own
 (the shard's digest), then an index of little-endian uint64 (offset, nbytes) pairs, then the index's crc32c. Zarr
 readers follow the index and never see the digest. It is xxh3-64 of the crc32c values of all chunks, and the store
 records it for each shard: a shard of another place, store or version is noticed when its index is read, even where
@@ -12,7 +12,7 @@ the indices are equal (CODEC=none). Stores of version 1 have no digest. An inner
 zarr-python reads the same bytes (and writes them, but for LZ4 blocks that decode faster, see `lz4`); its generic path
 does 210 random chips/s where plain offsets do thousands, hence this file. Tests hold it to zarr-python.
 
-Leaves which tiles to read, and in what order, to `pipeline.chunks`.
+Leaves which chips to read, and in what order, to `pipeline.chunks`.
 """
 
 import struct
@@ -42,7 +42,7 @@ class ForeignShardError(DamagedChunkError):
 
 
 class Encoder:
-    """Encodes (bands, height, width) tiles; its working memory is reused from tile to tile."""
+    """Encodes (bands, height, width) chips; its working memory is reused from chip to chip."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -59,8 +59,8 @@ class Encoder:
             self._encode_blocks, self._table = lz4.encode_blocks, np.empty(lz4.TABLE_SIZE, np.uint64)
         self._out = np.empty(num_chunks * (most + CRC_BYTES), np.uint8)
 
-    def encode(self, tile: np.ndarray) -> tuple[memoryview, np.ndarray, bytes]:
-        """The tile's chunks in the shard's order.
+    def encode(self, chip: np.ndarray) -> tuple[memoryview, np.ndarray, bytes]:
+        """The chip's chunks in the shard's order.
 
         Returns:
             data: the encoded chunks one after another, each with its crc32c.
@@ -68,9 +68,9 @@ class Encoder:
             crcs: the 4 bytes of each crc32c.
         """
         layout, out, data = self._layout, self._out, memoryview(self._out.data)
-        chunks = np.ascontiguousarray(tile, dtype=np.dtype(layout.dtype).newbyteorder("<")).reshape(-1, self._values)
+        chunks = np.ascontiguousarray(chip, dtype=np.dtype(layout.dtype).newbyteorder("<")).reshape(-1, self._values)
         if self._shuffled:
-            # The byte shuffle, for the whole tile at once: 21 us where numcodecs' Shuffle takes 250 (256 x 256 x 4).
+            # The byte shuffle, for the whole chip at once: 21 us where numcodecs' Shuffle takes 250 (256 x 256 x 4).
             bits = chunks.view(_bits(layout))
             np.copyto(self._planes[:, 0], bits, casting="unsafe")
             for byte in range(1, layout.itemsize):
@@ -103,9 +103,9 @@ class ShardWriter:
         self._sizes: list[np.ndarray] = []
         self._crcs = xxhash.xxh3_64()
 
-    def add(self, tile: np.ndarray) -> memoryview:
+    def add(self, chip: np.ndarray) -> memoryview:
         """Encode one (bands, height, width) chip. The next call overwrites the bytes."""
-        data, sizes, crcs = self._encoder.encode(tile)
+        data, sizes, crcs = self._encoder.encode(chip)
         self._sizes.append(sizes.copy())
         self._crcs.update(crcs)
         return data
@@ -121,7 +121,7 @@ class ShardWriter:
 
 
 def encode_index(sizes: np.ndarray, layout: Layout) -> bytes:
-    """The index of a shard that holds `sizes` (tiles, bands, chunks) encoded bytes, back to back."""
+    """The index of a shard that holds `sizes` (chips, bands, chunks) encoded bytes, back to back."""
     index = np.full((layout.shard_tiles * len(layout.bands) * layout.chunks_per_band, 2), MISSING, "<u8")
     flat = sizes.reshape(-1).astype("<u8")
     index[: len(flat), 0] = np.cumsum(flat) - flat
@@ -140,7 +140,7 @@ def tail_bytes(layout: Layout) -> int:
     return DIGEST_BYTES + index_bytes(layout)
 
 
-def read_index(path: Path, layout: Layout, num_tiles: int, digest: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def read_index(path: Path, layout: Layout, num_chips: int, digest: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Read a shard file's index; see `parse_index`."""
     try:
         with named_errors(path), open_regular(path) as file:
@@ -151,11 +151,11 @@ def read_index(path: Path, layout: Layout, num_tiles: int, digest: int | None = 
         if error.errno not in FILE_FAULTS:
             raise
         raise DamagedChunkError(f"{path}: the shard cannot be read ({error.strerror}).") from error
-    return parse_index(data, end, str(path), layout, num_tiles, digest)
+    return parse_index(data, end, str(path), layout, num_chips, digest)
 
 
 def parse_index(
-    data: bytes, end: int, name: str, layout: Layout, num_tiles: int, digest: int | None = None
+    data: bytes, end: int, name: str, layout: Layout, num_chips: int, digest: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read a shard's index.
 
@@ -163,11 +163,11 @@ def parse_index(
         data: the last `tail_bytes` of the shard, which has `end` bytes.
         name: of the shard, for errors.
         layout: of the store.
-        num_tiles: tiles in this shard.
+        num_chips: chips in this shard.
         digest: recorded at conversion for the shard of this place; None in a store of version 1.
 
     Returns:
-        offsets, sizes: (num_tiles, bands, chunks) int64, in bytes, crc32c included in the size.
+        offsets, sizes: (num_chips, bands, chunks) int64, in bytes, crc32c included in the size.
 
     Raises:
         DamagedChunkError: wrong crc32c, a chunk missing or outside the shard.
@@ -179,7 +179,7 @@ def parse_index(
     if struct.unpack("<I", index_data[-CRC_BYTES:])[0] != google_crc32c.value(index_data[:-CRC_BYTES]):
         raise DamagedChunkError(f"{name}: the shard's index is damaged (crc32c).")
     shape = (layout.shard_tiles, len(layout.bands), layout.chunks_per_band, 2)
-    index = np.frombuffer(index_data[:-CRC_BYTES], "<u8").reshape(shape)[:num_tiles]
+    index = np.frombuffer(index_data[:-CRC_BYTES], "<u8").reshape(shape)[:num_chips]
     if (index == MISSING).any():
         raise DamagedChunkError(f"{name}: the shard lacks chunks.")
     # Compared as uint64, and without adding: an offset of 2**63 - 8 passes every check on a sum that wraps.
@@ -227,14 +227,14 @@ def _uint32(data: np.ndarray) -> int:
 
 
 def decode_scratch(layout: Layout, num_bands: int) -> np.ndarray:
-    """Working memory for `decode_tile`, to be reused from call to call."""
+    """Working memory for `decode_chip`, to be reused from call to call."""
     return np.empty(num_bands * layout.height * layout.width * layout.itemsize, np.uint8)
 
 
-def decode_tile(
+def decode_chip(
     data: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, layout: Layout, out: np.ndarray, scratch: np.ndarray
 ) -> None:
-    """Decode chunks of one tile, in the order in which they are listed. `pipeline.kernels` does the same, compiled.
+    """Decode chunks of one chip, in the order in which they are listed. `pipeline.kernels` does the same, compiled.
 
     Args:
         data: (nbytes,) uint8, the shard's file.
@@ -258,7 +258,7 @@ def decode_tile(
             band, chunk = divmod(index, layout.chunks_per_band)
             raise ValueError(f"band {band}, chunk {chunk}: {error}") from error
     if shuffled:
-        # All lowest bytes come first, all highest last. Joined for the whole tile at once: 20,700 chips/s, where
+        # All lowest bytes come first, all highest last. Joined for the whole chip at once: 20,700 chips/s, where
         # writing every other byte did 4,500 (256 x 256 x 4 uint16).
         planes = scratch.reshape(len(chunks), layout.itemsize, -1)
         values = out.view(_bits(layout)).reshape(len(chunks), -1)

@@ -1,7 +1,7 @@
 """One path -> one (bands, height, width) array of exactly the file's values.
 
 In: a TIFF of a dtype in DTYPES, chunky or planar, strips or tiles, in any compression that `tiff_segments` lists.
-Out: a C-contiguous array in native byte order, every value of it from this file, or a TileError. Leaves the header to
+Out: a C-contiguous array in native byte order, every value of it from this file, or a ChipError. Leaves the header to
 `tiff_header`, decoding to `tiff_segments`, naming the bands to `plan`.
 """
 
@@ -16,13 +16,13 @@ from typing import BinaryIO
 import numpy as np
 import tifffile
 
-from preprocess import tiff_meaning, tiff_segments
+from preprocess import tiff_metadata, tiff_segments
 from preprocess.files import open_regular
 from preprocess.layout import DTYPES as DTYPES
+from preprocess.tiff_header import ChipError as ChipError
 from preprocess.tiff_header import Header, complaints_are_errors, read_header
-from preprocess.tiff_header import TileError as TileError
-from preprocess.tiff_meaning import AXES as AXES
-from preprocess.tiff_meaning import Facts as Facts
+from preprocess.tiff_metadata import AXES as AXES
+from preprocess.tiff_metadata import Facts as Facts
 
 PageCheck = Callable[[tifffile.TiffPage], str | None]
 
@@ -99,7 +99,7 @@ class Reader:
             (bands, height, width), one of DTYPES, native byte order, C-contiguous; valid until the next call.
 
         Raises:
-            TileError: not a TIFF, damaged, truncated, another dtype or shape, or a layout that is no single image.
+            ChipError: not a TIFF, damaged, truncated, another dtype or shape, or a layout that is no single image.
             FileNotFoundError, PermissionError: as the operating system says.
         """
         with open_regular(path) as file:
@@ -187,10 +187,10 @@ class _Opened:
 
 @contextmanager
 def _damage_named(file: BinaryIO, path: str | Path) -> Iterator[None]:
-    """Turn all that goes wrong in reading a file into a TileError that names it."""
+    """Turn all that goes wrong in reading a file into a ChipError that names it."""
     try:
         yield
-    except (TileError, MemoryError):
+    except (ChipError, MemoryError):
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -199,7 +199,7 @@ def _damage_named(file: BinaryIO, path: str | Path) -> Iterator[None]:
         # ValueError, ImcdError, ...): whatever it is, this one file is at fault.
         kind = "not a TIFF" if isinstance(error, tifffile.TiffFileError) and _not_tiff(file) else "damaged"
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise TileError(path, "a whole TIFF", f"a file that is {kind} ({reason})", _ADVICE) from error
+        raise ChipError(path, "a whole TIFF", f"a file that is {kind} ({reason})", _ADVICE) from error
 
 
 def _open(file: BinaryIO, path: str | Path, check_page: PageCheck | None, wanted: Wanted) -> _Opened:
@@ -209,30 +209,32 @@ def _open(file: BinaryIO, path: str | Path, check_page: PageCheck | None, wanted
             tif = tifffile.TiffFile(file, name=os.fspath(path))
         header = read_header(tif, path)
         if check_page is not None and (reason := check_page(header.pages[0])):
-            raise TileError(path, "a chip that the preset allows", reason)
-        tiff_meaning.check_description(header, path)
-        axes, guess = tiff_meaning.order(header, path, axes=wanted.axes, shape=wanted.shape, num_bands=wanted.num_bands)
+            raise ChipError(path, "a chip that the preset allows", reason)
+        tiff_metadata.check_description(header, path)
+        axes, guess = tiff_metadata.order(
+            header, path, axes=wanted.axes, shape=wanted.shape, num_bands=wanted.num_bands
+        )
         shape, dtype = bands_first_shape(header.shape, axes), header.dtype.name
         if (wanted.shape or shape, wanted.dtype or dtype) != (shape, dtype):
             as_in = f" as in {wanted.example}" if wanted.example else ""
-            raise TileError(
+            raise ChipError(
                 path, f"{wanted.shape} {wanted.dtype} (bands, height, width){as_in}", f"{shape} {dtype}",
                 "All chips of a store are alike: mend it or leave it out of the CSV." if wanted.example else "",
             )  # fmt: skip
-        facts = tiff_meaning.facts(header, shape[0], order=axes, axes=wanted.axes, guess=guess)
+        facts = tiff_metadata.facts(header, shape[0], order=axes, axes=wanted.axes, guess=guess)
         _check_meaning(facts, path, wanted)
         return _Opened(header=header, axes=axes, facts=facts)
 
 
 def _check_meaning(facts: Facts, path: str | Path, wanted: Wanted) -> None:
     if wanted.is_rgb and facts.is_other_than_rgb:
-        raise TileError(
+        raise ChipError(
             path, f"red, green and blue samples as in {wanted.example}", "samples that the file calls something else",
             "Say what all files hold: BANDS=red,green,blue",
         )  # fmt: skip
     if wanted.zero_is_white not in (None, facts.zero_is_white):
         kinds = ("0 as black", "0 as white")
-        raise TileError(
+        raise ChipError(
             path, f"{kinds[not facts.zero_is_white]} as in {wanted.example}", kinds[facts.zero_is_white],
             "Leave it out of the CSV, or write all chips alike.",
         )  # fmt: skip

@@ -32,12 +32,12 @@ MAX_SIDE = 65536
 # NewSubfileType: a smaller copy of another page, or a mask of one. Neither is a band.
 _NO_BAND = 1 | 4
 _WIDTH, _HEIGHT, _SAMPLES, _BITS, _FORMAT = 256, 257, 277, 258, 339
-_STRIPS, _TILES = (273, 279), (324, 325)
+_STRIPS, _CHIPS = (273, 279), (324, 325)
 # Tags that decide a pixel: one of each at most.
-_DECISIVE = (_WIDTH, _HEIGHT, _BITS, 259, 262, 266, *_STRIPS, _SAMPLES, 278, 284, 317, 322, 323, *_TILES, 338, _FORMAT)
+_DECISIVE = (_WIDTH, _HEIGHT, _BITS, 259, 262, 266, *_STRIPS, _SAMPLES, 278, 284, 317, 322, 323, *_CHIPS, 338, _FORMAT)
 
 
-class TileError(UserError):
+class ChipError(UserError):
     """A chip that cannot be used: names the file, what was expected and what was found."""
 
     def __init__(self, path: str | Path, expected: str, found: str, advice: str = "") -> None:
@@ -114,7 +114,7 @@ def read_header(tif: tifffile.TiffFile, path: str | Path) -> Header:
     """Check all that the header says.
 
     Raises:
-        TileError: a dtype, size or layout that is not read.
+        ChipError: a dtype, size or layout that is not read.
         ValueError, struct.error, tifffile.TiffFileError: damaged, as the text says.
     """
     with complaints_are_errors():
@@ -130,7 +130,7 @@ def read_header(tif: tifffile.TiffFile, path: str | Path) -> Header:
     dtype = np.dtype(images[0].dtype)
     num_bytes = math.prod(shape) * dtype.itemsize
     if num_bytes > MAX_CHIP_BYTES or max(shape) > MAX_SIDE or images[0].samplesperpixel > MAX_BANDS:
-        raise TileError(
+        raise ChipError(
             path,
             f"a chip of at most {MAX_CHIP_BYTES // 2**20} MiB decoded, sides of {MAX_SIDE} pixels, {MAX_BANDS} bands",
             f"{num_bytes / 2**20:.0f} MiB ({shape} {dtype.name})",
@@ -191,7 +191,7 @@ def _check_page(page: tifffile.TiffPage, path: str | Path) -> None:
         expected = f"{', '.join(DTYPES[:-1])} or {DTYPES[-1]} values"
         target = "Float32" if page.dtype is not None and page.dtype.kind == "f" else "UInt16"
         advice = f"Convert it, with -scale where values do not fit: gdal_translate -ot {target} in.tif out.tif"
-        raise TileError(path, expected, found, advice)
+        raise ChipError(path, expected, found, advice)
     bits, itembits = page.bitspersample, 8 * page.dtype.itemsize
     if not isinstance(bits, int) or (bits != itembits and page.dtype.kind != "u"):
         raise ValueError(f"bits per sample {bits}")
@@ -202,7 +202,7 @@ def _check_page(page: tifffile.TiffPage, path: str | Path) -> None:
     if isinstance(formats, tuple) and len(set(formats)) > 1:
         raise ValueError(f"sample formats {formats}")
     if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
-        raise TileError(
+        raise ChipError(
             path, "values", "a palette: its values are places in a table of colours",
             "Expand it: gdal_translate -expand rgb in.tif out.tif",
         )  # fmt: skip
@@ -216,7 +216,7 @@ def _check_page(page: tifffile.TiffPage, path: str | Path) -> None:
     known = (tiff_segments.NONE, *tiff_segments.BYTES, *tiff_segments.PICTURES, *tiff_segments.JPEG)
     if page.compression not in known:
         name = getattr(page.compression, "name", page.compression)
-        raise TileError(path, "a compression whose damage is noticed", f"{name}",
+        raise ChipError(path, "a compression whose damage is noticed", f"{name}",
                         "Rewrite it: gdal_translate -co COMPRESS=DEFLATE in.tif out.tif")  # fmt: skip
     predictors = (1, 2, 3) if page.dtype.kind == "f" else (1, 2) if bits == itembits else (1,)
     if page.predictor not in predictors:
@@ -238,12 +238,12 @@ def _stack(images: list[tifffile.TiffPage], path: str | Path) -> tuple[str, tupl
             page for page in images if (page.axes, page.shape, page.dtype) != (first.axes, first.shape, first.dtype)
         )
         found = f"pages of {first.shape} {first.dtype} and {other.shape} {other.dtype}"
-        raise TileError(path, "one image of one or more bands", found, _ONE_IMAGE)
+        raise ChipError(path, "one image of one or more bands", found, _ONE_IMAGE)
     if len(images) == 1:
         return first.axes, first.shape
     if first.axes in ("YXS", "SYX") and first.samplesperpixel > 1:
         found = f"{len(images)} pages of shape {first.shape} ({first.axes})"
-        raise TileError(path, "one image of one or more bands", found, _ONE_IMAGE)
+        raise ChipError(path, "one image of one or more bands", found, _ONE_IMAGE)
     return "PYX", (len(images), first.imagelength, first.imagewidth)
 
 
@@ -253,7 +253,7 @@ _ONE_IMAGE = "Write each image to a file of its own."
 def _segments(page: tifffile.TiffPage, number: int) -> Iterator[Segment]:
     """Where every segment of a page lies; each must be there, within the file, and of a size that is read."""
     tiled = 322 in page.tags
-    codes, others = (_TILES, _STRIPS) if tiled else (_STRIPS, _TILES)
+    codes, others = (_CHIPS, _STRIPS) if tiled else (_STRIPS, _CHIPS)
     if any(code not in page.tags for code in codes) or any(code in page.tags for code in others):
         raise ValueError(
             f"{'blocks' if tiled else 'strips'} without their tags {codes[0]} and {codes[1]}, or with both kinds"

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess import schema, shard
+from preprocess import shard, zarr_store
+from preprocess.band_statistics import band_sums, one_blas_thread
 from preprocess.console import Progress, UserError, one_line, say
 from preprocess.files import FILE_FAULTS, named_errors, open_regular
 from preprocess.header import StoreHeader, read_header
 from preprocess.labels import settings_of
 from preprocess.layout import MIB, Layout
-from preprocess.splits import PARTS, make_split
-from preprocess.sums import band_sums, one_blas_thread
+from preprocess.splits import SPLIT_NAMES, make_split
 from preprocess.workers import run_tasks
 from preprocess.write import pixel_checksum
 
@@ -51,7 +51,7 @@ def verify(path: Path, *, jobs: int) -> int:
         UserError: the attributes are missing or damaged, so nothing else can be checked.
     """
     header = read_header(path)
-    num_shards = header.layout.num_shards(header.num_tiles)
+    num_shards = header.layout.num_shards(header.num_chips)
     count = 0
     for finding in _findings(path, header, jobs):
         count += 1
@@ -60,7 +60,7 @@ def verify(path: Path, *, jobs: int) -> int:
     if count > MAX_LINES:
         say(f"... and {count - MAX_LINES} more")
     if not count:
-        say(f"{path}: whole and unaltered: {header.num_tiles} chips in {num_shards} shards.")
+        say(f"{path}: whole and unaltered: {header.num_chips} chips in {num_shards} shards.")
         if header.version == 1:
             say("  (store version 1 records less: num_csv_rows and source files are not proved)")
     else:
@@ -70,7 +70,7 @@ def verify(path: Path, *, jobs: int) -> int:
 
 def _findings(path: Path, header: StoreHeader, jobs: int) -> Iterator[str]:
     yield from header.findings()
-    with Progress("verify", total=header.num_tiles, unit="chips") as progress:
+    with Progress("verify", total=header.num_chips, unit="chips") as progress:
         for count, found in run_tasks(_check_shard, _tasks(path, header), jobs=jobs):
             yield from found
             progress.update(count)
@@ -88,17 +88,17 @@ def _tasks(path: Path, header: StoreHeader) -> list[_Task]:
     step = header.layout.shard_tiles
     return [
         _Task(
-            path=schema.shard_path(path, number),
+            path=zarr_store.shard_path(path, number),
             layout=header.layout,
             first=number * step,
-            count=min(step, header.num_tiles - number * step),
+            count=min(step, header.num_chips - number * step),
             digest=None if digests is None else int(digests[number]),
             **{
                 name: None if values is None else values[number * step : (number + 1) * step]
                 for name, values in arrays.items()
             },
         )
-        for number in range(header.layout.num_shards(header.num_tiles))
+        for number in range(header.layout.num_shards(header.num_chips))
     ]
 
 
@@ -106,7 +106,7 @@ def _check_shard(task: _Task) -> tuple[int, list[str]]:
     """(chips, findings) of one shard."""
     layout, count, findings = task.layout, task.count, []
     if not task.path.exists():
-        return count, [f"shard {task.path} is missing ({count} tiles from {task.name(0)})"]
+        return count, [f"shard {task.path} is missing ({count} chips from {task.name(0)})"]
     try:
         offsets, sizes = shard.read_index(task.path, layout, count, task.digest)
     except shard.ForeignShardError as error:
@@ -122,20 +122,20 @@ def _check_shard(task: _Task) -> tuple[int, list[str]]:
         if error.errno not in FILE_FAULTS:
             raise
         return count, [f"{task.path}: the shard cannot be read ({error.strerror})"]
-    tile = np.empty((len(layout.bands), layout.height, layout.width), layout.dtype)
+    chip = np.empty((len(layout.bands), layout.height, layout.width), layout.dtype)
     scratch = shard.decode_scratch(layout, len(layout.bands))
     with one_blas_thread():
         for index in range(count):
-            where = f"tile {task.name(index)} (number {task.first + index}) in {task.path}"
+            where = f"chip {task.name(index)} (number {task.first + index}) in {task.path}"
             try:
-                shard.decode_tile(data, offsets[index], sizes[index], layout, tile, scratch)
+                shard.decode_chip(data, offsets[index], sizes[index], layout, chip, scratch)
             except ValueError as error:
                 findings.append(f"{where} is damaged: {error}")
                 continue
-            if task.checksum is not None and pixel_checksum(tile) != task.checksum[index]:
+            if task.checksum is not None and pixel_checksum(chip) != task.checksum[index]:
                 findings.append(f"{where} is altered: its pixels are not those that were converted")
                 continue
-            total, squares = band_sums(tile, layout)
+            total, squares = band_sums(chip, layout)
             for name, values, expected in (
                 ("band_sum", total, task.band_sum),
                 ("band_sumsq", squares, task.band_sumsq),
@@ -147,19 +147,19 @@ def _check_shard(task: _Task) -> tuple[int, list[str]]:
 
 def info(path: Path, split_rule: str) -> None:
     """Print sizes, bands with statistics, classes with counts, codec and ratio, split sizes."""
-    store = schema.open_store(path)
+    store = zarr_store.open_store(path)
     layout = store.layout
-    num_shards = layout.num_shards(store.num_tiles)
-    encoded = schema.encoded_bytes(path, layout, store.num_tiles)
+    num_shards = layout.num_shards(store.num_chips)
+    encoded = zarr_store.encoded_bytes(path, layout, store.num_chips)
     digests = store.shard_digest
     for index in range(num_shards):
-        count = min(layout.shard_tiles, store.num_tiles - index * layout.shard_tiles)
+        count = min(layout.shard_tiles, store.num_chips - index * layout.shard_tiles)
         digest = None if digests is None else int(digests[index])
-        shard.read_index(schema.shard_path(path, index), layout, count, digest)
-    raw = layout.tile_bytes * store.num_tiles
-    missing = store.num_csv_rows - store.num_tiles
+        shard.read_index(zarr_store.shard_path(path, index), layout, count, digest)
+    raw = layout.chip_bytes * store.num_chips
+    missing = store.num_csv_rows - store.num_chips
     say(f"store        {path}")
-    say(f"chips        {store.num_tiles}" + (f" ({missing} more rows in the CSV have no chip)" if missing else ""))
+    say(f"chips        {store.num_chips}" + (f" ({missing} more rows in the CSV have no chip)" if missing else ""))
     say(f"chip         {len(layout.bands)} bands x {layout.height} x {layout.width} {layout.dtype}")
     say(f"codec        {layout.codec}; chunks of {layout.chunk_rows} rows, {num_shards} shards")
     ratio = f"ratio {raw / encoded:.3f}"
@@ -174,20 +174,20 @@ def info(path: Path, split_rule: str) -> None:
     except UserError as error:
         say(f"split        none: {error}")
         split = None
-    all_tiles = np.arange(store.num_tiles)
-    mean, std = store.band_statistics(all_tiles)
+    all_chips = np.arange(store.num_chips)
+    mean, std = store.band_statistics(all_chips)
     say("")
     say(f"{'band':<20}{'mean':>12}{'std':>12}")
     form = ".5g" if layout.dtype == "float32" else ".3f"  # reflectances are far below 1
     for index, band in enumerate(layout.bands):
         say(f"{one_line(band):<20}{mean[index]:>12{form}}{std[index]:>12{form}}")
-    parts = [part for part in PARTS if split is not None and len(split.part(part))]
+    parts = [part for part in SPLIT_NAMES if split is not None and len(split.indices(part))]
     say("")
     say(f"{'class':<20}{'all':>10}" + "".join(f"{part:>10}" for part in parts))
     for index, name in enumerate(store.classes):
         row = f"{one_line(name):<20}{int(store.labels[:, index].sum()):>10}"
         if split is not None:
-            row += "".join(f"{int(store.labels[split.part(part), index].sum()):>10}" for part in parts)
+            row += "".join(f"{int(store.labels[split.indices(part), index].sum()):>10}" for part in parts)
         say(row)
-    sizes = "".join(f"{len(split.part(part)):>10}" for part in parts) if split is not None else ""
-    say(f"{'chips':<20}{store.num_tiles:>10}{sizes}" + (f"   (split {split.rule})" if split is not None else ""))
+    sizes = "".join(f"{len(split.indices(part)):>10}" for part in parts) if split is not None else ""
+    say(f"{'chips':<20}{store.num_chips:>10}{sizes}" + (f"   (split {split.rule})" if split is not None else ""))

@@ -1,6 +1,6 @@
 """Run tasks in worker processes: bounded memory, first error stops, no orphans.
 
-In: a picklable function and tasks. Out: results in the order in which they end. Knows nothing of tiles.
+In: a picklable function and tasks. Out: results in the order in which they end. Knows nothing of chips.
 """
 
 import multiprocessing

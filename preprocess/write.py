@@ -14,10 +14,10 @@ import numpy as np
 import xxhash
 
 from preprocess import presets, shard, tiff
+from preprocess.band_statistics import band_sums, one_blas_thread
 from preprocess.console import advice
 from preprocess.files import atomic_file, shard_path, write_atomic
 from preprocess.layout import Layout
-from preprocess.sums import band_sums, one_blas_thread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ def convert_shard(task: ShardTask) -> int:
     """Write one shard and its progress file. Returns the shard's number.
 
     Raises:
-        TileError: a chip that is damaged, of another shape or dtype, with values that are not finite, or changed since
+        ChipError: a chip that is damaged, of another shape or dtype, with values that are not finite, or changed since
             it was listed.
     """
     layout, count = task.layout, len(task.paths)
@@ -55,12 +55,12 @@ def convert_shard(task: ShardTask) -> int:
     path_out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path_out) as file, one_blas_thread():
         for index in range(count):
-            tile = _read_planned(task, index, reader)
-            file.write(writer.add(tile))
-            band_sum[index], band_sumsq[index] = band_sums(tile, layout)
+            chip = _read_planned(task, index, reader)
+            file.write(writer.add(chip))
+            band_sum[index], band_sumsq[index] = band_sums(chip, layout)
             if not np.isfinite(band_sum[index]).all():
-                check_finite(tile, task.paths[index])
-            checksum[index] = pixel_checksum(tile)
+                check_finite(chip, task.paths[index])
+            checksum[index] = pixel_checksum(chip)
         file.write(writer.end())
         shard_bytes = file.tell()
     progress = io.BytesIO()
@@ -78,33 +78,33 @@ def _read_planned(task: ShardTask, index: int, reader: tiff.Reader) -> np.ndarra
     try:
         stat = os.stat(path)
         if (stat.st_size, stat.st_mtime_ns) != (task.size[index], task.mtime_ns[index]):
-            raise tiff.TileError(path, "the file that was listed", "one that has changed since", "Run it again.")
+            raise tiff.ChipError(path, "the file that was listed", "one that has changed since", "Run it again.")
         return reader.read(path, presets.get(task.preset).check_page if task.preset else None, task.wanted)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise tiff.TileError(path, "a readable file", reason, advice(error)) from error
+        raise tiff.ChipError(path, "a readable file", reason, advice(error)) from error
 
 
-def check_finite(tile: np.ndarray, path: str | Path) -> None:
+def check_finite(chip: np.ndarray, path: str | Path) -> None:
     """Refuse a chip with values that are not finite.
 
     Raises:
-        TileError: says how many are NaN, how many infinite, and where the first lies.
+        ChipError: says how many are NaN, how many infinite, and where the first lies.
     """
-    wrong = np.argwhere(~np.isfinite(tile))
+    wrong = np.argwhere(~np.isfinite(chip))
     if not len(wrong):
         return
     band, y, x = wrong[0].tolist()
-    nan = int(np.isnan(tile).sum())
-    raise tiff.TileError(
+    nan = int(np.isnan(chip).sum())
+    raise tiff.ChipError(
         path, "finite values",
-        f"{nan} NaN and {len(wrong) - nan} infinite values of {tile.size} (the first in band {band + 1}, row {y}, "
+        f"{nan} NaN and {len(wrong) - nan} infinite values of {chip.size} (the first in band {band + 1}, row {y}, "
         f"column {x})",
         "Replace them, or leave the chip out of the CSV.",
     )  # fmt: skip
 
 
-def pixel_checksum(tile: np.ndarray) -> int:
+def pixel_checksum(chip: np.ndarray) -> int:
     """xxh3-64 of the (bands, height, width) values, C order, little-endian."""
-    little = np.ascontiguousarray(tile, dtype=tile.dtype.newbyteorder("<"))
+    little = np.ascontiguousarray(chip, dtype=chip.dtype.newbyteorder("<"))
     return xxhash.xxh3_64_intdigest(little.view(np.uint8).reshape(-1).data)

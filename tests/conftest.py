@@ -8,7 +8,7 @@ import pytest
 from helpers.chips import Chips, to_store, write_chips
 
 import pipeline  # noqa: F401  # sets DALI's environment before anything imports it
-from preprocess.schema import Store
+from preprocess.zarr_store import Store
 
 try:
     from hypothesis import settings as hypothesis_settings
@@ -33,7 +33,7 @@ def session_chips(tmp_path_factory: pytest.TempPathFactory) -> Chips:
 
 @pytest.fixture(scope="session")
 def session_store(session_chips: Chips) -> Store:
-    return to_store(session_chips, session_chips.folder.parent / "tiles.zarr")
+    return to_store(session_chips, session_chips.folder.parent / "chips.zarr")
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +49,7 @@ def uint8_chips(tmp_path_factory: pytest.TempPathFactory) -> Chips:
 
 @pytest.fixture(scope="session")
 def uint8_store(uint8_chips: Chips) -> Store:
-    return to_store(uint8_chips, uint8_chips.folder.parent / "tiles.zarr")
+    return to_store(uint8_chips, uint8_chips.folder.parent / "chips.zarr")
 
 
 @pytest.fixture(scope="session")

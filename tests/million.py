@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from bench.proc import process_tree
+from bench.process_usage import process_tree
 
 OPEN_FILES = 256
 _SIDE, _PER_FOLDER = 8, 10_000
 _OPEN = """
 import sys
 from pipeline.inputs import raw_inputs
-from preprocess.schema import open_store
+from preprocess.zarr_store import open_store
 from preprocess.splits import make_split
 store = open_store(sys.argv[1])
 """
@@ -33,7 +33,7 @@ _PLAN = """
 from pipeline.loader import train_loader
 split = make_split("course", store, val=0.1)
 loader = train_loader(store, split.train, raw_inputs(store, store.layout.bands, split.train), batch_size=64)
-print(sum(len(plan.tiles) for plan in loader.plans(0)), "chips are planned")
+print(sum(len(plan.chips) for plan in loader.plans(0)), "chips are planned")
 """
 _READ = _PLAN + 'print(sum(batch.num_valid for batch in loader.epoch(0)), "chips are read")\n'
 
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--steps", default="convert,again,open,plan,read,info,verify")
     args = parser.parse_args()
     folder: Path = args.folder
-    labels, store = make_chips(folder / "tif", args.chips), folder / "tiles.zarr"
+    labels, store = make_chips(folder / "tif", args.chips), folder / "chips.zarr"
     convert = (
         "-m", "preprocess", "convert", "--data", str(folder / "tif"), "--labels", str(labels), "--bands", "gray",
         "--store", str(store),

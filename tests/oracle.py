@@ -5,21 +5,21 @@ import numpy as np
 from pipeline.order import Augmentation
 
 
-def augment(tile: np.ndarray, draws: Augmentation, row: int, crop: tuple[int, int]) -> np.ndarray:
+def augment(chip: np.ndarray, draws: Augmentation, row: int, crop: tuple[int, int]) -> np.ndarray:
     """(bands, height, width) -> (bands, crop height, crop width), by the four documented steps."""
     if draws.flip_rows[row]:
-        tile = tile[:, ::-1]
+        chip = chip[:, ::-1]
     if draws.transpose[row]:
-        tile = tile.transpose(0, 2, 1)
+        chip = chip.transpose(0, 2, 1)
     top, left = int(draws.crop_y[row]), int(draws.crop_x[row])
-    tile = tile[:, top : top + crop[0], left : left + crop[1]]
-    return tile[:, :, ::-1] if draws.mirror[row] else tile
+    chip = chip[:, top : top + crop[0], left : left + crop[1]]
+    return chip[:, :, ::-1] if draws.mirror[row] else chip
 
 
-def center(tile: np.ndarray, crop: tuple[int, int]) -> np.ndarray:
+def center(chip: np.ndarray, crop: tuple[int, int]) -> np.ndarray:
     """torchvision's CenterCrop."""
-    top, left = (round((full - part) / 2) for full, part in zip(tile.shape[1:], crop, strict=True))
-    return tile[:, top : top + crop[0], left : left + crop[1]]
+    top, left = (round((full - part) / 2) for full, part in zip(chip.shape[1:], crop, strict=True))
+    return chip[:, top : top + crop[0], left : left + crop[1]]
 
 
 def scale(values: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
@@ -28,9 +28,9 @@ def scale(values: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -
     return (values.astype(np.float64) - np.reshape(mean, shape)) / np.reshape(std, shape)
 
 
-def pil_course(tile: np.ndarray) -> np.ndarray:
+def pil_course(chip: np.ndarray) -> np.ndarray:
     """(4, y, x) uint16 B, G, R, NIR -> uint8, by the formula of spec: what PIL makes of such a file."""
-    high = (tile >> 8).astype(np.int64)
+    high = (chip >> 8).astype(np.int64)
     colours, alpha = high[:3], high[3:4]
     divided = np.minimum(255, colours * 255 // np.maximum(alpha, 1))
     shown = np.where(alpha == 0, 0, np.where(alpha == 255, colours, divided))

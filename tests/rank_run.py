@@ -1,6 +1,6 @@
 """One rank of a tiny run, for tests: `python tests/rank_run.py FOLDER STOP ARGUMENTS...` under torchrun.
 
-Writes FOLDER/<rank>.log, a line a batch: epoch, tiles, loss (hex). With STOP above 0, the last rank sends itself
+Writes FOLDER/<rank>.log, a line a batch: epoch, chips, loss (hex). With STOP above 0, the last rank sends itself
 SIGTERM in its step of that number.
 """
 
@@ -14,7 +14,7 @@ from unittest import mock
 
 from tiny import Steps, tiny_networks
 
-from pipeline.loader import Batch, TileLoader
+from pipeline.loader import Batch, ChipLoader
 from preprocess import console
 from train.__main__ import main
 
@@ -23,11 +23,11 @@ from train.__main__ import main
 def logged(log: Path, stop: int) -> Iterator[None]:
     """While it lasts, networks are tiny and every step goes into the log."""
     current: list[str] = []
-    real = TileLoader.epoch
+    real = ChipLoader.epoch
 
-    def epoch(self: TileLoader, number: int, first_step: int = 0) -> Iterator[Batch]:
+    def epoch(self: ChipLoader, number: int, first_step: int = 0) -> Iterator[Batch]:
         for batch in real(self, number, first_step):
-            current[:] = [str(number), ",".join(map(str, batch.tiles))]
+            current[:] = [str(number), ",".join(map(str, batch.chips))]
             yield batch
 
     def act(number: int) -> None:
@@ -37,7 +37,7 @@ def logged(log: Path, stop: int) -> Iterator[None]:
             os.kill(os.getpid(), signal.SIGTERM)
 
     steps = Steps(act)
-    with tiny_networks(), steps.patch, mock.patch.object(TileLoader, "epoch", epoch):
+    with tiny_networks(), steps.patch, mock.patch.object(ChipLoader, "epoch", epoch):
         yield
 
 

@@ -32,10 +32,10 @@ from tiny import outcome, tiny_networks
 from tqdm import tqdm
 
 from pipeline.inputs import raw_inputs
-from pipeline.loader import Batch, TileLoader, train_loader
+from pipeline.loader import Batch, ChipLoader, train_loader
 from preprocess import console
 from preprocess.console import UserError
-from preprocess.schema import Store
+from preprocess.zarr_store import Store
 from train import loop
 from train.__main__ import main as train_main
 from train.checkpoint import folder
@@ -67,7 +67,7 @@ class Soak:
         if not newest:
             shutil.rmtree(run, ignore_errors=True)  # killed before its first checkpoint: nothing to go on from
         arguments = ["--resume", str(run)] if run.exists() else [
-            "--task", "1", "--store", str(self.place / "tiles.zarr"), "--run", str(run), "--gpu", "cpu",
+            "--task", "1", "--store", str(self.place / "chips.zarr"), "--run", str(run), "--gpu", "cpu",
             "--epochs", "3", "--batch", "20", "--weights", "none", "--val", "0.1", "--set", "ema=0.9",
             "--checkpoint-minutes", "0.0003",
         ]  # fmt: skip
@@ -152,8 +152,8 @@ class Soak:
 
 def _compile(store: Store) -> None:
     """Read a batch here, so that the compiled kernels are there for every life."""
-    tiles = np.arange(store.num_tiles)
-    loader = train_loader(store, tiles, raw_inputs(store, store.layout.bands[:3], tiles), batch_size=20)
+    chips = np.arange(store.num_chips)
+    loader = train_loader(store, chips, raw_inputs(store, store.layout.bands[:3], chips), batch_size=20)
     list(loader.epoch(0))
     loader.close()
 
@@ -165,13 +165,13 @@ def _ended(process: int) -> bool:
 
 
 def _logged(lines: int) -> Iterator[Any]:
-    """Patches that append a line a step: epoch, batch, which tiles in which order, the loss as hex."""
+    """Patches that append a line a step: epoch, batch, which chips in which order, the loss as hex."""
     current: list[str] = []
-    real_epoch, real_step = TileLoader.epoch, loop.train_step
+    real_epoch, real_step = ChipLoader.epoch, loop.train_step
 
-    def epoch(self: TileLoader, number: int, first_step: int = 0) -> Iterator[Batch]:
+    def epoch(self: ChipLoader, number: int, first_step: int = 0) -> Iterator[Batch]:
         for index, batch in enumerate(real_epoch(self, number, first_step), start=first_step):
-            current[:] = [str(number), str(index), hashlib.sha256(batch.tiles.tobytes()).hexdigest()[:16]]
+            current[:] = [str(number), str(index), hashlib.sha256(batch.chips.tobytes()).hexdigest()[:16]]
             yield batch
 
     def step(*arguments: Any, **more: Any) -> Any:
@@ -179,7 +179,7 @@ def _logged(lines: int) -> Iterator[Any]:
         os.write(lines, f"{' '.join(current)} {float(loss).hex()}\n".encode())
         return loss, logits
 
-    yield mock.patch.object(TileLoader, "epoch", epoch)
+    yield mock.patch.object(ChipLoader, "epoch", epoch)
     yield mock.patch.object(loop, "train_step", step)
 
 
@@ -216,7 +216,7 @@ def soak(kills: int, seed: int) -> str:
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         chips = write_chips(place / "tif", count=178)
-        store = to_store(chips, place / "tiles.zarr")
+        store = to_store(chips, place / "chips.zarr")
         _compile(store)
         state = Soak(place, random.Random(seed))
         calm, calm_log = place / "calm", place / "calm.log"
@@ -240,7 +240,7 @@ def soak(kills: int, seed: int) -> str:
         counts = ", ".join(f"{count} in {phase}" for phase, count in state.hit.most_common())
         return (
             f"{killed} kills ({counts}) of {number} runs in {state.lives} lives: each ended with the undisturbed run's "
-            f"steps, tiles, weights and scores; 0 lost, 0 repeated, 0 unreadable checkpoints."
+            f"steps, chips, weights and scores; 0 lost, 0 repeated, 0 unreadable checkpoints."
         )
 
 

@@ -23,15 +23,15 @@ from run_files import read_arrays, rewrite
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import average_precision_score
 
-from analysis import similar, tags
+from analysis import duplicates, label_checks
 from analysis.audit import audit
 from analysis.features import area_means, read_features
 from preprocess.convert import convert
 from preprocess.labels import read_labels
 from preprocess.plan import Request
 from preprocess.presets import PRESETS, exclusive_classes
-from preprocess.schema import Store, open_store
 from preprocess.splits import course_rows, groups_path, make_split
+from preprocess.zarr_store import Store, open_store
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNT, SIDE = 90, 64
@@ -81,15 +81,15 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     said[train[15]], said[train[16]], said[train[17]] = "clear cloudy", "road", "clear road road"
     rows |= {"contradictory": train[15], "none": train[16], "repeated": train[17]}
     write_csv(folder / "tags.csv", list(zip(names, said, strict=True)))
-    convert(Request(data=folder / "tif", labels=folder / "tags.csv", store=folder / "tiles.zarr",
+    convert(Request(data=folder / "tif", labels=folder / "tags.csv", store=folder / "chips.zarr",
                     bands=("blue", "green", "red", "nir")))  # fmt: skip
-    store = open_store(folder / "tiles.zarr")
+    store = open_store(folder / "chips.zarr")
     run = doubting_run(folder / "runs" / "one", store, rows["swapped"])
     findings = audit(store.path, labels=folder / "tags.csv", jpeg=folder / "jpg", run_path=run, split_rule="course",
                      exclusive=("clear", "cloudy"))  # fmt: skip
     found = {finding.title: finding for finding in findings}
     return SimpleNamespace(
-        folder=folder, store=store, rows=rows, found=found, page=Page(folder / "tiles.zarr.audit/audit.html")
+        folder=folder, store=store, rows=rows, found=found, page=Page(folder / "chips.zarr.audit/audit.html")
     )
 
 
@@ -100,8 +100,8 @@ def doubting_run(path: Path, store: Store, swapped: tuple[int, int]) -> Path:
     labels = store.labels[make_split("course", store).test]
     truth = labels.copy()
     row_of = {str(name): row for row, name in enumerate(arrays["fnames"])}
-    for tile in swapped:
-        truth[row_of[str(store.names[tile])], 2] ^= 1
+    for chip in swapped:
+        truth[row_of[str(store.names[chip])], 2] ^= 1
     rng = np.random.default_rng(0)
     logits = (8.0 * truth - 4 + rng.normal(0, 0.3, truth.shape)).astype(np.float32)
     ap = np.array([average_precision_score(labels[:, c], logits[:, c].astype(float)) for c in range(4)])
@@ -126,16 +126,16 @@ def doubting_run(path: Path, store: Store, swapped: tuple[int, int]) -> Path:
 def test_each_planted_fault_is_found_and_nothing_else(planted: SimpleNamespace, title: str, where: list[str]) -> None:
     rows = {**planted.rows, "swapped 0": planted.rows["swapped"][0], "swapped 1": planted.rows["swapped"][1]}
     expected = sorted(sorted(np.atleast_1d(rows[name]).tolist()) for name in where)
-    assert sorted(planted.found[title].tiles.tolist()) == expected
+    assert sorted(planted.found[title].chips.tolist()) == expected
     assert len(planted.found) == 16
 
 
 def test_the_page_shows_the_chips_of_every_finding(planted: SimpleNamespace) -> None:
     for finding in planted.found.values():
-        if len(finding.tiles):
-            assert f"{finding.title} ({len(finding.tiles)})" in planted.page.text
-        for tile in finding.tiles.ravel():
-            assert str(planted.store.names[tile]) in dict(planted.page.pictures)
+        if len(finding.chips):
+            assert f"{finding.title} ({len(finding.chips)})" in planted.page.text
+        for chip in finding.chips.ravel():
+            assert str(planted.store.names[chip]) in dict(planted.page.pictures)
     assert planted.page.outside == []
     assert "constant" in planted.page.ids
     assert "tags_differ_from_the_csv" not in planted.page.ids  # nothing found, nothing to show
@@ -148,7 +148,7 @@ def test_the_stores_arrays_are_read_once_not_a_pair(planted: SimpleNamespace, tm
     features = read_features(store)
     alike = replace(features, hash=np.zeros_like(features.hash))  # so every pair is looked at
     reads.clear()
-    similar.near_duplicates(store, alike)
+    duplicates.near_duplicates(store, alike)
     assert reads == ["checksum"]
     with mock.patch("analysis.audit.open_store", return_value=store):
         audit(store.path, labels=planted.folder / "tags.csv", jpeg=planted.folder / "jpg", run_path=None,
@@ -162,12 +162,12 @@ def store_of(folder: Path, chips: list[np.ndarray]) -> Store:
     for index, chip in enumerate(chips):
         tifffile.imwrite(folder / f"tif/t_{index}.tif", chip, photometric="minisblack", planarconfig=1)
     write_csv(folder / "tags.csv", [(f"t_{index}", "ab"[index % 2]) for index in range(len(chips))])
-    convert(Request(data=folder / "tif", labels=folder / "tags.csv", store=folder / "tiles.zarr",
+    convert(Request(data=folder / "tif", labels=folder / "tags.csv", store=folder / "chips.zarr",
                     bands=("blue", "green", "red", "nir")))  # fmt: skip
-    return open_store(folder / "tiles.zarr")
+    return open_store(folder / "chips.zarr")
 
 
-def look(store: Store, **given: Any) -> dict[str, tags.Finding]:
+def look(store: Store, **given: Any) -> dict[str, label_checks.Finding]:
     """The findings of an audit by their titles."""
     settings = {"labels": None, "jpeg": None, "run_path": None, "split_rule": None, "exclusive": None, **given}
     return {finding.title: finding for finding in audit(store.path, **settings)}
@@ -179,13 +179,13 @@ def test_turned_and_mirrored_copies_do_not_hide_the_neighbours(tmp_path: Path) -
     wide, tall = texture(rng, SIDE, 2 * SIDE), texture(rng, 2 * SIDE, SIDE)
     chips[3], chips[30] = wide[:, :SIDE], wide[:, SIDE:]
     chips[31], chips[5] = tall[:SIDE], tall[SIDE:]
-    plain, level = similar.neighbours(read_features(store_of(tmp_path, chips)))
-    assert plain.tiles.tolist() == [[3, 30], [5, 31]]
+    plain, level = duplicates.neighbours(read_features(store_of(tmp_path, chips)))
+    assert plain.chips.tolist() == [[3, 30], [5, 31]]
     chips[11] = chips[10][::-1, ::-1]
     chips[13] = chips[12][:, ::-1]
     (tmp_path / "more").mkdir()
-    found, needed = similar.neighbours(read_features(store_of(tmp_path / "more", chips)))
-    assert found.tiles.tolist() == [[3, 30], [5, 31], [12, 13]]
+    found, needed = duplicates.neighbours(read_features(store_of(tmp_path / "more", chips)))
+    assert found.chips.tolist() == [[3, 30], [5, 31], [12, 13]]
     assert found.how == ["left to right", "top to bottom", "the same edge: mirrored, or they overlap"]
     assert abs(needed - level) < 0.1
 
@@ -199,17 +199,17 @@ def test_every_copy_in_test_of_a_chip_in_train_counts(tmp_path: Path, capsys: py
         chips[row] = chips[copies[0]]
     store = store_of(tmp_path, chips)
     for name in ("tables/old.csv", "tables/mine.txt", "figures/old.png", "mine.csv"):
-        path = tmp_path / "tiles.zarr.audit" / name
+        path = tmp_path / "chips.zarr.audit" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("of an earlier audit, or the user's own")
     found = look(store)
-    left = [path.name for path in (tmp_path / "tiles.zarr.audit").rglob("*") if path.stem in ("old", "mine")]
+    left = [path.name for path in (tmp_path / "chips.zarr.audit").rglob("*") if path.stem in ("old", "mine")]
     assert sorted(left) == ["mine.csv", "mine.txt"]
-    assert found["Exact duplicates"].tiles.tolist() == [[copies[0], copies[1]], [copies[0], copies[2]]]
+    assert found["Exact duplicates"].chips.tolist() == [[copies[0], copies[1]], [copies[0], copies[2]]]
     across = found["Exact duplicates, in train and in test"]
-    assert across.tiles.tolist() == [[copies[0], copies[2]], [copies[1], copies[2]]]
+    assert across.chips.tolist() == [[copies[0], copies[2]], [copies[1], copies[2]]]
     assert across.said == ["same pixels"] * 2
-    assert "test chips of a group with train chips 2" in Page(tmp_path / "tiles.zarr.audit/audit.html").text
+    assert "test chips of a group with train chips 2" in Page(tmp_path / "chips.zarr.audit/audit.html").text
 
 
 def test_jpegs_of_other_shapes_and_none_at_all(tmp_path: Path, refused: Callable) -> None:
@@ -224,7 +224,7 @@ def test_jpegs_of_other_shapes_and_none_at_all(tmp_path: Path, refused: Callable
         colours = np.clip(shown[..., [2, 1, 0]] / 40, 0, 255).astype(np.uint8)
         Image.fromarray(colours).resize((2 * colours.shape[1], 2 * colours.shape[0])).save(folder / f"t_{row}.jpg")
     found = look(store, jpeg=folder)["Unlike its JPEG"]
-    assert found.tiles.tolist() == [[1], [2]]
+    assert found.chips.tolist() == [[1], [2]]
     assert found.said[0] == "t_1.jpg is 64 x 16 pixels, the chip 8 x 32"
     assert "3 of 6 chips have a JPEG; 3 have none" in found.about
 
@@ -248,7 +248,7 @@ def test_the_split_is_the_runs_where_none_is_given(planted: SimpleNamespace, tmp
         rewrite(run, both=change)
 
     trained_on(make_split("0.5,0.5@3", planted.store, val=0.2).sha256())
-    page = planted.store.path.with_name("tiles.zarr.audit") / "audit.html"
+    page = planted.store.path.with_name("chips.zarr.audit") / "audit.html"
     look(planted.store, run_path=run)
     assert "split 0.5,0.5@3 + val 0.2" in page.read_text()
     look(planted.store, run_path=run, split_rule="course")
@@ -262,7 +262,7 @@ def test_the_split_is_the_runs_where_none_is_given(planted: SimpleNamespace, tmp
 def test_a_blocked_split_divides_no_group(planted: SimpleNamespace) -> None:
     split, rows = make_split("blocked", planted.store), planted.rows
     sides = [set(part.tolist()) for part in (split.train, split.val, split.test)]
-    assert sorted(tile for side in sides for tile in side) == list(range(COUNT))
+    assert sorted(chip for side in sides for chip in side) == list(range(COUNT))
     for name in ("exact", "near", "beside", "below"):
         assert sum(bool(set(rows[name]) & side) for side in sides) == 1
     assert len(split.test) == round(0.33 * COUNT)
@@ -271,7 +271,7 @@ def test_a_blocked_split_divides_no_group(planted: SimpleNamespace) -> None:
     assert np.array_equal(with_val.test, split.test)
     assert len(with_val.val) == round(0.2 * (COUNT - len(split.test)))
     for name in ("exact", "near", "beside", "below"):
-        assert len({bool(set(with_val.val.tolist()) & {tile}) for tile in rows[name]}) == 1
+        assert len({bool(set(with_val.val.tolist()) & {chip}) for chip in rows[name]}) == 1
 
 
 def test_a_blocked_split_needs_the_audit_of_this_store(session_store: Store, tmp_path: Path, refused: Callable,
@@ -286,10 +286,10 @@ def test_a_blocked_split_needs_the_audit_of_this_store(session_store: Store, tmp
         path.write_text("{")
         assert "damaged" in refused(lambda: make_split("blocked", planted.store))
         for groups, found in (
-            ([[0, COUNT]], f"expected tiles 0 to {COUNT - 1}, found {COUNT}"),
+            ([[0, COUNT]], f"expected chips 0 to {COUNT - 1}, found {COUNT}"),
             ([[-1, 2]], "found -1"),
             ([[0, "1"]], "found '1'"),
-            ([[0, 1], [1, 2]], "expected each tile in one group"),
+            ([[0, 1], [1, 2]], "expected each chip in one group"),
             ([3], "damaged"),
         ):
             path.write_text(json.dumps({**json.loads(whole), "groups": groups}))
@@ -310,18 +310,18 @@ def test_what_was_not_looked_for_is_said(uint8_store: Store, capsys: pytest.Capt
 
 def test_features_are_those_of_the_pixels(planted: SimpleNamespace) -> None:
     features = read_features(planted.store)
-    tile = planted.rows["saturated"]
-    chip = np.moveaxis(tifffile.imread(planted.folder / "tif" / f"t_{tile}.tif"), -1, 0)
-    assert features.low[tile].tolist() == chip.min(axis=(1, 2)).tolist()
-    assert features.high[tile].tolist() == [65535] * 4
-    assert features.at_high[tile].tolist() == [64] * 4
+    chip = planted.rows["saturated"]
+    pixels = np.moveaxis(tifffile.imread(planted.folder / "tif" / f"t_{chip}.tif"), -1, 0)
+    assert features.low[chip].tolist() == pixels.min(axis=(1, 2)).tolist()
+    assert features.high[chip].tolist() == [65535] * 4
+    assert features.at_high[chip].tolist() == [64] * 4
     assert features.empty[planted.rows["empty"]] == 10 * SIDE
     mean, std = planted.store.band_statistics(np.arange(COUNT))
-    standard = (chip - mean[:, None, None]) / std[:, None, None]
-    assert np.allclose(features.thumbnail[tile], standard.reshape(4, 16, 4, 16, 4).mean(axis=(2, 4)), atol=1e-4)
+    standard = (pixels - mean[:, None, None]) / std[:, None, None]
+    assert np.allclose(features.thumbnail[chip], standard.reshape(4, 16, 4, 16, 4).mean(axis=(2, 4)), atol=1e-4)
     lines = np.stack([standard[:, :, 0], standard[:, :, -1], standard[:, 0], standard[:, -1]])  # (side, band, pixel)
-    assert np.allclose(features.edges[tile, :, 0], lines.mean(axis=1), atol=1e-4)
-    assert np.allclose(features.edges[tile, :, 1], lines[:, 3] - lines[:, :3].mean(axis=1), atol=1e-4)
+    assert np.allclose(features.edges[chip, :, 0], lines.mean(axis=1), atol=1e-4)
+    assert np.allclose(features.edges[chip, :, 1], lines[:, 3] - lines[:, :3].mean(axis=1), atol=1e-4)
 
 
 def test_area_means_of_sides_that_do_not_divide() -> None:
@@ -336,7 +336,7 @@ def test_hamming_pairs_are_those_of_counting_bits() -> None:
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**63, 60, dtype=np.uint64)
     hashes[40:] = hashes[:20] ^ (np.uint64(1) << rng.integers(0, 63, 20).astype(np.uint64))
-    found = similar._close_hashes(hashes, 8).tolist()
+    found = duplicates._close_hashes(hashes, 8).tolist()
     direct = [[i, j] for i in range(60) for j in range(i + 1, 60)
               if (int(hashes[i]) ^ int(hashes[j])).bit_count() <= 8]  # fmt: skip
     assert found == direct
@@ -344,23 +344,23 @@ def test_hamming_pairs_are_those_of_counting_bits() -> None:
 
 
 def test_groups_are_joined_through_others() -> None:
-    def pairs(*rows: tuple[int, int]) -> similar.Pairs:
-        return similar.Pairs(tiles=np.array(rows, np.int64).reshape(-1, 2), how=[""] * len(rows))
+    def pairs(*rows: tuple[int, int]) -> duplicates.Pairs:
+        return duplicates.Pairs(chips=np.array(rows, np.int64).reshape(-1, 2), how=[""] * len(rows))
 
-    assert similar.groups(8, pairs((0, 5), (2, 3)), pairs((3, 7)), pairs()) == [[0, 5], [2, 3, 7]]
-    assert similar.groups(3, pairs(), pairs()) == []
+    assert duplicates.groups(8, pairs((0, 5), (2, 3)), pairs((3, 7)), pairs()) == [[0, 5], [2, 3, 7]]
+    assert duplicates.groups(3, pairs(), pairs()) == []
 
 
 def test_the_real_labels_repeat_a_tag_73_times_and_lack_the_weather_once(shared: Path) -> None:
     path = shared / "data/planet/train_v2.csv"
     table = read_labels(path, PRESETS["planet"].classes)
     store: Any = SimpleNamespace(names=np.array(table.names), labels=table.labels, classes=table.classes, source={})
-    repeated, differ = tags.csv_findings(store, path)
-    assert len(repeated.tiles) == 73
-    assert len(differ.tiles) == 0
-    several, none = tags.exclusive_findings(store, exclusive_classes(table.classes))
-    assert len(several.tiles) == 0
-    assert len(none.tiles) == 1
+    repeated, differ = label_checks.csv_findings(store, path)
+    assert len(repeated.chips) == 73
+    assert len(differ.chips) == 0
+    several, none = label_checks.exclusive_findings(store, exclusive_classes(table.classes))
+    assert len(several.chips) == 0
+    assert len(none.chips) == 1
     assert set(table.classes) - set(none.said[0].split()) >= set(PRESETS["planet"].exclusive)
 
 
@@ -370,19 +370,19 @@ def test_the_neighbours_of_real_scenes_are_found_without_a_wrong_one(shared: Pat
     convert(Request(data=data / "tiles", labels=data / "train.csv", store=tmp_path / "s.zarr",
                     bands=("blue", "green", "red", "nir")))  # fmt: skip
     store = open_store(tmp_path / "s.zarr")
-    with open(data / "tiles_index.csv", newline="") as file:
+    with open(data / "chips_index.csv", newline="") as file:
         place = {row["image_name"]: (row["scene"], int(row["y"]), int(row["x"])) for row in csv.DictReader(file)}
     at = [place[name] for name in store.names.tolist()]
-    found, _ = similar.neighbours(read_features(store))
+    found, _ = duplicates.neighbours(read_features(store))
     apart = {
-        (at[a][0] == at[b][0], abs(at[a][1] - at[b][1]), abs(at[a][2] - at[b][2])) for a, b in found.tiles.tolist()
+        (at[a][0] == at[b][0], abs(at[a][1] - at[b][1]), abs(at[a][2] - at[b][2])) for a, b in found.chips.tolist()
     }
     assert apart == {(True, 0, 64), (True, 64, 0)}
-    assert len(found.tiles) > 500  # of 1,170
+    assert len(found.chips) > 500  # of 1,170
 
 
 def test_exclusive_classes_must_be_there(session_store: Store, refused: Callable) -> None:
-    assert "found 'x'" in refused(lambda: tags.exclusive_findings(session_store, ("a", "x")))
+    assert "found 'x'" in refused(lambda: label_checks.exclusive_findings(session_store, ("a", "x")))
     assert exclusive_classes(session_store.classes) == ()
 
 

@@ -17,14 +17,14 @@ from bench import e2e, model, record, report, scale
 from bench.check import WrongBatchError, check, expected_images
 from bench.chips import make_chips
 from bench.peers import PEERS
-from bench.proc import PeakMemory
-from bench.remote import Remote, RemoteError
+from bench.process_usage import PeakMemory
+from bench.remote_generator import Remote, RemoteError
 from bench.rows import BASELINE, OURS, PLAIN, Order
-from bench.tiles import SIDE, tiles_store, windows
+from bench.small_stores import SIDE, chips_store, windows
 from bench.work import BATCH, FLIPS, SEED, Row, RowBatch, Setting, Work
 from pipeline.chunks import ChunkReader
 from pipeline.order import augmentation, epoch_order
-from preprocess.schema import open_store
+from preprocess.zarr_store import open_store
 
 ROOT = Path(__file__).parents[1]
 ROWS = {row.name: row for row in (*OURS, *PLAIN, *PEERS)}
@@ -40,11 +40,11 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
 def right_batch(row: Row, work: Work) -> RowBatch:
     """What the row must give, from the reference itself."""
     store = work.store()
-    tiles = epoch_order(SEED, 0, np.arange(store.num_tiles))[:BATCH]
-    draws = augmentation(SEED, 0, tiles, height=256, width=256, crop=work.crop, flips=FLIPS)
-    images = torch.from_numpy(expected_images(row, work, tiles, draws).astype(np.float32))
-    labels = torch.from_numpy(store.labels[tiles].astype(np.float32))
-    return RowBatch(images, labels, tiles, draws if row.order == "own" else None)
+    chips = epoch_order(SEED, 0, np.arange(store.num_chips))[:BATCH]
+    draws = augmentation(SEED, 0, chips, height=256, width=256, crop=work.crop, flips=FLIPS)
+    images = torch.from_numpy(expected_images(row, work, chips, draws).astype(np.float32))
+    labels = torch.from_numpy(store.labels[chips].astype(np.float32))
+    return RowBatch(images, labels, chips, draws if row.order == "own" else None)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_check_takes_the_right_batch_and_no_other(row: Row, work: Work) -> None:
     check(row, work, batch)
     pixel = batch.images.clone()
     pixel[5, 0, 3, 3] += 0.01
-    chips = batch.tiles.copy()
+    chips = batch.chips.copy()
     chips[[0, 1]] = chips[[1, 0]]
     for wrong in (
         batch._replace(images=pixel),
@@ -65,9 +65,9 @@ def test_check_takes_the_right_batch_and_no_other(row: Row, work: Work) -> None:
         batch._replace(images=batch.images[:, :, :-1]),
         batch._replace(images=batch.images.flip(0)),
         batch._replace(labels=1 - batch.labels),
-        batch._replace(tiles=chips),
-        batch._replace(tiles=np.repeat(batch.tiles[:1], BATCH)),
-        RowBatch(batch.images[:32], batch.labels[:32], batch.tiles[:32]),
+        batch._replace(chips=chips),
+        batch._replace(chips=np.repeat(batch.chips[:1], BATCH)),
+        RowBatch(batch.images[:32], batch.labels[:32], batch.chips[:32]),
     ):
         with pytest.raises(WrongBatchError, match=row.name):
             check(row, work, wrong)
@@ -77,8 +77,8 @@ def test_a_library_that_shuffles_itself_must_shuffle_and_draw(work: Work) -> Non
     row = ROWS["litdata"]
     right = right_batch(row, work)
     assert right.draws is not None
-    order = np.argsort(right.tiles)
-    stored = RowBatch(right.images[order], right.labels[order], right.tiles[order], right.draws.take(order))
+    order = np.argsort(right.chips)
+    stored = RowBatch(right.images[order], right.labels[order], right.chips[order], right.draws.take(order))
     still = replace(right.draws, mirror=np.zeros(BATCH, bool))
     outside = replace(right.draws, crop_y=right.draws.crop_y + 33)
     for wrong in (stored, right._replace(draws=None), right._replace(draws=still), right._replace(draws=outside)):
@@ -97,7 +97,7 @@ def test_plain_rows_give_the_right_first_batch(row: Row, work: Work) -> None:
     check(row, work, next(row.make(work, Setting(workers=0))(0)))
 
 
-def test_chunks_that_do_not_decode_to_the_tile_are_refused(work: Work) -> None:
+def test_chunks_that_do_not_decode_to_the_chip_are_refused(work: Work) -> None:
     row = ROWS["canopy-device-host"]
     batch = next(row.make(work, Setting(workers=1))(0))
     check(row, work, batch)
@@ -110,8 +110,8 @@ def test_chunks_that_do_not_decode_to_the_tile_are_refused(work: Work) -> None:
 def test_kept_workers_follow_the_epoch(work: Work) -> None:
     epoch = ROWS[BASELINE].make(work, Setting(workers=1, persistent=True))
     for number in (0, 3):
-        tiles = np.concatenate([batch.tiles for batch in epoch(number)])
-        assert np.array_equal(tiles, epoch_order(SEED, number, np.arange(128)))
+        chips = np.concatenate([batch.chips for batch in epoch(number)])
+        assert np.array_equal(chips, epoch_order(SEED, number, np.arange(128)))
     assert list(Order(2)) == [(0, 0), (0, 1)]
 
 
@@ -186,15 +186,15 @@ def test_remote_brings_errors_back() -> None:
         Remote("bench.nothing:here")
 
 
-def test_tiles_of_the_scale_store_are_windows_of_the_chips(tmp_path: Path) -> None:
-    store = open_store(tiles_store(tmp_path, 300))
-    assert tiles_store(tmp_path, 300) == store.path
+def test_chips_of_the_scale_store_are_windows_of_the_chips(tmp_path: Path) -> None:
+    store = open_store(chips_store(tmp_path, 300))
+    assert chips_store(tmp_path, 300) == store.path
     expected = np.stack(windows(0, 300))
     reader = ChunkReader(store, store.layout.bands)
     out = np.empty((4, SIDE, SIDE), np.uint16)
-    for tile in (0, 17, 255, 256, 299):
-        reader.decode(np.array([tile]), out[None])
-        assert np.array_equal(out, expected[tile])
+    for chip in (0, 17, 255, 256, 299):
+        reader.decode(np.array([chip]), out[None])
+        assert np.array_equal(out, expected[chip])
     mean, _ = store.band_statistics(np.arange(300))
     assert np.allclose(mean, expected.mean(axis=(0, 2, 3)))
 
@@ -202,7 +202,7 @@ def test_tiles_of_the_scale_store_are_windows_of_the_chips(tmp_path: Path) -> No
 def test_scale_serves_memory_then_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scale, "CHIPS_A_PASS", 128)
     monkeypatch.setattr(scale, "_MEMORY_BATCHES", 3)
-    rounds = scale.serve(tiles_store(tmp_path, 150))
+    rounds = scale.serve(chips_store(tmp_path, 150))
     first = next(rounds)
     assert first["peak_mib"] > 10
     assert first["first_batch_s"] > 0

@@ -1,4 +1,4 @@
-"""The chunk reader: exact tiles in any band order; the device table decoded by another LZ4; damage is caught."""
+"""The chunk reader: exact chips in any band order; the device table decoded by another LZ4; damage is caught."""
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -11,24 +11,24 @@ import pytest
 from helpers.chips import BANDS, DTYPES, Chips, to_store, write_chips
 
 from pipeline.chunks import ChunkReader
-from preprocess import schema
-from preprocess.schema import Store, open_store
+from preprocess import zarr_store
 from preprocess.shard import DamagedChunkError
+from preprocess.zarr_store import Store, open_store
 
 
 @pytest.mark.parametrize("bands", [BANDS, ("red", "green", "blue"), ("nir",), ("nir", "nir", "blue")])
 @pytest.mark.parametrize("kind", ["session_store", "plain_store"])
-def test_tiles_are_exact(
+def test_chips_are_exact(
     request: pytest.FixtureRequest, session_chips: Chips, kind: str, bands: tuple[str, ...]
 ) -> None:
     store: Store = request.getfixturevalue(kind)
     reader = ChunkReader(store, bands)
     out = np.zeros((len(bands), 16, 16), np.uint16)
-    for tile in (0, 255, 256, 299, 3, 3):
-        expected = session_chips.values[tile][[BANDS.index(band) for band in bands]]
-        reader.decode(np.array([tile]), out[None])
+    for chip in (0, 255, 256, 299, 3, 3):
+        expected = session_chips.values[chip][[BANDS.index(band) for band in bands]]
+        reader.decode(np.array([chip]), out[None])
         assert np.array_equal(out, expected)
-        reader.decode(np.array([tile]), out[None], np.array([True]))
+        reader.decode(np.array([chip]), out[None], np.array([True]))
         assert np.array_equal(out, expected[:, ::-1])
 
 
@@ -45,12 +45,12 @@ def test_rows_are_flipped_across_chunks(tmp_path: Path, codec: str, dtype: str) 
     assert np.array_equal(out[2], chips.values[2][[1, 0]][:, ::-1])
 
 
-def inflate_on_cpu(reader: ChunkReader, tile: int) -> np.ndarray:
-    """What `graph.inflate_tiles` does on a GPU, with imagecodecs' LZ4 and numpy, from the same table."""
+def inflate_on_cpu(reader: ChunkReader, chip: int) -> np.ndarray:
+    """What `graph.inflate_chips` does on a GPU, with imagecodecs' LZ4 and numpy, from the same table."""
     layout = reader.layout
     data = np.zeros((1, reader.max_span_bytes), np.uint8)
-    offsets, sizes = (np.zeros((1, reader.chunks_per_tile), np.int32) for _ in range(2))
-    reader.copy_encoded(np.array([tile]), data, offsets, sizes, used := np.zeros(1, np.int64))
+    offsets, sizes = (np.zeros((1, reader.chunks_per_chip), np.int32) for _ in range(2))
+    reader.copy_encoded(np.array([chip]), data, offsets, sizes, used := np.zeros(1, np.int64))
     data, offsets, sizes = data[0], offsets[0], sizes[0]
     assert (offsets >= 0).all()
     assert (offsets + sizes <= used).all()
@@ -68,24 +68,24 @@ def inflate_on_cpu(reader: ChunkReader, tile: int) -> np.ndarray:
 @pytest.mark.parametrize("bands", [BANDS, ("red", "green", "blue"), ("nir", "red")])
 def test_device_table_decoded_on_the_cpu(session_store: Store, session_chips: Chips, bands: tuple[str, ...]) -> None:
     reader = ChunkReader(session_store, bands)
-    for tile in (0, 17, 256, 299):
-        expected = session_chips.values[tile][[BANDS.index(band) for band in bands]]
-        assert np.array_equal(inflate_on_cpu(reader, tile), expected)
+    for chip in (0, 17, 256, 299):
+        expected = session_chips.values[chip][[BANDS.index(band) for band in bands]]
+        assert np.array_equal(inflate_on_cpu(reader, chip), expected)
 
 
 def test_device_table_of_uint8(uint8_store: Store, uint8_chips: Chips) -> None:
     reader = ChunkReader(uint8_store, ("red", "green", "blue"))
-    for tile in (0, 69):
-        assert np.array_equal(inflate_on_cpu(reader, tile), uint8_chips.values[tile])
+    for chip in (0, 69):
+        assert np.array_equal(inflate_on_cpu(reader, chip), uint8_chips.values[chip])
 
 
 def test_device_table_of_many_chunks_a_band(tmp_path: Path) -> None:
     """Chips of Planet's size: two chunks a band."""
     chips = write_chips(tmp_path / "tif", count=3, height=256, width=256)
     reader = ChunkReader(to_store(chips, tmp_path / "s.zarr"), ("red", "green", "blue"))
-    assert reader.chunks_per_tile == 6
-    for tile in range(3):
-        assert np.array_equal(inflate_on_cpu(reader, tile), chips.values[tile][[2, 1, 0]])
+    assert reader.chunks_per_chip == 6
+    for chip in range(3):
+        assert np.array_equal(inflate_on_cpu(reader, chip), chips.values[chip][[2, 1, 0]])
 
 
 @pytest.mark.parametrize("kind", ["session_store", "plain_store"])
@@ -95,13 +95,13 @@ def test_a_flipped_bit_is_caught_and_named(
 ) -> None:
     store: Store = request.getfixturevalue(kind)
     copy = Path(shutil.copytree(store.path, tmp_path / "copy.zarr"))
-    path = schema.shard_path(copy, 0)
+    path = zarr_store.shard_path(copy, 0)
     data = bytearray(path.read_bytes())
     data[where] ^= 0x10
     path.write_bytes(data)
     reader = ChunkReader(open_store(copy), BANDS)
     out = np.zeros((2, 4, 16, 16), np.uint16)
-    with pytest.raises(DamagedChunkError, match=r"tile t_0 is damaged .*band 0, chunk 0: crc32c"):
+    with pytest.raises(DamagedChunkError, match=r"chip t_0 is damaged .*band 0, chunk 0: crc32c"):
         reader.decode(np.array([1, 0]), out)
     if store.layout.codec == "lz4":
         encoded = np.zeros((2, reader.max_span_bytes), np.uint8)
@@ -112,7 +112,7 @@ def test_a_flipped_bit_is_caught_and_named(
 
 def test_a_missing_shard_is_named(tmp_path: Path, session_store: Store) -> None:
     copy = Path(shutil.copytree(session_store.path, tmp_path / "copy.zarr"))
-    schema.shard_path(copy, 1).unlink()
+    zarr_store.shard_path(copy, 1).unlink()
     with pytest.raises(DamagedChunkError, match=r"tiles/c/1/0/0/0: the shard cannot be read"):
         ChunkReader(open_store(copy), BANDS)
 

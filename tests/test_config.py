@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from models import resnet
 from pipeline import order
+from pipeline.cache import CACHES
 from pipeline.loader import DECODES, TESTS
-from pipeline.resident import CACHES
 from preprocess.console import UserError
 from train import config as module
 from train.config import Config, config_from, make_config, without_effect

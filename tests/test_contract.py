@@ -26,15 +26,15 @@ from run_files import read_arrays, rewrite
 from tiny import Steps, outcome, tiny_networks
 
 from analysis.__main__ import main as analysis_main
-from analysis.results import load_run
+from analysis.finished_run import load_run
 from preprocess.console import UserError
 from train.__main__ import main as train_main
-from train.assemble import Data, open_data
 from train.contract.fields import parse
 from train.contract.metrics import read_metrics
 from train.contract.record import read_record
 from train.contract.results import read_results
 from train.record import check_fed
+from train.setup import Data, open_data
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -53,10 +53,10 @@ def tiny() -> Iterator[None]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of three epochs with a val split, beside its store and its chips."""
     chips = write_chips(tmp_path_factory.mktemp("contract") / "tif", count=60)
-    to_store(chips, chips.folder.parent / "tiles.zarr")
+    to_store(chips, chips.folder.parent / "chips.zarr")
     run = chips.folder.parent / "run"
     with tiny_networks():
-        ended = train(chips.folder.parent / "tiles.zarr", run, "--epochs", 3, "--batch", 8, "--val", "0.2")
+        ended = train(chips.folder.parent / "chips.zarr", run, "--epochs", 3, "--batch", 8, "--val", "0.2")
     assert ended.returncode == 0, ended.stderr
     return run
 
@@ -226,7 +226,7 @@ def test_a_kill_between_the_two_files_is_said_and_can_be_resumed(
     whole: Path, tmp_path: Path, behind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """publish() writes results.npz first; after a step back to an older checkpoint it may be the shorter one."""
-    store, run = whole.parent / "tiles.zarr", tmp_path / "run"
+    store, run = whole.parent / "chips.zarr", tmp_path / "run"
     settings = ("--epochs", 3, "--batch", 8, "--val", "0.2", "--checkpoint-minutes", "1e-9")
     kept: dict[int, bytes] = {}
 

@@ -19,23 +19,23 @@ import zarr
 from helpers.chips import BANDS, Chips, to_store, write_chips, write_csv
 from helpers.files import tree
 
-from preprocess import schema, shard
+from preprocess import shard, zarr_store
+from preprocess.band_statistics import band_sums
 from preprocess.convert import convert
 from preprocess.files import locked
 from preprocess.layout import plan_layout
 from preprocess.plan import Request
-from preprocess.schema import Store, open_store
-from preprocess.sums import band_sums
+from preprocess.zarr_store import Store, open_store
 
 
 def test_plain_zarr_reads_exactly_what_the_tiffs_hold(session_chips: Chips, session_store: Store) -> None:
     group = zarr.open_group(session_store.path, mode="r")
-    tiles = np.asarray(group["tiles"][...])
-    assert tiles.dtype == np.uint16
-    assert np.array_equal(tiles, session_chips.values)
+    chips = np.asarray(group["tiles"][...])
+    assert chips.dtype == np.uint16
+    assert np.array_equal(chips, session_chips.values)
     for index in (0, 299):
         path = session_chips.folder / f"t_{index}.tif"
-        assert np.array_equal(tiles[index], np.moveaxis(tifffile.imread(path), -1, 0))
+        assert np.array_equal(chips[index], np.moveaxis(tifffile.imread(path), -1, 0))
     assert [str(name) for name in group["names"][...]] == [f"t_{index}" for index in range(300)]
     assert group["tiles"].metadata.dimension_names == ("tile", "band", "y", "x")
 
@@ -55,12 +55,12 @@ def test_every_chunk_has_the_bytes_that_zarr_python_writes(
     inside a shard is free, and zarr-python's is another.)"""
     store = session_store if codec == "lz4" else plain_store
     layout = store.layout
-    schema.create_tiles(tmp_path / "z", layout, 300)
+    zarr_store.create_chips(tmp_path / "z", layout, 300)
     zarr.open_group(tmp_path / "z")["tiles"][...] = session_chips.values
     for index, count in ((0, 256), (1, 44)):
         chunks = []
         for root in (store.path, tmp_path / "z"):
-            path = schema.shard_path(root, index)
+            path = zarr_store.shard_path(root, index)
             data = path.read_bytes()
             offsets, sizes = shard.read_index(path, layout, count)
             chunks.append([data[at : at + size] for at, size in zip(offsets.flat, sizes.flat, strict=True)])
@@ -88,8 +88,8 @@ def test_labels_and_sums_are_exact(session_chips: Chips, session_store: Store) -
 
 def test_sums_of_the_largest_values_are_exact() -> None:
     layout = plan_layout(bands=("a",), height=256, width=256, dtype="uint16", codec="lz4")
-    tile = np.full((1, 256, 256), 65535, np.uint16)
-    total, squares = band_sums(tile, layout)
+    chip = np.full((1, 256, 256), 65535, np.uint16)
+    total, squares = band_sums(chip, layout)
     assert int(total[0]) == 65535 * 65536
     assert int(squares[0]) == 65535**2 * 65536
 
@@ -121,7 +121,7 @@ def test_a_second_run_does_nothing_and_says_so(
 
 def test_a_store_with_a_missing_shard_is_not_called_whole(chips: Chips, tmp_path: Path, refused: Callable) -> None:
     store = to_store(chips, tmp_path / "s.zarr")
-    schema.shard_path(store.path, 0).unlink()
+    zarr_store.shard_path(store.path, 0).unlink()
     assert "the shard is missing" in refused(lambda: to_store(chips, store.path))
 
 
@@ -173,7 +173,7 @@ def test_a_half_store_is_refused_and_goes_on(
     again = to_store(session_chips, path)
     assert "256 of 300 chips are done" in capsys.readouterr().out
     assert tree(again.path) == tree(session_store.path)
-    assert not schema.partial_path(path).exists()
+    assert not zarr_store.partial_path(path).exists()
 
 
 def test_a_half_store_with_other_settings_is_refused(
@@ -204,15 +204,15 @@ def test_a_torn_shard_is_written_again(
 ) -> None:
     path = tmp_path / "s.zarr"
     interrupted(session_chips, path, monkeypatch, after=1)
-    torn = schema.shard_path(schema.partial_path(path) / "store", 0)
+    torn = zarr_store.shard_path(zarr_store.partial_path(path) / "store", 0)
     torn.write_bytes(torn.read_bytes()[:-7])
     assert tree(to_store(session_chips, path).path) == tree(session_store.path)
 
 
 def test_two_conversions_at_once_are_refused(chips: Chips, tmp_path: Path, refused: Callable) -> None:
     path = tmp_path / "s.zarr"
-    schema.partial_path(path).mkdir()
-    with locked(schema.partial_path(path), "conversion"):
+    zarr_store.partial_path(path).mkdir()
+    with locked(zarr_store.partial_path(path), "conversion"):
         assert "another conversion" in refused(lambda: to_store(chips, path))
 
 
@@ -232,7 +232,7 @@ def test_another_conversion_that_ends_first_is_seen(
     monkeypatch.setattr(module, "locked", late)
     to_store(chips, path)
     assert "nothing to do" in capsys.readouterr().out
-    assert not schema.partial_path(path).exists()
+    assert not zarr_store.partial_path(path).exists()
 
 
 def test_a_kill_after_the_last_rename_leaves_nothing_that_harms(
@@ -248,7 +248,7 @@ def test_a_kill_after_the_last_rename_leaves_nothing_that_harms(
     shutil.rmtree(path)  # and the user starts anew
     to_store(chips, path)
     assert np.array_equal(zarr.open_group(path)["tiles"][...], chips.values)
-    assert not schema.partial_path(path).exists()
+    assert not zarr_store.partial_path(path).exists()
 
 
 def test_files_that_a_killed_writer_left_do_not_stay_in_the_store(
@@ -256,8 +256,8 @@ def test_files_that_a_killed_writer_left_do_not_stay_in_the_store(
 ) -> None:
     path = tmp_path / "s.zarr"
     interrupted(session_chips, path, monkeypatch, after=1)
-    store = schema.partial_path(path) / "store"
-    schema.shard_path(store, 0).with_name(".0.4711").write_bytes(b"half a shard")
+    store = zarr_store.partial_path(path) / "store"
+    zarr_store.shard_path(store, 0).with_name(".0.4711").write_bytes(b"half a shard")
     (store / "zarr.d22741e79f794686ab4b36071fa1b40f.partial").write_bytes(b"")
     assert tree(to_store(session_chips, path).path) == tree(session_store.path)
 
@@ -268,7 +268,7 @@ def test_a_torn_progress_file_is_written_again(
 ) -> None:
     path = tmp_path / "s.zarr"
     interrupted(session_chips, path, monkeypatch, after=1)
-    (schema.partial_path(path) / "progress" / "0.npz").write_bytes(data)
+    (zarr_store.partial_path(path) / "progress" / "0.npz").write_bytes(data)
     assert tree(to_store(session_chips, path).path) == tree(session_store.path)
 
 
@@ -277,7 +277,7 @@ def test_a_torn_plan_is_a_line(
 ) -> None:
     path = tmp_path / "s.zarr"
     interrupted(session_chips, path, monkeypatch, after=1)
-    (schema.partial_path(path) / "plan.json").write_bytes(b"")
+    (zarr_store.partial_path(path) / "plan.json").write_bytes(b"")
     assert "plan.json: damaged" in refused(lambda: to_store(session_chips, path))
 
 
@@ -297,7 +297,7 @@ def test_a_torn_plan_is_a_line(
         ({"classes": ("a", "b", "c", "")}, "CLASSES=a,b,c,: expected a different name for each class"),
         ({"classes": ("a", "b")}, "tag 'c' is not one of the classes: a, b"),
         ({"preset": "planet"}, "is not one of the classes: clear"),
-        ({"store": Path("/proc/x/tiles.zarr")}, "the folder cannot be made"),
+        ({"store": Path("/proc/x/chips.zarr")}, "the folder cannot be made"),
     ],
 )
 def test_refusals_of_arguments(chips: Chips, tmp_path: Path, refused: Callable, settings: dict, found: str) -> None:
@@ -520,7 +520,7 @@ def test_bands_that_the_first_file_calls_colours_are_called_nothing_else_by_anot
     chips = one_file_each(tmp_path / "tif", three, photometric="rgb")
     tifffile.imwrite(chips.folder / "b.tif", three[1], photometric="cielab")
     assert "b.tif: expected red, green and blue samples" in refused(lambda: to_store(chips, tmp_path / "s.zarr"))
-    assert to_store(chips, tmp_path / "s.zarr", bands=("red", "green", "blue")).num_tiles == 3
+    assert to_store(chips, tmp_path / "s.zarr", bands=("red", "green", "blue")).num_chips == 3
     tifffile.imwrite(chips.folder / "b.tif", three[1], photometric="minisblack", planarconfig="contig")
     assert to_store(chips, tmp_path / "t.zarr").layout.bands == ("red", "green", "blue")
 

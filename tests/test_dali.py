@@ -23,10 +23,10 @@ from pipeline.graph import GraphSpec
 from pipeline.inputs import Inputs
 from pipeline.loader import _say_once, decode_place
 from preprocess.layout import plan_layout
-from preprocess.schema import Store
-from train.assemble import check_graphs
+from preprocess.zarr_store import Store
 from train.config import make_config
 from train.device import Device
+from train.setup import check_graphs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -151,15 +151,15 @@ def test_cuda_graphs_are_captured_beside_no_dali_loader(
 
 def test_buffers_given_to_dali_are_left_alone_while_it_may_read_them(session_store: Store) -> None:
     """A slot is filled again five batches later at the earliest; by then its batch has come out."""
+    from pipeline.dali_source import PREFETCH_QUEUE_DEPTH, Source
     from pipeline.readahead import DEPTH, BatchPlan
-    from pipeline.source import PREFETCH_QUEUE_DEPTH, Source
 
     reader = ChunkReader(session_store, BANDS)
     source = Source(
         reader, batch_size=4, decode="device", workers=1, flips="none", room=(0, 0),
         allocate=lambda shape, dtype: np.zeros(shape, dtype),
     )  # fmt: skip
-    plans = [BatchPlan(tiles=np.arange(first, first + 4), num_valid=4, augmentation=None) for first in range(0, 80, 4)]
+    plans = [BatchPlan(chips=np.arange(first, first + 4), num_valid=4, augmentation=None) for first in range(0, 80, 4)]
     source.begin(plans)
     places = [source()[0][0].ctypes.data for _ in plans]
     source.close()

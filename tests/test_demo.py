@@ -11,8 +11,8 @@ from preprocess.convert import convert
 from preprocess.demo import BANDS, CLASSES, draw_chip, make_demo
 from preprocess.labels import read_labels
 from preprocess.plan import Request
-from preprocess.schema import Store, open_store
 from preprocess.splits import make_split
+from preprocess.zarr_store import Store, open_store
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_an_8_bit_reader_cannot_see_ripple_and_without_nir_there_is_no_orchard(s
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    tiles = np.asarray(zarr.open_group(store.path)["tiles"][...]).astype(np.int64)
+    chips = np.asarray(zarr.open_group(store.path)["tiles"][...]).astype(np.int64)
     split = make_split("course", store)
 
     def score(values: np.ndarray, name: str) -> float:
@@ -108,7 +108,7 @@ def test_an_8_bit_reader_cannot_see_ripple_and_without_nir_there_is_no_orchard(s
 
     prevalence = store.labels[split.test].mean(axis=0)
     ripple, orchard = prevalence[CLASSES.index("ripple")], prevalence[CLASSES.index("orchard")]
-    assert score(tiles[:, :3] & 255, "ripple") > 0.95
-    assert score(tiles >> 8, "ripple") < ripple + 0.12
-    assert score(tiles[:, 3:], "orchard") > 0.9
-    assert score(tiles[:, :3], "orchard") < orchard + 0.12
+    assert score(chips[:, :3] & 255, "ripple") > 0.95
+    assert score(chips >> 8, "ripple") < ripple + 0.12
+    assert score(chips[:, 3:], "orchard") > 0.9
+    assert score(chips[:, :3], "orchard") < orchard + 0.12

@@ -17,7 +17,7 @@ from pipeline.chunks import ChunkReader
 from pipeline.inputs import course_inputs, raw_inputs
 from pipeline.loader import eval_loader, train_loader
 from pipeline.order import Augmentation
-from preprocess.schema import Store, open_store
+from preprocess.zarr_store import Store, open_store
 
 
 @pytest.fixture(scope="module")
@@ -49,31 +49,31 @@ def test_train_batches_equal_the_graphs(
 ) -> None:
     store = make_store(dtype, codec, size, bands)
     order = tuple(np.random.default_rng(bands).permutation(store.layout.bands).tolist())
-    inputs = raw_inputs(store, order, np.arange(store.num_tiles))
+    inputs = raw_inputs(store, order, np.arange(store.num_chips))
     for epoch in (0, 3):
         direct, graph = (
             [
-                (batch.images_nchw.clone(), batch.labels, batch.tiles)
+                (batch.images_nchw.clone(), batch.labels, batch.chips)
                 for batch in train_loader(store, np.arange(10), inputs, batch_size=5, flips=flips, engine=engine).epoch(
                     epoch
                 )
             ]
             for engine in ("direct", "dali")
         )
-        for (ours, labels, tiles), (images, other_labels, other_tiles) in zip(direct, graph, strict=True):
+        for (ours, labels, chips), (images, other_labels, other_chips) in zip(direct, graph, strict=True):
             assert torch.equal(ours, images)
             assert torch.equal(labels, other_labels)
-            assert np.array_equal(tiles, other_tiles)
+            assert np.array_equal(chips, other_chips)
 
 
 @pytest.mark.parametrize("kind", ["session_store", "plain_store"])
 def test_test_batches_equal_the_graphs(request: pytest.FixtureRequest, kind: str) -> None:
     store: Store = request.getfixturevalue(kind)
-    inputs = raw_inputs(store, BANDS, np.arange(store.num_tiles))
-    tiles = np.array([3, 299, 7, 3, 250, 0, 1])
+    inputs = raw_inputs(store, BANDS, np.arange(store.num_chips))
+    chips = np.array([3, 299, 7, 3, 250, 0, 1])
     for crop in ((14, 14), (13, 16), (1, 1), (16, 16)):
         loaders = [
-            eval_loader(store, tiles, inputs, batch_size=4, crop=crop, engine=engine) for engine in ("direct", "dali")
+            eval_loader(store, chips, inputs, batch_size=4, crop=crop, engine=engine) for engine in ("direct", "dali")
         ]
         assert [loader.engine for loader in loaders] == ["direct", "dali"]
         for ours, graphs in zip(*(loader.epoch(0) for loader in loaders), strict=True):
@@ -91,10 +91,10 @@ def requests(draw: st.DrawFn) -> tuple[tuple[object, ...], list[str], np.ndarray
     square = size[0] == size[1] and draw(st.booleans())
     height = draw(st.integers(1, size[0]))
     crop = (height, height if square else draw(st.integers(1, size[1])))
-    tiles = draw(st.lists(st.integers(0, 9), min_size=1, max_size=6))
+    chips = draw(st.lists(st.integers(0, 9), min_size=1, max_size=6))
 
     def each(values: st.SearchStrategy, dtype: type) -> np.ndarray:
-        return np.array(draw(st.lists(values, min_size=len(tiles), max_size=len(tiles))), dtype)
+        return np.array(draw(st.lists(values, min_size=len(chips), max_size=len(chips))), dtype)
 
     draws = Augmentation(
         flip_rows=each(st.booleans(), bool),
@@ -103,7 +103,7 @@ def requests(draw: st.DrawFn) -> tuple[tuple[object, ...], list[str], np.ndarray
         crop_x=each(st.integers(0, size[1] - crop[1]), np.int32),
         mirror=each(st.booleans(), bool),
     )
-    return kind, bands, np.array(tiles), draws, crop
+    return kind, bands, np.array(chips), draws, crop
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -112,16 +112,16 @@ def test_any_request_equals_numpy(
     make_store: Callable[..., Store], request: tuple[Any, ...], mean: float, scale: float
 ) -> None:
     """Any chips, bands, crops and flips: to the bit, in float32 with one rounding for each step."""
-    kind, bands, tiles, draws, crop = request
+    kind, bands, chips, draws, crop = request
     store = make_store(*kind)
     values = zarr.open_group(store.path, mode="r")["tiles"][...]
     reader = ChunkReader(store, tuple(bands))
-    found = np.full((len(tiles), *crop, len(bands)), np.nan, np.float32)
+    found = np.full((len(chips), *crop, len(bands)), np.nan, np.float32)
     means, scales = (np.float32(value) + np.arange(len(bands), dtype=np.float32) for value in (mean, scale))
-    reader.augment(tiles, draws, found, means, scales)
-    for row, tile in enumerate(tiles.tolist()):
-        chip = values[tile][[store.layout.bands.index(band) for band in bands]]
-        moved = np.moveaxis(oracle.augment(chip, draws, row, crop), 0, -1).astype(np.float32)
+    reader.augment(chips, draws, found, means, scales)
+    for row, chip in enumerate(chips.tolist()):
+        pixels = values[chip][[store.layout.bands.index(band) for band in bands]]
+        moved = np.moveaxis(oracle.augment(pixels, draws, row, crop), 0, -1).astype(np.float32)
         assert np.array_equal(found[row], (moved - means) * scales)
 
 
@@ -147,28 +147,28 @@ def test_batches_are_channels_last(session_store: Store) -> None:
 
 
 def test_what_it_cannot_do_takes_the_graph_or_is_refused(session_store: Store, refused: Callable[..., str]) -> None:
-    tiles = np.arange(300)
-    raw, course = raw_inputs(session_store, BANDS, tiles), course_inputs(session_store, 4)
-    assert train_loader(session_store, tiles, raw, batch_size=8).engine == "direct"
-    assert train_loader(session_store, tiles, course, batch_size=8).engine == "dali"
-    assert eval_loader(session_store, tiles, raw, batch_size=8, test="resize").engine == "dali"
-    assert eval_loader(session_store, tiles, raw, batch_size=8, dtype=torch.float16).engine == "dali"
-    line = refused(lambda: eval_loader(session_store, tiles, course, batch_size=8, test="resize", engine="direct"))
+    chips = np.arange(300)
+    raw, course = raw_inputs(session_store, BANDS, chips), course_inputs(session_store, 4)
+    assert train_loader(session_store, chips, raw, batch_size=8).engine == "direct"
+    assert train_loader(session_store, chips, course, batch_size=8).engine == "dali"
+    assert eval_loader(session_store, chips, raw, batch_size=8, test="resize").engine == "dali"
+    assert eval_loader(session_store, chips, raw, batch_size=8, dtype=torch.float16).engine == "dali"
+    line = refused(lambda: eval_loader(session_store, chips, course, batch_size=8, test="resize", engine="direct"))
     assert line == "engine=direct: expected one of auto, direct, dali, and INPUT=raw, TEST=center."
-    assert "expected one of" in refused(lambda: eval_loader(session_store, tiles, raw, batch_size=8, engine="gpu"))
+    assert "expected one of" in refused(lambda: eval_loader(session_store, chips, raw, batch_size=8, engine="gpu"))
 
 
 def test_damage_is_named(tmp_path: Path) -> None:
-    from preprocess import schema
+    from preprocess import zarr_store
     from preprocess.shard import DamagedChunkError
 
     chips = write_chips(tmp_path / "tif", count=6)
     store = to_store(chips, tmp_path / "s.zarr")
-    path = schema.shard_path(store.local_path, 0)
+    path = zarr_store.shard_path(store.local_path, 0)
     data = bytearray(path.read_bytes())
     data[5] ^= 1
     path.write_bytes(data)
     store = open_store(store.path)
     loader = train_loader(store, np.arange(6), raw_inputs(store, BANDS, np.arange(6)), batch_size=2, engine="direct")
-    with pytest.raises(DamagedChunkError, match=r"tile t_0 is damaged .*band 0, chunk 0: crc32c"):
+    with pytest.raises(DamagedChunkError, match=r"chip t_0 is damaged .*band 0, chunk 0: crc32c"):
         list(loader.epoch(0))

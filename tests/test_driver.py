@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.chips import to_store, write_chips
 
-from train.driver import Driver, why_not
+from train.cuda_driver import Driver, why_not
 
 ROOT = Path(__file__).resolve().parents[1]
 STUB = r"""
@@ -66,7 +66,7 @@ def python(environment: dict[str, str], *arguments: object) -> subprocess.Comple
 
 def reason(environment: dict[str, str]) -> str:
     """`obstacle` in a process with that driver, with warnings as errors."""
-    code = "from train.driver import gpu_available, obstacle; print(gpu_available(), obstacle().reason)"
+    code = "from train.cuda_driver import gpu_available, obstacle; print(gpu_available(), obstacle().reason)"
     ended = python(environment, "-W", "error", "-c", code)
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
@@ -103,7 +103,7 @@ def test_training_under_an_old_driver_refuses_a_given_gpu_and_says_why_it_takes_
     stub: Stub, tmp_path: Path
 ) -> None:
     chips = write_chips(tmp_path / "tif", count=40)
-    store = to_store(chips, tmp_path / "tiles.zarr").path
+    store = to_store(chips, tmp_path / "chips.zarr").path
     command = ("-m", "train", "--task", 1, "--store", store, "--epochs", 1, "--batch", 8, "--weights", "none")
     environment = stub()
     given = python(environment, *command, "--run", tmp_path / "given", "--gpu", 0)

@@ -28,16 +28,16 @@ from nvidia.dali import fn, pipeline_def, types
 
 from analysis.pictures import stretch
 from pipeline.chunks import ChunkReader
-from pipeline.graph import GraphSpec, eval_graph, inflate_tiles, train_graph
+from pipeline.graph import GraphSpec, eval_graph, inflate_chips, train_graph
 from pipeline.inputs import Inputs, raw_inputs
 from pipeline.loader import eval_loader, train_loader
 from pipeline.order import augmentation
-from preprocess import schema, shard, verify
+from preprocess import shard, verify, zarr_store
+from preprocess.band_statistics import _ordered_sum, band_statistics, band_sums
 from preprocess.convert import convert
 from preprocess.layout import Layout, plan_layout
 from preprocess.plan import Request
-from preprocess.schema import Store, open_store
-from preprocess.sums import _ordered_sum, band_statistics, band_sums
+from preprocess.zarr_store import Store, open_store
 
 ALL = pytest.mark.parametrize("dtype", DTYPES)
 CODECS = pytest.mark.parametrize("codec", ["lz4", "none"])
@@ -73,10 +73,10 @@ def write_one(folder: Path, values: np.ndarray, **how: object) -> Path:
 def test_plain_zarr_reads_what_tifffile_reads(tmp_path: Path, dtype: str, codec: str) -> None:
     chips = write_chips(tmp_path / "tif", count=5, height=300, width=100, dtype=dtype)
     store = to_store(chips, tmp_path / "s.zarr", codec=codec)
-    tiles = np.asarray(zarr.open_group(store.path, mode="r")["tiles"][...])
+    stored = np.asarray(zarr.open_group(store.path, mode="r")["tiles"][...])
     read = [tifffile.imread(chips.folder / f"t_{index}.tif") for index in range(5)]
-    assert tiles.dtype == read[0].dtype == dtype
-    assert tiles.tobytes() == np.ascontiguousarray(np.moveaxis(read, -1, 1)).tobytes()
+    assert stored.dtype == read[0].dtype == dtype
+    assert stored.tobytes() == np.ascontiguousarray(np.moveaxis(read, -1, 1)).tobytes()
     assert verify.verify(store.local_path, jobs=1) == 0
 
 
@@ -123,7 +123,7 @@ def test_any_bits_come_back_and_numcodecs_reads_the_chunks(dtype: str, codec: st
     offsets = np.cumsum(sizes) - sizes
     out = np.empty_like(values)
     scratch = shard.decode_scratch(layout, len(layout.bands))
-    shard.decode_tile(buffer, offsets, sizes, layout, out, scratch)
+    shard.decode_chip(buffer, offsets, sizes, layout, out, scratch)
     assert out.tobytes() == values.tobytes()
     if codec == "lz4":
         chunks = [bytes(buffer[at : at + size - 4]) for at, size in zip(offsets.tolist(), sizes.tolist(), strict=True)]
@@ -183,9 +183,9 @@ def test_float_statistics_equal_two_passes_in_float64(offset: float, spread: flo
     layout = layout_of(values[0])
     total, squares = (np.array(part) for part in zip(*(band_sums(chip, layout) for chip in values), strict=True))
     assert total.dtype == squares.dtype == np.float64
-    tiles = np.array([0, 7, 11, 39, 20])
-    mean, std = band_statistics(layout, total, squares, tiles)
-    wide = values[tiles].astype(np.float64)
+    chips = np.array([0, 7, 11, 39, 20])
+    mean, std = band_statistics(layout, total, squares, chips)
+    wide = values[chips].astype(np.float64)
     exact = [Fraction(0), Fraction(0)]
     for band in range(2):
         exact[band] = sum(map(Fraction, wide[:, band].ravel().tolist()), Fraction(0)) / wide[:, band].size
@@ -291,50 +291,50 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Chips, d
 def test_both_engines_equal_the_oracle_to_the_bit(
     stores: dict[str, tuple[Chips, dict[str, Store]]], dtype: str, codec: str, engine: str, cache: str
 ) -> None:
-    chips, made = stores[dtype]
+    folder, made = stores[dtype]
     store, crop, bands = made[codec], (261, 190), ("nir", "green")
-    tiles = np.arange(1, 24, 2)
-    inputs = raw_inputs(store, bands, tiles)
+    chips = np.arange(1, 24, 2)
+    inputs = raw_inputs(store, bands, chips)
     loader = train_loader(
-        store, tiles, inputs, batch_size=4, seed=5, flips="dihedral", crop=crop, engine=engine, cache=cache
+        store, chips, inputs, batch_size=4, seed=5, flips="dihedral", crop=crop, engine=engine, cache=cache
     )
     assert loader.engine == engine
-    draws = augmentation(5, 3, tiles, height=300, width=220, crop=crop, flips="dihedral")
+    draws = augmentation(5, 3, chips, height=300, width=220, crop=crop, flips="dihedral")
     mean, std = (np.float32(part).reshape(-1, 1, 1) for part in (inputs.mean, inputs.std))
     seen = 0
     for batch in loader.epoch(3):
-        for tile, image in zip(batch.tiles.tolist(), batch.images_nchw.numpy(), strict=True):
-            chip = chips.values[tile][[BANDS.index(band) for band in bands]]
-            moved = oracle.augment(chip, draws, int(np.flatnonzero(tiles == tile)[0]), crop).astype(np.float32)
+        for chip, image in zip(batch.chips.tolist(), batch.images_nchw.numpy(), strict=True):
+            pixels = folder.values[chip][[BANDS.index(band) for band in bands]]
+            moved = oracle.augment(pixels, draws, int(np.flatnonzero(chips == chip)[0]), crop).astype(np.float32)
             assert np.array_equal(image, (moved - mean) * (np.float32(1) / std))
             seen += 1
-    assert seen == len(tiles)
+    assert seen == len(chips)
 
 
 @ALL
 def test_chunk_tables_for_the_gpu_decode_on_the_cpu(
     stores: dict[str, tuple[Chips, dict[str, Store]]], dtype: str
 ) -> None:
-    """What `graph.inflate_tiles` does, with imagecodecs' LZ4 and numpy, from the same table."""
+    """What `graph.inflate_chips` does, with imagecodecs' LZ4 and numpy, from the same table."""
     chips, made = stores[dtype]
     reader = ChunkReader(made["lz4"], ("red", "blue"))
     layout = reader.layout
     encoded = np.zeros((3, reader.max_span_bytes), np.uint8)
-    offsets, sizes = (np.zeros((3, reader.chunks_per_tile), np.int32) for _ in range(2))
+    offsets, sizes = (np.zeros((3, reader.chunks_per_chip), np.int32) for _ in range(2))
     reader.copy_encoded(np.array([5, 0, 23]), encoded, offsets, sizes, np.zeros(3, np.int64))
-    for row, tile in enumerate((5, 0, 23)):
+    for row, chip in enumerate((5, 0, 23)):
         planes = [
             imagecodecs.lz4_decode(encoded[row, at : at + size].tobytes(), out=layout.chunk_bytes, header=False)
             for at, size in zip(offsets[row].tolist(), sizes[row].tolist(), strict=True)
         ]
         shuffled = np.frombuffer(b"".join(planes), np.uint8).reshape(len(planes), layout.itemsize, -1)
         values = np.ascontiguousarray(shuffled.transpose(0, 2, 1)).view(dtype).reshape(2, 300, 220)
-        assert values.tobytes() == chips.values[tile][[2, 0]].tobytes()
+        assert values.tobytes() == chips.values[chip][[2, 0]].tobytes()
 
 
 @ALL
 def test_the_gpu_graph_joins_the_inflated_bytes(stores: dict[str, tuple[Chips, dict[str, Store]]], dtype: str) -> None:
-    """`graph.inflate_tiles` on the CPU: what inflate would give comes from the store's chunks, all else is DALI's."""
+    """`graph.inflate_chips` on the CPU: what inflate would give comes from the store's chunks, all else is DALI's."""
     chips, made = stores[dtype]
     layout = made["lz4"].layout
     spec = GraphSpec(
@@ -348,7 +348,7 @@ def test_the_gpu_graph_joins_the_inflated_bytes(stores: dict[str, tuple[Chips, d
     def graph() -> object:
         node = fn.external_source(lambda: inflated, batch=True, dtype=types.UINT8, ndim=3)
         with mock.patch.object(fn.decoders, "inflate", lambda *_, **given: asked.append(given) or node):
-            return inflate_tiles(spec, SimpleNamespace(gpu=lambda: None), None, None)
+            return inflate_chips(spec, SimpleNamespace(gpu=lambda: None), None, None)
 
     asked: list[dict[str, object]] = []
     (out,) = graph().run()
@@ -384,16 +384,16 @@ def test_verify_finds_a_flipped_bit_an_altered_chip_and_an_altered_sum(
     chips = write_chips(tmp_path / "tif", count=6, dtype=dtype)
     store = to_store(chips, tmp_path / "s.zarr", codec=codec).local_path
     flipped, altered, summed = (Path(shutil.copytree(store, tmp_path / f"{n}.zarr")) for n in ("flip", "alter", "sum"))
-    path = schema.shard_path(flipped, 0)
+    path = zarr_store.shard_path(flipped, 0)
     data = bytearray(path.read_bytes())
     offsets, _ = shard.read_index(path, open_store(store).layout, 6)
     data[int(offsets[3, 1, 0]) + 9] ^= 16
     path.write_bytes(data)
-    tiles = zarr.open_group(altered, mode="r+")["tiles"]
-    tiles[4, 2, 3, 4] = tiles[4, 2, 3, 5]
+    pixels = zarr.open_group(altered, mode="r+")["tiles"]
+    pixels[4, 2, 3, 4] = pixels[4, 2, 3, 5]
     array = zarr.open_group(summed, mode="r+")["band_sum"]
     array[2, 1] = array[2, 1] + 1
-    for path, said in ((flipped, "tile t_3 (number 3)"), (altered, "tile t_4 (number 4)"), (summed, "band_sum")):
+    for path, said in ((flipped, "chip t_3 (number 3)"), (altered, "chip t_4 (number 4)"), (summed, "band_sum")):
         assert verify.verify(path, jobs=1) > 0
         assert said in capsys.readouterr().out
 

@@ -17,9 +17,9 @@ from helpers.commands import train
 
 from analysis.audit import audit
 from analysis.export import export
+from analysis.finished_run import load_run
 from analysis.predict import predict
 from analysis.report import report
-from analysis.results import load_run
 from preprocess.verify import info
 
 ONNX_TYPE = {"int16": "tensor(int16)", "float32": "tensor(float)"}
@@ -34,7 +34,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SimpleNamespace]
         folder = chips.folder.parent
         chips.values[5, 1] = chips.values[5].max()  # a constant band, for the audit
         write_tiff(folder / "tif" / "t_5.tif", np.moveaxis(chips.values[5], 0, -1))
-        store = to_store(chips, folder / "tiles.zarr")
+        store = to_store(chips, folder / "chips.zarr")
         ended = train(store.local_path, folder / "run", "--epochs", 1, "--crop", 28, task=3)
         assert ended.returncode == 0, ended.stderr
         run = load_run(folder / "run")
@@ -102,10 +102,10 @@ def test_audit_and_report_are_made_without_a_warning(trained: SimpleNamespace) -
                                  exclusive=())
         }  # fmt: skip
         page = report(trained.run.path, compare=(), wanted_class=None, store_path=None)
-    assert findings["Constant"].tiles.tolist() == [[5]]
+    assert findings["Constant"].chips.tolist() == [[5]]
     assert findings["Constant"].said == [trained.store.layout.bands[1]]
     assert page.exists()
-    text = (trained.folder / "tiles.zarr.audit" / "audit.html").read_text()
+    text = (trained.folder / "chips.zarr.audit" / "audit.html").read_text()
     (mean, *_), _ = trained.store.band_statistics(np.arange(120))
     assert (f"{mean:.4f}" if trained.dtype == "float32" else f"{mean:.1f}") in text
 

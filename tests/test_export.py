@@ -16,9 +16,9 @@ import torch
 from helpers.chips import to_store, write_chips
 from helpers.commands import train
 
-from analysis.export import _parity_tiles, export
-from analysis.results import Run, load_run
-from preprocess.schema import open_store
+from analysis.export import _parity_chips, export
+from analysis.finished_run import Run, load_run
+from preprocess.zarr_store import open_store
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Task 3, whose bands are chosen and re-ordered: R, G, B | NIR of files with B, G, R, NIR."""
     chips = write_chips(tmp_path_factory.mktemp("export") / "tif", count=120, height=40, width=32)
     folder = chips.folder.parent
-    to_store(chips, folder / "tiles.zarr")
-    ended = train(folder / "tiles.zarr", folder / "run", "--epochs", 1, "--crop", 28, task=3)
+    to_store(chips, folder / "chips.zarr")
+    ended = train(folder / "chips.zarr", folder / "run", "--epochs", 1, "--crop", 28, task=3)
     assert ended.returncode == 0, ended.stderr
     export(folder / "run", store_path=None)
     return load_run(folder / "run")
@@ -71,14 +71,14 @@ def test_what_a_user_must_know_is_with_the_file(run: Run) -> None:
 
 
 def test_the_stores_names_are_read_once(run: Run) -> None:
-    store, reads = open_store(run.path.parent / "tiles.zarr"), []
+    store, reads = open_store(run.path.parent / "chips.zarr"), []
     counting = replace(store, read=lambda name: reads.append(name) or store.read(name))
     names = run.names[:3].tolist()
-    tiles = _parity_tiles(counting, names)
+    chips = _parity_chips(counting, names)
     assert reads == ["names"]
-    assert store.names[tiles[:3]].tolist() == names
-    assert sorted(tiles.tolist()) == list(range(120))
-    assert tiles[3:].tolist() == sorted(tiles[3:].tolist())
+    assert store.names[chips[:3]].tolist() == names
+    assert sorted(chips.tolist()) == list(range(120))
+    assert chips[3:].tolist() == sorted(chips[3:].tolist())
 
 
 def test_other_weights_and_other_stores_are_refused(run: Run, tmp_path: Path, refused: Callable) -> None:

@@ -20,10 +20,10 @@ from tiny import tiny_networks
 from analysis.__main__ import main as analysis_main
 from pipeline.chunks import ChunkReader
 from preprocess.__main__ import main as preprocess_main
-from preprocess.schema import open_store
+from preprocess.zarr_store import open_store
 from train.__main__ import main as train_main
 from train.device import _cpu
-from train.runfolder import versions
+from train.run_folder import versions
 
 VERSIONS = sorted(path.name for path in (ROOT / "tests/fixtures").glob("v*"))
 
@@ -60,8 +60,8 @@ def test_a_store_opens_verifies_and_reads_as_plain_zarr_does(fixture: Path, tmp_
     path = copied(fixture, name, tmp_path)
     store = open_store(path)
     values = np.asarray(zarr.open_group(path, mode="r")["tiles"][...])
-    assert store.num_tiles == len(values) == 40
-    assert store.layout.num_shards(store.num_tiles) == 3
+    assert store.num_chips == len(values) == 40
+    assert store.layout.num_shards(store.num_chips) == 3
     assert [xxhash.xxh3_64_intdigest(np.ascontiguousarray(chip).tobytes()) for chip in values] == (
         store.checksum.tolist()
     )

@@ -21,15 +21,15 @@ from tiny import Steps, outcome
 
 from pipeline.inputs import Inputs, course_inputs, raw_inputs
 from pipeline.loader import Batch, eval_loader, train_loader
-from preprocess.schema import Store
+from preprocess.zarr_store import Store
 from train.__main__ import main as train_main
-from train.assemble import check_graphs, make_eval_loader, make_model, make_train_loader, open_data
 from train.config import make_config
+from train.cuda_driver import gpu_available
 from train.device import choose_device, prepare_torch
-from train.driver import gpu_available
 from train.memory import CONTEXT_BYTES, estimate_bytes
+from train.setup import check_graphs, make_eval_loader, make_model, make_train_loader, open_data
 from train.step import Trainer, make_trainer, train_step
-from train.telemetry import Latest
+from train.telemetry import LossMeter
 
 pytestmark = [
     pytest.mark.gpu,
@@ -57,14 +57,14 @@ def folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def run_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """One store for whole runs, which take longer than all else here."""
     chips = write_chips(tmp_path_factory.mktemp("runs") / "tif", count=60, height=256, width=256)
-    return to_store(chips, chips.folder.parent / "tiles.zarr")
+    return to_store(chips, chips.folder.parent / "chips.zarr")
 
 
 @pytest.fixture(scope="module", params=["lz4", "none"])
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """Chips of Planet's size, so that a band has two chunks. lz4 decodes on the device, none on the host."""
     chips = write_chips(tmp_path_factory.mktemp("gpu") / "tif", count=60, height=256, width=256)
-    return to_store(chips, chips.folder.parent / "tiles.zarr", codec=request.param)
+    return to_store(chips, chips.folder.parent / "chips.zarr", codec=request.param)
 
 
 def inputs_of(store: Store, kind: str) -> Inputs:
@@ -83,7 +83,7 @@ def test_train_batches_equal_the_cpus(store: Store, flips: str, kind: str) -> No
     ]
     assert loaders[1].decode == ("device" if store.layout.codec == "lz4" else "host")
     for one, two in zip(*(loader.epoch(1) for loader in loaders), strict=True):
-        assert np.array_equal(one.tiles, two.tiles)
+        assert np.array_equal(one.chips, two.chips)
         assert torch.equal(one.labels, two.labels.cpu())
         if kind == "unscaled":  # whole numbers: decode, crop and flips are the same to the bit
             assert torch.equal(one.images_nchw, two.images_nchw.cpu())
@@ -217,17 +217,17 @@ def made(store: Store, **settings: object) -> tuple[Trainer, Batch]:
 @pytest.mark.parametrize("settings", [{}, {"ema": 0.99, "optimizer": "sgd", "loss": "asymmetric"}], ids=str)
 def test_a_step_never_waits_for_the_gpu(store: Store, amp: str, settings: dict[str, object]) -> None:
     trainer, batch = made(store, amp=amp, **settings)
-    latest = Latest(trainer.device)
+    latest = LossMeter(trainer.device)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(4):
             loss, _ = train_step(trainer, batch.images_nchw, batch.labels)
-            latest.offer(loss)
+            latest.update(loss)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.cuda.synchronize()
-    latest.offer(loss)
+    latest.update(loss)
     assert latest.value > 0
 
 

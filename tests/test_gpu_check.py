@@ -12,7 +12,7 @@ import pytest
 from bench.gpu_check import Speed, count_tests, main, verdict, what_failed
 from bench.gpu_tests import Result, run_tests
 from preprocess.console import run
-from train.driver import gpu_available
+from train.cuda_driver import gpu_available
 
 ROOT = Path(__file__).resolve().parents[1]
 FAST = Speed(loaders={"a": 100.0, "b": 300.0}, step=100.0, together=99.0)

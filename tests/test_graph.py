@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline.graph import GraphSpec, course_values, eval_graph, train_graph
 from pipeline.inputs import Inputs, course_inputs
 from preprocess.layout import plan_layout
-from preprocess.schema import Store
+from preprocess.zarr_store import Store
 
 SPEC = GraphSpec(
     layout=plan_layout(bands=BANDS, height=256, width=256, dtype="uint16", codec="lz4"),
@@ -62,12 +62,12 @@ def test_gpu_graph_of_uint8_is_constructed() -> None:
     assert b"Reinterpret" not in serialised
 
 
-def shown_as_pil(tiles: np.ndarray) -> np.ndarray:
+def shown_as_pil(chips: np.ndarray) -> np.ndarray:
     """The graph's own `course_values`, unscaled."""
 
-    @pipeline_def(batch_size=len(tiles), num_threads=2, device_id=None)
+    @pipeline_def(batch_size=len(chips), num_threads=2, device_id=None)
     def graph() -> object:
-        return course_values(fn.external_source(lambda: tiles, batch=True, dtype=types.UINT16, ndim=3, layout="CHW"))
+        return course_values(fn.external_source(lambda: chips, batch=True, dtype=types.UINT16, ndim=3, layout="CHW"))
 
     pipe: Pipeline = graph()
     (out,) = pipe.run()
@@ -88,25 +88,25 @@ def test_course_equals_pil_on_the_real_chips(shared: Path) -> None:
 def test_course_equals_the_formula_on_every_pair_of_high_bytes() -> None:
     low = np.random.default_rng(0).integers(0, 256, (1, 4, 256, 256))
     colour, alpha = np.mgrid[:256, :256]
-    tile = (np.stack([colour, colour, 255 - colour, alpha])[None] * 256 + low).astype(np.uint16)
-    assert np.array_equal(shown_as_pil(tile)[0], oracle.pil_course(tile[0]))
+    chip = (np.stack([colour, colour, 255 - colour, alpha])[None] * 256 + low).astype(np.uint16)
+    assert np.array_equal(shown_as_pil(chip)[0], oracle.pil_course(chip[0]))
 
 
 def test_resize_is_near_torchs_antialiased_resize(session_store: Store) -> None:
     """Another library's filter: near, not equal. A ramp and a checkerboard show shifts and missing antialiasing."""
     y, x = np.mgrid[:64, :64]
     ramp, board = (y * 500 + x * 300).astype(np.uint16), (((y // 2 + x // 2) % 2) * 40000).astype(np.uint16)
-    tiles = np.stack([ramp, board])[:, None]
+    chips = np.stack([ramp, board])[:, None]
     layout = plan_layout(bands=("a",), height=64, width=64, dtype="uint16", codec="none")
     spec = replace(
         SPEC, layout=layout, inputs=Inputs(kind="raw", bands=("a",), mean=(0.0,), std=(1.0,)), crop=(56, 56),
         test="resize", decode="host", dtype="float32", batch_size=2,
     )  # fmt: skip
-    pipe = eval_graph(spec, lambda: [tiles])
+    pipe = eval_graph(spec, lambda: [chips])
     pipe.build()
     ours = np.asarray(pipe.run()[0].as_tensor())[..., 0]
     exact = torch.nn.functional.interpolate(
-        torch.from_numpy(tiles.astype(np.float64)), size=(56, 56), mode="bilinear", antialias=True
+        torch.from_numpy(chips.astype(np.float64)), size=(56, 56), mode="bilinear", antialias=True
     ).numpy()[:, 0]
     assert np.abs(ours[0] - exact[0]).max() < 0.01 * np.ptp(exact[0])
     assert np.abs(ours[1] - exact[1]).max() < 0.05 * 40000

@@ -8,7 +8,7 @@ from helpers.chips import DTYPES, to_store, write_chips
 
 from pipeline import kernels
 from pipeline.chunks import ChunkReader
-from preprocess import schema, shard
+from preprocess import shard, zarr_store
 
 
 @pytest.mark.parametrize("codec", ["lz4", "none"])
@@ -18,16 +18,16 @@ def test_equals_the_reference(tmp_path: Path, codec: str, dtype: str, size: tupl
     chips = write_chips(tmp_path / "tif", count=4, bands=3, height=size[0], width=size[1], dtype=dtype)
     store = to_store(chips, tmp_path / "s.zarr", codec=codec)
     layout = store.layout
-    path = schema.shard_path(store.path, 0)
+    path = zarr_store.shard_path(store.path, 0)
     offsets, sizes = shard.read_index(path, layout, 4)
     data = np.memmap(path, np.uint8, mode="r")
     one, two = (np.zeros((3, *size), dtype) for _ in range(2))
     reader = ChunkReader(store, ("blue", "red", "green"))
-    for tile in range(4):
-        chosen = offsets[tile][[2, 0, 1]], sizes[tile][[2, 0, 1]]
-        shard.decode_tile(data, *chosen, layout, one, shard.decode_scratch(layout, 3))
-        assert np.array_equal(one, chips.values[tile][[2, 0, 1]])
-        reader.decode(np.array([tile]), two[None])
+    for chip in range(4):
+        chosen = offsets[chip][[2, 0, 1]], sizes[chip][[2, 0, 1]]
+        shard.decode_chip(data, *chosen, layout, one, shard.decode_scratch(layout, 3))
+        assert np.array_equal(one, chips.values[chip][[2, 0, 1]])
+        reader.decode(np.array([chip]), two[None])
         assert np.array_equal(one, two)
 
 
@@ -38,17 +38,17 @@ def test_every_flipped_bit_is_refused(tmp_path: Path, codec: str, dtype: str) ->
     chips = write_chips(tmp_path / "tif", count=1, bands=1, height=4, width=4, dtype=dtype)
     store = to_store(chips, tmp_path / "s.zarr", codec=codec)
     layout = store.layout
-    path = schema.shard_path(store.path, 0)
+    path = zarr_store.shard_path(store.path, 0)
     offsets, sizes = shard.read_index(path, layout, 1)
     data = np.fromfile(path, np.uint8)
     addresses, no = offsets + data.ctypes.data, np.zeros(1, bool)
-    tile, image = np.zeros((1, 1, 1, 4, 4), f"u{layout.itemsize}"), np.zeros((1, 4, 4, 1), np.float32)
+    chip, image = np.zeros((1, 1, 1, 4, 4), f"u{layout.itemsize}"), np.zeros((1, 4, 4, 1), np.float32)
     scratch, lines = np.zeros((1, layout.chunk_bytes), np.uint8), np.zeros(16, np.float32)
     one, kind = np.ones(1, np.float32), kernels.KINDS[dtype, codec == "lz4"]
 
     def damaged() -> set[int]:
         found = {
-            kernels.decode(addresses, sizes, tile, scratch[0], codec == "lz4", no),
+            kernels.decode(addresses, sizes, chip, scratch[0], codec == "lz4", no),
             kernels.augment(
                 addresses, sizes, image, scratch, lines, (4, 4, 4), kind, codec == "lz4",
                 no, no, np.zeros(1, np.int64), np.zeros(1, np.int64), no, one, one,

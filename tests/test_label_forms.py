@@ -291,7 +291,7 @@ FAULTS: dict[str, tuple[dict[str, str] | None, dict[str, set[str]]]] = {
 def test_the_collected_csvs(shared: Path, tmp_path: Path, refused: Callable) -> None:
     from preprocess.convert import convert
     from preprocess.plan import Request
-    from preprocess.schema import open_store
+    from preprocess.zarr_store import open_store
 
     folder = shared / "faults" / "csv"
     if not folder.is_dir():
@@ -320,8 +320,8 @@ def test_the_collected_csvs(shared: Path, tmp_path: Path, refused: Callable) -> 
 
 def test_a_store_keeps_how_its_labels_are_read_and_the_audit_reads_them_so(tmp_path: Path) -> None:
     """From the command line to the audit: a repeated tag in the long format, in columns of other names."""
-    from analysis.tags import csv_findings
-    from preprocess.schema import open_store
+    from analysis.label_checks import csv_findings
+    from preprocess.zarr_store import open_store
 
     chips = write_chips(tmp_path / "tif", count=3)
     path = write(tmp_path, "file;label\nt_0.jpg;Inland waters\nt_1;road\nt_0.jpg;road\nt_0.jpg;road\nt_2;\n")
@@ -337,10 +337,10 @@ def test_a_store_keeps_how_its_labels_are_read_and_the_audit_reads_them_so(tmp_p
     assert store.labels.tolist() == [[1, 1], [0, 1], [0, 0]]
     assert store.csv_row.tolist() == [0, 1, 2]  # of chips, in the order of their first row
     repeated, differ = csv_findings(store, path)
-    assert (repeated.tiles.tolist(), repeated.said) == ([[0]], ["line 5: road repeated"])
-    assert len(differ.tiles) == 0
+    assert (repeated.chips.tolist(), repeated.said) == ([[0]], ["line 5: road repeated"])
+    assert len(differ.chips) == 0
     write(tmp_path, "file;label\nt_0;Inland waters\nt_1;\nt_2;\n".replace("t_0;", "t_0.jpg;"))
-    assert csv_findings(store, path)[1].tiles.tolist() == [[0], [1]]
+    assert csv_findings(store, path)[1].chips.tolist() == [[0], [1]]
 
 
 def test_a_conversion_goes_on_with_the_same_settings_only(tmp_path: Path, refused: Callable) -> None:

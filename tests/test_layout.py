@@ -18,7 +18,7 @@ from preprocess.layout import (
     CODECS,
     DTYPES,
     MAX_CHIP_BYTES,
-    MAX_SHARD_TILES,
+    MAX_SHARD_CHIPS,
     SHARD_BYTES,
     Layout,
     layout_from,
@@ -49,9 +49,9 @@ def test_chunks_and_shards_of_any_chip(num_bands: int, height: int, width: int, 
 
     assert height % layout.chunk_rows == 0
     assert far(layout.chunk_rows) == min(far(rows) for rows in range(1, height + 1) if height % rows == 0)
-    assert layout.chunks_per_band * layout.chunk_bytes * num_bands == layout.tile_bytes
-    assert 1 <= layout.shard_tiles <= MAX_SHARD_TILES
-    assert layout.shard_tiles == 1 or layout.shard_tiles * layout.tile_bytes <= SHARD_BYTES
+    assert layout.chunks_per_band * layout.chunk_bytes * num_bands == layout.chip_bytes
+    assert 1 <= layout.shard_tiles <= MAX_SHARD_CHIPS
+    assert layout.shard_tiles == 1 or layout.shard_tiles * layout.chip_bytes <= SHARD_BYTES
     assert layout_from({**vars(layout), "bands": list(bands)}) == layout
 
 
@@ -70,7 +70,7 @@ def test_a_layout_of_any_json_is_valid_or_refused(changes: dict[str, Any]) -> No
     numbers = (layout.height, layout.width, layout.chunk_rows, layout.shard_tiles)
     assert all(type(number) is int and number >= 1 for number in numbers)
     assert layout.height % layout.chunk_rows == 0
-    assert layout.tile_bytes <= MAX_CHIP_BYTES
+    assert layout.chip_bytes <= MAX_CHIP_BYTES
     assert layout.dtype in DTYPES
     assert layout.codec in CODECS
     assert len(set(layout.bands)) == len(layout.bands) >= 1
@@ -88,7 +88,7 @@ NUMBERS = st.integers(0, 900) | st.integers(0, 2**64 - 1) | st.sampled_from((2**
 
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), max_size=12), st.integers(1, 3), st.integers(0, 1200))
 def test_an_index_of_any_numbers_points_into_the_file_or_is_refused(
-    entries: list[tuple[int, int]], num_tiles: int, room: int
+    entries: list[tuple[int, int]], num_chips: int, room: int
 ) -> None:
     """`room` bytes stand before the index; the entries that are not drawn are right."""
     index = np.array([(68 * chunk, 68) for chunk in range(12)], "<u8")
@@ -96,19 +96,19 @@ def test_an_index_of_any_numbers_points_into_the_file_or_is_refused(
         index[: len(entries)] = np.array(entries, "<u8")
     data = index.tobytes() + struct.pack("<I", google_crc32c.value(index.tobytes()))
     try:
-        offsets, sizes = shard.parse_index(data, room + len(data), "shard", LAYOUT, num_tiles)
+        offsets, sizes = shard.parse_index(data, room + len(data), "shard", LAYOUT, num_chips)
     except DamagedChunkError:
         return
-    assert offsets.shape == sizes.shape == (num_tiles, 2, 2)
+    assert offsets.shape == sizes.shape == (num_chips, 2, 2)
     found = zip(offsets.reshape(-1).tolist(), sizes.reshape(-1).tolist(), strict=True)
-    assert list(found) == [tuple(entry) for entry in index[: 4 * num_tiles].tolist()]
+    assert list(found) == [tuple(entry) for entry in index[: 4 * num_chips].tolist()]
     assert (offsets >= 0).all()
     assert (sizes >= shard.CRC_BYTES).all()
     assert all(first + size <= room for first, size in zip(offsets.flat, sizes.flat, strict=True))
 
 
 @given(st.binary(max_size=250), st.integers(1, 3))
-def test_an_index_of_any_bytes_is_refused(data: bytes, num_tiles: int) -> None:
+def test_an_index_of_any_bytes_is_refused(data: bytes, num_chips: int) -> None:
     """Their crc32c is not right but by a chance of 1 in 2^32."""
     with pytest.raises(DamagedChunkError, match="shard: "):
-        shard.parse_index(data, len(data), "shard", LAYOUT, num_tiles)
+        shard.parse_index(data, len(data), "shard", LAYOUT, num_chips)

@@ -162,7 +162,7 @@ def test_without_settings_the_demo_is_made_and_trained_for_eight_epochs(make: Ma
     code, calls, _ = make.run("train", "TASK=1")
     assert code == 0
     assert [call[1:3] for call in calls[:2]] == [["preprocess", "demo"], ["preprocess", "convert"]]
-    assert calls[2][:6] == ["-m", "train", "--store=demo/tiles.zarr", "--task=1", "--weights=none", "--epochs=8"]
+    assert calls[2][:6] == ["-m", "train", "--store=demo/chips.zarr", "--task=1", "--weights=none", "--epochs=8"]
     assert make.run("train", "TASK=1", "EPOCHS=2")[1][2][4:6] == ["--weights=none", "--epochs=2"]
     assert [call[:2] for call in make.run("train", "RESUME=runs/x")[1]] == [["-m", "train"]]
 
@@ -195,9 +195,9 @@ def test_switches_are_passed_on_where_they_are_1(make: Make) -> None:
     assert make.run("zarr", "DATA=x", "ALLOW_MISSING=1")[1][0][3:] == [
         "--data=x",
         "--allow-missing",
-        "--store=tiles.zarr",
+        "--store=chips.zarr",
     ]
-    assert make.run("zarr", "DATA=x", "ALLOW_MISSING=0")[1][0][3:] == ["--data=x", "--store=tiles.zarr"]
+    assert make.run("zarr", "DATA=x", "ALLOW_MISSING=0")[1][0][3:] == ["--data=x", "--store=chips.zarr"]
     assert make.run("predict", "RUN=x", "DATA=y", "TTA=1")[1][0][3:] == ["--run=x", "--data=y", "--tta"]
 
 

@@ -1,35 +1,35 @@
-"""Order and augmentation are pure functions of (seed, epoch, tile)."""
+"""Order and augmentation are pure functions of (seed, epoch, chip)."""
 
 import numpy as np
 import pytest
 
 from pipeline.order import FLIPS, augmentation, epoch_order, words
 
-TILES = np.array([3, 9, 10, 57, 58, 200])
+CHIPS = np.array([3, 9, 10, 57, 58, 200])
 SIZE = {"height": 40, "width": 40, "crop": (35, 35)}
 
 
 def test_words_are_philox_at_that_counter() -> None:
     found = np.stack([words(7, 3, 9000, word) for word in range(4)], axis=1)
-    for tile in (0, 1, 49, 4095, 4096, 8999):
-        # numpy raises the counter before it draws, so tile t is block t + 1.
-        direct = np.random.Philox(key=np.array([7, 3], np.uint64)).advance(tile).random_raw(4)
-        assert np.array_equal(found[tile], direct)
+    for chip in (0, 1, 49, 4095, 4096, 8999):
+        # numpy raises the counter before it draws, so chip t is block t + 1.
+        direct = np.random.Philox(key=np.array([7, 3], np.uint64)).advance(chip).random_raw(4)
+        assert np.array_equal(found[chip], direct)
 
 
-def test_a_tile_does_not_depend_on_its_neighbours() -> None:
+def test_a_chip_does_not_depend_on_its_neighbours() -> None:
     many = augmentation(0, 5, np.arange(300), flips="dihedral", **SIZE)
-    few = augmentation(0, 5, TILES, flips="dihedral", **SIZE)
+    few = augmentation(0, 5, CHIPS, flips="dihedral", **SIZE)
     for name, values in vars(few).items():
-        assert np.array_equal(values, getattr(many, name)[TILES])
+        assert np.array_equal(values, getattr(many, name)[CHIPS])
 
 
 def test_the_order_is_a_permutation_that_keeps_relative_places() -> None:
     whole = epoch_order(1, 2, np.arange(300))
     assert np.array_equal(np.sort(whole), np.arange(300))
     assert not np.array_equal(whole, np.arange(300))
-    part = epoch_order(1, 2, TILES)
-    assert np.array_equal(part, whole[np.isin(whole, TILES)])
+    part = epoch_order(1, 2, CHIPS)
+    assert np.array_equal(part, whole[np.isin(whole, CHIPS)])
 
 
 def test_seeds_and_epochs_differ() -> None:

@@ -21,8 +21,8 @@ from pipeline.inputs import raw_inputs
 from pipeline.loader import eval_loader
 from preprocess import console
 from preprocess.files import atomic_file, locked, named_errors, open_regular
-from preprocess.schema import Store
 from preprocess.workers import run_tasks
+from preprocess.zarr_store import Store
 from train.checkpoint import sweep
 
 
@@ -180,9 +180,9 @@ def test_a_failing_disk_comes_out_of_the_loader_as_it_is(
     session_store: Store, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
     error = OSError(errno.EIO, "Input/output error", "/a")
-    tiles = np.arange(session_store.num_tiles)
+    chips = np.arange(session_store.num_chips)
     loader = eval_loader(
-        session_store, tiles, raw_inputs(session_store, ("red",), tiles), batch_size=20, engine=engine
+        session_store, chips, raw_inputs(session_store, ("red",), chips), batch_size=20, engine=engine
     )  # fmt: skip
     monkeypatch.setattr("pipeline.shards.map_file", mock.Mock(side_effect=error))
     with pytest.raises(OSError, match="Input/output error") as raised:

@@ -15,17 +15,17 @@ from helpers.pages import Page
 
 from analysis.audit import audit
 from analysis.curves import draw_curves
-from analysis.names import slug
 from analysis.page import Card, Cards, Note, Section, render
 from analysis.report import _warn, report
-from preprocess.schema import Store
+from analysis.slugs import slug
+from preprocess.zarr_store import Store
 
 
 def test_a_test_part_without_any_positive(tmp_path: Path, session_store: Store) -> None:
     run = write_run(tmp_path / "run", session_store, without=3)
     page = Page(report(run, compare=(), wanted_class=None, store_path=None))
     for words in ("test mAP none", "its 95 % interval none", "mAP of chance none", "best class a none",
-                  "No chip of the test part has any class"):  # fmt: skip
+                  "No chip of the test split has any class"):  # fmt: skip
         assert words in page.text
     assert "nan" not in page.text.lower().split()
 
@@ -61,7 +61,7 @@ def test_names_that_are_no_file_names_and_no_markup(tmp_path: Path, session_chip
     rows = [(f"t_{n}", " ".join(rename[tag] for tag in tags.split())) for n, tags in enumerate(session_chips.tags)]
     write_csv(tmp_path / "tags.csv", rows)
     chips = Chips(session_chips.folder, tmp_path / "tags.csv", session_chips.values, session_chips.tags)
-    store = to_store(chips, tmp_path / "tiles.zarr", classes=NAMES)
+    store = to_store(chips, tmp_path / "chips.zarr", classes=NAMES)
     run = write_run(tmp_path / "a$x_{$", store)
     others = [
         write_run(tmp_path / name, store, seed=n) for n, name in enumerate(('my "run" <b>(2)', "_hidden", "class"))
@@ -97,7 +97,7 @@ def test_a_store_of_one_class(tmp_path: Path, session_chips: Chips) -> None:
     rows = [(f"t_{n}", "a" if "a" in tags.split() else "") for n, tags in enumerate(session_chips.tags)]
     write_csv(tmp_path / "tags.csv", rows)
     chips = Chips(session_chips.folder, tmp_path / "tags.csv", session_chips.values, session_chips.tags)
-    run = write_run(tmp_path / "run", to_store(chips, tmp_path / "tiles.zarr"), without=0)
+    run = write_run(tmp_path / "run", to_store(chips, tmp_path / "chips.zarr"), without=0)
     report(run, compare=(), wanted_class=None, store_path=None)
     frame = pd.read_csv(run / "report/tables/f_scores.csv").set_index("score")
     assert frame.loc["F2 macro"].tolist() == frame.loc["F2 micro"].tolist()
@@ -114,11 +114,11 @@ def test_a_page_of_large_chips_stays_small(tmp_path: Path) -> None:
         tifffile.imwrite(path, values, photometric="minisblack", planarconfig=1)
     for index in range(0, 16, 4):
         shutil.copy(chips.folder / f"t_{index}.tif", chips.folder / f"t_{index + 1}.tif")
-    store = to_store(chips, tmp_path / "tiles.zarr")
+    store = to_store(chips, tmp_path / "chips.zarr")
     run = write_run(tmp_path / "run", store)
     page = report(run, compare=(), wanted_class=None, store_path=None)
     audit(store.path, labels=None, jpeg=None, run_path=None, split_rule=None, exclusive=None)
-    for path in (page, tmp_path / "tiles.zarr.audit/audit.html"):
+    for path in (page, tmp_path / "chips.zarr.audit/audit.html"):
         assert path.stat().st_size < 10e6
         shown = Page(path)
         assert len(shown.pictures) >= 8

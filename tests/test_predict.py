@@ -17,21 +17,21 @@ from helpers.commands import train
 from run_files import rewrite
 from torch import nn
 
-from analysis import decisions, predict
-from analysis.folder import TiffReader, list_files
-from analysis.results import load_run
-from analysis.symmetries import Symmetries, views
+from analysis import f2_thresholds, predict
+from analysis.chip_folder import TiffReader, list_files
+from analysis.finished_run import load_run
+from analysis.tta import Symmetries, views
 from preprocess.files import locked
 from preprocess.layout import plan_layout
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A Task 4 run of whole chips without pooling, and its test part's TIFFs in a folder of their own."""
+    """A Task 4 run of whole chips without pooling, and its test split's TIFFs in a folder of their own."""
     chips = write_chips(tmp_path_factory.mktemp("predict") / "tif", count=300, height=32, width=32)
     folder = chips.folder.parent
-    to_store(chips, folder / "tiles.zarr")
-    ended = train(folder / "tiles.zarr", folder / "run", "--epochs", 1, "--set", "pool=auto crop_share=1", task=4)
+    to_store(chips, folder / "chips.zarr")
+    ended = train(folder / "chips.zarr", folder / "run", "--epochs", 1, "--set", "pool=auto crop_share=1", task=4)
     assert ended.returncode == 0, ended.stderr
     run = load_run(folder / "run")
     (folder / "new").mkdir()
@@ -71,8 +71,8 @@ def test_the_scores_are_the_runs_own_to_the_bit(trained: SimpleNamespace, whole:
 
 def test_kaggles_form_follows_the_thresholds_of_the_report(trained: SimpleNamespace, whole: Path) -> None:
     run = trained.run
-    tuning, _ = decisions.halves(len(run.labels))
-    thresholds = decisions.tune(run.labels[tuning], run.logits[tuning]).values
+    tuning, _ = f2_thresholds.halves(len(run.labels))
+    thresholds = f2_thresholds.tune(run.labels[tuning], run.logits[tuning]).values
     expected = {
         name: " ".join(run.classes[c] for c in range(3) if run.logits[row, c] > thresholds[c])
         for row, name in enumerate(run.names.tolist())

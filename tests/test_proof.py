@@ -17,16 +17,16 @@ from nvidia.dali import fn
 
 from pipeline import graph
 from pipeline.inputs import Inputs, course_inputs, raw_inputs
-from preprocess.schema import Store
 from preprocess.shard import DamagedChunkError
 from preprocess.splits import make_split
-from train import assemble, proof, tune
-from train.assemble import Data
+from preprocess.zarr_store import Store
+from train import gpu_proof, setup, tune
 from train.config import Config, make_config
 from train.device import Device
-from train.proof import Pictures, Verdict, difference, make_pictures, prove
+from train.gpu_proof import Pictures, Verdict, difference, make_pictures, prove
+from train.setup import Data
 
-TILES = np.arange(0, 40, 3)
+CHIPS = np.arange(0, 40, 3)
 GPU = Device(device=torch.device("cuda", 0), amp=torch.bfloat16, name="a GPU")
 CPU = torch.device("cpu")
 
@@ -39,7 +39,7 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def inputs_of(store: Store) -> Inputs:
-    return raw_inputs(store, BANDS[::-1], np.arange(store.num_tiles))
+    return raw_inputs(store, BANDS[::-1], np.arange(store.num_chips))
 
 
 def config_of(store: Store, **settings: Any) -> Config:
@@ -48,14 +48,14 @@ def config_of(store: Store, **settings: Any) -> Config:
 
 def expected(store: Store, inputs: Inputs, config: Config) -> Pictures:
     return make_pictures(
-        store, inputs, TILES, config, device=CPU, dtype=torch.float32, decode="auto", gather=False
+        store, inputs, CHIPS, config, device=CPU, dtype=torch.float32, decode="auto", gather=False
     )  # fmt: skip
 
 
 def by_dali(store: Store, inputs: Inputs, config: Config, place: str = "host", dtype: str = "float16") -> Pictures:
     """What stands for the GPU's pictures: DALI's graph, and the gather from kept values, in the GPU's number format."""
     return make_pictures(
-        store, inputs, TILES, config, device=CPU, dtype=getattr(torch, dtype), decode="host", gather=True, engine="dali"
+        store, inputs, CHIPS, config, device=CPU, dtype=getattr(torch, dtype), decode="host", gather=True, engine="dali"
     )  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def test_whole_chips_are_the_stored_values(store: Store) -> None:
     """`chips` is what decoding gives, unscaled: read again with plain zarr."""
     import zarr
 
-    values = zarr.open_array(store.path / "tiles", mode="r")[:][TILES][:, list(store.band_indices(BANDS[::-1]))]
+    values = zarr.open_array(store.path / "tiles", mode="r")[:][CHIPS][:, list(store.band_indices(BANDS[::-1]))]
     assert np.array_equal(by_dali(store, inputs_of(store), config_of(store))["chips"], values)
 
 
@@ -161,17 +161,17 @@ def test_faults_in_the_graph_itself_are_found(store: Store, monkeypatch: pytest.
     real_decode, real_finish = graph.decode, graph.finish
 
     def swapped(spec: graph.GraphSpec, encoded: list[Any]) -> Any:
-        chips = real_decode(spec, encoded)
-        return fn.reshape(fn.stack(*(chips[band] for band in (1, 0, 2, 3))), layout="CHW")
+        pixels = real_decode(spec, encoded)
+        return fn.reshape(fn.stack(*(pixels[band] for band in (1, 0, 2, 3))), layout="CHW")
 
     monkeypatch.setattr(graph, "decode", swapped)
     assert difference(reference, by_dali(store, inputs, config), inputs, "center").startswith("chips: 14 of 14 differ")
     monkeypatch.setattr(graph, "decode", real_decode)
     other = replace(inputs, std=tuple(1.01 * value for value in inputs.std))
 
-    def finish(spec: graph.GraphSpec, tiles: object, **more: object) -> object:
+    def finish(spec: graph.GraphSpec, chips: object, **more: object) -> object:
         whole = spec.crop == (store.layout.height, store.layout.width)
-        return real_finish(spec if whole else replace(spec, inputs=other), tiles, **more)
+        return real_finish(spec if whole else replace(spec, inputs=other), chips, **more)
 
     monkeypatch.setattr(graph, "finish", finish)
     assert difference(reference, by_dali(store, inputs, config), inputs, "center").startswith("train images: 14 of 14")
@@ -231,7 +231,7 @@ class OnTheCpu:
 
 def made_of(monkeypatch: pytest.MonkeyPatch, **faults: Callable[[Pictures], None]) -> OnTheCpu:
     made = OnTheCpu(faults)
-    monkeypatch.setattr(proof, "make_pictures", made)
+    monkeypatch.setattr(gpu_proof, "make_pictures", made)
     return made
 
 
@@ -240,13 +240,13 @@ def test_a_right_gpu_is_compared_once_and_takes_less_than_two_seconds(
 ) -> None:
     made, config = made_of(monkeypatch), config_of(data.store)
     started = time.process_time()
-    assert assemble.reading(config, data, GPU)["decode"] == "auto"
+    assert setup.reading(config, data, GPU)["decode"] == "auto"
     assert time.process_time() - started < 2
-    assert capsys.readouterr().out == "the GPU's first batches equal the CPU's (gpu-proof.json)\n"
-    assert assemble.reading(config, data, GPU)["decode"] == "auto"
+    assert capsys.readouterr().out == "the GPU's first batches equal the CPU's (gpu-gpu_proof.json)\n"
+    assert setup.reading(config, data, GPU)["decode"] == "auto"
     assert made.calls == ["device"]
     assert capsys.readouterr().out == ""
-    ((key, kept),) = json.loads(Path("gpu-proof.json").read_text()).items()
+    ((key, kept),) = json.loads(Path("gpu-gpu_proof.json").read_text()).items()
     assert kept == {"decode": "device", "reason": ""}
     assert key.startswith(f"a GPU; driver unknown; torch {torch.__version__.split('+')[0]}")
     assert f"; {data.store.layout.dtype} lz4 4x32x32 in {data.store.layout.chunk_rows} rows; " in key
@@ -267,13 +267,13 @@ def test_a_verdict_holds_for_one_gpu_layout_and_way_of_loading(data: Data, monke
         ({"decode": "host"}, GPU, False),
     ):
         before = len(made.calls)
-        assemble.reading(replace(config, **settings), data, device)
+        setup.reading(replace(config, **settings), data, device)
         assert (len(made.calls) == before) == same, settings
     before = len(made.calls)
-    assemble.reading(config, other, GPU)  # how many chips a shard holds decides no pixel
+    setup.reading(config, other, GPU)  # how many chips a shard holds decides no pixel
     assert len(made.calls) == before
-    monkeypatch.setattr(proof, "driver_release", lambda: "580.65.06")
-    assemble.reading(config, data, GPU)
+    monkeypatch.setattr(gpu_proof, "driver_release", lambda: "580.65.06")
+    setup.reading(config, data, GPU)
     assert len(made.calls) == before + 1
 
 
@@ -283,17 +283,17 @@ def test_wrong_decoding_is_one_line_and_host_decode_or_a_refusal_of_decode_devic
     made = made_of(monkeypatch, device=flip_a_bit)
     line = (
         "a GPU decodes LZ4 wrongly (chips: 1 of 14 differ, number 6 in 1 of 4,096 values): decoding on the host "
-        "(gpu-proof.json).\n"
+        "(gpu-gpu_proof.json).\n"
     )
-    data = replace(data, split=replace(data.split, train=TILES))
+    data = replace(data, split=replace(data.split, train=CHIPS))
     for _ in range(2):  # the second from the file
-        assert assemble.reading(config_of(data.store), data, GPU)["decode"] == "host"
+        assert setup.reading(config_of(data.store), data, GPU)["decode"] == "host"
         assert capsys.readouterr().out == line
     assert made.calls == ["device", "host"]
-    text = refused(lambda: assemble.reading(config_of(data.store, decode="device"), data, GPU))
+    text = refused(lambda: setup.reading(config_of(data.store, decode="device"), data, GPU))
     assert text.startswith("DECODE=device: a GPU decodes wrongly: chips: 1 of 14 differ")
     assert text.endswith("Use DECODE=host.")
-    assert assemble.reading(config_of(data.store, decode="host"), data, GPU)["decode"] == "host"
+    assert setup.reading(config_of(data.store, decode="host"), data, GPU)["decode"] == "host"
     assert "wrongly" not in capsys.readouterr().out
 
 
@@ -304,7 +304,7 @@ def test_wrong_images_are_refused_and_predict_asks_too(
         pictures["train images"] += 0.5
 
     made_of(monkeypatch, device=shift, host=shift)
-    text = refused(lambda: assemble.reading(config_of(data.store), data, GPU))
+    text = refused(lambda: setup.reading(config_of(data.store), data, GPU))
     assert text.startswith("a GPU: batches made on this GPU are not those of the CPU: train images: ")
     assert "GPU=cpu works" in text
     images = np.zeros((2, 4, 8, 8), np.float32)
@@ -314,9 +314,9 @@ def test_wrong_images_are_refused_and_predict_asks_too(
 
     layout = data.store.layout
     assert "test: 2 of 2 differ" in refused(
-        lambda: proof.check_images(GPU, layout, ["predict"], data.inputs, "center", make)
+        lambda: gpu_proof.check_images(GPU, layout, ["predict"], data.inputs, "center", make)
     )
-    proof.check_images(GPU, layout, ["predict, right"], data.inputs, "center", lambda device: images)
+    gpu_proof.check_images(GPU, layout, ["predict, right"], data.inputs, "center", lambda device: images)
 
 
 def test_a_folder_that_cannot_be_written_and_a_damaged_file_cost_a_comparison(
@@ -324,18 +324,18 @@ def test_a_folder_that_cannot_be_written_and_a_damaged_file_cost_a_comparison(
 ) -> None:
     made, config = made_of(monkeypatch), config_of(data.store)
     for text in ("", "[]", "{", '{"a": 1}', '{"a": {"decode": "moon", "reason": ""}}', '{"a": {"decode": "host"}}'):
-        Path("gpu-proof.json").write_text(text)
+        Path("gpu-gpu_proof.json").write_text(text)
         before = len(made.calls)
-        assemble.reading(config, data, GPU)
+        setup.reading(config, data, GPU)
         assert len(made.calls) == before + 1
-    Path("gpu-proof.json").unlink()
-    monkeypatch.setattr(proof, "write_atomic", lambda path, data: (_ for _ in ()).throw(PermissionError(13, "no")))
-    assert assemble.reading(config, data, GPU)["decode"] == "auto"
-    assert not Path("gpu-proof.json").exists()
+    Path("gpu-gpu_proof.json").unlink()
+    monkeypatch.setattr(gpu_proof, "write_atomic", lambda path, data: (_ for _ in ()).throw(PermissionError(13, "no")))
+    assert setup.reading(config, data, GPU)["decode"] == "auto"
+    assert not Path("gpu-gpu_proof.json").exists()
 
 
 def test_on_the_cpu_nothing_is_compared(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     made = made_of(monkeypatch)
-    assemble.reading(config_of(data.store), data, Device(device=CPU, amp=None, name="CPU"))
+    setup.reading(config_of(data.store), data, Device(device=CPU, amp=None, name="CPU"))
     assert made.calls == []
-    assert not Path("gpu-proof.json").exists()
+    assert not Path("gpu-gpu_proof.json").exists()

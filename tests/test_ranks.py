@@ -1,4 +1,4 @@
-"""Two processes under torchrun (gloo, CPU) are one: the same tiles a step, the same scores, nearly the same loss.
+"""Two processes under torchrun (gloo, CPU) are one: the same chips a step, the same scores, nearly the same loss.
 
 What rounds differently: gradients and BatchNorm statistics are added up in another order, the chips of a step being in
 two halves. Measured on these runs: losses differ by 1e-7 of themselves after a step, and by less than 1e-5 after 36.
@@ -22,7 +22,7 @@ from rank_run import logged
 from tiny import tiny_networks
 
 from analysis.__main__ import main as analysis_main
-from preprocess.schema import Store
+from preprocess.zarr_store import Store
 from train.__main__ import main as train_main
 
 STEPS = 12  # 241 train chips in batches of 20
@@ -32,10 +32,10 @@ BOTH = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", 
 
 @dataclass(frozen=True)
 class Logged:
-    """A rank's steps: epoch, tiles, loss."""
+    """A rank's steps: epoch, chips, loss."""
 
     epochs: list[int]
-    tiles: list[list[int]]
+    chips: list[list[int]]
     losses: np.ndarray
 
 
@@ -43,7 +43,7 @@ def read(folder: Path, rank: int = 0) -> Logged:
     rows = [line.split() for line in (folder / f"{rank}.log").read_text().splitlines()]
     return Logged(
         [int(row[0]) for row in rows],
-        [[int(tile) for tile in row[1].split(",")] for row in rows],
+        [[int(chip) for chip in row[1].split(",")] for row in rows],
         np.array([float.fromhex(row[2]) for row in rows]),
     )
 
@@ -71,7 +71,7 @@ def one_process(logs: Path, stop: int, *arguments: object) -> Ended:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     chips = write_chips(tmp_path_factory.mktemp("ranks") / "tif", count=361)
-    return to_store(chips, chips.folder.parent / "tiles.zarr")
+    return to_store(chips, chips.folder.parent / "chips.zarr")
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +99,13 @@ def both(store: Store, settings: tuple[object, ...]) -> Path:
     return place
 
 
-def test_the_tiles_of_a_step_are_dealt_to_the_ranks(alone: Path, both: Path) -> None:
+def test_the_chips_of_a_step_are_dealt_to_the_ranks(alone: Path, both: Path) -> None:
     one, first, second = read(alone), read(both, 0), read(both, 1)
-    assert len(one.tiles) == 3 * STEPS
-    for step, tiles in enumerate(one.tiles):
-        assert len(tiles) == BATCH
-        assert first.tiles[step] == tiles[0::2]
-        assert second.tiles[step] == tiles[1::2]
+    assert len(one.chips) == 3 * STEPS
+    for step, chips in enumerate(one.chips):
+        assert len(chips) == BATCH
+        assert first.chips[step] == chips[0::2]
+        assert second.chips[step] == chips[1::2]
 
 
 def test_losses_are_equal_within_rounding(alone: Path, both: Path) -> None:
@@ -122,7 +122,7 @@ def test_losses_are_equal_within_rounding(alone: Path, both: Path) -> None:
 
 
 def test_scores_of_two_ranks_are_those_of_one_to_the_bit(both: Path) -> None:
-    """Every test tile once, in order: one process gives exactly the logits that two have gathered."""
+    """Every test chip once, in order: one process gives exactly the logits that two have gathered."""
     before = torch.get_num_threads()
     with tiny_networks():
         ended = here(analysis_main, "analysis", "reproduce", "--run", both / "run")
@@ -134,13 +134,13 @@ def test_stopped_with_two_ranks_goes_on_with_one(alone: Path, settings: tuple[ob
     """Rank 1 alone is told to stop, in step 17: both agree, one step later."""
     ended = both_ranks(tmp_path / "both", 17, *settings, "--run", tmp_path / "run")
     assert "It can go on" in ended.stdout, ended.stderr
-    done = len(read(tmp_path / "both").tiles)
+    done = len(read(tmp_path / "both").chips)
     assert done == 18
     ended = one_process(tmp_path / "alone", 0, "--resume", tmp_path / "run")
     assert ended.returncode == 0, ended.stderr
     assert "processes was 2, is 1" in ended.stdout
     one, rest = read(alone), read(tmp_path / "alone")
-    assert rest.tiles == one.tiles[done:]
+    assert rest.chips == one.chips[done:]
     assert np.allclose(rest.losses, one.losses[done:], rtol=1e-4, atol=0)
     # train mAP and loss are those of the whole epoch, of both halves and both ranks
     with np.load(alone / "run" / "results.npz") as a, np.load(tmp_path / "run" / "results.npz") as b:
@@ -153,8 +153,8 @@ def test_stopped_with_one_rank_goes_on_with_two(alone: Path, settings: tuple[obj
     ended = both_ranks(tmp_path / "both", 0, "--resume", tmp_path / "run")
     assert ended.returncode == 0, ended.stderr
     one, first, second = read(alone), read(tmp_path / "both", 0), read(tmp_path / "both", 1)
-    assert [sorted(a + b) for a, b in zip(first.tiles, second.tiles, strict=True)] == [
-        sorted(tiles) for tiles in one.tiles[5:]
+    assert [sorted(a + b) for a, b in zip(first.chips, second.chips, strict=True)] == [
+        sorted(chips) for chips in one.chips[5:]
     ]
     with np.load(alone / "run" / "results.npz") as a, np.load(tmp_path / "run" / "results.npz") as b:
         assert np.allclose(a["trainlosses"], b["trainlosses"], rtol=1e-5, atol=0)

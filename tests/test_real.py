@@ -13,13 +13,13 @@ from sklearn.model_selection import train_test_split
 
 from preprocess.convert import convert
 from preprocess.plan import Request
-from preprocess.schema import Store, open_store
 from preprocess.splits import make_split
+from preprocess.zarr_store import Store, open_store
 
 
 @pytest.fixture(scope="module")
 def planet(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    path = tmp_path_factory.mktemp("planet") / "tiles.zarr"
+    path = tmp_path_factory.mktemp("planet") / "chips.zarr"
     folder = shared / "data/planet"
     request = Request(
         data=folder / "tif", labels=folder / "train_v2.csv", preset="planet", store=path, allow_missing=True
@@ -64,11 +64,11 @@ def landsat(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = shared / "data/landsat_masks"
     convert(
         Request(
-            data=data / "tiles", labels=data / "train.csv", store=folder / "tiles.zarr",
+            data=data / "tiles", labels=data / "train.csv", store=folder / "chips.zarr",
             bands=("blue", "green", "red", "nir"),
         )
     )  # fmt: skip
-    with open(data / "tiles_index.csv", newline="") as file:
+    with open(data / "chips_index.csv", newline="") as file:
         rows = [[row["image_name"], "test" if row["scene"] == "landsat7" else "train"] for row in csv.DictReader(file)]
     with open(folder / "scenes.csv", "w", newline="") as file:
         csv.writer(file).writerows([["image_name", "part"], *rows])
@@ -81,7 +81,7 @@ def test_landsat_trains_and_reproduces_with_a_difference_of_0(landsat: Path, tas
 
     run = landsat / f"task{task}"
     ended = train(
-        landsat / "tiles.zarr", run, "--split", landsat / "scenes.csv", "--epochs", 1, "--crop", 32, task=task
+        landsat / "chips.zarr", run, "--split", landsat / "scenes.csv", "--epochs", 1, "--crop", 32, task=task
     )
     assert ended.returncode == 0, ended.stderr
     again = python("-m", "analysis", "reproduce", "--run", run)

@@ -19,11 +19,11 @@ from analysis.__main__ import main as analysis_main
 from pipeline.inputs import Inputs, raw_inputs
 from pipeline.loader import eval_loader, train_loader
 from pipeline.order import augmentation
-from preprocess import schema
+from preprocess import zarr_store
 from preprocess.__main__ import main as preprocess_main
-from preprocess.schema import Store, open_store
 from preprocess.shard import DamagedChunkError
 from preprocess.splits import make_split
+from preprocess.zarr_store import Store, open_store
 from train.__main__ import main as train_main
 
 
@@ -78,20 +78,20 @@ def test_batches_equal_numpy(
 ) -> None:
     store: Store = request.getfixturevalue(kind)
     inputs = Inputs(kind="raw", bands=bands, mean=(0.0,) * len(bands), std=(1.0,) * len(bands))
-    tiles = np.arange(200, 290)
-    draws = augmentation(0, 1, tiles, height=16, width=16, crop=(14, 14), flips="dihedral")
+    chips = np.arange(200, 290)
+    draws = augmentation(0, 1, chips, height=16, width=16, crop=(14, 14), flips="dihedral")
     seen = 0
-    for batch in train_loader(store, tiles, inputs, batch_size=30, flips="dihedral", engine=engine).epoch(1):
-        for tile, image in zip(batch.tiles.tolist(), batch.images_nchw.numpy(), strict=True):
-            chip = session_chips.values[tile][[BANDS.index(band) for band in bands]]
-            assert np.array_equal(image, oracle.augment(chip, draws, tile - 200, (14, 14)).astype(np.float32))
+    for batch in train_loader(store, chips, inputs, batch_size=30, flips="dihedral", engine=engine).epoch(1):
+        for chip, image in zip(batch.chips.tolist(), batch.images_nchw.numpy(), strict=True):
+            pixels = session_chips.values[chip][[BANDS.index(band) for band in bands]]
+            assert np.array_equal(image, oracle.augment(pixels, draws, chip - 200, (14, 14)).astype(np.float32))
             seen += 1
     assert seen == 90
 
 
 def test_test_batches_equal_those_from_disk(remote: Store, session_store: Store) -> None:
-    inputs, tiles = raw_inputs(session_store, BANDS, np.arange(300)), np.array([5, 299, 0, 256, 255])
-    ours, local = (list(eval_loader(store, tiles, inputs, batch_size=2).epoch(0)) for store in (remote, session_store))
+    inputs, chips = raw_inputs(session_store, BANDS, np.arange(300)), np.array([5, 299, 0, 256, 255])
+    ours, local = (list(eval_loader(store, chips, inputs, batch_size=2).epoch(0)) for store in (remote, session_store))
     assert all(torch.equal(one.images_nchw, other.images_nchw) for one, other in zip(ours, local, strict=True))
 
 
@@ -119,12 +119,12 @@ def test_what_needs_a_folder_says_so(words: tuple[str, str]) -> None:
 
 def test_damage_is_named(bucket: Callable[[Path, str], str], session_store: Store, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(session_store.local_path, tmp_path / "copy.zarr"))
-    data = bytearray(schema.shard_path(copy, 0).read_bytes())
+    data = bytearray(zarr_store.shard_path(copy, 0).read_bytes())
     data[4] ^= 0x10
-    schema.shard_path(copy, 0).write_bytes(data)
+    zarr_store.shard_path(copy, 0).write_bytes(data)
     store = open_store(bucket(copy, "damaged.zarr"))
     inputs = raw_inputs(store, BANDS, np.arange(300))
-    with pytest.raises(DamagedChunkError, match=r"s3://chips/damaged.zarr/tiles/c/0/0/0/0: tile t_0 is damaged"):
+    with pytest.raises(DamagedChunkError, match=r"s3://chips/damaged.zarr/tiles/c/0/0/0/0: chip t_0 is damaged"):
         list(eval_loader(store, np.arange(4), inputs, batch_size=2).epoch(0))
 
 
@@ -137,7 +137,7 @@ def test_errors_are_one_line(
     )
     assert "expected s3://, gs://, az:// or https://" in refused(lambda: open_store("ftp://host/store.zarr"))
     copy = Path(shutil.copytree(session_store.local_path, tmp_path / "copy.zarr"))
-    schema.shard_path(copy, 1).unlink()
+    zarr_store.shard_path(copy, 1).unlink()
     store = open_store(bucket(copy, "lacks.zarr"))
     inputs = raw_inputs(store, BANDS, np.arange(300))
     assert "s3://chips/lacks.zarr/tiles/c/1/0/0/0: expected an object, found none" in refused(

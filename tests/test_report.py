@@ -29,9 +29,9 @@ from sklearn.metrics import average_precision_score
 
 from analysis import plots
 from analysis.curves import draw_curves
+from analysis.finished_run import LOSSES, load_run
 from analysis.report import report
-from analysis.results import LOSSES, load_run
-from preprocess.schema import Store
+from preprocess.zarr_store import Store
 from train.config import _CHOICES, make_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -296,7 +296,7 @@ def test_a_report_loads_neither_torch_nor_dali(made: SimpleNamespace) -> None:
 def test_the_command_to_get_the_same_is_one_that_make_takes() -> None:
     from dataclasses import asdict
 
-    from analysis.provenance import _VARIABLES, train_command
+    from analysis.run_sections import _VARIABLES, train_command
     from train.config import config_from
 
     makefile = (ROOT / "Makefile").read_text()
@@ -313,7 +313,7 @@ def test_the_command_gives_the_same_configuration(data: st.DataObject) -> None:
     """Read by the real command line, whatever was set; what has no effect is left out, and may differ."""
     from dataclasses import asdict
 
-    from analysis.provenance import train_command
+    from analysis.run_sections import train_command
     from train.__main__ import main as train_main
     from train.config import config_from, without_effect
     from train.recipes import RECIPES

@@ -13,7 +13,7 @@ from analysis.reproduce import reproduce
 
 
 def test_a_verdict_has_its_own_table_or_none(tmp_path: Path) -> None:
-    store = to_store(write_chips(tmp_path / "tif", count=80), tmp_path / "tiles.zarr")
+    store = to_store(write_chips(tmp_path / "tif", count=80), tmp_path / "chips.zarr")
     run = tmp_path / "run"
     with tiny_networks():
         assert train(store.path, run, "--epochs", 1).returncode == 0
@@ -21,12 +21,12 @@ def test_a_verdict_has_its_own_table_or_none(tmp_path: Path) -> None:
         assert (run / "reproduce.csv").exists()
         rewrite(run, both=lambda values: values["config"].update(split="0.5,0.5"))
         assert not reproduce(run, store=None, gpu="cpu")
-    assert "the test part holds other chips" in json.loads((run / "reproduce.json").read_text())["text"]
+    assert "the test split holds other chips" in json.loads((run / "reproduce.json").read_text())["text"]
     assert not (run / "reproduce.csv").exists()
 
 
 def test_damaged_weights_whose_scores_are_not_finite_are_one_line(tmp_path: Path, refused: Callable[..., str]) -> None:
-    store = to_store(write_chips(tmp_path / "tif", count=80), tmp_path / "tiles.zarr")
+    store = to_store(write_chips(tmp_path / "tif", count=80), tmp_path / "chips.zarr")
     run = tmp_path / "run"
     with tiny_networks():
         assert train(store.path, run, "--epochs", 1).returncode == 0

@@ -8,16 +8,16 @@ import pytest
 import torch
 from helpers.chips import BANDS, DTYPES, to_store, write_chips
 
-from pipeline import resident
+from pipeline import cache
+from pipeline.cache import DeviceBatches, to_device
 from pipeline.chunks import ChunkReader
 from pipeline.inputs import course_inputs, raw_inputs
-from pipeline.loader import TileLoader, _say_once, eval_loader, train_loader
-from pipeline.resident import DeviceBatches, to_device
-from preprocess import schema
-from preprocess.schema import Store, open_store
+from pipeline.loader import ChipLoader, _say_once, eval_loader, train_loader
+from preprocess import zarr_store
+from preprocess.zarr_store import Store, open_store
 
 
-def batches(loader: TileLoader, epoch: int) -> list[torch.Tensor]:
+def batches(loader: ChipLoader, epoch: int) -> list[torch.Tensor]:
     return [batch.images_nchw.clone() for batch in loader.epoch(epoch)]
 
 
@@ -33,9 +33,9 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize("engine", ["direct", "dali"])
 @pytest.mark.parametrize("flips", ["both", "dihedral"])
 def test_host_cache_gives_the_same_batches(store: Store, engine: str, flips: str) -> None:
-    inputs, tiles = raw_inputs(store, ("red", "nir", "blue"), np.arange(20)), np.arange(1, 19)
+    inputs, chips = raw_inputs(store, ("red", "nir", "blue"), np.arange(20)), np.arange(1, 19)
     stream, cached = (
-        train_loader(store, tiles, inputs, batch_size=6, flips=flips, engine=engine, cache=cache)
+        train_loader(store, chips, inputs, batch_size=6, flips=flips, engine=engine, cache=cache)
         for cache in ("none", "host")
     )
     assert (stream.cache, cached.cache) == ("none", "host")
@@ -48,7 +48,7 @@ def test_later_epochs_touch_no_disk_and_loaders_share(tmp_path: Path) -> None:
     inputs = raw_inputs(store, BANDS, np.arange(12))
     loader = train_loader(store, np.arange(12), inputs, batch_size=4, cache="host")
     first = batches(loader, 0)
-    path = schema.shard_path(store.local_path, 0)
+    path = zarr_store.shard_path(store.local_path, 0)
     path.write_bytes(b"\0" * path.stat().st_size)
     assert all(map(torch.equal, batches(loader, 0), first))
     other = eval_loader(store, np.arange(12), inputs, batch_size=4, cache="host")  # would find the damage
@@ -56,13 +56,13 @@ def test_later_epochs_touch_no_disk_and_loaders_share(tmp_path: Path) -> None:
 
 
 def test_input_course_and_resizing_from_the_host_cache(session_store: Store) -> None:
-    tiles = np.arange(40)
+    chips = np.arange(40)
     for inputs, test in (
         (course_inputs(session_store, 4), "center"),
-        (raw_inputs(session_store, BANDS, tiles), "resize"),
+        (raw_inputs(session_store, BANDS, chips), "resize"),
     ):
         stream, cached = (
-            eval_loader(session_store, tiles, inputs, batch_size=8, test=test, cache=cache)
+            eval_loader(session_store, chips, inputs, batch_size=8, test=test, cache=cache)
             for cache in ("none", "host")
         )
         assert cached.cache == "host"
@@ -73,19 +73,19 @@ def test_input_course_and_resizing_from_the_host_cache(session_store: Store) -> 
 @pytest.mark.parametrize("size", [(40, 40), (30, 50)])
 def test_gathered_batches_equal_streamed_ones(tmp_path: Path, dtype: str, size: tuple[int, int]) -> None:
     """What runs on the GPU under CACHE=device, on the CPU."""
-    chips = write_chips(tmp_path / "tif", count=100, bands=4, height=size[0], width=size[1], dtype=dtype)
-    store = to_store(chips, tmp_path / "s.zarr")
-    inputs, tiles = raw_inputs(store, ("nir", "red", "green"), np.arange(100)), np.arange(3, 97)
+    folder = write_chips(tmp_path / "tif", count=100, bands=4, height=size[0], width=size[1], dtype=dtype)
+    store = to_store(folder, tmp_path / "s.zarr")
+    inputs, chips = raw_inputs(store, ("nir", "red", "green"), np.arange(100)), np.arange(3, 97)
     values = to_device(ChunkReader(store, inputs.bands), 100, 2, torch.device("cpu"))
     for flips in ("none", "both", "dihedral"):
-        loader = train_loader(store, tiles, inputs, batch_size=10, flips=flips, engine="direct")
+        loader = train_loader(store, chips, inputs, batch_size=10, flips=flips, engine="direct")
         crop = (round(size[0] * 7 / 8), round(size[1] * 7 / 8))
         gathered = DeviceBatches(values, inputs, crop=crop, dtype=torch.float32)
         for epoch in (0, 1):
             images = [images for _, images in gathered.epoch(loader.plans(epoch))]
             assert all(map(torch.equal, images, batches(loader, epoch)))
             assert images[0].is_contiguous(memory_format=torch.channels_last)
-    loader = eval_loader(store, tiles, inputs, batch_size=10)
+    loader = eval_loader(store, chips, inputs, batch_size=10)
     whole = [images for _, images in gathered.epoch(loader.plans(0))]
     assert all(map(torch.equal, whole, batches(loader, 0)))
     half = DeviceBatches(values, inputs, crop=crop, dtype=torch.float16)
@@ -100,7 +100,7 @@ def test_too_big_is_one_line_and_streams(
 ) -> None:
     store = to_store(write_chips(tmp_path / "tif", count=12), tmp_path / "s.zarr")
     inputs = raw_inputs(store, BANDS, np.arange(12))
-    monkeypatch.setattr(resident, "free_host_bytes", lambda: 40_000)
+    monkeypatch.setattr(cache, "free_host_bytes", lambda: 40_000)
     capsys.readouterr()
     _say_once.cache_clear()
     loader = train_loader(store, np.arange(12), inputs, batch_size=4, cache="device")
@@ -117,12 +117,12 @@ def test_too_big_is_one_line_and_streams(
 
 
 def test_free_memory_is_what_the_system_says() -> None:
-    assert 2**28 < resident.free_host_bytes() < 2**50
+    assert 2**28 < cache.free_host_bytes() < 2**50
 
 
 def test_damage_is_found_while_filling(tmp_path: Path, refused: Callable[..., str]) -> None:
     store = to_store(write_chips(tmp_path / "tif", count=12, seed=9), tmp_path / "s.zarr")
-    path = schema.shard_path(store.local_path, 0)
+    path = zarr_store.shard_path(store.local_path, 0)
     data = bytearray(path.read_bytes())
     data[4] ^= 1
     path.write_bytes(data)

@@ -24,10 +24,10 @@ from tiny import Steps, outcome, tiny_networks
 
 from analysis.__main__ import main as analysis_main
 from preprocess.files import open_regular
-from preprocess.schema import Store
+from preprocess.zarr_store import Store
 from train.checkpoint import folder
 from train.contract.record import read_record
-from train.runfolder import held
+from train.run_folder import held
 
 STEPS = 5  # 107 train chips in batches of 20
 EVERY_STEP = ("--checkpoint-minutes", "1e-9")
@@ -42,7 +42,7 @@ def tiny() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     chips = write_chips(tmp_path_factory.mktemp("resume") / "tif", count=178)
-    return to_store(chips, chips.folder.parent / "tiles.zarr")
+    return to_store(chips, chips.folder.parent / "chips.zarr")
 
 
 @pytest.fixture(scope="module")

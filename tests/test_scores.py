@@ -13,7 +13,7 @@ import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, brier_score_loss, fbeta_score
 
-from analysis import classes, decisions, ranking, tail
+from analysis import class_metrics, f2_thresholds, ranking, tail
 
 
 def scores(seed: int = 0, *, count: int = 600, ties: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -93,9 +93,9 @@ def test_extremes_are_the_highest_and_lowest_with_ties_in_name_order() -> None:
 @pytest.mark.parametrize("ties", [False, True])
 def test_bootstrap_ap_is_scikit_learns_with_sample_weights(ties: bool) -> None:
     labels, logits, _ = scores(ties=ties)
-    counts = classes.resample_counts(len(labels), 25)
+    counts = class_metrics.resample_counts(len(labels), 25)
     assert (counts.sum(axis=1) == len(labels)).all()
-    found = classes.bootstrap_ap(labels, logits, counts)
+    found = class_metrics.bootstrap_ap(labels, logits, counts)
     empty = 0
     for b, weights in enumerate(counts):
         for c in range(6):
@@ -113,9 +113,9 @@ def test_bootstrap_ap_is_scikit_learns_with_sample_weights(ties: bool) -> None:
 def test_the_bootstrap_leaves_torch_the_threads_it_had() -> None:
     code = """
 import numpy as np, torch
-from analysis import classes
-counts = classes.resample_counts(50, 8)
-classes.bootstrap_ap(np.ones((50, 2), int), np.random.default_rng(0).normal(size=(50, 2)), counts)
+from analysis import class_metrics
+counts = class_metrics.resample_counts(50, 8)
+class_metrics.bootstrap_ap(np.ones((50, 2), int), np.random.default_rng(0).normal(size=(50, 2)), counts)
 print(torch.get_num_threads())
 """
     ended = subprocess.run(
@@ -126,20 +126,20 @@ print(torch.get_num_threads())
 
 
 def test_resamples_are_a_function_of_the_seed() -> None:
-    assert np.array_equal(classes.resample_counts(50, 10, 3), classes.resample_counts(50, 10, 3))
-    assert not np.array_equal(classes.resample_counts(50, 10, 3), classes.resample_counts(50, 10, 4))
+    assert np.array_equal(class_metrics.resample_counts(50, 10, 3), class_metrics.resample_counts(50, 10, 3))
+    assert not np.array_equal(class_metrics.resample_counts(50, 10, 3), class_metrics.resample_counts(50, 10, 4))
 
 
 def test_intervals_leave_out_resamples_without_a_value() -> None:
     values = np.array([[0.1, np.nan], [0.2, np.nan], [0.3, 0.5], [0.4, np.nan]])
-    low, high = classes.interval(values)
+    low, high = class_metrics.interval(values)
     assert low.tolist() == [np.percentile([0.1, 0.2, 0.3, 0.4], 2.5), 0.5]
     assert high.tolist() == [np.percentile([0.1, 0.2, 0.3, 0.4], 97.5), 0.5]
-    assert [float(bound) for bound in classes.interval(values[:, 0])] == [low[0], high[0]]
+    assert [float(bound) for bound in class_metrics.interval(values[:, 0])] == [low[0], high[0]]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert np.isnan(classes.interval(np.full((4, 2), np.nan))).all()
-        assert classes.mean_over_classes(np.array([[0.5, np.nan], [np.nan, np.nan]])).tolist()[0] == 0.5
+        assert np.isnan(class_metrics.interval(np.full((4, 2), np.nan))).all()
+        assert class_metrics.mean_over_classes(np.array([[0.5, np.nan], [np.nan, np.nan]])).tolist()[0] == 0.5
 
 
 def test_the_interval_of_ap_covers_what_a_large_sample_says() -> None:
@@ -154,7 +154,9 @@ def test_the_interval_of_ap_covers_what_a_large_sample_says() -> None:
     covered = 0
     for seed in range(40):
         labels, logits = draw(300)
-        low, high = classes.interval(classes.bootstrap_ap(labels, logits, classes.resample_counts(300, 300, seed)))
+        low, high = class_metrics.interval(
+            class_metrics.bootstrap_ap(labels, logits, class_metrics.resample_counts(300, 300, seed))
+        )
         covered += bool(low[0] <= truth <= high[0])
     assert 33 <= covered <= 40
 
@@ -162,7 +164,7 @@ def test_the_interval_of_ap_covers_what_a_large_sample_says() -> None:
 def test_calibration_is_scikit_learns() -> None:
     labels, _, probabilities = scores()
     for c in range(5):
-        found = classes.calibration(labels[:, c], probabilities[:, c])
+        found = class_metrics.calibration(labels[:, c], probabilities[:, c])
         assert found.brier == pytest.approx(brier_score_loss(labels[:, c], probabilities[:, c]), rel=1e-14)
         share, forecast = calibration_curve(labels[:, c], probabilities[:, c], n_bins=10, strategy="uniform")
         kept = found.count > 0
@@ -176,12 +178,12 @@ def test_calibration_is_scikit_learns() -> None:
 
 def test_cooccurrence_and_false_alarms_are_shares() -> None:
     labels = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0], [0, 0, 1, 0]], np.uint8)
-    found = classes.cooccurrence(labels)
+    found = class_metrics.cooccurrence(labels)
     assert found[0].tolist() == [1, 2 / 3, 1 / 3, 0]
     assert found[1].tolist() == [1, 1, 0.5, 0]
     assert np.isnan(found[3]).all()
     decided = np.array([[1, 0, 1, 0], [0, 1, 0, 0], [1, 1, 1, 1], [0, 0, 1, 0]], bool)
-    wrong = classes.false_alarms(labels, decided)
+    wrong = class_metrics.false_alarms(labels, decided)
     assert wrong[0].tolist() == [1 / 3, 1, 0.5, 1 / 3]
     assert wrong[1, 1] == 0.5
     assert wrong[2, 0] == 0
@@ -192,7 +194,7 @@ def test_cooccurrence_and_false_alarms_are_shares() -> None:
 def test_the_best_threshold_is_the_best_of_all(ties: bool) -> None:
     labels, logits, _ = scores(ties=ties, count=120)
     for c in range(5):
-        chosen = decisions.best_threshold(labels[:, c], logits[:, c])
+        chosen = f2_thresholds.best_threshold(labels[:, c], logits[:, c])
         tried = np.unique(logits[:, c])
         all_scores = [
             fbeta_score(labels[:, c], logits[:, c] > t, beta=2, zero_division=0) for t in [*tried, tried[0] - 1]
@@ -203,13 +205,13 @@ def test_the_best_threshold_is_the_best_of_all(ties: bool) -> None:
 
 def test_thresholds_are_tuned_where_nothing_is_reported() -> None:
     labels, logits, _ = scores()
-    tuning, reporting = decisions.halves(len(labels))
+    tuning, reporting = f2_thresholds.halves(len(labels))
     assert sorted([*tuning, *reporting]) == list(range(len(labels)))
     assert not set(tuning) & set(reporting)
-    found = decisions.tune(labels[tuning], logits[tuning])
+    found = f2_thresholds.tune(labels[tuning], logits[tuning])
     changed = labels.copy()
     changed[reporting] = 1 - changed[reporting]
-    again = decisions.tune(changed[tuning], logits[tuning])
+    again = f2_thresholds.tune(changed[tuning], logits[tuning])
     assert np.array_equal(found.values, again.values)
     assert found.tuned.tolist() == [True, True, True, True, False, False]
     assert found.values[4:].tolist() == [0, 0]
@@ -218,11 +220,11 @@ def test_thresholds_are_tuned_where_nothing_is_reported() -> None:
 
 def test_tuned_thresholds_do_better_on_chips_they_have_not_seen() -> None:
     labels, logits, _ = scores(count=4000)
-    tuning, reporting = decisions.halves(len(labels))
-    found = decisions.tune(labels[tuning], logits[tuning])
+    tuning, reporting = f2_thresholds.halves(len(labels))
+    found = f2_thresholds.tune(labels[tuning], logits[tuning])
     truth = labels[reporting]
-    before = decisions.scores(truth, logits[reporting] > 0)
-    after = decisions.scores(truth, logits[reporting] > found.values)
+    before = f2_thresholds.scores(truth, logits[reporting] > 0)
+    after = f2_thresholds.scores(truth, logits[reporting] > found.values)
     assert after["F2 macro"] > before["F2 macro"] + 0.02
     held_out = [fbeta_score(truth[:, c], logits[reporting, c] > found.values[c], beta=2) for c in range(4)]
     assert np.abs(np.array(held_out) - found.held_out_f2[:4]).max() < 0.08
@@ -231,7 +233,7 @@ def test_tuned_thresholds_do_better_on_chips_they_have_not_seen() -> None:
 def test_f_scores_are_scikit_learns_and_kaggles() -> None:
     labels, logits, _ = scores()
     decided = logits > 0.3
-    found = decisions.scores(labels, decided)
+    found = f2_thresholds.scores(labels, decided)
     for average in ("micro", "samples"):
         one, two = (fbeta_score(labels, decided, beta=b, average=average, zero_division=0) for b in (1, 2))
         assert (found[f"F1 {average}"], found[f"F2 {average}"]) == pytest.approx((one, two), rel=1e-12)
@@ -258,7 +260,7 @@ def kept_classes(labels: np.ndarray, num_classes: int) -> np.ndarray:
 def test_f_scores_of_one_class_and_of_one_that_is_present(num_classes: int) -> None:
     labels, logits, _ = scores()
     labels, decided = kept_classes(labels, num_classes), logits[:, :num_classes] > 1
-    found = decisions.scores(labels, decided)
+    found = f2_thresholds.scores(labels, decided)
     for beta in (1, 2):
         only = fbeta_score(labels[:, 0], decided[:, 0], beta=beta)
         assert 0.1 < only < 0.9
@@ -279,7 +281,7 @@ def test_a_part_without_any_label_has_scores_without_a_warning() -> None:
     labels, logits, _ = scores()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = decisions.scores(np.zeros_like(labels), logits > 0)
+        found = f2_thresholds.scores(np.zeros_like(labels), logits > 0)
     assert len(found) == 6
     assert all(math.isnan(value) for value in found.values())
 

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from helpers.chips import BANDS, Chips, to_store, write_chips
 
-from pipeline import mapped
+from pipeline import mapped_files
 from pipeline.chunks import ChunkReader
-from preprocess import schema
-from preprocess.schema import Store, open_store
+from preprocess import zarr_store
 from preprocess.shard import DamagedChunkError
+from preprocess.zarr_store import Store, open_store
 
 COUNT = 150
 
@@ -34,15 +34,15 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Chips, Path]:
     """150 chips in 150 shards."""
     folder = tmp_path_factory.mktemp("many")
     chips = write_chips(folder / "tif", count=COUNT)
-    with mock.patch("preprocess.layout.MAX_SHARD_TILES", 1):
+    with mock.patch("preprocess.layout.MAX_SHARD_CHIPS", 1):
         store = to_store(chips, folder / "s.zarr")
     assert store.layout.num_shards(COUNT) == COUNT
     return chips, folder / "s.zarr"
 
 
-def decode(reader: ChunkReader, tiles: np.ndarray) -> np.ndarray:
-    out = np.zeros((len(tiles), len(BANDS), 16, 16), np.uint16)
-    reader.decode(tiles, out)
+def decode(reader: ChunkReader, chips: np.ndarray) -> np.ndarray:
+    out = np.zeros((len(chips), len(BANDS), 16, 16), np.uint16)
+    reader.decode(chips, out)
     return out
 
 
@@ -71,10 +71,10 @@ def test_bytes_stay_while_their_owner_lives(many: tuple[Chips, Path]) -> None:
     _, path = many
     reader = ChunkReader(open_store(path), BANDS)
     addresses, sizes, owner = reader._locate(np.arange(3))
-    expected = [mapped.ctypes.string_at(int(a), int(s)) for a, s in zip(addresses.flat, sizes.flat, strict=True)]
+    expected = [mapped_files.ctypes.string_at(int(a), int(s)) for a, s in zip(addresses.flat, sizes.flat, strict=True)]
     del reader
     assert [
-        mapped.ctypes.string_at(int(a), int(s)) for a, s in zip(addresses.flat, sizes.flat, strict=True)
+        mapped_files.ctypes.string_at(int(a), int(s)) for a, s in zip(addresses.flat, sizes.flat, strict=True)
     ] == expected
     assert len(maps_of(path)) == 3
     del owner
@@ -88,23 +88,23 @@ import numpy as np
 import pipeline
 from pipeline.inputs import raw_inputs
 from pipeline.loader import eval_loader, train_loader
-from preprocess.schema import open_store
+from preprocess.zarr_store import open_store
 from preprocess.verify import verify
 
 path, values = Path(sys.argv[1]), np.load(sys.argv[2])
 store = open_store(path)
-tiles = np.arange(store.num_tiles)
-inputs = raw_inputs(store, store.layout.bands, tiles)
+chips = np.arange(store.num_chips)
+inputs = raw_inputs(store, store.layout.bands, chips)
 loaders = [
-    train_loader(store, tiles, inputs, batch_size=10, crop=(16, 16), flips="none"),
-    eval_loader(store, tiles, inputs, batch_size=10, crop=(16, 16)),
-    eval_loader(store, tiles, inputs, batch_size=10, crop=(16, 16)),
+    train_loader(store, chips, inputs, batch_size=10, crop=(16, 16), flips="none"),
+    eval_loader(store, chips, inputs, batch_size=10, crop=(16, 16)),
+    eval_loader(store, chips, inputs, batch_size=10, crop=(16, 16)),
 ]
 mean, std = (np.array(part, np.float32)[:, None, None] for part in (inputs.mean, inputs.std))
 expected = (values - mean) * (np.float32(1) / std)
 for loader in loaders:
     for batch in loader.epoch(0):
-        assert (batch.images_nchw.numpy() == expected[batch.tiles]).all()
+        assert (batch.images_nchw.numpy() == expected[batch.chips]).all()
     loader.close()
 assert verify(path, jobs=1) == 0
 """
@@ -126,17 +126,17 @@ def test_shards_that_cannot_be_mapped_are_read(
     many: tuple[Chips, Path], monkeypatch: pytest.MonkeyPatch, code: str | int
 ) -> None:
     """Some mapped and some not, in one batch, in any order and more than once."""
-    chips, path = many
+    written, path = many
     reader = ChunkReader(open_store(path), BANDS)
     decode(reader, np.arange(0, 100, 7))
     if code == "MAX_MAPS":
-        monkeypatch.setattr(mapped, "MAX_MAPS", 20)
+        monkeypatch.setattr(mapped_files, "MAX_MAPS", 20)
     else:
-        monkeypatch.setattr(mapped, "MappedFile", mock.Mock(side_effect=OSError(code, "no")))
+        monkeypatch.setattr(mapped_files, "MappedFile", mock.Mock(side_effect=OSError(code, "no")))
     before = descriptors()
     for seed in range(3):
-        tiles = np.random.default_rng(seed).integers(0, COUNT, 60)
-        assert np.array_equal(decode(reader, tiles), chips.values[tiles])
+        chips = np.random.default_rng(seed).integers(0, COUNT, 60)
+        assert np.array_equal(decode(reader, chips), written.values[chips])
     assert descriptors() == before
     assert len(maps_of(path)) == (20 if code == "MAX_MAPS" else 15)
 
@@ -146,10 +146,10 @@ def test_another_error_of_the_system_is_raised_with_the_file(
 ) -> None:
     _, path = many
     reader = ChunkReader(open_store(path), BANDS)
-    monkeypatch.setattr(mapped, "MappedFile", mock.Mock(side_effect=OSError(errno.EIO, "Input/output error")))
+    monkeypatch.setattr(mapped_files, "MappedFile", mock.Mock(side_effect=OSError(errno.EIO, "Input/output error")))
     with pytest.raises(OSError, match="Input/output error") as error:
         decode(reader, np.array([7]))
-    assert error.value.filename == str(schema.shard_path(path, 7))
+    assert error.value.filename == str(zarr_store.shard_path(path, 7))
 
 
 def test_a_store_that_was_converted_again_is_not_read_from_the_old_map(tmp_path: Path) -> None:
@@ -186,9 +186,9 @@ def test_a_shard_that_changes_between_its_index_and_its_chips_is_refused(
 ) -> None:
     copy = Path(shutil.copytree(plain_store.path, tmp_path / "copy.zarr"))
     if not can_map:
-        monkeypatch.setattr(mapped, "MAX_MAPS", 0)
+        monkeypatch.setattr(mapped_files, "MAX_MAPS", 0)
     reader = ChunkReader(open_store(copy), BANDS)
-    change(schema.shard_path(copy, 1))
+    change(zarr_store.shard_path(copy, 1))
     decode(reader, np.array([3]))
     with pytest.raises(DamagedChunkError, match=r"tiles/c/1/0/0/0: the shard was changed after it was opened"):
         decode(reader, np.array([299]))
@@ -218,7 +218,7 @@ def test_a_shard_that_is_no_regular_file_is_named_at_once(
     tmp_path: Path, session_store: Store, make: Callable[[Path], None], kind: str
 ) -> None:
     copy = Path(shutil.copytree(session_store.path, tmp_path / "copy.zarr"))
-    path = schema.shard_path(copy, 1)
+    path = zarr_store.shard_path(copy, 1)
     path.unlink()
     make(path)
     with pytest.raises(DamagedChunkError, match=rf"tiles/c/1/0/0/0: the shard cannot be read \({kind}"):
@@ -241,7 +241,7 @@ import os, sys
 from pathlib import Path
 import numpy as np
 from pipeline.chunks import ChunkReader
-from preprocess.schema import open_store, shard_path
+from preprocess.zarr_store import open_store, shard_path
 
 store = open_store(Path(sys.argv[1]))
 reader = ChunkReader(store, store.layout.bands)
@@ -258,4 +258,4 @@ def test_a_shard_that_is_cut_while_it_is_mapped_ends_in_one_line(tmp_path: Path)
         [sys.executable, "-c", CUT_WHILE_MAPPED, str(store.path)], capture_output=True, text=True, check=False
     )
     assert ended.returncode == 2
-    assert ended.stderr.splitlines() == [mapped._BUS_ERROR.decode().strip()]
+    assert ended.stderr.splitlines() == [mapped_files._BUS_ERROR.decode().strip()]

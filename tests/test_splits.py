@@ -16,8 +16,8 @@ from sklearn.model_selection import train_test_split
 from preprocess.console import UserError
 from preprocess.labels import read_labels
 from preprocess.presets import PRESETS
-from preprocess.schema import Store
-from preprocess.splits import PARTS, course_rows, make_split
+from preprocess.splits import SPLIT_NAMES, course_rows, make_split
+from preprocess.zarr_store import Store
 
 RULES = st.sampled_from(["course", "0.8,0.2", "0.5,0.5@7", "0.7,0.1,0.2", "0.6,0.2,0.2@5"])
 
@@ -84,12 +84,14 @@ def test_missing_chips_move_no_other(session_store: Store, rule: str, num_rows: 
     whole = make_split(rule, chips_of(session_store, num_rows, every(num_rows)))
     part = chips_of(session_store, num_rows, kept)
     thinned = make_split(rule, part)
-    for name in PARTS:
+    for name in SPLIT_NAMES:
         assert set(part.csv_row[thinned.part(name)]) == set(whole.part(name)) & set(kept)
 
 
 @given(
-    st.lists(st.sampled_from(PARTS), min_size=2, max_size=30).filter(lambda parts: {"train", "test"} <= set(parts)),
+    st.lists(st.sampled_from(SPLIT_NAMES), min_size=2, max_size=30).filter(
+        lambda parts: {"train", "test"} <= set(parts)
+    ),
     st.randoms(),
 )
 def test_a_split_survives_its_csv(
@@ -102,8 +104,8 @@ def test_a_split_survives_its_csv(
     path = tmp_path_factory.getbasetemp() / "split.csv"
     write_csv(path, rows, ("image_name", "part"))
     split = make_split(str(path), store)
-    assert {name: split.part(name).tolist() for name in PARTS} == {
-        name: [tile for tile, part in enumerate(parts) if part == name] for name in PARTS
+    assert {name: split.indices(name).tolist() for name in SPLIT_NAMES} == {
+        name: [chip for chip, part in enumerate(parts) if part == name] for name in SPLIT_NAMES
     }
 
 
@@ -116,7 +118,7 @@ def test_any_text_is_a_split_or_one_line(session_store: Store, rule: str) -> Non
     except UserError as error:
         refusal = str(error)
     else:
-        assert len(split.train) + len(split.val) + len(split.test) == session_store.num_tiles
+        assert len(split.train) + len(split.val) + len(split.test) == session_store.num_chips
         return
     assert rule in refusal
 
@@ -148,11 +150,11 @@ def test_val_comes_out_of_train_and_leaves_test_alone(session_store: Store) -> N
 @pytest.mark.parametrize(
     ("rows", "found"),
     [
-        ([("t_0", "train")], "299 tiles of the store have no part"),
+        ([("t_0", "train")], "299 chips of the store have no part"),
         ([("t_0", "dev")], "expected train, val, test"),
         ([("nobody", "train")], "is not in the store"),
         ([("t_0", "train"), ("t_0", "test")], "is there twice"),
-        ([(f"t_{i}", "train") for i in range(300)], "the test part is empty"),
+        ([(f"t_{i}", "train") for i in range(300)], "the test split is empty"),
     ],
 )
 def test_bad_files(
@@ -186,7 +188,7 @@ def test_rules_that_make_no_sense(session_store: Store, refused: Callable, rule:
 
 
 def test_val_twice_is_refused(session_store: Store, refused: Callable) -> None:
-    assert "already has a val part" in refused(lambda: make_split("0.7,0.1,0.2", session_store, val=0.1))
+    assert "already has a val split" in refused(lambda: make_split("0.7,0.1,0.2", session_store, val=0.1))
 
 
 @pytest.mark.parametrize("val", [0.999, 1.0, -0.1])

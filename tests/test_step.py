@@ -148,7 +148,7 @@ def test_little_time_is_spent_outside_forward_backward_and_optimiser(
     where the C library gives them back to the system at once, up to 10.
     """
     chips = write_chips(tmp_path / "tif", count=60, height=256, width=256)
-    store = to_store(chips, tmp_path / "tiles.zarr").path
+    store = to_store(chips, tmp_path / "chips.zarr").path
     spent: dict[str, float] = Counter()
     steps: list[float] = []
     real_step, real_backward, real_optimizer = loop.train_step, torch.Tensor.backward, torch.optim.AdamW.step

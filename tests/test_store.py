@@ -19,14 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.chunks import ChunkReader
-from preprocess import schema, shard, verify, write
+from preprocess import shard, verify, write, zarr_store
 from preprocess.arrays import MAX_JSON_BYTES
 from preprocess.console import UserError
 from preprocess.files import atomic_file
 from preprocess.header import sha256_of_json
 from preprocess.layout import CODECS, DTYPES, Layout, layout_from, plan_layout
-from preprocess.schema import Store, open_store
 from preprocess.shard import ForeignShardError
+from preprocess.zarr_store import Store, open_store
 
 ARRAYS = ("names", "labels", "csv_row", "band_sum", "band_sumsq", "checksum", "source_size", "source_mtime_ns",
           "shard_digest")  # fmt: skip
@@ -49,8 +49,8 @@ def either(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def read_everything(path: Path) -> np.ndarray:
     store = open_store(path)
     layout = store.layout
-    pixels = np.empty((store.num_tiles, len(layout.bands), layout.height, layout.width), layout.dtype)
-    ChunkReader(store, layout.bands).decode(np.arange(store.num_tiles), pixels)
+    pixels = np.empty((store.num_chips, len(layout.bands), layout.height, layout.width), layout.dtype)
+    ChunkReader(store, layout.bands).decode(np.arange(store.num_chips), pixels)
     return pixels
 
 
@@ -175,7 +175,7 @@ def test_a_layout_from_json_is_valid_or_refused(changes: dict[str, Any]) -> None
     except UserError:
         return
     assert layout.chunk_rows * layout.chunks_per_band == layout.height
-    assert len(layout.bands) * layout.height * layout.width * layout.itemsize == layout.tile_bytes <= 1 << 30
+    assert len(layout.bands) * layout.height * layout.width * layout.itemsize == layout.chip_bytes <= 1 << 30
     assert layout_from(json.loads(json.dumps({**vars(layout), "bands": list(layout.bands)}))) == layout
 
 
@@ -187,7 +187,7 @@ def test_every_chip_has_a_layout(bands: int, height: int, width: int, dtype: str
         bands=tuple(f"b{i}" for i in range(bands)), height=height, width=width, dtype=dtype, codec=codec
     )
     assert layout.height % layout.chunk_rows == 0
-    assert layout.shard_tiles == 1 or layout.shard_tiles * layout.tile_bytes <= 64 * 1024 * 1024
+    assert layout.shard_tiles == 1 or layout.shard_tiles * layout.chip_bytes <= 64 * 1024 * 1024
 
 
 def test_a_metadata_file_is_compared_with_the_layout(copy: Path, refused: Callable) -> None:
@@ -201,7 +201,7 @@ def test_a_metadata_file_is_compared_with_the_layout(copy: Path, refused: Callab
 def test_two_shards_that_were_swapped_are_named_before_anything_is_read(either: Path, refused: Callable) -> None:
     # Of 256 and 44 chips: swapped indices differ in length only where the shards are of the same size.
     small = shutil.copytree(either, either.with_name("small.zarr"))
-    one, other = (schema.shard_path(small, number) for number in (0, 1))
+    one, other = (zarr_store.shard_path(small, number) for number in (0, 1))
     os.rename(one, small / "x")
     os.rename(other, one)
     os.rename(small / "x", other)
@@ -213,11 +213,11 @@ def test_two_shards_that_were_swapped_are_named_before_anything_is_read(either: 
 def test_a_shard_of_another_place_store_or_version_is_named(
     tmp_path: Path, refused: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], codec: str
 ) -> None:
-    monkeypatch.setattr("preprocess.layout.MAX_SHARD_TILES", 4)
+    monkeypatch.setattr("preprocess.layout.MAX_SHARD_CHIPS", 4)
     chips = write_chips(tmp_path / "tif", count=12)
     path = Path(to_store(chips, tmp_path / "s.zarr", codec=codec).path)
     foreign = Path(to_store(write_chips(tmp_path / "tif2", count=12, seed=1), tmp_path / "f.zarr", codec=codec).path)
-    shards = [schema.shard_path(path, number) for number in range(3)]
+    shards = [zarr_store.shard_path(path, number) for number in range(3)]
     whole = [file.read_bytes() for file in shards]
     older = bytearray(whole[1])  # one pixel of its first chip was another
     if codec == "none":
@@ -225,7 +225,7 @@ def test_a_shard_of_another_place_store_or_version_is_named(
         older[512:516] = struct.pack("<I", google_crc32c.value(bytes(older[:512])))
         digest = shard.tail_bytes(open_store(path).layout)
         older[-digest : -digest + 8] = bytes(8)  # the version before had a digest of its own
-    for number, data in ((0, whole[1]), (2, schema.shard_path(foreign, 2).read_bytes()), (1, bytes(older))):
+    for number, data in ((0, whole[1]), (2, zarr_store.shard_path(foreign, 2).read_bytes()), (1, bytes(older))):
         if data == whole[number]:
             continue
         shards[number].write_bytes(data)
@@ -243,7 +243,7 @@ def test_no_offset_of_an_index_reaches_a_kernel_unchecked(
     copy: Path, refused: Callable, capsys: pytest.CaptureFixture[str], pair: tuple[int, int]
 ) -> None:
     layout = open_store(copy).layout
-    file = schema.shard_path(copy, 1)
+    file = zarr_store.shard_path(copy, 1)
     data = bytearray(file.read_bytes())
     start = len(data) - shard.index_bytes(layout)
     data[start : start + 16] = struct.pack("<QQ", *pair)
@@ -258,7 +258,7 @@ def test_bytes_that_no_chunk_owns_are_damage(
     either: Path, refused: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layout = open_store(either).layout
-    file = schema.shard_path(either, 1)
+    file = zarr_store.shard_path(either, 1)
     data = file.read_bytes()
     start = len(data) - shard.tail_bytes(layout)
     file.write_bytes(data[:start] + b"more" + data[start:])
@@ -271,10 +271,10 @@ def test_verify_goes_on_after_a_damaged_array_and_a_damaged_shard(
 ) -> None:
     for name in ("names", "checksum", "shard_digest"):
         (copy / CHUNKS[name]).unlink()
-    schema.shard_path(copy, 0).write_bytes(b"")
-    data = bytearray(schema.shard_path(copy, 1).read_bytes())
+    zarr_store.shard_path(copy, 0).write_bytes(b"")
+    data = bytearray(zarr_store.shard_path(copy, 1).read_bytes())
     data[10] ^= 1
-    schema.shard_path(copy, 1).write_bytes(data)
+    zarr_store.shard_path(copy, 1).write_bytes(data)
     assert verify.verify(copy, jobs=1) == 5
     text = capsys.readouterr().out
     for part in (
@@ -284,14 +284,14 @@ def test_verify_goes_on_after_a_damaged_array_and_a_damaged_shard(
         "tiles/c/0/0/0/0: expected a shard",
     ):
         assert part in text
-    assert "tile number 256 (number 256)" in text
+    assert "chip number 256 (number 256)" in text
 
 
 def test_a_store_keeps_what_the_conversion_noted_about_its_source(session_store: Store, tmp_path: Path) -> None:
     path = Path(shutil.copytree(session_store.path, tmp_path / "copy.zarr"))
     arrays = {name: session_store.read(name) for name in ARRAYS}
     source = {"nodata": 65535.0, "labels": {"separator": ","}}
-    schema.finish(path, session_store.layout, session_store.classes, 300, arrays, source)
+    zarr_store.finish(path, session_store.layout, session_store.classes, 300, arrays, source)
     again = open_store(path)
     assert again.source == source
     assert again.fingerprint == session_store.fingerprint

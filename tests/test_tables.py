@@ -88,7 +88,7 @@ def test_classes_with_odd_names_survive_a_run_its_report_and_a_prediction(tmp_pa
     chips = write_chips(tmp_path / "tif", count=40)
     rows = [(f"t_{index}", " ".join(CLASSES[index % 7 : index % 7 + 3])) for index in range(40)]
     write_csv(chips.csv, rows)
-    store = to_store(chips, tmp_path / "tiles.zarr", classes=CLASSES)
+    store = to_store(chips, tmp_path / "chips.zarr", classes=CLASSES)
     run = tmp_path / "run"
     assert store.classes == CLASSES
     ended = train(store.path, run, "--batch", 8, "--epochs", 1)

@@ -15,20 +15,20 @@ from helpers.commands import SETTINGS, resume, stop_at, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import Steps, tiny_net, tiny_networks
 
-from preprocess.schema import Store
 from preprocess.splits import make_split
+from preprocess.zarr_store import Store
 from train import telemetry
-from train.alarms import chance_alarm, data_alarms
 from train.config import make_config
 from train.device import Device, choose_device, least_used
 from train.memory import estimate_bytes, is_out_of_memory, saved_elements, too_much
-from train.statistics import share_statistics
+from train.sanity_checks import chance_alarm, data_alarms
+from train.sync_batchnorm import share_statistics
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     chips = write_chips(tmp_path_factory.mktemp("telemetry") / "tif", count=178)
-    return to_store(chips, chips.folder.parent / "tiles.zarr")
+    return to_store(chips, chips.folder.parent / "chips.zarr")
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def test_weights_that_an_update_spoils_are_never_a_checkpoint(store: Store, tmp_
         with Steps(spoil(5)).patch:
             late = train(store.path, tmp_path / "late", *settings)
     assert "the weights are not finite after step 3. Train again with a smaller LR (now 0.002)." in early.stderr
-    assert "scores of the val part are not finite. Train again" in late.stderr
+    assert "scores of the val split are not finite. Train again" in late.stderr
     assert [(ended.returncode, ended.stderr.count("\n")) for ended in (early, late)] == [(2, 1), (2, 1)]
     assert "It can go on" not in early.stdout
     newest = sorted((tmp_path / "early" / "checkpoints").glob("e*"))[-1]
@@ -178,18 +178,18 @@ def test_data_alarms(tmp_path: Path) -> None:
     os.replace(chips.folder / "t_0.tif", chips.folder / "spare.tif")
     (chips.folder / "t_0.tif").write_bytes((chips.folder / "t_11.tif").read_bytes())
     (chips.folder / "spare.tif").unlink()
-    store = to_store(chips, tmp_path / "tiles.zarr")
+    store = to_store(chips, tmp_path / "chips.zarr")
     parts = ["train"] * 9 + ["test"] * 3
     names = [f"t_{index}" for index in range(12)]
     with open(tmp_path / "split.csv", "w") as file:
         file.write("image_name,part\n" + "".join(f"{n},{p}\n" for n, p in zip(names, parts, strict=True)))
     split = make_split(str(tmp_path / "split.csv"), store)
     assert data_alarms(store, split) == [
-        "the train part has no chip of c: cannot be learnt.",
-        "1 chips of the test part have the very pixels of a train chip (t_11): its scores flatter.",
+        "the train split has no chip of c: cannot be learnt.",
+        "1 chips of the test split have the very pixels of a train chip (t_11): its scores flatter.",
     ]
     assert data_alarms(store, dataclasses.replace(split, train=split.train[1:])) == [
-        "the train part has no chip of c: cannot be learnt."
+        "the train split has no chip of c: cannot be learnt."
     ]
 
 
@@ -332,7 +332,7 @@ def test_without_nvml_training_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def test_latest_loss_from_the_cpu() -> None:
-    latest = telemetry.Latest(SimpleNamespace(kind="cpu"))  # type: ignore[arg-type]
+    latest = telemetry.LossMeter(SimpleNamespace(kind="cpu"))  # type: ignore[arg-type]
     assert not latest.failed
-    latest.offer(torch.tensor(float("inf")))
+    latest.update(torch.tensor(float("inf")))
     assert latest.failed

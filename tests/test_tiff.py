@@ -220,7 +220,7 @@ def test_a_damaged_file_is_refused_or_reads_the_same_but_for_its_own_pixel_bytes
         path.write_bytes(data)
         try:
             found = reader.read(path, wanted=wanted)
-        except tiff.TileError:
+        except tiff.ChipError:
             outcomes["refused"] += 1
             continue
         if np.array_equal(found, whole.values):
@@ -347,7 +347,7 @@ def test_what_tifffile_logs_is_an_error_of_that_file_and_of_that_thread_only(
     def outcome(name: str) -> bool:
         try:
             return np.array_equal(tiff.read(tmp_path / name), PLANAR)
-        except tiff.TileError:
+        except tiff.ChipError:
             return False
 
     with ThreadPoolExecutor(4) as pool:

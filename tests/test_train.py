@@ -17,15 +17,15 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import average_precision_score
 
 from analysis.__main__ import main as analysis_main
-from preprocess.schema import Store
+from preprocess.zarr_store import Store
 from train.__main__ import main as train_main
-from train.driver import gpu_available
+from train.cuda_driver import gpu_available
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chips: Chips = write_chips(tmp_path_factory.mktemp("train") / "tif", count=150, height=32, width=32)
-    return to_store(chips, chips.folder.parent / "tiles.zarr").path
+    return to_store(chips, chips.folder.parent / "chips.zarr").path
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def run(store: Path) -> Path:
 
 
 def test_the_run_folder(run: Path, store: Path) -> None:
-    from preprocess.schema import open_store
     from preprocess.splits import make_split
+    from preprocess.zarr_store import open_store
 
     assert sorted(path.name for path in run.iterdir()) == [
         "metrics.jsonl", "model.safetensors", "results.npz", "run.json", "tensorboard",
@@ -282,7 +282,7 @@ def test_a_run_is_never_overwritten(run: Path, store: Path) -> None:
     ("arguments", "found"),
     [
         (["--epochs", "many"], "EPOCHS=many: expected a number"),
-        (["--batch", "101"], "BATCH=101: the train part has only 100 chips"),
+        (["--batch", "101"], "BATCH=101: the train split has only 100 chips"),
         (["--split", "no.csv"], "no.csv: expected a CSV file"),
         (["--weights", "no.safetensors"], "expected imagenet, none or a .safetensors file, found no such file"),
         (["--crop", "40"], "CROP=40x40: chips are 32 x 32"),
@@ -414,7 +414,7 @@ def test_imagenet_weights_that_cannot_be_had(store: Path, tmp_path: Path, monkey
 
 
 def test_the_default_name_counts_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable) -> None:
-    from train.runfolder import new_run_folder
+    from train.run_folder import new_run_folder
 
     monkeypatch.chdir(tmp_path)
     names = [str(new_run_folder(None, 3)) for _ in range(3)]

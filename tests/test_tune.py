@@ -12,10 +12,10 @@ from helpers.commands import here
 from tiny import outcome, tiny_networks
 
 from preprocess.console import run
-from preprocess.schema import Store
+from preprocess.zarr_store import Store
 from train import tune
 from train.__main__ import main
-from train.driver import gpu_available
+from train.cuda_driver import gpu_available
 
 
 @pytest.mark.parametrize("kind", ["session_store", "plain_store"])

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import zarr
 
-from preprocess import schema, shard, verify
+from preprocess import shard, verify, zarr_store
 from preprocess.header import read_header
-from preprocess.schema import Store
+from preprocess.zarr_store import Store
 
 
 @pytest.fixture
@@ -32,25 +32,25 @@ def test_a_whole_store(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_missing_shard(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    schema.shard_path(copy, 1).unlink()
+    zarr_store.shard_path(copy, 1).unlink()
     count, text = findings(copy, capsys)
     assert count == 1
-    assert "copy.zarr/tiles/c/1/0/0/0 is missing (44 tiles from t_256)" in text
+    assert "copy.zarr/tiles/c/1/0/0/0 is missing (44 chips from t_256)" in text
 
 
-def test_one_flipped_bit_names_its_tile(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = schema.shard_path(copy, 0)
+def test_one_flipped_bit_names_its_chip(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = zarr_store.shard_path(copy, 0)
     data = bytearray(path.read_bytes())
     data[10] ^= 1
     path.write_bytes(data)
     count, text = findings(copy, capsys)
     assert count == 1
-    assert "tile t_0 (number 0)" in text
+    assert "chip t_0 (number 0)" in text
     assert "crc32c" in text
 
 
 def test_a_damaged_index_names_its_shard(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = schema.shard_path(copy, 1)
+    path = zarr_store.shard_path(copy, 1)
     data = bytearray(path.read_bytes())
     data[-20] ^= 1
     path.write_bytes(data)
@@ -60,18 +60,18 @@ def test_a_damaged_index_names_its_shard(copy: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_truncated_shard(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = schema.shard_path(copy, 0)
+    path = zarr_store.shard_path(copy, 0)
     path.write_bytes(path.read_bytes()[:50])
     assert findings(copy, capsys)[0] == 1
 
 
-def test_a_tile_written_over_by_zarr_is_altered(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tiles = zarr.open_group(copy, mode="r+")["tiles"]
-    tiles[7, 2, 3, 4] = int(tiles[7, 2, 3, 4]) ^ 1
+def test_a_chip_written_over_by_zarr_is_altered(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chips = zarr.open_group(copy, mode="r+")["tiles"]
+    chips[7, 2, 3, 4] = int(chips[7, 2, 3, 4]) ^ 1
     count, text = findings(copy, capsys)
     assert count == 2
     assert "copy.zarr/tiles/c/0/0/0/0: expected the shard that was converted for this place, found another" in text
-    assert "tile t_7 (number 7)" in text
+    assert "chip t_7 (number 7)" in text
     assert "altered" in text
 
 
@@ -104,12 +104,12 @@ def test_what_the_machine_refuses_is_no_damage(copy: Path, monkeypatch: pytest.M
     header = read_header(copy)
     monkeypatch.setattr("preprocess.shard.open_regular", scarce)
     with pytest.raises(OSError, match=os.strerror(code)):
-        shard.read_index(schema.shard_path(copy, 0), header.layout, 256)
+        shard.read_index(zarr_store.shard_path(copy, 0), header.layout, 256)
     with pytest.raises(OSError, match=os.strerror(code)):
         verify.verify(copy, jobs=1)
     monkeypatch.setattr("preprocess.header.open_regular", scarce)
     with pytest.raises(OSError, match=os.strerror(code)):
-        schema.open_store(copy)
+        zarr_store.open_store(copy)
 
 
 def test_a_shard_that_the_disk_cannot_give_is_a_finding_and_the_others_are_checked(
@@ -118,15 +118,15 @@ def test_a_shard_that_the_disk_cannot_give_is_a_finding_and_the_others_are_check
     from preprocess.files import open_regular
 
     def failing(path: Path) -> BinaryIO:
-        if path == schema.shard_path(copy, 0):
+        if path == zarr_store.shard_path(copy, 0):
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
         return open_regular(path)
 
     monkeypatch.setattr("preprocess.shard.open_regular", failing)
-    data = bytearray(schema.shard_path(copy, 1).read_bytes())
+    data = bytearray(zarr_store.shard_path(copy, 1).read_bytes())
     data[10] ^= 1
-    schema.shard_path(copy, 1).write_bytes(data)
+    zarr_store.shard_path(copy, 1).write_bytes(data)
     count, text = findings(copy, capsys)
     assert count == 2
-    assert f"{schema.shard_path(copy, 0)}: the shard cannot be read (Input/output error)" in text
-    assert "tile t_256 (number 256)" in text
+    assert f"{zarr_store.shard_path(copy, 0)}: the shard cannot be read (Input/output error)" in text
+    assert "chip t_256 (number 256)" in text

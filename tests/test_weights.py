@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_networks
 
 from models.weights import KEY
-from train import weights as module
-from train.assemble import make_model, make_train_loader, open_data
+from train import initial_weights as module
 from train.config import Config, make_config
 from train.device import choose_device
-from train.weights import resolve_weights
+from train.initial_weights import resolve_weights
+from train.setup import make_model, make_train_loader, open_data
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def tiny() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chips = write_chips(tmp_path_factory.mktemp("weights") / "tif", count=24)
-    return to_store(chips, chips.folder.parent / "tiles.zarr").path
+    return to_store(chips, chips.folder.parent / "chips.zarr").path
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +224,7 @@ def test_weights_that_resolve_to_scratch(
 def test_dihedral_flips_of_what_is_not_square_are_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Callable[..., str]
 ) -> None:
-    store = to_store(write_chips(tmp_path / "tif", count=24, height=16, width=24), tmp_path / "tiles.zarr").path
+    store = to_store(write_chips(tmp_path / "tif", count=24, height=16, width=24), tmp_path / "chips.zarr").path
     for settings, says in (({}, True), ({"flips": "both"}, False), ({"crop": 12}, True)):
         made = config(store, "none", 4, batch=8, **settings)
         capsys.readouterr()

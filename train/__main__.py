@@ -9,7 +9,7 @@ from typing import Any
 
 from preprocess.console import Parser, UserError, run, say
 from preprocess.files import store_place
-from train.config import TASK_2, WHERE, Config, check_given, make_config
+from train.config import RUNTIME_SETTINGS, TASK_2, Config, check_given, make_config
 from train.flags import FLAGS
 from train.recipes import RECIPES
 
@@ -37,7 +37,7 @@ def main() -> int:
     config = _resumed_config(args) if args.resume else _config(args)
 
     # Checked so far: words and numbers. Then the store and the run's name; torch and DALI load only after that.
-    from train.runfolder import check_free
+    from train.run_folder import check_free
 
     check_free(args.run)
     from train.start import start
@@ -67,8 +67,8 @@ def _resumed_config(args: argparse.Namespace) -> Config:
         raise UserError(f"RESUME={args.resume}: the run is done. `make reproduce RUN={args.resume}` checks it.")
     given = _given(args) | {name: True for name in ("deterministic", "shuffle_labels") if getattr(args, name)}
     given |= {name: getattr(args, name) for name in ("task", "run", "recipe") if getattr(args, name) is not None}
-    if fixed := [name.upper() for name in given if name not in WHERE]:
-        may = ", ".join(name.upper() for name in WHERE if name != "gpu_given")
+    if fixed := [name.upper() for name in given if name not in RUNTIME_SETTINGS]:
+        may = ", ".join(name.upper() for name in RUNTIME_SETTINGS if name != "gpu_given")
         raise UserError(f"{', '.join(fixed)}: set by RESUME={args.resume}. With RESUME only {may} can be given.")
     config = replace(record.config, **given)
     check_given(config, given)

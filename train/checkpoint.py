@@ -32,7 +32,7 @@ from train.config import Config
 from train.contract.checkpoint import CheckpointValues, read_values
 from train.contract.metrics import check_lines, finite, read_metrics
 from train.contract.record import Record, check_settings
-from train.state import State, Unfinished
+from train.run_state import EpochAccumulator, State
 from train.step import Trainer
 
 KEPT = 2
@@ -61,10 +61,10 @@ def save_checkpoint(run: Path, trainer: Trainer, state: State, record: Record) -
     """
     unfinished = state.unfinished
     tensors = trainer.tensors()
-    if unfinished.tiles:
+    if unfinished.chips:
         tensors["unfinished.losses"] = torch.stack(unfinished.losses)
         tensors["unfinished.logits"] = torch.cat(unfinished.logits)
-        tensors["unfinished.tiles"] = torch.from_numpy(np.concatenate(unfinished.tiles))
+        tensors["unfinished.tiles"] = torch.from_numpy(np.concatenate(unfinished.chips))
     if state.best_logits is not None:
         tensors["best_logits"] = torch.from_numpy(state.best_logits)
     values = {
@@ -199,10 +199,10 @@ def restore(checkpoint: Checkpoint, trainer: Trainer) -> State:
         state.best_logits = tensors["best_logits"].numpy()
     if "unfinished.tiles" in tensors:
         device = trainer.device.device
-        state.unfinished = Unfinished(
+        state.unfinished = EpochAccumulator(
             losses=list(tensors["unfinished.losses"].to(device)),
             logits=[tensors["unfinished.logits"].to(device)],
-            tiles=[tensors["unfinished.tiles"].numpy()],
+            chips=[tensors["unfinished.tiles"].numpy()],
         )
     state.unfinished.seconds, state.unfinished.first_wait_s = dict(values.seconds), values.first_wait_s
     return state
@@ -303,8 +303,8 @@ def _check_values(checkpoint: Checkpoint, record: Record, named: tuple[int, ...]
         raise ValueError(f"broken ({broken[0]} is not finite)")
 
 
-def _within(tiles: torch.Tensor, record: Record) -> bool:
-    return bool(((tiles >= 0) & (tiles < record.store.chips)).all())
+def _within(chips: torch.Tensor, record: Record) -> bool:
+    return bool(((chips >= 0) & (chips < record.store.chips)).all())
 
 
 def _prune(run: Path) -> None:

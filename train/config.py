@@ -24,7 +24,7 @@ TASK_2 = (
 )
 ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2")
 # Where a run is computed, not what: these may change when it goes on.
-WHERE = ("store", "gpu", "gpu_given", "workers", "cache", "decode", "checkpoint_minutes", "tracker")
+RUNTIME_SETTINGS = ("store", "gpu", "gpu_given", "workers", "cache", "decode", "checkpoint_minutes", "tracker")
 _CHOICES = {
     "task": tuple(TASKS),
     "arch": ARCHS,
@@ -54,7 +54,7 @@ _WHOLE = {
 _REAL = {"momentum": (0, 1), "weight_decay": (0, 1e6), "balance": (0, 1)}
 # From 0 to less than 1.
 _BELOW_1 = {
-    "val": "a fraction of the train part", "warmup": "a share of all steps", "ema": "a decay",
+    "val": "a fraction of the train split", "warmup": "a share of all steps", "ema": "a decay",
     "smoothing": "an amount of smoothing",
 }  # fmt: skip
 # More than 0, and at most that.

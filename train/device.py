@@ -8,7 +8,7 @@ import torch
 
 from preprocess.console import UserError, say
 from train.config import Config
-from train.driver import gpu_available, obstacle
+from train.cuda_driver import gpu_available, obstacle
 
 # GPU=1 is then nvidia-smi's and NVML's number 1 on machines with unlike cards, too. Read when CUDA starts.
 os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")

@@ -10,7 +10,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from train.stop import CTRL_C, STOPPED
+from train.signals import CTRL_C, STOPPED
 
 
 def under_torchrun() -> bool:

@@ -11,11 +11,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from pipeline.loader import Batch, TileLoader
+from pipeline.loader import Batch, ChipLoader
 from preprocess.console import Progress, UserError, say
-from train import runfolder
-from train.alarms import chance_alarm
-from train.assemble import Data, check_graphs, crop_of, make_eval_loader, make_model, make_train_loader, pools
+from train import run_folder
 from train.checkpoint import (
     Checkpoint,
     check_same_run,
@@ -31,19 +29,21 @@ from train.checkpoint import (
 from train.config import Config
 from train.contract.record import Record, read_record, write_record
 from train.device import Device, prepare_torch
-from train.finite import NotFiniteError, check_losses, check_scores, check_weights
+from train.distributed import World
+from train.initial_weights import model_metadata
 from train.losses import loss_function, positive_weights
 from train.memory import estimate_bytes
 from train.metrics import class_ap, mean_ap
+from train.nan_checks import NotFiniteError, check_losses, check_scores, check_weights
 from train.predict import predict
 from train.record import chosen_on, describe, epoch_line, introduce, publish, surroundings, upgraded
-from train.state import Score, State
-from train.statistics import share_statistics
+from train.run_state import Score, State
+from train.sanity_checks import chance_alarm
+from train.setup import Data, check_graphs, crop_of, make_eval_loader, make_model, make_train_loader, pools
+from train.signals import Stopped, StopSignals
 from train.step import Trainer, make_trainer, train_step
-from train.stop import Stopped, StopSignals
-from train.telemetry import GpuUse, Latest, Tracker, advice, open_trackers, scalars, time_line
-from train.weights import model_metadata
-from train.world import World
+from train.sync_batchnorm import share_statistics
+from train.telemetry import GpuUse, LossMeter, Tracker, advice, open_trackers, scalars, time_line
 
 
 @dataclass(kw_only=True)
@@ -55,8 +55,8 @@ class Fit:
     device: Device
     world: World
     trainer: Trainer
-    train: TileLoader
-    scored_on: dict[str, TileLoader]
+    train: ChipLoader
+    scored_on: dict[str, ChipLoader]
     stop: StopSignals
     run: Path = field(default_factory=Path)
     record: Record | None = None
@@ -96,7 +96,7 @@ def _fit(
 ) -> Path:  # fmt: skip
     prepare_torch(config, device)
     if resume and world.main:
-        locks.enter_context(runfolder.held(resume))
+        locks.enter_context(run_folder.held(resume))
         sweep(resume)
     record = read_record(resume) if resume else None
     checkpoint = load_checkpoint(resume, config, record) if resume and record else None
@@ -147,15 +147,15 @@ def _epochs(fit: Fit) -> None:
 def _begin(fit: Fit, wanted_run: str | None, locks: ExitStack) -> None:
     if not fit.world.main:
         return
-    fit.run = runfolder.new_run_folder(wanted_run, fit.config.task)
+    fit.run = run_folder.new_run_folder(wanted_run, fit.config.task)
     try:
-        locks.enter_context(runfolder.held(fit.run))
+        locks.enter_context(run_folder.held(fit.run))
         fit.record = describe(fit.config, fit.data, fit.device, fit.world.size)
         write_record(fit.run, fit.record)
         introduce(fit.config, fit.data, fit.device, fit.trainer.net, fit.run)
         _say_memory(fit)
     except BaseException:
-        runfolder.remove_if_empty(fit.run)
+        run_folder.remove_if_empty(fit.run)
         raise
 
 
@@ -197,7 +197,7 @@ def _go_on(fit: Fit, run: Path, checkpoint: Checkpoint, record: Record) -> None:
 
 def _leave(fit: Fit, *, hopeless: bool) -> None:
     """Tidy up after an interruption: a run with a checkpoint is kept, an empty folder is not."""
-    if not fit.world.main or runfolder.remove_if_empty(fit.run):
+    if not fit.world.main or run_folder.remove_if_empty(fit.run):
         return
     if fit.record:
         with suppress(OSError):  # the disk may be what stopped it
@@ -241,7 +241,7 @@ def _tell(fit: Fit, scores: dict[str, Score]) -> None:
     say(epoch_line(fit.config, fit.state))
     for text in time_line(line).split("\n"):
         say(text)
-    alarms = [chance_alarm(fit.data.store.labels[fit.data.split.part(p)], s.mean_ap, p) for p, s in scores.items()]
+    alarms = [chance_alarm(fit.data.store.labels[fit.data.split.indices(p)], s.mean_ap, p) for p, s in scores.items()]
     for text in (advice(line, fit.device), *alarms):
         if text:
             say(text)
@@ -257,7 +257,7 @@ def _train(fit: Fit, gpu: GpuUse) -> None:
     config, state, trainer = fit.config, fit.state, fit.trainer
     unfinished, seconds = state.unfinished, state.unfinished.seconds
     trainer.net.train()
-    latest, last = Latest(fit.device), f" mAP {state.lines[-1]['test_map']:.3f}" if state.lines else ""
+    latest, last = LossMeter(fit.device), f" mAP {state.lines[-1]['test_map']:.3f}" if state.lines else ""
     first = state.step * config.accumulate
     left = fit.steps * config.accumulate - first
     label, chips = f"epoch {state.epoch + 1}/{config.epochs}", fit.steps * config.batch
@@ -280,15 +280,15 @@ def _train(fit: Fit, gpu: GpuUse) -> None:
             loss, logits = train_step(trainer, batch.images_nchw, batch.labels, part=part)
             unfinished.losses.append(loss)
             unfinished.logits.append(logits)
-            unfinished.tiles.append(batch.tiles)
+            unfinished.chips.append(batch.chips)
             seconds["step"] += time.perf_counter() - got
-            latest.offer(loss)
+            latest.update(loss)
             gpu.look()
             if latest.failed:
                 check_losses(state, config, fit.data.store)
             share = seconds["wait"] / sum(seconds.values())
             progress.update(
-                len(batch.tiles) * fit.world.size, f"loss {latest.value:.3f}{last} wait {100 * share:.0f} %"
+                len(batch.chips) * fit.world.size, f"loss {latest.value:.3f}{last} wait {100 * share:.0f} %"
             )
             if part == config.accumulate - 1:
                 state.step += 1
@@ -313,12 +313,12 @@ def _save(fit: Fit, *, best: bool = False) -> None:
         return
     started = time.perf_counter()
     check_losses(fit.state, fit.config, fit.data.store)
-    check_weights(fit.state, fit.config, fit.trainer.net, fit.trainer.scored)
+    check_weights(fit.state, fit.config, fit.trainer.net, fit.trainer.eval_model)
     state = fit.state.gathered(fit.world)
     if fit.record:
         try:
             if best:
-                sha256 = save_best(fit.run, fit.trainer.scored, state.best, _metadata(fit))
+                sha256 = save_best(fit.run, fit.trainer.eval_model, state.best, _metadata(fit))
                 state.best_sha256 = fit.state.best_sha256 = sha256
             save_checkpoint(fit.run, fit.trainer, state, fit.record)
         except OSError as error:
@@ -346,9 +346,9 @@ def _train_line(fit: Fit) -> dict[str, Any]:
     check_losses(fit.state, fit.config, fit.data.store)
     started = time.perf_counter()
     unfinished = fit.state.unfinished
-    losses, logits, tiles = unfinished.gathered(fit.world)
+    losses, logits, chips = unfinished.gathered(fit.world)
     unfinished.seconds["step"] += time.perf_counter() - started
-    ap = class_ap(fit.data.store.labels[tiles], logits.numpy())
+    ap = class_ap(fit.data.store.labels[chips], logits.numpy())
     seconds = unfinished.seconds
     training_s = seconds["wait"] + seconds["copy"] + seconds["step"]
     return {
@@ -358,7 +358,7 @@ def _train_line(fit: Fit) -> dict[str, Any]:
         # Of the scores made while learning, on augmented chips: nearly free, and a little behind the weights.
         "train_map": mean_ap(ap),
         "train_ap": _named(fit, ap),
-        "chips_per_s": len(tiles) / training_s,
+        "chips_per_s": len(chips) / training_s,
         "wait_share": seconds["wait"] / training_s,
         "train_s": training_s,
         "seconds": seconds,
@@ -367,14 +367,14 @@ def _train_line(fit: Fit) -> dict[str, Any]:
 
 
 def _evaluate(fit: Fit, part: str) -> Score:
-    tiles = fit.data.split.part(part)
+    chips = fit.data.split.indices(part)
     logits = predict(
-        fit.trainer.scored, fit.scored_on[part], fit.device, label=part, num_tiles=-(-len(tiles) // fit.world.size),
+        fit.trainer.eval_model, fit.scored_on[part], fit.device, label=part, num_chips=-(-len(chips) // fit.world.size),
         between=lambda: _between(fit),
     )  # fmt: skip
-    logits = fit.world.gather(torch.from_numpy(logits), len(tiles)).numpy()
+    logits = fit.world.gather(torch.from_numpy(logits), len(chips)).numpy()
     check_scores(fit.state, fit.config, part, logits)
-    labels = fit.data.store.labels[tiles]
+    labels = fit.data.store.labels[chips]
     loss = loss_function(fit.config.loss, torch.from_numpy(logits), torch.from_numpy(labels.astype(np.float32)))
     return Score(loss=float(loss), ap=class_ap(labels, logits), logits=logits)
 

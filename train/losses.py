@@ -43,7 +43,7 @@ def _asymmetric(logits: torch.Tensor, labels: torch.Tensor, positive_weight: tor
 
 
 def positive_weights(labels: np.ndarray, balance: float) -> torch.Tensor | None:
-    """(classes,) float32: (negatives / positives) ** balance of the train part's 0/1 labels; None for balance 0.
+    """(classes,) float32: (negatives / positives) ** balance of the train split's 0/1 labels; None for balance 0.
 
     A class without positives, or without negatives, keeps 1.
     """

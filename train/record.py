@@ -12,11 +12,9 @@ import numpy as np
 from torch import nn
 
 from preprocess.console import UserError, say
-from preprocess.schema import write_atomic
-from preprocess.splits import PARTS
-from train import runfolder, tune
-from train.alarms import data_alarms
-from train.assemble import Data, crop_of, pools
+from preprocess.splits import SPLIT_NAMES
+from preprocess.zarr_store import write_atomic
+from train import run_folder, tune
 from train.checkpoint import best_weights
 from train.config import Config
 from train.contract.metrics import write_metrics
@@ -24,7 +22,9 @@ from train.contract.record import Record, new_record
 from train.contract.results import write_results
 from train.device import Device, amp_name
 from train.metrics import mean_ap, probabilities
-from train.state import State
+from train.run_state import State
+from train.sanity_checks import data_alarms
+from train.setup import Data, crop_of, pools
 
 
 def describe(config: Config, data: Data, device: Device, processes: int) -> Record:
@@ -35,11 +35,11 @@ def describe(config: Config, data: Data, device: Device, processes: int) -> Reco
         "config": dataclasses.asdict(config),
         **surroundings(device, processes),
         "amp": amp_name(device.amp),
-        "store": {"path": config.store, "fingerprint": data.store.fingerprint, "chips": data.store.num_tiles},
+        "store": {"path": config.store, "fingerprint": data.store.fingerprint, "chips": data.store.num_chips},
         "split": {
             "rule": data.split.rule,
             "sha256": data.split.sha256(),
-            **{part: len(data.split.part(part)) for part in PARTS},
+            **{part: len(data.split.indices(part)) for part in SPLIT_NAMES},
             "epoch_chosen_on": chosen_on(data),
             "note": "A random split of neighbouring chips leaks from train to test; split by scene to avoid it.",
         },
@@ -96,9 +96,9 @@ def check_fed(record: Record, config: Config, data: Data, where: str) -> None:
 def surroundings(device: Device, processes: int) -> dict[str, Any]:
     """What a run was computed with; new for a run that goes on elsewhere."""
     return {
-        "commit": runfolder.commit(),
-        "versions": runfolder.versions(),
-        "machine": {**runfolder.machine(device.name), "processes": processes},
+        "commit": run_folder.commit(),
+        "versions": run_folder.versions(),
+        "machine": {**run_folder.machine(device.name), "processes": processes},
     }
 
 
@@ -114,7 +114,7 @@ def introduce(config: Config, data: Data, device: Device, net: nn.Module, run: P
     groups = " | ".join(",".join(spec.bands) for spec in data.branches)
     say(f"{run}: task {config.task}, {config.arch} on {groups}")
     say(f"  {learning:,} parameters learn, on {device.name}, AMP {amp_name(device.amp)}")
-    counts = ", ".join(f"{len(split.part(part))} {part}" for part in PARTS if len(split.part(part)))
+    counts = ", ".join(f"{len(split.indices(part))} {part}" for part in SPLIT_NAMES if len(split.indices(part)))
     say(f"  split {split.rule}: {counts} chips; epoch chosen on {chosen_on(data)}")
     if not len(split.val):
         say("  (which flatters; VAL=0.1 carves a part out of train for it)")
@@ -160,9 +160,9 @@ def _results(state: State, data: Data) -> dict[str, np.ndarray]:
 
 
 def epoch_line(config: Config, state: State) -> str:
-    """The line after an epoch; a second one for the test part where val chooses, to stay within 80 columns."""
+    """The line after an epoch; a second one for the test split where val chooses, to stay within 80 columns."""
     line = state.lines[-1]
-    shown = {part: f"{part} loss {line[f'{part}_loss']:.4f} mAP {line[f'{part}_map']:.4f}" for part in PARTS
+    shown = {part: f"{part} loss {line[f'{part}_loss']:.4f} mAP {line[f'{part}_map']:.4f}" for part in SPLIT_NAMES
              if f"{part}_loss" in line}  # fmt: skip
     best = "best" if state.best + 1 == line["epoch"] else f"best: {state.best + 1}"
     head = [f"epoch {line['epoch']}/{config.epochs}", shown["train"]]

@@ -9,18 +9,18 @@ import time
 from pathlib import Path
 
 from preprocess.console import UserError, say
-from train import runfolder
-from train.assemble import Data, check_batch, open_data
+from train import run_folder
 from train.config import Config
 from train.contract.record import read_record
 from train.device import AMP_SETTING, Device, amp_name, choose_device, processes
+from train.distributed import join_world, leave_world, lost_another
+from train.initial_weights import resolve_weights
 from train.launch import launch, under_torchrun
 from train.loop import fit
 from train.memory import is_out_of_memory, too_much
 from train.record import check_fed
-from train.stop import Stopped
-from train.weights import resolve_weights
-from train.world import join_world, leave_world, lost_another
+from train.setup import Data, check_batch, open_data
+from train.signals import Stopped
 
 
 def start(config: Config, wanted_run: str | None, resume: Path | None, run_file: Path | None) -> int:
@@ -86,8 +86,8 @@ def _device(config: Config, data: Data, resume: Path | None, local_rank: int | N
     settings = dataclasses.replace(config, amp=AMP_SETTING[record.amp])
     device = choose_device(settings, amp_may_differ=True, local_rank=local_rank)
     ranks = int(os.environ["WORLD_SIZE"]) if local_rank is not None else 1
-    now = {"AMP": amp_name(device.amp), **runfolder.machine(device.name), "processes": ranks}
+    now = {"AMP": amp_name(device.amp), **run_folder.machine(device.name), "processes": ranks}
     before = {"AMP": record.amp, **dataclasses.asdict(record.machine)}
     if changed := [f"{name} was {before[name]}, is {value}" for name, value in now.items() if before[name] != value]:
-        say(f"{resume}: {'; '.join(changed)}: the same tiles in the same order, but other roundings.")
+        say(f"{resume}: {'; '.join(changed)}: the same chips in the same order, but other roundings.")
     return device

@@ -47,7 +47,7 @@ class Trainer:
     updates: int = 0
 
     @property
-    def scored(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """The network that is evaluated and saved."""
         return self.ema.net if self.ema else self.net
 

@@ -18,7 +18,7 @@ from preprocess.files import named_errors
 from train.config import Config
 from train.contract.record import Record
 from train.device import Device
-from train.state import SECONDS
+from train.run_state import SECONDS
 
 WAIT_SHARE = 0.05  # of the training time: above it, advice is given
 
@@ -159,7 +159,7 @@ def advice(line: dict[str, Any], device: Device) -> str:
     )
 
 
-class Latest:
+class LossMeter:
     """The newest loss that has arrived on the host: `value`, 0 before the first; `failed` if it is not finite."""
 
     def __init__(self, device: Device) -> None:
@@ -174,7 +174,7 @@ class Latest:
         """Whether the network has come to nothing."""
         return not math.isfinite(self.value)
 
-    def offer(self, loss: torch.Tensor) -> None:
+    def update(self, loss: torch.Tensor) -> None:
         """A step's loss. From a GPU one is copied at a time, and looked at when it is there."""
         if not self._on_gpu:
             self.value = float(loss)

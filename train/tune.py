@@ -20,18 +20,18 @@ import torch
 from pipeline.chunks import ChunkReader
 from pipeline.inputs import raw_inputs
 from pipeline.loader import train_loader
-from preprocess import schema, shard
+from preprocess import shard, zarr_store
 from preprocess.arrays import array_specs
 from preprocess.console import Parser, UserError, one_line, run, say
 from preprocess.files import shard_path, write_atomic
 from preprocess.header import VERSION
 from preprocess.layout import CODECS
-from preprocess.schema import Store, open_store
+from preprocess.zarr_store import Store, open_store
 from train.config import make_config
 from train.device import choose_device
 
 PATH = Path("tune.json")
-SAMPLE = 512  # tiles that are measured
+SAMPLE = 512  # chips that are measured
 _PASS_S, _ROUNDS = 1.5, 3
 
 
@@ -51,13 +51,13 @@ class Tuned:
 def main() -> int:
     """Measure, print, keep."""
     parser = Parser(prog="python -m train.tune", description=__doc__)
-    parser.add_argument("--store", default="tiles.zarr")
+    parser.add_argument("--store", default="chips.zarr")
     parser.add_argument("--gpu")
     parser.add_argument("--batch", type=int, default=64)
     args = parser.parse_args()
     store = open_store(args.store)
-    if store.num_tiles < args.batch:
-        raise UserError(f"BATCH={args.batch}: the store has only {store.num_tiles} chips. Choose a smaller BATCH.")
+    if store.num_chips < args.batch:
+        raise UserError(f"BATCH={args.batch}: the store has only {store.num_chips} chips. Choose a smaller BATCH.")
     given = {} if args.gpu is None else {"gpu": args.gpu, "gpu_given": True}
     device = str(choose_device(make_config("default", task=1, store=args.store, **given)).device)
     with tempfile.TemporaryDirectory(prefix="canopy-tune-") as folder:
@@ -81,13 +81,13 @@ def measure(stores: dict[str, Store], device: str, batch: int) -> dict[tuple[str
     threads = sorted({1, *(2**power for power in range(1, 7) if 2**power < _cores()), _cores()})
     loaders = {}
     for codec, store in stores.items():
-        tiles = np.arange(min(store.num_tiles, max(SAMPLE, batch)))
-        inputs = raw_inputs(store, store.layout.bands, tiles)
+        chips = np.arange(min(store.num_chips, max(SAMPLE, batch)))
+        inputs = raw_inputs(store, store.layout.bands, chips)
         places = ("device", "host") if device != "cpu" and codec == "lz4" else ("host",)
         for decode in places:
             for workers in threads:
                 loaders[codec, decode, workers] = train_loader(
-                    store, tiles, inputs, batch_size=batch, device=device, workers=workers, decode=decode
+                    store, chips, inputs, batch_size=batch, device=device, workers=workers, decode=decode
                 )
     samples: dict[tuple[str, str, int], list[float]] = {key: [] for key in loaders}
     for number in range(_ROUNDS + 1):
@@ -104,7 +104,7 @@ def _rate(loader: Any, device: str, seconds: float) -> float:
     taken, started = 0, time.perf_counter()
     for epoch in count():
         for batch in loader.epoch(epoch):
-            taken += len(batch.tiles)
+            taken += len(batch.chips)
         if device != "cpu":
             torch.cuda.synchronize()
         if time.perf_counter() - started > seconds:
@@ -114,24 +114,24 @@ def _rate(loader: Any, device: str, seconds: float) -> float:
 
 def recode(store: Store, codec: str, path: Path) -> Store:
     """The first chips of a store, written with another codec."""
-    num_tiles = min(store.num_tiles, SAMPLE)
+    num_chips = min(store.num_chips, SAMPLE)
     layout = replace(store.layout, codec=codec)
-    schema.create_tiles(path, layout, num_tiles)
+    zarr_store.create_chips(path, layout, num_chips)
     reader, digests = ChunkReader(store, layout.bands), []
-    tile = np.empty((1, len(layout.bands), layout.height, layout.width), layout.dtype)
-    for number in range(layout.num_shards(num_tiles)):
-        tiles = range(number * layout.shard_tiles, min((number + 1) * layout.shard_tiles, num_tiles))
+    chip = np.empty((1, len(layout.bands), layout.height, layout.width), layout.dtype)
+    for number in range(layout.num_shards(num_chips)):
+        chips = range(number * layout.shard_tiles, min((number + 1) * layout.shard_tiles, num_chips))
         writer, parts = shard.ShardWriter(layout), []
-        for index in tiles:
-            reader.decode(np.array([index]), tile)
-            parts.append(writer.add(tile[0]).tobytes())
+        for index in chips:
+            reader.decode(np.array([index]), chip)
+            parts.append(writer.add(chip[0]).tobytes())
         digests.append(writer.digest)
         shard_path(path, number).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(shard_path(path, number), b"".join([*parts, writer.end()]))
-    specs = array_specs(layout, num_tiles, len(store.classes), VERSION)
-    arrays: dict[str, Any] = {name: store.read(name)[:num_tiles] for name in specs if name != "shard_digest"}
+    specs = array_specs(layout, num_chips, len(store.classes), VERSION)
+    arrays: dict[str, Any] = {name: store.read(name)[:num_chips] for name in specs if name != "shard_digest"}
     arrays["shard_digest"] = np.array(digests, np.uint64)
-    schema.finish(path, layout, store.classes, store.num_csv_rows, arrays)
+    zarr_store.finish(path, layout, store.classes, store.num_csv_rows, arrays)
     return open_store(path)
 
 

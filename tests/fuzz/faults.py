@@ -23,7 +23,7 @@ class _FillingReader(tiff.Reader):
     def read(self, *arguments: Any, **more: Any) -> np.ndarray:
         try:
             self._last = super().read(*arguments, **more).copy()
-        except tiff.TileError:
+        except tiff.ChipError:
             self._last = getattr(self, "_last", np.zeros((3, 16, 12), np.uint16))
         return self._last
 

@@ -39,7 +39,7 @@ SETTINGS = ("--epochs", "2", "--batch", "20", "--val", "0.1", "--set", "ema=0.9"
 def make_bases(bases: Path) -> None:
     """Write BASES/done, stopped, earlier and foreign, the store, and chips without labels in new/."""
     torch.set_num_threads(1)
-    store = quiet(lambda: to_store(write_chips(bases / "tif", count=112), bases / "tiles.zarr"))
+    store = quiet(lambda: to_store(write_chips(bases / "tif", count=112), bases / "chips.zarr"))
     write_chips(bases / "new", count=6, seed=1)
     with tiny_networks():
         for name, step, more in (

@@ -28,8 +28,8 @@ from preprocess import layout as layout_module
 from preprocess import verify
 from preprocess.convert import convert
 from preprocess.plan import Request
-from preprocess.schema import open_store
-from preprocess.splits import PARTS, make_split
+from preprocess.splits import SPLIT_NAMES, make_split
+from preprocess.zarr_store import open_store
 
 BANDS, TAGS, CHIPS = ("red", "nir"), ("clear", "road", "water"), 11
 KINDS = (("lz4", "uint16"), ("none", "uint16"), ("lz4", "uint8"), ("none", "float32"))
@@ -38,7 +38,7 @@ OTHERS = ("tags", "pixels", "fewer", "foreign")
 
 def make_bases(bases: Path) -> None:
     """Write all stores as BASES/lz4-uint16/base, .../tags, ..."""
-    with mock.patch.multiple(layout_module, CHUNK_BYTES=64, MAX_SHARD_TILES=4):
+    with mock.patch.multiple(layout_module, CHUNK_BYTES=64, MAX_SHARD_CHIPS=4):
         for codec, dtype in KINDS:
             for version in ("base", *OTHERS):
                 _make(bases / f"{codec}-{dtype}", version, codec, dtype)
@@ -71,12 +71,12 @@ def training_reads(path: Path) -> dict[str, Any]:
     """All that decides a training on the store."""
     store = open_store(path)
     layout = store.layout
-    pixels = np.zeros((store.num_tiles, len(layout.bands), layout.height, layout.width), layout.dtype)
-    ChunkReader(store, layout.bands).decode(np.arange(store.num_tiles), pixels)
+    pixels = np.zeros((store.num_chips, len(layout.bands), layout.height, layout.width), layout.dtype)
+    ChunkReader(store, layout.bands).decode(np.arange(store.num_chips), pixels)
     split = make_split("course", store)
     mean, std = store.band_statistics(split.train)
     arrays = {"pixels": pixels, "labels": store.labels, "mean": mean, "std": std, "csv_row": store.csv_row}
-    arrays |= {part: split.part(part) for part in PARTS}
+    arrays |= {part: split.indices(part) for part in SPLIT_NAMES}
     return {
         "bands": layout.bands, "classes": store.classes, "rows": store.num_csv_rows, "names": store.names.tolist(),
         "fingerprint": store.fingerprint,

@@ -199,7 +199,7 @@ def _file_errors(reader: tiff.Reader, path: Path) -> np.ndarray:
     try:
         return reader.read(path)
     except OSError as error:
-        raise tiff.TileError(path, "a readable file", error.strerror or type(error).__name__) from error
+        raise tiff.ChipError(path, "a readable file", error.strerror or type(error).__name__) from error
 
 
 def _put(data: bytes, at: int, value: bytes) -> bytes:

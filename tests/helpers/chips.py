@@ -9,7 +9,7 @@ import tifffile
 
 from preprocess.convert import convert
 from preprocess.plan import Request
-from preprocess.schema import Store, open_store
+from preprocess.zarr_store import Store, open_store
 
 BANDS = ("blue", "green", "red", "nir")
 DTYPES = ("uint8", "uint16", "int16", "float32")
@@ -17,7 +17,7 @@ DTYPES = ("uint8", "uint16", "int16", "float32")
 
 @dataclass(frozen=True)
 class Chips:
-    """A folder of TIFFs with its CSV, and the values that were written: (tiles, bands, height, width)."""
+    """A folder of TIFFs with its CSV, and the values that were written: (chips, bands, height, width)."""
 
     folder: Path
     csv: Path

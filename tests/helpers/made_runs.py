@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import average_precision_score
 
-from preprocess.schema import Store
 from preprocess.splits import make_split
+from preprocess.zarr_store import Store
 from train.config import make_config
 from train.contract.metrics import write_metrics
 from train.contract.record import new_record, write_record
@@ -16,7 +16,7 @@ from train.contract.results import write_results
 def write_run(
     path: Path, store: Store, *, seed: int = 0, skill: float = 2.0, without: int = 1, rule: str = "course"
 ) -> Path:
-    """A run's folder with made-up scores of the course split's test part; the last class has no positive there, or
+    """A run's folder with made-up scores of the course split's test split; the last class has no positive there, or
     the last `without`. `rule` is what the run says of its split."""
     split = make_split("course", store)
     labels, names = store.labels[split.test].copy(), store.names[split.test]
@@ -34,7 +34,7 @@ def write_run(
         {
             "state": "done", "started": "today", "config": vars(config), "versions": {"torch": "2"}, "amp": "off",
             "commit": "abc+changes", "machine": {"device": "CPU", "threads": 2, "system": "Linux"},
-            "store": {"path": str(store.path), "fingerprint": store.fingerprint, "chips": store.num_tiles},
+            "store": {"path": str(store.path), "fingerprint": store.fingerprint, "chips": store.num_chips},
             "split": {"rule": rule, "sha256": split.sha256(), "train": 1, "val": 0, "test": len(names),
                       "epoch_chosen_on": "test"},
             "inputs": {"kind": "raw", "bands": bands, "mean": [0.0] * 3, "std": [1.0] * 3, "branches": [bands],

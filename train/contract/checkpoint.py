@@ -9,7 +9,7 @@ from train.contract.fields import Count, Rule, Sha256, decode, parse
 from train.contract.metrics import with_nan
 
 if TYPE_CHECKING:
-    from train.state import State
+    from train.run_state import State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class StateValues:
 
     def restored(self) -> "State":
         """The state that a run continues from, still without its tensors."""
-        from train.state import State  # it needs torch, which this package does not
+        from train.run_state import State  # it needs torch, which this package does not
 
         value = self.best_value
         return State(

@@ -26,7 +26,7 @@ from train.contract.fields import (
 )
 from train.contract.record import Record
 
-PARTS = ("train", "val", "test")
+SPLIT_NAMES = ("train", "val", "test")
 _TOLERANCE = 1e-14  # of a mean or sum that was rounded in another order
 
 
@@ -59,7 +59,7 @@ class EpochLine:
     @property
     def parts(self) -> tuple[str, ...]:
         """The splits that were scored."""
-        return PARTS if self.val_loss is not None else ("train", "test")
+        return SPLIT_NAMES if self.val_loss is not None else ("train", "test")
 
     def loss(self, part: str) -> float:
         """Mean loss of "train", "val" or "test"; NaN where that was not scored."""

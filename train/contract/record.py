@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from preprocess.console import UserError
 from preprocess.files import write_atomic
-from train.config import WHERE, Config
+from train.config import RUNTIME_SETTINGS, Config
 from train.contract.fields import (
     Count,
     Positive,
@@ -234,5 +234,5 @@ def _missing(inputs: InputsRef) -> str:
 def check_settings(expected: Config, found: Config, line: str) -> None:
     """UserError if settings differ that decide a result. `line` has places for NAME, expected and found: %s."""
     for name, value in dataclasses.asdict(expected).items():
-        if name not in WHERE and getattr(found, name) != value:
+        if name not in RUNTIME_SETTINGS and getattr(found, name) != value:
             raise UserError(line % (name.upper(), value, getattr(found, name)))

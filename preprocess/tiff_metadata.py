@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from preprocess.tiff_header import Header, TileError
+from preprocess.tiff_header import ChipError, Header
 from preprocess.tiff_segments import JPEG
 
 AXES = ("YXS", "SYX")  # as the dimensions of the stored array are named: rows, columns, samples
@@ -48,7 +48,7 @@ def order(
     expected, the axes in the file's own description, or a side that no chip has.
 
     Raises:
-        TileError: either is possible.
+        ChipError: either is possible.
     """
     if header.axes == "YX":
         return "SYX", ""
@@ -73,7 +73,7 @@ def order(
     else:
         chosen = "YXS" if pages == height or width <= _THIN else None
     if chosen is None:
-        raise TileError(
+        raise ChipError(
             path, "one way to read its pages", f"{pages} pages of {height} x {width}",
             f"AXES=SYX reads {pages} bands of {height} x {width}, AXES=YXS reads {width} bands of {pages} x {height}.",
         )  # fmt: skip
@@ -86,7 +86,7 @@ def order(
 
 
 def check_description(header: Header, path: str | Path) -> None:
-    """TileError if a description counts more pages of this size than the file has."""
+    """ChipError if a description counts more pages of this size than the file has."""
     page = header.pages[0]
     found, claimed = len(header.pages), None
     if (described := _shaped(page)) is not None:
@@ -104,7 +104,7 @@ def check_description(header: Header, path: str | Path) -> None:
         claimed = int(np.prod([int(size) for size in sizes.values()], dtype=object)) if sizes else None
         found *= page.samplesperpixel
     if claimed is not None and claimed > found:
-        raise TileError(path, f"{claimed} images as its own description says", f"{found}", _ADVICE)
+        raise ChipError(path, f"{claimed} images as its own description says", f"{found}", _ADVICE)
 
 
 def facts(header: Header, count: int, *, order: str, axes: str | None, guess: str) -> Facts:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from preprocess.schema import Store
-from preprocess.splits import PARTS, Split
+from preprocess.splits import SPLIT_NAMES, Split
+from preprocess.zarr_store import Store
 
 CHANCE = 0.1  # mAP up to this share of the way from the mean prevalence to 0 or 1 is what ranking by chance may give
 
@@ -11,15 +11,15 @@ CHANCE = 0.1  # mAP up to this share of the way from the mean prevalence to 0 or
 def data_alarms(store: Store, split: Split) -> list[str]:
     """Classes that a part has no chip of; chips with the same pixels in train and in a part that scores."""
     found = []
-    for part in PARTS:
-        tiles = split.part(part)
-        absent = [name for name, any_ in zip(store.classes, store.labels[tiles].any(axis=0), strict=True) if not any_]
-        if len(tiles) and absent:
+    for part in SPLIT_NAMES:
+        chips = split.indices(part)
+        absent = [name for name, any_ in zip(store.classes, store.labels[chips].any(axis=0), strict=True) if not any_]
+        if len(chips) and absent:
             what = "cannot be learnt" if part == "train" else "has no AP there"
             found.append(f"the {part} part has no chip of {', '.join(absent)}: {what}.")
-    for part in PARTS[1:]:
-        tiles = split.part(part)
-        same = tiles[np.isin(store.checksum[tiles], store.checksum[split.train])]
+    for part in SPLIT_NAMES[1:]:
+        chips = split.indices(part)
+        same = chips[np.isin(store.checksum[chips], store.checksum[split.train])]
         if len(same):
             names = ", ".join(store.names[same[:3]].tolist())
             found.append(

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from preprocess.console import UserError
-from preprocess.schema import Store
+from preprocess.zarr_store import Store
 from train.config import Config
-from train.state import State
+from train.run_state import State
 
 
 class NotFiniteError(UserError):
@@ -25,9 +25,9 @@ def check_losses(state: State, config: Config, store: Store) -> None:
     losses = state.unfinished.losses
     finite = torch.isfinite(torch.stack(losses)).cpu() if losses else torch.ones(1)
     if not finite.all():
-        tiles = np.concatenate(state.unfinished.tiles).reshape(len(losses), -1)[int(finite.int().argmin())]
-        chips = ", ".join(store.names[tiles].tolist())
-        raise NotFiniteError(state, config, f"the loss is not finite; the first such batch holds {chips}")
+        chips = np.concatenate(state.unfinished.chips).reshape(len(losses), -1)[int(finite.int().argmin())]
+        names = ", ".join(store.names[chips].tolist())
+        raise NotFiniteError(state, config, f"the loss is not finite; the first such batch holds {names}")
 
 
 def check_weights(state: State, config: Config, *nets: nn.Module) -> None:
@@ -38,6 +38,6 @@ def check_weights(state: State, config: Config, *nets: nn.Module) -> None:
 
 
 def check_scores(state: State, config: Config, part: str, logits: np.ndarray) -> None:
-    """(tiles, classes) logits of a part."""
+    """(chips, classes) logits of a part."""
     if not np.isfinite(logits).all():
         raise NotFiniteError(state, config, f"scores of the {part} part are not finite")

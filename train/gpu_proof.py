@@ -21,18 +21,18 @@ import numpy as np
 import torch
 
 import pipeline
+from pipeline.cache import DeviceBatches, to_device
 from pipeline.chunks import ChunkReader
 from pipeline.inputs import Inputs
 from pipeline.loader import Batch, default_workers, eval_loader, train_loader
-from pipeline.resident import DeviceBatches, to_device
 from preprocess.console import UserError, one_line, say
 from preprocess.files import write_atomic
 from preprocess.layout import Layout
-from preprocess.schema import Store
-from train import runfolder
+from preprocess.zarr_store import Store
+from train import run_folder
 from train.config import Config
+from train.cuda_driver import driver_release
 from train.device import Device
-from train.driver import driver_release
 from train.memory import is_out_of_memory
 
 PATH = Path("gpu-proof.json")
@@ -56,12 +56,12 @@ class Verdict:
     compared: bool = True
 
 
-def reading_place(config: Config, store: Store, inputs: Inputs, tiles: np.ndarray, device: Device, decode: str) -> str:
+def reading_place(config: Config, store: Store, inputs: Inputs, chips: np.ndarray, device: Device, decode: str) -> str:
     """The DECODE that a loader on this GPU may be made with.
 
     Args:
         config, store, inputs, device: what is read and where.
-        tiles: chips that are compared (some of them).
+        chips: chips that are compared (some of them).
         decode: what the user, or `make tune`, asks for.
 
     Raises:
@@ -69,8 +69,8 @@ def reading_place(config: Config, store: Store, inputs: Inputs, tiles: np.ndarra
     """
     inflates = store.layout.codec == "lz4" and decode != "host" and config.cache == "none"
     place = "device" if inflates else "host"
-    count = max(1, min(_CHIPS, len(tiles), _BYTES // store.layout.tile_bytes))
-    tiles = tiles[np.linspace(0, len(tiles) - 1, count).astype(np.int64)]
+    count = max(1, min(_CHIPS, len(chips), _BYTES // store.layout.chip_bytes))
+    chips = chips[np.linspace(0, len(chips) - 1, count).astype(np.int64)]
     crop = config.crop_of(store.layout.height, store.layout.width)
     way = [
         inputs.kind, ",".join(inputs.stored_bands), f"crop {crop[0]}x{crop[1]}", config.flips, config.test,
@@ -78,7 +78,7 @@ def reading_place(config: Config, store: Store, inputs: Inputs, tiles: np.ndarra
     ]  # fmt: skip
 
     def compare() -> Verdict:
-        common: dict[str, Any] = {"store": store, "inputs": inputs, "tiles": tiles, "config": config}
+        common: dict[str, Any] = {"store": store, "inputs": inputs, "chips": chips, "config": config}
         cpu = make_pictures(**common, device=torch.device("cpu"), dtype=torch.float32, decode="auto", gather=False)
         on_gpu = partial(make_pictures, **common, device=device.device, dtype=device.image_dtype, gather=True)
         return prove(cpu, lambda place: on_gpu(decode=place), place, inputs, config.test)
@@ -180,7 +180,7 @@ def _beyond_rounding(reference: np.ndarray, found: np.ndarray, inputs: Inputs, t
 
 
 def make_pictures(
-    store: Store, inputs: Inputs, tiles: np.ndarray, config: Config, *, device: torch.device, dtype: torch.dtype,
+    store: Store, inputs: Inputs, chips: np.ndarray, config: Config, *, device: torch.device, dtype: torch.dtype,
     decode: str, gather: bool, engine: str = "auto",
 ) -> Pictures:  # fmt: skip
     """One batch of each kind from one device: whole chips as stored, a train batch, a test batch; with CACHE=device
@@ -189,16 +189,16 @@ def make_pictures(
     crop, workers = config.crop_of(layout.height, layout.width), config.workers or default_workers()
     as_stored = dataclasses.replace(inputs, mean=(0.0,) * channels, std=(1.0,) * channels)
     where: dict[str, Any] = {"device": device, "workers": workers, "decode": decode, "engine": engine}
-    size = len(tiles)
+    size = len(chips)
     loaders = {
         "chips": eval_loader(
-            store, tiles, as_stored, batch_size=size, crop=(layout.height, layout.width), dtype=torch.float32, **where
+            store, chips, as_stored, batch_size=size, crop=(layout.height, layout.width), dtype=torch.float32, **where
         ),
         "train images": train_loader(
-            store, tiles, inputs, batch_size=size, seed=config.seed, flips=config.flips, crop=crop, dtype=dtype, **where
+            store, chips, inputs, batch_size=size, seed=config.seed, flips=config.flips, crop=crop, dtype=dtype, **where
         ),
         "test images": eval_loader(
-            store, tiles, inputs, batch_size=size, test=config.test, crop=crop, dtype=dtype, **where
+            store, chips, inputs, batch_size=size, test=config.test, crop=crop, dtype=dtype, **where
         ),
     }
     if config.cache == "device" and inputs.kind == "raw":
@@ -253,7 +253,7 @@ def _read() -> dict[str, Verdict]:
 
 def key(device: Device, layout: Layout, way: list[str]) -> str:
     """All that a verdict depends on: GPU, driver, versions, our code, layout, way of loading."""
-    installed = runfolder.versions()
+    installed = run_folder.versions()
     versions = ", ".join(f"{name} {installed.get(name, 'none')}" for name in ("torch", "nvidia-dali"))
     code = hashlib.sha256()
     for path in sorted(Path(pipeline.__file__).parent.glob("*.py")):

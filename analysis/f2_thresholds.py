@@ -1,4 +1,4 @@
-"""From scores to yes and no: per-class thresholds for F2, tuned on one half of the test part, reported on the other.
+"""From scores to yes and no: per-class thresholds for F2, tuned on one half of the test split, reported on the other.
 
 In: labels and logits. Out: thresholds, and F1 and F2 before and after. The halves are drawn by a seed; nothing that is
 reported has been tuned on. Decisions are `logit > threshold`, strictly.

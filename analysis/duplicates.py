@@ -1,6 +1,6 @@
 """Chips that belong together: the same pixels, nearly the same picture, or side by side in one scene.
 
-In: a store and its `Features`. Out: pairs of tile numbers, and groups that a split must not divide. A model that has
+In: a store and its `Features`. Out: pairs of chip numbers, and groups that a split must not divide. A model that has
 seen one of them in training knows something of the other.
 """
 
@@ -13,8 +13,8 @@ from scipy.sparse.csgraph import connected_components
 from scipy.stats import rankdata
 
 from analysis.features import Features
-from preprocess.schema import Store, write_atomic
 from preprocess.splits import groups_path
+from preprocess.zarr_store import Store, write_atomic
 
 # Of 64 bits. Unlike pictures differ in about 32; a JPEG of quality 50 or noise of a tenth of the contrast moves 0 to 4.
 MAX_HAMMING = 8
@@ -32,17 +32,17 @@ _BLOCK = 1024  # rows of the correlation matrix at a time
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """(P, 2) tile numbers, the smaller first, ascending; `how` a word a pair."""
+    """(P, 2) chip numbers, the smaller first, ascending; `how` a word a pair."""
 
-    tiles: np.ndarray
+    chips: np.ndarray
     how: list[str]
 
 
 def exact_duplicates(store: Store) -> Pairs:
     """Pairs of chips with the same pixels, by their 64-bit checksums; each with the first of its kind."""
     _, first, inverse = np.unique(store.checksum, return_index=True, return_inverse=True)
-    again = np.flatnonzero(first[inverse] != np.arange(store.num_tiles))
-    return _pairs([(int(first[inverse[tile]]), int(tile), "same pixels") for tile in again])
+    again = np.flatnonzero(first[inverse] != np.arange(store.num_chips))
+    return _pairs([(int(first[inverse[chip]]), int(chip), "same pixels") for chip in again])
 
 
 def learnt_twins(pairs: Pairs, learnt: np.ndarray) -> Pairs:
@@ -53,9 +53,9 @@ def learnt_twins(pairs: Pairs, learnt: np.ndarray) -> Pairs:
     """
     found = []
     for group in groups(len(learnt), pairs):
-        known = [tile for tile in group if learnt[tile]]
+        known = [chip for chip in group if learnt[chip]]
         found += [
-            (min(tile, known[0]), max(tile, known[0]), "same pixels") for tile in group if known and not learnt[tile]
+            (min(chip, known[0]), max(chip, known[0]), "same pixels") for chip in group if known and not learnt[chip]
         ]
     return _pairs(found)
 
@@ -169,13 +169,13 @@ def _pairs(found: list[tuple[int, int, str]]) -> Pairs:
     said: dict[tuple[int, int], list[str]] = {}
     for one, two, how in sorted(set(found)):
         said.setdefault((one, two), []).append(how)
-    return Pairs(tiles=np.array(list(said), np.int64).reshape(-1, 2), how=[", ".join(hows) for hows in said.values()])
+    return Pairs(chips=np.array(list(said), np.int64).reshape(-1, 2), how=[", ".join(hows) for hows in said.values()])
 
 
-def groups(num_tiles: int, *pairs: Pairs) -> list[list[int]]:
-    """Tiles that are joined by any pair, directly or through others; groups of two and more, ascending."""
-    tiles = np.concatenate([found.tiles for found in pairs])
-    links = coo_array((np.ones(len(tiles)), (tiles[:, 0], tiles[:, 1])), shape=(num_tiles, num_tiles))
+def groups(num_chips: int, *pairs: Pairs) -> list[list[int]]:
+    """Chips that are joined by any pair, directly or through others; groups of two and more, ascending."""
+    chips = np.concatenate([found.chips for found in pairs])
+    links = coo_array((np.ones(len(chips)), (chips[:, 0], chips[:, 1])), shape=(num_chips, num_chips))
     _, label = connected_components(links, directed=False)
     order = np.argsort(label, kind="stable")
     pieces = np.split(order, np.flatnonzero(np.diff(label[order])) + 1)

@@ -10,16 +10,16 @@ from torch import nn
 from models.build import build, head_parameters
 from models.resnet import RGB, Branch, WeightsError, branch
 from pipeline.inputs import Inputs, course_inputs, raw_inputs
-from pipeline.loader import TileLoader, eval_loader, train_loader
+from pipeline.loader import ChipLoader, eval_loader, train_loader
 from preprocess.console import UserError, say
-from preprocess.schema import Store, open_store
-from preprocess.splits import PARTS, Split, make_split
+from preprocess.splits import SPLIT_NAMES, Split, make_split
+from preprocess.zarr_store import Store, open_store
 from train import tune
 from train.config import Config
 from train.device import Device
-from train.proof import reading_place
-from train.weights import initial_weights
-from train.world import World
+from train.distributed import World
+from train.gpu_proof import reading_place
+from train.initial_weights import initial_weights
 
 ALONE = World()
 
@@ -64,27 +64,27 @@ def _shuffled(store: Store, split: Split, seed: int) -> Store:
     """The control experiment: label rows in random order within each part, so that they say nothing of the chips.
 
     Shuffling train alone is no control of chance: a network's scores still follow brightness and the like, and the
-    test part's true labels do too (measured: mAP 0.21 where chance is 0.17; docs/log.md).
+    test split's true labels do too (measured: mAP 0.21 where chance is 0.17; docs/log.md).
     """
     labels = store.labels.copy()
     rng = np.random.Generator(np.random.Philox(key=seed))
-    for name in PARTS:
-        tiles = split.part(name)
-        labels[tiles] = labels[rng.permutation(tiles)]
+    for name in SPLIT_NAMES:
+        chips = split.indices(name)
+        labels[chips] = labels[rng.permutation(chips)]
     return replace(store, labels=labels)
 
 
-def make_train_loader(config: Config, data: Data, device: Device, world: World = ALONE) -> TileLoader:
-    """The train part, as the configuration says; of each update's chips this rank's share, in `accumulate` parts.
+def make_train_loader(config: Config, data: Data, device: Device, world: World = ALONE) -> ChipLoader:
+    """The train split, as the configuration says; of each update's chips this rank's share, in `accumulate` parts.
 
     Raises:
-        UserError: BATCH cannot be dealt to so many processes, or the train part is smaller than it.
+        UserError: BATCH cannot be dealt to so many processes, or the train split is smaller than it.
     """
     check_batch(config, world.size)
     parts = world.size * config.accumulate
     if len(data.split.train) < config.batch:
         chips = len(data.split.train)
-        raise UserError(f"BATCH={config.batch}: the train part has only {chips} chips. Choose a smaller BATCH.")
+        raise UserError(f"BATCH={config.batch}: the train split has only {chips} chips. Choose a smaller BATCH.")
     crop = crop_of(config, data)
     side = min(crop)
     # A ResNet divides the side by 32. BatchNorm has no variance of a single value a channel.
@@ -102,7 +102,7 @@ def make_train_loader(config: Config, data: Data, device: Device, world: World =
         flips=config.flips, crop=crop, device=device.device, dtype=device.image_dtype,
         **reading(config, data, device),
     )  # fmt: skip
-    loader.deal(world.rank, world.size)
+    loader.set_shard(world.rank, world.size)
     return loader
 
 
@@ -116,7 +116,7 @@ def check_batch(config: Config, ranks: int) -> None:
         )
 
 
-def check_graphs(config: Config, device: Device, loaders: Iterable[TileLoader]) -> None:
+def check_graphs(config: Config, device: Device, loaders: Iterable[ChipLoader]) -> None:
     """UserError if the step would be captured as CUDA graphs while DALI runs: what DALI does then is not allowed (see
     `pipeline.dali`). With ACCUMULATE above 1 nothing is captured (`step._model`)."""
     captured = config.compile == "max" and config.accumulate == 1 and device.kind == "cuda"
@@ -127,10 +127,10 @@ def check_graphs(config: Config, device: Device, loaders: Iterable[TileLoader]) 
         )
 
 
-def make_eval_loader(config: Config, data: Data, device: Device, part: str, world: World = ALONE) -> TileLoader:
+def make_eval_loader(config: Config, data: Data, device: Device, part: str, world: World = ALONE) -> ChipLoader:
     """One part ("train", "val", "test") in store order, without chance; of several ranks, this one's share."""
     return eval_loader(
-        data.store, world.share(data.split.part(part)), data.inputs, batch_size=config.test_batch, test=config.test,
+        data.store, world.share(data.split.indices(part)), data.inputs, batch_size=config.test_batch, test=config.test,
         crop=crop_of(config, data), device=device.device, dtype=device.image_dtype, **reading(config, data, device),
     )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Where a run is: epoch, step, what this epoch has brought so far, what the finished epochs brought.
 
 Together with the trainer (weights, optimiser, schedule) this is all that a run needs to go on as if it had never
-stopped: order and augmentation are functions of (seed, epoch, tile). Leaves files to `checkpoint`.
+stopped: order and augmentation are functions of (seed, epoch, chip). Leaves files to `checkpoint`.
 """
 
 import math
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from train.distributed import World
 from train.metrics import mean_ap
-from train.world import World
 
 SECONDS = ("wait", "copy", "step", "evaluate", "checkpoint")
 
@@ -32,28 +32,28 @@ class Score:
 
 
 @dataclass(kw_only=True)
-class Unfinished:
-    """What the steps of the epoch under way have given: a loss a step, logits and tiles a batch, seconds by kind.
+class EpochAccumulator:
+    """What the steps of the epoch under way have given: a loss a step, logits and chips a batch, seconds by kind.
 
-    `losses` scalars and `logits` (B, classes) float32 stay on the device; `tiles` (B,) int64 on the host.
+    `losses` scalars and `logits` (B, classes) float32 stay on the device; `chips` (B,) int64 on the host.
     """
 
     losses: list[torch.Tensor] = field(default_factory=list)
     logits: list[torch.Tensor] = field(default_factory=list)
-    tiles: list[np.ndarray] = field(default_factory=list)
+    chips: list[np.ndarray] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SECONDS, 0.0))
     first_wait_s: float = 0.0  # for the first batches, while the loader starts; part of seconds["wait"]
 
     def gathered(self, world: World) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-        """Losses (mean over ranks), logits and tiles of all ranks, on the host; waits for device and ranks."""
+        """Losses (mean over ranks), logits and chips of all ranks, on the host; waits for device and ranks."""
         losses = world.mean(torch.stack(self.losses))
-        tiles = world.gather(torch.from_numpy(np.concatenate(self.tiles)))
-        return losses, world.gather(torch.cat(self.logits)), tiles.numpy()
+        chips = world.gather(torch.from_numpy(np.concatenate(self.chips)))
+        return losses, world.gather(torch.cat(self.logits)), chips.numpy()
 
     def keep_share(self, rank: int, size: int) -> None:
         """Of what all ranks have given, keep every size-th row: `gathered` then gives all of it once."""
         self.logits = [rows[rank::size] for rows in self.logits]
-        self.tiles = [rows[rank::size] for rows in self.tiles]
+        self.chips = [rows[rank::size] for rows in self.chips]
 
 
 @dataclass(kw_only=True)
@@ -66,7 +66,7 @@ class State:
 
     epoch: int = 0
     step: int = 0
-    unfinished: Unfinished = field(default_factory=Unfinished)
+    unfinished: EpochAccumulator = field(default_factory=EpochAccumulator)
     lines: list[dict[str, Any]] = field(default_factory=list)
     best: int = -1
     best_value: float = -math.inf
@@ -75,10 +75,10 @@ class State:
 
     def gathered(self, world: World) -> "State":
         """The same with what all ranks have given to the epoch under way."""
-        if world.size == 1 or not self.unfinished.tiles:
+        if world.size == 1 or not self.unfinished.chips:
             return self
-        losses, logits, tiles = self.unfinished.gathered(world)
-        unfinished = replace(self.unfinished, losses=list(losses), logits=[logits], tiles=[tiles])
+        losses, logits, chips = self.unfinished.gathered(world)
+        unfinished = replace(self.unfinished, losses=list(losses), logits=[logits], chips=[chips])
         return replace(self, unfinished=unfinished)
 
     def finish_epoch(self, line: dict[str, Any], value: float, test: Score) -> bool:
@@ -88,7 +88,7 @@ class State:
             Whether this epoch is the best so far: then its weights are to be kept, and `best_sha256` set.
         """
         self.lines.append(line)
-        self.epoch, self.step, self.unfinished = self.epoch + 1, 0, Unfinished()
+        self.epoch, self.step, self.unfinished = self.epoch + 1, 0, EpochAccumulator()
         better = self.best < 0 or value > self.best_value
         if better:
             self.best, self.best_value, self.best_logits = len(self.lines) - 1, value, test.logits

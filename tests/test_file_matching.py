@@ -12,14 +12,14 @@ from helpers.chips import write_chips, write_csv
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from preprocess import matching
+from preprocess import file_matching
 from preprocess.console import UserError
 from preprocess.convert import convert
+from preprocess.file_matching import Found, match_files
+from preprocess.image_names import difference, list_tiffs, stem
 from preprocess.labels import LabelTable
-from preprocess.matching import Found, match_files
-from preprocess.names import difference, list_tiffs, stem
 from preprocess.plan import Request
-from preprocess.schema import open_store
+from preprocess.zarr_store import open_store
 
 PART = st.text(st.characters(codec="utf-8", categories=["L", "N", "Mn", "Zs"], include_characters="_-.")).filter(
     lambda text: text == text.strip() and not text.startswith(".") and 0 < len(text.encode()) < 60
@@ -116,7 +116,7 @@ def test_a_name_with_its_suffix_means_that_very_file(tmp_path: Path) -> None:
 
 def test_exact_names_cost_one_stat_each_and_no_listing(tmp_path: Path) -> None:
     folder = files(tmp_path, *(f"t_{index}.tif" for index in range(50)))
-    with mock.patch("os.stat", side_effect=os.stat) as stat, mock.patch.object(matching, "list_tiffs") as listing:
+    with mock.patch("os.stat", side_effect=os.stat) as stat, mock.patch.object(file_matching, "list_tiffs") as listing:
         match(folder, *(f"t_{index}" for index in range(25)), *(f"./t_{index}.tif" for index in range(25, 50)))
     assert stat.call_count == 50
     assert not listing.called
@@ -199,7 +199,7 @@ def test_a_folder_that_cannot_be_listed_is_one_line(tmp_path: Path, refused: Cal
 
 
 def test_predict_lists_what_a_conversion_finds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from analysis.folder import list_files
+    from analysis.chip_folder import list_files
 
     chips = write_chips(tmp_path / "tif", count=5)
     for index, name in enumerate(("a.Tif", "b.geotiff", "c.TIFF", "d.tiff", "e.tif")):
@@ -213,7 +213,7 @@ def test_predict_lists_what_a_conversion_finds(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_a_file_whose_name_is_no_text_is_one_line(tmp_path: Path, refused: Callable) -> None:
-    from analysis.folder import list_files
+    from analysis.chip_folder import list_files
 
     (tmp_path / os.fsdecode(b"a\xff.tif")).touch()
     assert "expected names of files in UTF-8, found 'a\\udcff.tif'" in refused(lambda: list_files(tmp_path))

@@ -30,13 +30,13 @@ class World:
         """The one that writes and speaks."""
         return self.rank == 0
 
-    def share(self, tiles: np.ndarray) -> np.ndarray:
-        """Every size-th tile from mine on; as many for each rank (a short one repeats a tile; `gather` drops it)."""
+    def share(self, chips: np.ndarray) -> np.ndarray:
+        """Every size-th chip from mine on; as many for each rank (a short one repeats a chip; `gather` drops it)."""
         if self.size == 1:
-            return tiles
-        mine = tiles[self.rank :: self.size]
-        missing = -(-len(tiles) // self.size) - len(mine)
-        return np.concatenate([mine, np.repeat(tiles[:1], missing)])
+            return chips
+        mine = chips[self.rank :: self.size]
+        missing = -(-len(chips) // self.size) - len(mine)
+        return np.concatenate([mine, np.repeat(chips[:1], missing)])
 
     def gather(self, rows: torch.Tensor, count: int | None = None) -> torch.Tensor:
         """Rows of all ranks, on the host, in the order from which `share` dealt them.

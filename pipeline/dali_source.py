@@ -20,35 +20,35 @@ PREFETCH_QUEUE_DEPTH = 2  # batches inside DALI
 
 
 class _HostSlot:
-    """One buffer of the ring for host decode: decoded tiles."""
+    """One buffer of the ring for host decode: decoded chips."""
 
     def __init__(self, reader: ChunkReader, batch_size: int, allocate: Allocate) -> None:
         layout = reader.layout
         self._reader = reader
         shape = (batch_size, len(reader.bands), layout.height, layout.width)
-        self._tiles = allocate(shape, np.dtype(layout.dtype))
+        self._chips = allocate(shape, np.dtype(layout.dtype))
 
     def fill(self, plan: BatchPlan, rows: slice) -> None:
         flip_rows = None if plan.augmentation is None else plan.augmentation.flip_rows[rows]
-        self._reader.decode(plan.tiles[rows], self._tiles[rows], flip_rows)
+        self._reader.decode(plan.chips[rows], self._chips[rows], flip_rows)
 
     def outputs(self) -> list[Any]:
-        return [self._tiles]
+        return [self._chips]
 
 
 class _DeviceSlot:
-    """One buffer of the ring for device decode: encoded tiles, and where their LZ4 blocks lie."""
+    """One buffer of the ring for device decode: encoded chips, and where their LZ4 blocks lie."""
 
     def __init__(self, reader: ChunkReader, batch_size: int, allocate: Allocate) -> None:
         self._reader = reader
         self._encoded = allocate((batch_size, reader.max_span_bytes), np.dtype(np.uint8))
-        self._offsets = np.zeros((batch_size, reader.chunks_per_tile), np.int32)
+        self._offsets = np.zeros((batch_size, reader.chunks_per_chip), np.int32)
         self._sizes = np.zeros_like(self._offsets)
         self._used = np.zeros(batch_size, np.int64)
 
     def fill(self, plan: BatchPlan, rows: slice) -> None:
         self._reader.copy_encoded(
-            plan.tiles[rows], self._encoded[rows], self._offsets[rows], self._sizes[rows], self._used[rows]
+            plan.chips[rows], self._encoded[rows], self._offsets[rows], self._sizes[rows], self._used[rows]
         )
 
     def outputs(self) -> list[Any]:
@@ -66,7 +66,7 @@ class Source:
         """
         Args:
             reader: where bytes come from.
-            batch_size: tiles a batch.
+            batch_size: chips a batch.
             decode: "host" or "device".
             workers: reading threads.
             flips: which draws a train batch needs; see `order.draws_used`.

@@ -12,12 +12,12 @@ import pandas as pd
 
 from analysis import plots, tail
 from analysis.figures import Figures
-from analysis.names import listed
+from analysis.finished_run import Run
 from analysis.page import Cards, Note, Section, Tables, card
 from analysis.pictures import Chip, Room, pictures
 from analysis.ranking import Ranking
-from analysis.results import Run
-from preprocess.schema import Store
+from analysis.slugs import listed
+from preprocess.zarr_store import Store
 
 SMALLEST_SIDE = 96  # pixels of the page: smaller chips are shown at the next whole multiple of their own
 
@@ -122,9 +122,9 @@ def left_out(shown: Sequence[Chip | None]) -> list[Note]:
 def _chips(run: Run, rows: np.ndarray, store: Store | str, room: Room) -> tuple[list[Chip | None], int]:
     if isinstance(store, str):
         return [None] * len(rows), 0
-    tile_of = {str(name): index for index, name in enumerate(store.names)}
-    tiles = np.array([tile_of[str(run.names[row])] for row in rows])
-    return pictures(store, tiles[:, None], room), shown_side(max(store.layout.height, store.layout.width))
+    chip_of = {str(name): index for index, name in enumerate(store.names)}
+    chips = np.array([chip_of[str(run.names[row])] for row in rows])
+    return pictures(store, chips[:, None], room), shown_side(max(store.layout.height, store.layout.width))
 
 
 def _tags(run: Run, row: int) -> str:

@@ -19,40 +19,40 @@ from pipeline.inputs import Inputs
 from pipeline.order import Augmentation, center
 from pipeline.readahead import BatchPlan
 from preprocess.console import Progress, say
-from preprocess.schema import Store
+from preprocess.zarr_store import Store
 
 CACHES = ("none", "host", "device")
 ROOM = 0.5  # of the free memory that a cache may take: batches, the model and the page cache need the rest
-_BLOCK = 64  # tiles decoded at a time
+_BLOCK = 64  # chips decoded at a time
 _GIB = 1024**3
 _readers: weakref.WeakValueDictionary[tuple[str, tuple[str, ...]], "ResidentReader"] = weakref.WeakValueDictionary()
 
 
 class ResidentReader(ChunkReader):
-    """A `ChunkReader` whose chunks are decoded and in memory: `values` (tiles, bands, height, width)."""
+    """A `ChunkReader` whose chunks are decoded and in memory: `values` (chips, bands, height, width)."""
 
-    _within: np.ndarray | None = None  # where a tile's chunks lie, once all are decoded
+    _within: np.ndarray | None = None  # where a chip's chunks lie, once all are decoded
 
     def __init__(self, store: Store, bands: tuple[str, ...], workers: int) -> None:
         super().__init__(store, bands)
         layout = self.layout
-        self.values = np.empty((store.num_tiles, len(bands), layout.height, layout.width), layout.dtype)
+        self.values = np.empty((store.num_chips, len(bands), layout.height, layout.width), layout.dtype)
 
         def fill(first: int) -> None:
-            tiles = np.arange(first, min(first + _BLOCK, store.num_tiles))
-            self.decode(tiles, self.values[tiles[0] : tiles[-1] + 1])
+            chips = np.arange(first, min(first + _BLOCK, store.num_chips))
+            self.decode(chips, self.values[chips[0] : chips[-1] + 1])
 
-        _fill_all(fill, store.num_tiles, workers)
+        _fill_all(fill, store.num_chips, workers)
         # From here on `_locate` gives decoded chunks, which are neither checked nor inflated.
         self._inflate = False
-        chunks = np.arange(self.chunks_per_tile, dtype=np.int64).reshape(len(bands), layout.chunks_per_band)
+        chunks = np.arange(self.chunks_per_chip, dtype=np.int64).reshape(len(bands), layout.chunks_per_band)
         self._within = chunks * layout.chunk_bytes
-        self._tile_bytes = self.values[0].nbytes
+        self._chip_bytes = self.values[0].nbytes
 
-    def _locate(self, tiles: np.ndarray) -> tuple[np.ndarray, np.ndarray, object]:
+    def _locate(self, chips: np.ndarray) -> tuple[np.ndarray, np.ndarray, object]:
         if self._within is None:
-            return super()._locate(tiles)
-        starts = self.values.ctypes.data + tiles * self._tile_bytes
+            return super()._locate(chips)
+        starts = self.values.ctypes.data + chips * self._chip_bytes
         addresses = starts[:, None, None] + self._within
         return addresses, np.zeros_like(addresses), self.values
 
@@ -60,7 +60,7 @@ class ResidentReader(ChunkReader):
 class DeviceBatches:
     """Images of planned batches from values that lie on the device; the counterpart of `dali.DaliBatches`.
 
-    `values` is (tiles, bands, height, width) of the store's dtype.
+    `values` is (chips, bands, height, width) of the store's dtype.
     """
 
     def __init__(self, values: torch.Tensor, inputs: Inputs, *, crop: tuple[int, int], dtype: torch.dtype) -> None:
@@ -73,8 +73,8 @@ class DeviceBatches:
         """Each plan with its images (B, channels, height, width), in channels-last memory."""
         height, width = self._values.shape[2:]
         for plan in plans:
-            draws = plan.augmentation or center(len(plan.tiles), height=height, width=width, crop=self._crop)
-            images = gather(self._values, plan.tiles, draws, self._crop, self._mean, self._scale)
+            draws = plan.augmentation or center(len(plan.chips), height=height, width=width, crop=self._crop)
+            images = gather(self._values, plan.chips, draws, self._crop, self._mean, self._scale)
             yield plan, images.to(self._dtype)
 
     def close(self) -> None:
@@ -82,10 +82,10 @@ class DeviceBatches:
 
 
 def gather(
-    values: torch.Tensor, tiles: np.ndarray, draws: Augmentation, crop: tuple[int, int], mean: torch.Tensor,
+    values: torch.Tensor, chips: np.ndarray, draws: Augmentation, crop: tuple[int, int], mean: torch.Tensor,
     scale: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
-    """Flip, transpose, crop, mirror and scale `tiles` of `values` by indexing: every pixel is read once.
+    """Flip, transpose, crop, mirror and scale `chips` of `values` by indexing: every pixel is read once.
 
     Returns:
         (B, bands, crop height, crop width) float32, channels-last memory, on the device of `values`.
@@ -104,7 +104,7 @@ def gather(
     transpose = column("transpose")
     y, x = torch.where(transpose, x, y), torch.where(transpose, y, x)
     y = torch.where(column("flip_rows"), height - 1 - y, y)
-    rows = torch.from_numpy(tiles).reshape(-1, 1, 1).to(device, non_blocking=True)
+    rows = torch.from_numpy(chips).reshape(-1, 1, 1).to(device, non_blocking=True)
     stored = values.view(torch.int16) if values.dtype is torch.uint16 else values  # torch indexes no uint16
     pixels = stored.flatten(2)[rows, :, y * width + x]  # (B, crop height, crop width, bands)
     if values.dtype is torch.uint16:
@@ -140,33 +140,33 @@ def resident_values(store: Store, bands: tuple[str, ...], workers: int, device: 
                 "that are free on the GPU may be used. Trying CACHE=host."
             )
             return None
-        found = _on_device[key] = to_device(ChunkReader(store, bands), store.num_tiles, workers, device)
+        found = _on_device[key] = to_device(ChunkReader(store, bands), store.num_chips, workers, device)
     return found
 
 
 _on_device: weakref.WeakValueDictionary[tuple[str, tuple[str, ...], str], torch.Tensor] = weakref.WeakValueDictionary()
 
 
-def to_device(reader: ChunkReader, num_tiles: int, workers: int, device: torch.device) -> torch.Tensor:
-    """Decode all tiles, a block at a time, into a tensor for `DeviceBatches`."""
+def to_device(reader: ChunkReader, num_chips: int, workers: int, device: torch.device) -> torch.Tensor:
+    """Decode all chips, a block at a time, into a tensor for `DeviceBatches`."""
     layout = reader.layout
     shape = (len(reader.bands), layout.height, layout.width)
-    values = torch.empty((num_tiles, *shape), dtype=getattr(torch, layout.dtype), device=device)
+    values = torch.empty((num_chips, *shape), dtype=getattr(torch, layout.dtype), device=device)
 
     def fill(first: int) -> None:
-        tiles = np.arange(first, min(first + _BLOCK, num_tiles))
-        block = np.empty((len(tiles), *shape), layout.dtype)
-        reader.decode(tiles, block)
-        values[first : first + len(tiles)] = torch.from_numpy(block)
+        chips = np.arange(first, min(first + _BLOCK, num_chips))
+        block = np.empty((len(chips), *shape), layout.dtype)
+        reader.decode(chips, block)
+        values[first : first + len(chips)] = torch.from_numpy(block)
 
-    _fill_all(fill, num_tiles, workers)
+    _fill_all(fill, num_chips, workers)
     return values
 
 
-def _fill_all(fill: Callable[[int], None], num_tiles: int, workers: int) -> None:
-    with Progress("cache", total=num_tiles, unit="chips") as progress, ThreadPoolExecutor(workers) as pool:
-        for first, _ in enumerate(pool.map(fill, range(0, num_tiles, _BLOCK))):
-            progress.update(min(_BLOCK, num_tiles - first * _BLOCK))
+def _fill_all(fill: Callable[[int], None], num_chips: int, workers: int) -> None:
+    with Progress("cache", total=num_chips, unit="chips") as progress, ThreadPoolExecutor(workers) as pool:
+        for first, _ in enumerate(pool.map(fill, range(0, num_chips, _BLOCK))):
+            progress.update(min(_BLOCK, num_chips - first * _BLOCK))
 
 
 def free_host_bytes() -> int:
@@ -180,4 +180,4 @@ def free_host_bytes() -> int:
 
 
 def _num_bytes(store: Store, bands: tuple[str, ...]) -> int:
-    return store.num_tiles * store.layout.tile_bytes * len(bands) // len(store.layout.bands)
+    return store.num_chips * store.layout.chip_bytes * len(bands) // len(store.layout.bands)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import expit
 
-from analysis.classes import class_ap, mean_over_classes
+from analysis.class_metrics import class_ap, mean_over_classes
 from preprocess.console import UserError, say
 from train.config import Config
 from train.contract.metrics import EpochLine, read_metrics
@@ -25,7 +25,7 @@ LOSSES = {"bce": "binary cross-entropy", "soft_margin": "multi-label soft margin
 class Run:
     """One finished or stopped run.
 
-    names (N,) of the test part's chips; labels (N, classes) uint8; logits (N, classes) float64, what everything is
+    names (N,) of the test split's chips; labels (N, classes) uint8; logits (N, classes) float64, what everything is
     ranked by; probabilities (N, classes) float64; ap (classes,) with NaN where a class has no positive; epoch from 1.
     `record` is run.json, `made_with` what the scores depend on, `history` an entry an epoch.
     """
@@ -55,7 +55,7 @@ class Run:
 
     @property
     def positives(self) -> np.ndarray:
-        """(classes,) chips of the test part that have the class."""
+        """(classes,) chips of the test split that have the class."""
         return np.asarray(self.labels.sum(axis=0, dtype=np.int64))
 
 

@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image
 
 from analysis.features import Features
+from analysis.label_checks import Finding
 from analysis.pictures import colour_bands
-from analysis.tags import Finding
 from preprocess.console import SHORTAGES, UserError
-from preprocess.names import bare, stem
-from preprocess.schema import Store
+from preprocess.image_names import bare, stem
+from preprocess.zarr_store import Store
 
 MIN_SHARE = 0.01  # of a chip's pixels: below it, a bright roof or a dark shadow
 # Robust deviations (1.4826 times the median absolute deviation) from the median. Clouds reach 10 and more on real
@@ -24,9 +24,9 @@ JPEG_SUFFIXES = (".jpg", ".jpeg", ".JPG", ".JPEG")
 
 
 def _chips(title: str, about: str, found: dict[int, str]) -> Finding:
-    tiles = sorted(found)
-    return Finding(title=title, about=about, tiles=np.array(tiles, np.int64).reshape(-1, 1),
-                   said=[found[tile] for tile in tiles])  # fmt: skip
+    chips = sorted(found)
+    return Finding(title=title, about=about, chips=np.array(chips, np.int64).reshape(-1, 1),
+                   said=[found[chip] for chip in chips])  # fmt: skip
 
 
 def pixel_findings(store: Store, features: Features) -> list[Finding]:
@@ -34,20 +34,20 @@ def pixel_findings(store: Store, features: Features) -> list[Finding]:
     bands, pixels = store.layout.bands, store.layout.height * store.layout.width
     flat = features.low == features.high
     constant = {
-        int(tile): "all bands" if flat[tile].all() else ", ".join(np.array(bands)[flat[tile]].tolist())
-        for tile in np.flatnonzero(flat.any(axis=1))
+        int(chip): "all bands" if flat[chip].all() else ", ".join(np.array(bands)[flat[chip]].tolist())
+        for chip in np.flatnonzero(flat.any(axis=1))
     }
     ceiling = features.high.max(axis=0)
     share = np.where(features.high == ceiling, features.at_high, 0) / pixels
     share[flat] = 0
     saturated = {}
-    for tile in np.flatnonzero((share >= MIN_SHARE).any(axis=1)).tolist():
-        said = [f"{bands[b]} {100 * share[tile, b]:.0f} %" for b in np.flatnonzero(share[tile] >= MIN_SHARE)]
-        saturated[tile] = ", ".join(said)
+    for chip in np.flatnonzero((share >= MIN_SHARE).any(axis=1)).tolist():
+        said = [f"{bands[b]} {100 * share[chip, b]:.0f} %" for b in np.flatnonzero(share[chip] >= MIN_SHARE)]
+        saturated[chip] = ", ".join(said)
     empty_share = features.empty / pixels
     empty = {
-        int(tile): f"{100 * empty_share[tile]:.0f} % of the pixels"
-        for tile in np.flatnonzero((empty_share >= MIN_SHARE) & ~flat.all(axis=1))
+        int(chip): f"{100 * empty_share[chip]:.0f} % of the pixels"
+        for chip in np.flatnonzero((empty_share >= MIN_SHARE) & ~flat.all(axis=1))
     }
     highest = ", ".join(f"{band} {value:.5g}" for band, value in zip(bands, ceiling.tolist(), strict=True))
     return [
@@ -66,15 +66,15 @@ def outliers(store: Store) -> Finding:
     spread = 1.4826 * np.median(np.abs(means - middle), axis=0)
     deviations = np.divide(np.abs(means - middle), spread, out=np.zeros_like(means), where=spread > 0)
     found = {}
-    for tile in np.flatnonzero((deviations > MAX_DEVIATIONS).any(axis=1)):
-        band = int(deviations[tile].argmax())
-        found[int(tile)] = f"{store.layout.bands[band]}: mean {means[tile, band]:.5g}, median chip {middle[band]:.5g}"
+    for chip in np.flatnonzero((deviations > MAX_DEVIATIONS).any(axis=1)):
+        band = int(deviations[chip].argmax())
+        found[int(chip)] = f"{store.layout.bands[band]}: mean {means[chip, band]:.5g}, median chip {middle[band]:.5g}"
     about = f"The mean of a band lies more than {MAX_DEVIATIONS:.0f} robust deviations from the median chip's."
     return _chips("Far from the others", about, found)
 
 
 def jpeg_paths(store: Store, folder: Path | None) -> dict[int, Path] | None:
-    """The JPEG of each tile that has one in `folder`; None where no folder is given.
+    """The JPEG of each chip that has one in `folder`; None where no folder is given.
 
     Raises:
         UserError: it is no folder, or no chip has a JPEG there.
@@ -86,15 +86,15 @@ def jpeg_paths(store: Store, folder: Path | None) -> dict[int, Path] | None:
             f"JPEG={folder}: expected a folder of JPEGs, found {'a file' if folder.exists() else 'nothing'}."
         )
     found = {}
-    for tile, name in enumerate(store.names.tolist()):
+    for chip, name in enumerate(store.names.tolist()):
         files = (folder / (base + suffix) for base in (stem(name), bare(name)) for suffix in JPEG_SUFFIXES)
         path = next((path for path in files if path.is_file()), None)
         if path is not None:
-            found[tile] = path
+            found[chip] = path
     if not found:
         raise UserError(
             f"JPEG={folder}: expected JPEGs of the chips' names ({store.names[0]}{JPEG_SUFFIXES[0]}), found none of "
-            f"{store.num_tiles:,}."
+            f"{store.num_chips:,}."
         )
     return found
 
@@ -106,11 +106,11 @@ def jpeg_findings(store: Store, features: Features, paths: dict[int, Path] | Non
         return Finding(title=title, about="", missing="JPEG=folder is needed.")
     shown = [store.layout.bands.index(band) for band in colour_bands(store)]
     found: dict[int, str] = {}
-    for tile, path in paths.items():
-        if said := _unlike(features.thumbnail[tile][shown].mean(axis=0), path, store.layout.height, store.layout.width):
-            found[tile] = said
-    absent = store.num_tiles - len(paths)
-    return _chips(title, f"{len(paths):,} of {store.num_tiles:,} chips have a JPEG; {absent:,} have none and were not "
+    for chip, path in paths.items():
+        if said := _unlike(features.thumbnail[chip][shown].mean(axis=0), path, store.layout.height, store.layout.width):
+            found[chip] = said
+    absent = store.num_chips - len(paths)
+    return _chips(title, f"{len(paths):,} of {store.num_chips:,} chips have a JPEG; {absent:,} have none and were not "
                          f"looked at. Correlation below {MIN_JPEG_CORRELATION} of thumbnails.", found)  # fmt: skip
 
 

@@ -12,19 +12,19 @@ from pathlib import Path
 import numpy as np
 
 from bench.chips import BANDS, NUM_CHIPS, chip
-from preprocess import schema, shard
+from preprocess import shard, zarr_store
+from preprocess.band_statistics import band_sums
 from preprocess.console import Progress
 from preprocess.layout import Layout, plan_layout
-from preprocess.schema import write_atomic
-from preprocess.sums import band_sums
 from preprocess.workers import run_tasks
 from preprocess.write import pixel_checksum
+from preprocess.zarr_store import write_atomic
 
 SIDE, _GRID = 64, 4
 CLASSES = tuple(f"c{number}" for number in range(17))
 
 
-def tiles_store(folder: Path, count: int, codec: str = "lz4") -> Path:
+def chips_store(folder: Path, count: int, codec: str = "lz4") -> Path:
     """`folder/COUNT-CODEC.zarr`; what is there is kept."""
     path = folder / f"{count}-{codec}.zarr"
     if path.exists():
@@ -33,7 +33,7 @@ def tiles_store(folder: Path, count: int, codec: str = "lz4") -> Path:
     part = path.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    schema.create_tiles(part, layout, count)
+    zarr_store.create_chips(part, layout, count)
     starts = range(0, count, layout.shard_tiles)
     tasks = [(str(part), layout, start, min(layout.shard_tiles, count - start)) for start in starts]
     sums: dict[int, tuple[np.ndarray, ...]] = {}
@@ -46,7 +46,7 @@ def tiles_store(folder: Path, count: int, codec: str = "lz4") -> Path:
     band_sum, band_sumsq, checksum, digest = (
         np.concatenate(parts) for parts in zip(*(sums[s] for s in starts), strict=True)
     )
-    schema.finish(part, layout, CLASSES, count, {
+    zarr_store.finish(part, layout, CLASSES, count, {
         "names": np.array([f"chip_{number}" for number in numbers], object),
         "labels": (rng.random((count, len(CLASSES))) < 0.2).astype(np.uint8),
         "csv_row": numbers, "source_size": numbers, "source_mtime_ns": numbers,
@@ -72,14 +72,14 @@ def _write_shard(task: tuple[str, Layout, int, int]) -> tuple[int, np.ndarray, n
     root, layout, start, count = task
     writer = shard.ShardWriter(layout)
     encoded, sums, squares, checksums = io.BytesIO(), [], [], []
-    for tile in windows(start, count):
-        encoded.write(writer.add(tile))
-        total, square = band_sums(np.ascontiguousarray(tile), layout)
+    for pixels in windows(start, count):
+        encoded.write(writer.add(pixels))
+        total, square = band_sums(np.ascontiguousarray(pixels), layout)
         sums.append(total)
         squares.append(square)
-        checksums.append(pixel_checksum(tile))
+        checksums.append(pixel_checksum(pixels))
     encoded.write(writer.end())
-    path = schema.shard_path(Path(root), start // layout.shard_tiles)
+    path = zarr_store.shard_path(Path(root), start // layout.shard_tiles)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, encoded.getbuffer())
     return (

@@ -1,7 +1,7 @@
 """A generator in a process of its own, in any Python: what it yields comes here, what is asked goes there.
 
-`python -m bench.remote FD` is the other end. It is started as a plain command, so that a row can run in the environment
-of its own library; a row's exceptions come back as text, since that library may not be here.
+`python -m bench.remote_generator FD` is the other end. It is started as a plain command, so that a row can run in the
+environment of its own library; a row's exceptions come back as text, since that library may not be here.
 """
 
 import importlib
@@ -37,7 +37,7 @@ class Remote:
         # What a peer's library prints would stand between our lines; its exceptions come through the pipe.
         output = subprocess.DEVNULL if python else None
         self._process = subprocess.Popen(
-            [python or sys.executable, "-m", "bench.remote", str(other.fileno())],
+            [python or sys.executable, "-m", "bench.remote_generator", str(other.fileno())],
             pass_fds=[other.fileno()], cwd=Path(__file__).parents[1], stdin=subprocess.DEVNULL, stdout=output,
             stderr=output,
         )  # fmt: skip
@@ -76,7 +76,7 @@ class Remote:
 def main() -> None:
     """Serve one generator until the pipe closes."""
     pipe = Connection(int(sys.argv[1]))
-    # Plain zarr-python is the reference and a peer here; the store's codecs are chosen knowingly (preprocess.schema).
+    # Plain zarr-python is the reference and a peer here; the store's codecs are chosen knowingly (zarr_store).
     warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3 specification")
     try:
         function, arguments, cores = pipe.recv()

@@ -14,7 +14,7 @@ from typing import cast
 import numpy as np
 import torch
 
-from analysis.results import Run
+from analysis.finished_run import Run
 from pipeline.chunks import ChunkReader
 from pipeline.dali import DaliBatches
 from pipeline.graph import GraphSpec
@@ -24,13 +24,13 @@ from pipeline.readahead import BatchPlan
 from preprocess import tiff
 from preprocess.console import SHORTAGES, UserError, say
 from preprocess.files import named_errors
+from preprocess.image_names import SUFFIXES, list_tiffs, stem
 from preprocess.layout import Layout, plan_layout
-from preprocess.names import SUFFIXES, list_tiffs, stem
-from preprocess.schema import Store, open_store
 from preprocess.write import check_finite
+from preprocess.zarr_store import Store, open_store
 from train.config import Config
 from train.device import Device
-from train.proof import check_images, first_images
+from train.gpu_proof import check_images, first_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ def _first_layout(files: Files, bands: tuple[str, ...]) -> Layout:
             values = tiff.read(path, wanted=tiff.Wanted(num_bands=len(bands)))
             count, height, width = values.shape
             if count != len(bands):
-                raise tiff.TileError(path, f"{len(bands)} bands ({', '.join(bands)})", str(count))
+                raise tiff.ChipError(path, f"{len(bands)} bands ({', '.join(bands)})", str(count))
             return plan_layout(bands=bands, height=height, width=width, dtype=values.dtype.name, codec="none")
         except (UserError, OSError) as error:
             reason = reason or str(error)
@@ -142,27 +142,27 @@ class TiffReader:
     axes: str | None = None
     bad: dict[int, str] = field(default_factory=dict)
 
-    def decode(self, tiles: np.ndarray, out: np.ndarray, flip_rows: np.ndarray | None = None) -> None:
+    def decode(self, chips: np.ndarray, out: np.ndarray, flip_rows: np.ndarray | None = None) -> None:
         """Read files into `out`, (N, bands, height, width); zeros, and a reason in `bad`, for one that cannot be
         used."""
         assert flip_rows is None  # test batches are never flipped
-        for row, tile in enumerate(tiles.tolist()):
-            self._read(tile, out[row])
+        for row, chip in enumerate(chips.tolist()):
+            self._read(chip, out[row])
 
-    def _read(self, tile: int, out: np.ndarray) -> None:
-        layout, path = self.layout, self.files.paths[tile]
+    def _read(self, chip: int, out: np.ndarray) -> None:
+        layout, path = self.layout, self.files.paths[chip]
         expected = (len(layout.bands), layout.height, layout.width)
         try:
             with named_errors(path):
                 values = tiff.read(path, wanted=tiff.Wanted(shape=expected, dtype=layout.dtype, axes=self.axes))
             check_finite(values, path)
-        except tiff.TileError as error:
-            self.bad[tile] = str(error)
+        except tiff.ChipError as error:
+            self.bad[chip] = str(error)
             out[:] = 0
         except OSError as error:
             if error.errno in SHORTAGES:
                 raise
-            self.bad[tile] = f"{path}: expected a readable file, found {error.strerror or type(error).__name__}."
+            self.bad[chip] = f"{path}: expected a readable file, found {error.strerror or type(error).__name__}."
             out[:] = 0
         else:
             for row, band in enumerate(self.bands):
@@ -179,7 +179,7 @@ class FolderLoader:
             raise UserError(f"CROP={config.crop}: chips are {layout.height} x {layout.width} pixels.")
         workers = config.workers or default_workers()
         self._batch_size, self._device = config.test_batch, device.device
-        self._tiles = np.empty(0, np.int64)
+        self._chips = np.empty(0, np.int64)
         self._labels = torch.empty((config.test_batch, 0))
         spec = GraphSpec(
             layout=layout, inputs=inputs, crop=crop, flips="none", test=config.test, decode="host",
@@ -189,22 +189,22 @@ class FolderLoader:
         # Host decode asks a reader for its layout, its bands and `decode`, which a TiffReader has.
         self._images = DaliBatches(cast(ChunkReader, reader), spec, train=False)
 
-    def take(self, tiles: np.ndarray) -> None:
+    def take(self, chips: np.ndarray) -> None:
         """Choose the files of the next epoch, by number."""
-        self._tiles = np.asarray(tiles, np.int64)
+        self._chips = np.asarray(chips, np.int64)
 
     def epoch(self, _: int) -> Iterator[Batch]:
         """The batches; the last is padded with its last file, and `num_valid` says so."""
         size = self._batch_size
-        padded = np.concatenate([self._tiles, np.repeat(self._tiles[-1:], -len(self._tiles) % size)])
+        padded = np.concatenate([self._chips, np.repeat(self._chips[-1:], -len(self._chips) % size)])
         plans = [
             BatchPlan(
-                tiles=padded[start : start + size], num_valid=min(size, len(self._tiles) - start), augmentation=None
+                chips=padded[start : start + size], num_valid=min(size, len(self._chips) - start), augmentation=None
             )
             for start in range(0, len(padded), size)
         ]
         for plan, images_nchw in self._images.epoch(plans):
-            yield Batch(images_nchw, self._labels, plan.tiles, plan.num_valid)
+            yield Batch(images_nchw, self._labels, plan.chips, plan.num_valid)
 
     def close(self) -> None:
         """End the reading threads."""

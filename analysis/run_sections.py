@@ -3,9 +3,9 @@
 import dataclasses
 import shlex
 
+from analysis.chip_sections import Kept
+from analysis.finished_run import Run
 from analysis.page import Section, Table
-from analysis.results import Run
-from analysis.sections import Kept
 from analysis.tables import read_table
 from preprocess.console import UserError
 from train.config import Config, make_config, without_effect
@@ -46,7 +46,7 @@ def reproduction(run: Run, kept: Kept) -> Section:
     section = Section(id="reproduction", title="Reproduction")
     verdict, table = run.path / "reproduce.json", run.path / "reproduce.csv"
     if not verdict.exists():
-        section.note("Not tried yet. The model is loaded in a new process and the test part predicted again by:")
+        section.note("Not tried yet. The model is loaded in a new process and the test split predicted again by:")
         section.note(f"make reproduce RUN={shlex.quote(str(run.path))}", "code")
         return section
     found = read_verdict(run.path)

@@ -2,17 +2,17 @@
 
 A Zarr v3 group that plain zarr-python and xarray read:
 
-    tiles        (tile, band, y, x)  the TIFFs' own dtype and values; sharded, see `shard`
-    labels       (tile, class)       uint8, 0 or 1
-    names        (tile)              as in the CSV
-    csv_row      (tile)              row in the CSV, so that a split over all rows survives missing chips
-    band_sum     (tile, band)        exact sums: mean and std of any split, without reading a pixel
-    band_sumsq   (tile, band)        the same of the squares; float32: of the squared deviations, see `sums`
-    checksum     (tile)              xxh3-64 of the raw pixels, C order, little-endian
-    source_size, source_mtime_ns (tile)  of each TIFF, to notice that it changed
+    chips        (chip, band, y, x)  the TIFFs' own dtype and values; sharded, see `shard`
+    labels       (chip, class)       uint8, 0 or 1
+    names        (chip)              as in the CSV
+    csv_row      (chip)              row in the CSV, so that a split over all rows survives missing chips
+    band_sum     (chip, band)        exact sums: mean and std of any split, without reading a pixel
+    band_sumsq   (chip, band)        the same of the squares; float32: of the squared deviations, see `sums`
+    checksum     (chip)              xxh3-64 of the raw pixels, C order, little-endian
+    source_size, source_mtime_ns (chip)  of each TIFF, to notice that it changed
     shard_digest (shard)             binds each shard file to its place, see `shard`
 
-The group's attributes hold the layout, the classes, and a SHA-256 of each array but `tiles`. Two digests cover all:
+The group's attributes hold the layout, the classes, and a SHA-256 of each array but `chips`. Two digests cover all:
 
     fingerprint        what decides a result: names, labels, pixels (by checksum and sums), classes, bands, chip size,
                        rows of the CSV. Two stores of the same chips have the same one, whatever their codec.
@@ -35,7 +35,8 @@ import numpy as np
 import zarr
 
 from preprocess.arrays import array_specs, write_array
-from preprocess.arrays import create_tiles as create_tiles
+from preprocess.arrays import create_chips as create_chips
+from preprocess.band_statistics import band_statistics
 from preprocess.console import UserError
 from preprocess.files import partial_path as partial_path
 from preprocess.files import shard_key as shard_key
@@ -43,13 +44,12 @@ from preprocess.files import shard_path as shard_path
 from preprocess.files import write_atomic as write_atomic
 from preprocess.header import FORMAT, VERSION, fingerprint_of, read_header, sha256_of_json
 from preprocess.layout import Layout
-from preprocess.sums import band_statistics
 
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """A whole store, opened. Labels and CSV rows are in memory, some 30 bytes a tile; every other array is read when
-    it is asked for and not kept, so that memory hardly grows with the number of tiles.
+    """A whole store, opened. Labels and CSV rows are in memory, some 30 bytes a chip; every other array is read when
+    it is asked for and not kept, so that memory hardly grows with the number of chips.
 
     `path` is a folder, or the address of a store in object storage. `read` gives an array by name, checked each time.
     `source` holds what the conversion noted about the files (JSON), {} if nothing.
@@ -67,38 +67,38 @@ class Store:
     source: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def num_tiles(self) -> int:
-        """Tiles in the store."""
+    def num_chips(self) -> int:
+        """Chips in the store."""
         return len(self.labels)
 
     @property
     def names(self) -> np.ndarray:
-        """(tile) str, as in the CSV."""
+        """(chip) str, as in the CSV."""
         return self.read("names")
 
     @property
     def band_sum(self) -> np.ndarray:
-        """(tile, band) uint64, int64 or float64: `layout.sum_dtypes`."""
+        """(chip, band) uint64, int64 or float64: `layout.sum_dtypes`."""
         return self.read("band_sum")
 
     @property
     def band_sumsq(self) -> np.ndarray:
-        """(tile, band) uint64 or float64: of the squares, or of the squared deviations; see `sums`."""
+        """(chip, band) uint64 or float64: of the squares, or of the squared deviations; see `sums`."""
         return self.read("band_sumsq")
 
     @property
     def checksum(self) -> np.ndarray:
-        """(tile) uint64, of the raw pixels."""
+        """(chip) uint64, of the raw pixels."""
         return self.read("checksum")
 
     @property
     def source_size(self) -> np.ndarray:
-        """(tile) int64, bytes of each TIFF."""
+        """(chip) int64, bytes of each TIFF."""
         return self.read("source_size")
 
     @property
     def source_mtime_ns(self) -> np.ndarray:
-        """(tile) int64, when each TIFF was last written."""
+        """(chip) int64, when each TIFF was last written."""
         return self.read("source_mtime_ns")
 
     @property
@@ -118,9 +118,9 @@ class Store:
             raise UserError(f"{self.path}: this works on stores on disk only. Copy it to disk first.")
         return self.path
 
-    def band_statistics(self, tiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(mean, population std) float64 per band over all pixels of `tiles`; see `sums`."""
-        return band_statistics(self.layout, self.band_sum, self.band_sumsq, tiles)
+    def band_statistics(self, chips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(mean, population std) float64 per band over all pixels of `chips`; see `sums`."""
+        return band_statistics(self.layout, self.band_sum, self.band_sumsq, chips)
 
     def band_indices(self, bands: tuple[str, ...]) -> tuple[int, ...]:
         """Positions of `bands` in the store; UserError names one that is not there."""
@@ -133,10 +133,10 @@ class Store:
         return tuple(self.layout.bands.index(band) for band in bands)
 
 
-def encoded_bytes(path: Path, layout: Layout, num_tiles: int) -> int:
+def encoded_bytes(path: Path, layout: Layout, num_chips: int) -> int:
     """Bytes of all shards on disk; UserError names the first that is missing."""
     total = 0
-    for shard in range(layout.num_shards(num_tiles)):
+    for shard in range(layout.num_shards(num_chips)):
         file = shard_path(path, shard)
         if not file.is_file():
             raise UserError(f"{file}: the shard is missing. `make verify STORE={path}` lists all damage.")
@@ -151,22 +151,22 @@ def finish(
     """Write the small arrays and, last, the attributes with the completion mark; then read all of it back.
 
     Args:
-        root: where `create_tiles` was called and the shards lie.
+        root: where `create_chips` was called and the shards lie.
         layout, classes: of the store.
         num_csv_rows: rows of the CSV, with and without a chip.
         arrays: values by name, see `arrays.array_specs`.
         source: what is worth knowing about the files, as JSON.
     """
     group = zarr.open_group(root, mode="a", zarr_format=3)
-    num_tiles = len(arrays["names"])
-    specs = array_specs(layout, num_tiles, len(classes), VERSION)
+    num_chips = len(arrays["names"])
+    specs = array_specs(layout, num_chips, len(classes), VERSION)
     records = {name: write_array(group, name, spec, np.asarray(arrays[name])) for name, spec in specs.items()}
     attrs: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "layout": {**vars(layout), "bands": list(layout.bands)},
         "classes": list(classes),
-        "num_tiles": num_tiles,
+        "num_tiles": num_chips,
         "num_csv_rows": num_csv_rows,
         "source": source or {},
         "arrays": records,

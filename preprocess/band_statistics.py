@@ -16,7 +16,7 @@ import threadpoolctl
 from preprocess.layout import Layout
 
 
-def band_sums(tile: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+def band_sums(chip: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     """(band_sum, band_sumsq) of a (bands, height, width) chip, each (bands,) in `layout.sum_dtypes`.
 
     Values that are not finite give a sum that is not finite. Callers keep BLAS to one thread (`one_blas_thread`): its
@@ -24,12 +24,12 @@ def band_sums(tile: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]
     """
     total, squares = (np.zeros(len(layout.bands), dtype) for dtype in layout.sum_dtypes)
     if total.dtype.kind == "f":
-        for band, values in enumerate(tile.reshape(len(layout.bands), -1)):
+        for band, values in enumerate(chip.reshape(len(layout.bands), -1)):
             total[band], squares[band] = _float_sums(values)
         return total, squares
     # In float64, a chunk at a time: 65535**2 times a chunk's values stays below 2**53, so every partial sum is an exact
     # integer in whatever order it is added, and float64 adds several times faster than integers.
-    chunks = tile.reshape(len(layout.bands), layout.chunks_per_band, -1)
+    chunks = chip.reshape(len(layout.bands), layout.chunks_per_band, -1)
     assert 65535**2 * chunks.shape[-1] < 2**53
     values, ones, _ = _working_memory(chunks.shape[-1])
     total_type, square_type = total.dtype.type, squares.dtype.type
@@ -100,40 +100,40 @@ def one_blas_thread() -> threadpoolctl.threadpool_limits:
 
 
 def band_statistics(
-    layout: Layout, band_sum: np.ndarray, band_sumsq: np.ndarray, tiles: np.ndarray
+    layout: Layout, band_sum: np.ndarray, band_sumsq: np.ndarray, chips: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(mean, population std) float64 per band over all pixels of `tiles`, from (chips, bands) sums.
+    """(mean, population std) float64 per band over all pixels of `chips`, from (chips, bands) sums.
 
     Integers: from exact totals. float32: the chips' deviations and those of their means, added exactly.
     """
     combine = _float_statistics if band_sum.dtype.kind == "f" else _integer_statistics
     columns = [
-        combine(band_sum[:, band], band_sumsq[:, band], tiles, layout.height * layout.width)
+        combine(band_sum[:, band], band_sumsq[:, band], chips, layout.height * layout.width)
         for band in range(band_sum.shape[1])
     ]
     mean, std = zip(*columns, strict=True)
     return np.array(mean), np.array(std)
 
 
-def _float_statistics(total: np.ndarray, deviations: np.ndarray, tiles: np.ndarray, pixels: int) -> tuple[float, float]:
+def _float_statistics(total: np.ndarray, deviations: np.ndarray, chips: np.ndarray, pixels: int) -> tuple[float, float]:
     # Counted from the first chip's sum: the difference of close numbers is exact, and a constant band's std is 0.
-    first = total[tiles[0]]
-    means = (total[tiles] - first) / pixels
-    mean = math.fsum(means) / len(tiles)
-    squares = math.fsum(deviations[tiles]) + pixels * math.fsum((means - mean) ** 2)
-    return float(first / pixels + mean), math.sqrt(squares / (pixels * len(tiles)))
+    first = total[chips[0]]
+    means = (total[chips] - first) / pixels
+    mean = math.fsum(means) / len(chips)
+    squares = math.fsum(deviations[chips]) + pixels * math.fsum((means - mean) ** 2)
+    return float(first / pixels + mean), math.sqrt(squares / (pixels * len(chips)))
 
 
-def _integer_statistics(total: np.ndarray, squares: np.ndarray, tiles: np.ndarray, pixels: int) -> tuple[float, float]:
-    count, summed, squared = pixels * len(tiles), _exact_sum(total, tiles), _exact_sum(squares, tiles)
+def _integer_statistics(total: np.ndarray, squares: np.ndarray, chips: np.ndarray, pixels: int) -> tuple[float, float]:
+    count, summed, squared = pixels * len(chips), _exact_sum(total, chips), _exact_sum(squares, chips)
     return summed / count, float((count * squared - summed * summed) ** 0.5 / count)
 
 
-def _exact_sum(values: np.ndarray, tiles: np.ndarray) -> int:
-    """The sum of (chips,) int64 or uint64 over `tiles` as Python's integer: a large set's does not fit 64 bits."""
+def _exact_sum(values: np.ndarray, chips: np.ndarray) -> int:
+    """The sum of (chips,) int64 or uint64 over `chips` as Python's integer: a large set's does not fit 64 bits."""
     summed = 0
-    for first in range(0, len(tiles), 4096):  # in blocks, so that memory does not grow
-        part = values[tiles[first : first + 4096]]
+    for first in range(0, len(chips), 4096):  # in blocks, so that memory does not grow
+        part = values[chips[first : first + 4096]]
         low, high = (part & part.dtype.type(2**32 - 1)).sum(), (part >> part.dtype.type(32)).sum()
         summed += int(low) + (int(high) << 32)
     return summed

@@ -6,29 +6,32 @@ In: a run and what was computed from it. Out: `page.Section`s; figures and table
 import numpy as np
 import pandas as pd
 
-from analysis import classes, decisions, plots
+from analysis import class_metrics, f2_thresholds, plots
+from analysis.chip_sections import Kept
 from analysis.comparison import Difference
+from analysis.finished_run import Run
 from analysis.page import Section
-from analysis.results import Run
-from analysis.sections import Kept
 
 
 def each_class(run: Run, resampled_ap: np.ndarray, kept: Kept) -> Section:
     """AP with intervals and chance, precision and recall, calibration, co-occurrence."""
     section = Section(id="classes", title="Classes")
-    low, high = classes.interval(resampled_ap)
+    low, high = class_metrics.interval(resampled_ap)
     calibrations = [
-        classes.calibration(run.labels[:, index], run.probabilities[:, index]) for index in range(len(run.classes))
+        class_metrics.calibration(run.labels[:, index], run.probabilities[:, index])
+        for index in range(len(run.classes))
     ]
-    few = frozenset(np.flatnonzero(run.positives < classes.FEW_POSITIVES).tolist())
+    few = frozenset(np.flatnonzero(run.positives < class_metrics.FEW_POSITIVES).tolist())
     chance = run.positives / len(run.labels)
     section.note(
         f"Intervals: 95 % percentiles of {len(resampled_ap):,} bootstrap resamples of the test chips (seed "
-        f"{classes.SEED}). Chance is the share of chips that have the class: what random scores reach."
+        f"{class_metrics.SEED}). Chance is the share of chips that have the class: what random scores reach."
     )
     if few:
         names = ", ".join(run.classes[index] for index in sorted(few))
-        section.note(f"Grey, fewer than {classes.FEW_POSITIVES} positives, so luck decides much: {names}.", "warn")
+        section.note(
+            f"Grey, fewer than {class_metrics.FEW_POSITIVES} positives, so luck decides much: {names}.", "warn"
+        )
     section.plot(kept.figures.add("class_ap", plots.ap_bars(run, low, high)))
     section.plot(kept.figures.add("precision_recall", plots.precision_recall(run)), "Title: AP. Dashed: chance.")
     section.plot(kept.figures.add("calibration", plots.reliability(run, calibrations)),
@@ -36,7 +39,7 @@ def each_class(run: Run, resampled_ap: np.ndarray, kept: Kept) -> Section:
     section.plot(
         kept.figures.add(
             "cooccurrence",
-            plots.heat(classes.cooccurrence(run.labels), run.classes, "Tags that occur together",
+            plots.heat(class_metrics.cooccurrence(run.labels), run.classes, "Tags that occur together",
                        "share that also has", "chips with"),
         )
     )  # fmt: skip
@@ -50,7 +53,7 @@ def each_class(run: Run, resampled_ap: np.ndarray, kept: Kept) -> Section:
     section.blocks.append(
         kept.tables.add("classes", frame, "AP with its 95 % interval, chance, Brier score.", muted=few)
     )
-    bins = np.arange(classes.NUM_BINS) / classes.NUM_BINS
+    bins = np.arange(class_metrics.NUM_BINS) / class_metrics.NUM_BINS
     kept.tables.add(
         "calibration",
         pd.concat(
@@ -67,16 +70,16 @@ def each_class(run: Run, resampled_ap: np.ndarray, kept: Kept) -> Section:
 def decided(run: Run, kept: Kept) -> Section:
     """Thresholds for F2, tuned on one half and reported on the other."""
     section = Section(id="decisions", title="Decisions")
-    tuning, reporting = decisions.halves(len(run.labels))
-    found = decisions.tune(run.labels[tuning], run.logits[tuning])
+    tuning, reporting = f2_thresholds.halves(len(run.labels))
+    found = f2_thresholds.tune(run.labels[tuning], run.logits[tuning])
     truth, before = run.labels[reporting], run.logits[reporting] > 0
     after = run.logits[reporting] > found.values
     section.note(
-        f"Thresholds for F2 were tuned on {len(tuning):,} of the test chips ({decisions.NUM_FOLDS} folds, seed "
-        f"{decisions.SEED}; the mean of the folds' thresholds); everything here is reported on the other "
+        f"Thresholds for F2 were tuned on {len(tuning):,} of the test chips ({f2_thresholds.NUM_FOLDS} folds, seed "
+        f"{f2_thresholds.SEED}; the mean of the folds' thresholds); everything here is reported on the other "
         f"{len(reporting):,}. F2 samples is Kaggle's measure. Macro is over the classes with a positive."
     )
-    kinds = decisions.scores(truth, before), decisions.scores(truth, after)
+    kinds = f2_thresholds.scores(truth, before), f2_thresholds.scores(truth, after)
     section.blocks.append(
         kept.tables.add(
             "f_scores",
@@ -89,8 +92,8 @@ def decided(run: Run, kept: Kept) -> Section:
         {
             "class": run.classes,
             "threshold": 1 / (1 + np.exp(-found.values)),
-            "F2 at 0.5": [decisions.f_beta(truth[:, c], before[:, c]) for c in range(len(run.classes))],
-            "F2 tuned": [decisions.f_beta(truth[:, c], after[:, c]) for c in range(len(run.classes))],
+            "F2 at 0.5": [f2_thresholds.f_beta(truth[:, c], before[:, c]) for c in range(len(run.classes))],
+            "F2 tuned": [f2_thresholds.f_beta(truth[:, c], after[:, c]) for c in range(len(run.classes))],
             "F2 in the folds": found.held_out_f2,
             "positives tuned on": run.labels[tuning].sum(axis=0, dtype=int),
             "positives reported on": truth.sum(axis=0, dtype=int),
@@ -110,15 +113,15 @@ def decided(run: Run, kept: Kept) -> Section:
     section.plot(
         kept.figures.add(
             "false_alarms",
-            plots.heat(classes.false_alarms(truth, after), run.classes, "Taken for, with tuned thresholds",
+            plots.heat(class_metrics.false_alarms(truth, after), run.classes, "Taken for, with tuned thresholds",
                        "decided as (has it not)", "chips with"),
         ),
         "Of the chips with the row's class but not the column's, the share decided as the column's. Diagonal: missed.",
     )  # fmt: skip
     muted = frozenset(np.flatnonzero(~found.tuned).tolist())
     section.blocks.append(
-        kept.tables.add("thresholds", each, f"Grey: fewer than {decisions.NUM_FOLDS} positives to tune on, 0.5 stays.",
-                        muted=muted)
+        kept.tables.add("thresholds", each, muted=muted,
+                        caption=f"Grey: fewer than {f2_thresholds.NUM_FOLDS} positives to tune on, 0.5 stays.")
     )  # fmt: skip
     return section
 
@@ -153,7 +156,7 @@ def compared(run: Run, found: list[Difference], kept: Kept) -> Section:
                      "Filled: the interval leaves out 0.")  # fmt: skip
         kept.tables.add(f"difference_{entry.other.name}",
                         pd.DataFrame(rows, columns=["class", "difference", "low", "high"]))  # fmt: skip
-    of_mean = float(classes.mean_over_classes(np.where(chance > 0, chance, np.nan)))
+    of_mean = float(class_metrics.mean_over_classes(np.where(chance > 0, chance, np.nan)))
     # Columns by position: a run may be named as another column is.
     columns = [[*run.classes, "mAP"], [*chance, of_mean], *([*other.ap, other.mean_ap] for other in runs)]
     frame = pd.DataFrame(dict(enumerate(columns)))

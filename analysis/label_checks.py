@@ -11,33 +11,33 @@ import numpy as np
 from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
 
-from analysis.names import listed
-from analysis.results import Run
+from analysis.finished_run import Run
+from analysis.slugs import listed
 from preprocess.console import UserError
+from preprocess.image_names import stem
 from preprocess.labels import TagRow, read_labels, read_tags, settings_of
-from preprocess.names import stem
-from preprocess.schema import Store
+from preprocess.zarr_store import Store
 
 MIN_EXAMPLES = 10  # of each kind: below it cleanlab's estimate of a class's noise means nothing
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One kind of oddity. `tiles`: (F, k) tile numbers that belong together (k = 1: chips); `said` a line each.
+    """One kind of oddity. `chips`: (F, k) chip numbers that belong together (k = 1: chips); `said` a line each.
 
     `missing` says why it was not looked for; then nothing was found because nothing was sought.
     """
 
     title: str
     about: str
-    tiles: np.ndarray = field(default_factory=lambda: np.empty((0, 1), np.int64))
+    chips: np.ndarray = field(default_factory=lambda: np.empty((0, 1), np.int64))
     said: list[str] = field(default_factory=list)
     missing: str = ""
 
 
 def _finding(title: str, about: str, found: list[tuple[int, str]]) -> Finding:
-    tiles = np.array([tile for tile, _ in found], np.int64).reshape(-1, 1)
-    return Finding(title=title, about=about, tiles=tiles, said=[said for _, said in found])
+    chips = np.array([chip for chip, _ in found], np.int64).reshape(-1, 1)
+    return Finding(title=title, about=about, chips=chips, said=[said for _, said in found])
 
 
 def exclusive_findings(store: Store, exclusive: tuple[str, ...]) -> list[Finding]:
@@ -57,14 +57,14 @@ def exclusive_findings(store: Store, exclusive: tuple[str, ...]) -> list[Finding
     count = store.labels[:, columns].sum(axis=1)
     about = f"Of {', '.join(exclusive)} a chip should have exactly one."
     return [
-        _finding(title, about, [(int(tile), tags_of(store, tile)) for tile in np.flatnonzero(rows).tolist()])
+        _finding(title, about, [(int(chip), tags_of(store, chip)) for chip in np.flatnonzero(rows).tolist()])
         for title, rows in zip(titles, (count > 1, count == 0), strict=True)
     ]
 
 
-def tags_of(store: Store, tile: int) -> str:
-    """The tile's tags, in the classes' order."""
-    return listed(np.array(store.classes)[store.labels[tile] == 1].tolist())
+def tags_of(store: Store, chip: int) -> str:
+    """The chip's tags, in the classes' order."""
+    return listed(np.array(store.classes)[store.labels[chip] == 1].tolist())
 
 
 def csv_findings(store: Store, path: Path | None) -> list[Finding]:
@@ -78,9 +78,9 @@ def csv_findings(store: Store, path: Path | None) -> list[Finding]:
         return [Finding(title=title, about="", missing="LABELS=file.csv is needed.") for title in titles]
     settings = settings_of(store)
     table = read_labels(path, store.classes, settings)
-    tile_of = {stem(str(name).strip()): tile for tile, name in enumerate(store.names)}
+    chip_of = {stem(str(name).strip()): chip for chip, name in enumerate(store.names)}
     row_of = {stem(name): row for row, name in enumerate(table.names)}
-    if absent := [name for name in tile_of if name not in row_of]:
+    if absent := [name for name in chip_of if name not in row_of]:
         raise UserError(f"LABELS={path}: {len(absent)} chips of the store are not in it, e.g. {absent[0]}.")
     repeated = []
     rows_of: dict[str, list[TagRow]] = {}  # several in the long format
@@ -89,21 +89,21 @@ def csv_findings(store: Store, path: Path | None) -> list[Finding]:
     for name, same in rows_of.items():
         tags = [tag for row in same for tag in row.tags]
         twice = sorted({tag for tag in tags if tags.count(tag) > 1})
-        if twice and name in tile_of:
+        if twice and name in chip_of:
             line = next(row.line for row in same[::-1] if set(twice) & set(row.tags))
-            repeated.append((tile_of[name], f"line {line}: {listed(twice)} repeated"))
-    rows = np.array([row_of[name] for name in tile_of])
+            repeated.append((chip_of[name], f"line {line}: {listed(twice)} repeated"))
+    rows = np.array([row_of[name] for name in chip_of])
     differ = np.flatnonzero((table.labels[rows] != store.labels).any(axis=1))
     return [
         _finding(titles[0], "A tag that is named twice counts once.", sorted(repeated)),
-        _finding(titles[1], "The CSV has changed since the conversion.", [(int(tile), "") for tile in differ]),
+        _finding(titles[1], "The CSV has changed since the conversion.", [(int(chip), "") for chip in differ]),
     ]
 
 
 def doubted_labels(store: Store, run: Run | None) -> Finding:
     """Labels that cleanlab (confident learning, both of its prunings) takes for wrong, the most doubted first.
 
-    Only the test part is judged: its scores were made by a model that has not learnt these labels.
+    Only the test split is judged: its scores were made by a model that has not learnt these labels.
 
     Raises:
         UserError: the run is of other chips or classes.
@@ -111,8 +111,8 @@ def doubted_labels(store: Store, run: Run | None) -> Finding:
     title = "Labels that the model doubts"
     if run is None:
         return Finding(title=title, about="", missing="RUN=runs/task1 gives the scores for it.")
-    tile_of = {str(name): tile for tile, name in enumerate(store.names)}
-    if run.classes != store.classes or any(name not in tile_of for name in run.names.tolist()):
+    chip_of = {str(name): chip for chip, name in enumerate(store.names)}
+    if run.classes != store.classes or any(name not in chip_of for name in run.names.tolist()):
         raise UserError(f"RUN={run.path}: expected a run on {store.path}, found other chips or classes.")
     found: list[tuple[float, int, str]] = []
     for index, name in enumerate(run.classes):
@@ -124,9 +124,9 @@ def doubted_labels(store: Store, run: Run | None) -> Finding:
         quality = get_label_quality_scores(truth, scores)
         for row in np.flatnonzero(doubted).tolist():
             says = f"{name}: {'tagged' if truth[row] else 'not tagged'}, p = {scores[row, 1]:.4f}"
-            found.append((float(quality[row]), tile_of[str(run.names[row])], says))
+            found.append((float(quality[row]), chip_of[str(run.names[row])], says))
     about = (
         f"By cleanlab, from the scores of {run.name} on its {len(run.names):,} test chips; classes with fewer than "
         f"{MIN_EXAMPLES} examples of either kind are left out."
     )
-    return _finding(title, about, [(tile, says) for _, tile, says in sorted(found)])
+    return _finding(title, about, [(chip, says) for _, chip, says in sorted(found)])

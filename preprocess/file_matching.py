@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from preprocess.console import UserError, say
+from preprocess.image_names import Index, difference, find_exactly, list_tiffs
 from preprocess.labels import LabelTable
-from preprocess.names import Index, difference, find_exactly, list_tiffs
 
 
 @dataclass(frozen=True, kw_only=True)
