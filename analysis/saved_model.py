@@ -5,14 +5,14 @@ from pathlib import Path
 
 from torch import nn
 
-from analysis.results import Run, load_run
+from analysis.finished_run import Run, load_run
 from models.build import build
 from models.resnet import branch
 from pipeline.inputs import COURSE_MEAN, COURSE_STD, Inputs, raw_inputs
 from preprocess.console import UserError, say
-from preprocess.schema import Store
 from preprocess.splits import make_split
-from train.runfolder import load_model as load_weights
+from preprocess.zarr_store import Store
+from train.run_folder import load_model as load_weights
 
 
 @dataclass(frozen=True, kw_only=True)

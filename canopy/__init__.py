@@ -9,24 +9,45 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from analysis.results import Run, load_run
+    from analysis.finished_run import Run, load_run
     from analysis.saved_model import SavedModel, load_model
     from models.build import build as build_model
     from models.resnet import Branch, branch
     from pipeline.inputs import Inputs, course_inputs, raw_inputs
-    from pipeline.loader import Batch, TileLoader, default_crop, eval_loader, train_loader
+    from pipeline.loader import Batch, ChipLoader, default_crop, eval_loader, train_loader
     from preprocess.console import UserError
     from preprocess.layout import Layout
-    from preprocess.schema import Store, open_store
     from preprocess.splits import Split, make_split
+    from preprocess.zarr_store import Store, open_store
     from train.metrics import class_ap, mean_ap
 
     __version__: str
 
 __all__ = [
-    "Batch", "Branch", "Inputs", "Layout", "Run", "SavedModel", "Split", "Store", "TileLoader", "UserError",
-    "__version__", "branch", "build_model", "class_ap", "course_inputs", "default_crop", "eval_loader", "load_model",
-    "load_run", "make_split", "mean_ap", "open_store", "raw_inputs", "train_loader",
+    "Batch",
+    "Branch",
+    "ChipLoader",
+    "Inputs",
+    "Layout",
+    "Run",
+    "SavedModel",
+    "Split",
+    "Store",
+    "UserError",
+    "__version__",
+    "branch",
+    "build_model",
+    "class_ap",
+    "course_inputs",
+    "default_crop",
+    "eval_loader",
+    "load_model",
+    "load_run",
+    "make_split",
+    "mean_ap",
+    "open_store",
+    "raw_inputs",
+    "train_loader",
 ]  # fmt: skip
 
 # Public name -> module that defines it. A name after a colon is the one that it has there.
@@ -35,11 +56,11 @@ _HOMES = {
     "Branch": "models.resnet",
     "Inputs": "pipeline.inputs",
     "Layout": "preprocess.layout",
-    "Run": "analysis.results",
+    "Run": "analysis.finished_run",
     "SavedModel": "analysis.saved_model",
     "Split": "preprocess.splits",
-    "Store": "preprocess.schema",
-    "TileLoader": "pipeline.loader",
+    "Store": "preprocess.zarr_store",
+    "ChipLoader": "pipeline.loader",
     "UserError": "preprocess.console",
     "branch": "models.resnet",
     "build_model": "models.build:build",
@@ -48,10 +69,10 @@ _HOMES = {
     "default_crop": "pipeline.loader",
     "eval_loader": "pipeline.loader",
     "load_model": "analysis.saved_model",
-    "load_run": "analysis.results",
+    "load_run": "analysis.finished_run",
     "make_split": "preprocess.splits",
     "mean_ap": "train.metrics",
-    "open_store": "preprocess.schema",
+    "open_store": "preprocess.zarr_store",
     "raw_inputs": "pipeline.inputs",
     "train_loader": "pipeline.loader",
 }
