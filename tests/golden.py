@@ -87,7 +87,7 @@ class Code:
         """Import what the batches and splits need, from `root`."""
         sys.path.insert(0, str(self.root))
         importlib.import_module("pipeline")  # sets DALI's environment
-        self.open_store = self.name("preprocess.store:open_store", "preprocess.schema:open_store")
+        self.open_store = self.name("preprocess.zarr_store:open_store", "preprocess.schema:open_store")
         self.make_split = self.name("preprocess.splits:make_split", "preprocess.split:make_split")
         self.train_loader = self.name("pipeline.loader:train_loader", "canopy:train_loader")
         self.eval_loader = self.name("pipeline.loader:eval_loader", "canopy:eval_loader")
