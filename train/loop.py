@@ -36,7 +36,7 @@ from train.memory import estimate_bytes
 from train.metrics import class_ap, mean_ap
 from train.nan_checks import NotFiniteError, check_losses, check_scores, check_weights
 from train.predict import predict
-from train.record import chosen_on, describe, epoch_line, introduce, publish, surroundings, upgraded
+from train.record import chosen_on, describe, epoch_lines, introduce, publish, surroundings, upgraded
 from train.run_state import Score, State
 from train.sanity_checks import chance_alarm
 from train.setup import Data, check_graphs, crop_of, make_eval_loader, make_model, make_train_loader, pools
@@ -238,8 +238,7 @@ def _epoch(fit: Fit) -> None:
 def _tell(fit: Fit, scores: dict[str, Score]) -> None:
     line = fit.state.lines[-1]
     _log(fit, line)
-    say(epoch_line(fit.config, fit.state))
-    for text in time_line(line).split("\n"):
+    for text in [*epoch_lines(fit.config, fit.state), *time_line(line).split("\n")]:
         say(text)
     alarms = [chance_alarm(fit.data.store.labels[fit.data.split.indices(p)], s.mean_ap, p) for p, s in scores.items()]
     for text in (advice(line, fit.device), *alarms):

@@ -159,7 +159,7 @@ def _results(state: State, data: Data) -> dict[str, np.ndarray]:
     }
 
 
-def epoch_line(config: Config, state: State) -> str:
+def epoch_lines(config: Config, state: State) -> list[str]:
     """The line after an epoch; a second one for the test split where val chooses, to stay within 80 columns."""
     line = state.lines[-1]
     shown = {part: f"{part} loss {line[f'{part}_loss']:.4f} mAP {line[f'{part}_map']:.4f}" for part in SPLIT_NAMES
@@ -167,5 +167,5 @@ def epoch_line(config: Config, state: State) -> str:
     best = "best" if state.best + 1 == line["epoch"] else f"best: {state.best + 1}"
     head = [f"epoch {line['epoch']}/{config.epochs}", shown["train"]]
     if "val" in shown:
-        return " | ".join([*head, shown["val"], best]) + f"\n  {shown['test']}"
-    return " | ".join([*head, shown["test"], best])
+        return [" | ".join([*head, shown["val"], best]), f"  {shown['test']}"]
+    return [" | ".join([*head, shown["test"], best])]
