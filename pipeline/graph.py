@@ -6,6 +6,7 @@ arguments, and the test graph takes none. CPU and GPU run the same nodes; only `
 Chips enter as (band, y, x). Batches leave as (y, x, channel): viewed as NCHW that is channels-last memory.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,11 @@ def train_graph(spec: GraphSpec, source: Callable[[], list[Any]] | None) -> Pipe
                 chips = fn.transpose(chips, perm=[0, 2, 1], transpose_layout=False)
         return finish(spec, chips, crop_pos_y=draws["crop_y"], crop_pos_x=draws["crop_x"], mirror=draws["mirror"])
 
-    return graph(**_pipeline_arguments(spec))
+    with warnings.catch_warnings():
+        # From Python 3.13 on, gast 0.7.0 (with which DALI translates each `if`) makes AST nodes in a deprecated way.
+        # Where warnings are errors, DALI would leave the `if` untranslated and the graph could not be built.
+        warnings.filterwarnings("ignore", r"\w+\.__init__ got an unexpected keyword argument '___pyct_anno'")
+        return graph(**_pipeline_arguments(spec))
 
 
 def eval_graph(spec: GraphSpec, source: Callable[[], list[Any]] | None) -> Pipeline:
