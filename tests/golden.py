@@ -194,7 +194,8 @@ def write_folder(folder: Path, chips: list[np.ndarray], tags: list[str]) -> None
     folder.mkdir(parents=True)
     for index, chip in enumerate(chips):
         photometric = "rgb" if chip.shape[-1] == 3 else "minisblack"
-        tifffile.imwrite(folder / f"t_{index}.tif", chip, photometric=photometric, planarconfig=1)
+        planarconfig = 1 if chip.shape[-1] > 1 else None  # tifffile refuses one for a single band
+        tifffile.imwrite(folder / f"t_{index}.tif", chip, photometric=photometric, planarconfig=planarconfig)
     fix_times(folder)
     with open(folder / "tags.csv", "w", newline="") as file:
         csv.writer(file).writerows([("image_name", "tags"), *((f"t_{index}", tag) for index, tag in enumerate(tags))])
@@ -472,8 +473,8 @@ def phases(place: Place) -> list[dict[str, Work]]:
     ]  # fmt: skip
 
 
-def golden(place: Place) -> tuple[Items, list[str]]:
-    """All items, and what failed."""
+def golden(place: Place, sections: tuple[str, ...] = ()) -> tuple[Items, list[str]]:
+    """All items, and what failed. `sections`: the first words of the names of the work to do; empty: all."""
     place.code.load()
     items: Items = {}
     failed: list[str] = []
@@ -493,6 +494,7 @@ def golden(place: Place) -> tuple[Items, list[str]]:
         print(f"{name}: {len(found)} items, {time.monotonic() - started:.1f} s", file=sys.stderr)
 
     for phase in phases(place):
+        phase = {name: work for name, work in phase.items() if not sections or name.split(".")[0] in sections}
         here = [name for name in phase if name in ("split", "batches")]
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             for name in phase:
@@ -500,7 +502,7 @@ def golden(place: Place) -> tuple[Items, list[str]]:
                     pool.submit(attempt, name, phase[name])
             for name in here:
                 attempt(name, phase[name])
-    for name in RESUMED:
+    for name in RESUMED if not sections or {"train", "resumed"} <= set(sections) else ():
         whole = {key.partition(".")[2]: value for key, value in items.items() if key.startswith(f"train.{name}.")}
         resumed = {key.partition(".")[2]: value for key, value in items.items() if key.startswith(f"resumed.{name}.")}
         items = {key: value for key, value in items.items() if not key.startswith(f"resumed.{name}.")}
@@ -527,6 +529,9 @@ def compare(before: Path, after: Path) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="the checkout to run; default: the one that holds this file")
+    parser.add_argument(
+        "--only", default="", help="sections, with commas: stores,train,resumed,split,batches,report,audit,predict"
+    )
     parser.add_argument("--keep", type=Path, help="a new folder for everything that is written; it is not removed")
     parser.add_argument("--compare", type=Path, nargs=2, metavar=("BEFORE", "AFTER"))
     args = parser.parse_args()
@@ -540,7 +545,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = (args.keep or Path(scratch)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        items, failed = golden(Place(Code(root), folder))
+        items, failed = golden(Place(Code(root), folder), tuple(args.only.split(",")) if args.only else ())
     for name in sorted(items):
         print(name, items[name])
     if failed:
