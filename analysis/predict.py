@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,7 +74,7 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
         UserError: the run, the folder or OUT cannot be used.
     """
     output, run, files = output_files(out), load_run(run_path), list_files(data)
-    config = replace(run.config, gpu=gpu or run.config.gpu, gpu_given=bool(gpu), amp=AMP[run.made_with.amp])
+    config = run.config.replace(gpu=gpu or run.config.gpu, gpu_given=bool(gpu), amp=AMP[run.made_with.amp])
     store, reason = store_of(run)
     layout = expected_layout(run, files, bands, store, reason)
     axes = store.source.get("axes") if store else None  # how the conversion had to read files like these

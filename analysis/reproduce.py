@@ -4,7 +4,7 @@ Three verdicts. Bit-identical: every logit is the same. Within rounding: everyth
 the same, but the device or the software differs, and so do the last digits. Different: with the likely cause.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -45,12 +45,12 @@ def reproduce(run: Path, *, store: str | None, gpu: str | None) -> bool:
     saved = load_run(run)
     record, before = saved.record, saved.made_with
     place = record.config.store if store is None else store
-    config = replace(record.config, store=place, gpu=gpu or record.config.gpu, gpu_given=bool(gpu))
+    config = record.config.replace(store=place, gpu=gpu or record.config.gpu, gpu_given=bool(gpu))
     data = open_data(config)
     if data.store.fingerprint == before.store.fingerprint and data.split.sha256() == before.split.sha256:
         check_fed(record, config, data, f"RUN={run}")  # else it is another network's input, and the verdict says so
     torch.set_num_threads(before.machine.threads)  # sums are split by threads; another number, other roundings
-    device = choose_device(replace(config, amp=AMP_SETTING[before.amp]), amp_may_differ=True)
+    device = choose_device(config.replace(amp=AMP_SETTING[before.amp]), amp_may_differ=True)
     prepare_torch(config, device)
     if len(data.store.classes) != len(saved.classes):
         raise UserError(f"{config.store}: {len(data.store.classes)} classes; the run has {len(saved.classes)}.")

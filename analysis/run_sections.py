@@ -1,6 +1,5 @@
 """The sections of a report about a run itself: what `make reproduce` found, and what the scores were made with."""
 
-import dataclasses
 import shlex
 
 from analysis.chip_sections import Kept
@@ -17,9 +16,9 @@ _VARIABLES = ("task", "store", "recipe", "deterministic", "shuffle_labels", *(na
 
 def train_command(config: Config) -> str:
     """The `make train` that a configuration is of, without what the recipe or the default says or has no effect."""
-    values = dataclasses.asdict(config)
+    values = config.model_dump()
     unused = without_effect(config, values)
-    known = dataclasses.asdict(make_config(config.recipe, task=config.task, store=""))
+    known = make_config(config.recipe, task=config.task, store="").model_dump()
     parts, others = [f"TASK={config.task}"], []
     for key, value in values.items():
         if key == "gpu_given":
@@ -92,7 +91,7 @@ def provenance(run: Run) -> Section:
     section.blocks.append(
         Table(columns=["what", "value"], rows=[[str(cell) for cell in row] for row in rows], words=True)
     )
-    settings = [[name, str(value)] for name, value in dataclasses.asdict(run.config).items()]
+    settings = [[name, str(value)] for name, value in run.config.model_dump().items()]
     section.blocks.append(
         Table(columns=["setting", "value"], rows=settings, caption="The whole configuration.", words=True)
     )

@@ -1,6 +1,6 @@
-"""The forms of SPLIT that are not files: names and shares. Needs no store, so that a mistake is found first.
+"""The forms of SPLIT that are not files: names and fractions. Needs no store, so that a mistake is found first.
 
-In: the text of SPLIT. Out: shares and a seed, or a UserError. Leaves dividing the chips to `splits`.
+In: the text of SPLIT. Out: fractions and a seed, or a UserError. Leaves dividing the chips to `splits`.
 """
 
 from dataclasses import dataclass
@@ -13,37 +13,37 @@ _NUMERIC = set("0123456789.eE+-, @")  # Python's own numbers may hold other char
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shares:
-    """Shares of (train, test) or (train, val, test), which add up to 1, and the seed of the random order."""
+class Fractions:
+    """Fractions of (train, test) or (train, val, test), which add up to 1, and the seed of the random order."""
 
-    shares: tuple[float, ...]
+    fractions: tuple[float, ...]
     seed: int
 
 
 def check_rule(rule: str) -> None:
-    """UserError if SPLIT is neither a name, a CSV file nor shares."""
+    """UserError if SPLIT is neither a name, a CSV file nor fractions."""
     if rule not in NAMED and not rule.endswith(".csv"):
-        read_shares(rule)
+        read_fractions(rule)
 
 
-def read_shares(rule: str) -> Shares:
+def read_fractions(rule: str) -> Fractions:
     """ "0.7,0.1,0.2@5" -> its numbers.
 
     Raises:
-        UserError: it is no such text, or the shares do not add up to 1.
+        UserError: it is no such text, or the fractions do not add up to 1.
     """
     text, _, seed_text = rule.partition("@")
     try:
         if not set(rule) <= _NUMERIC:
             raise ValueError
-        shares = tuple(float(field) for field in text.split(","))
+        fractions = tuple(float(field) for field in text.split(","))
         seed = int(seed_text or 0)
     except ValueError:
-        shares, seed = (), -1
-    adds_up = len(shares) in (2, 3) and min(shares) > 0 and abs(sum(shares) - 1) < 1e-9
+        fractions, seed = (), -1
+    adds_up = len(fractions) in (2, 3) and min(fractions) > 0 and abs(sum(fractions) - 1) < 1e-9
     if not adds_up or not 0 <= seed < 2**128:  # what Philox takes
         raise UserError(
-            f"SPLIT={shown(rule)}: expected course, blocked, a .csv file, or shares that add up to 1 (0.8,0.2 or "
+            f"SPLIT={shown(rule)}: expected course, blocked, a .csv file, or fractions that add up to 1 (0.8,0.2 or "
             f"0.7,0.1,0.2@seed){did_you_mean(rule, NAMED, 'SPLIT') or '.'}"
         )
-    return Shares(shares=shares, seed=seed)
+    return Fractions(fractions=fractions, seed=seed)

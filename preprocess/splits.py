@@ -18,6 +18,7 @@ from preprocess.console import UserError
 from preprocess.csv_rows import read_table
 from preprocess.image_names import Index, stem
 from preprocess.labels import LabelSettings, read_rows, settings_of
+from preprocess.split_rules import read_fractions
 from preprocess.zarr_store import Store
 
 SPLIT_NAMES = ("train", "val", "test")
@@ -142,24 +143,11 @@ def _read_groups(store: Store) -> list[list[int]]:
 
 
 def _from_fractions(rule: str, num_rows: int) -> dict[str, np.ndarray]:
-    text, _, seed_text = rule.partition("@")
-    try:
-        if not set(rule) <= set("0123456789.eE+-, @"):  # Python also reads 0_.5 and other scripts' digits
-            raise ValueError
-        fractions = [float(field) for field in text.split(",")]
-        seed = int(seed_text or 0)
-    except ValueError:
-        fractions, seed = [], -1
-    adds_up = len(fractions) in (2, 3) and min(fractions) > 0 and abs(sum(fractions) - 1) < 1e-9
-    if not adds_up or not 0 <= seed < 2**128:  # what Philox takes
-        raise UserError(
-            f"SPLIT={rule}: expected course, blocked, a .csv file, or fractions that add up to 1 (0.8,0.2 or "
-            "0.7,0.1,0.2@seed)."
-        )
-    if num_rows < len(fractions):
-        raise UserError(f"SPLIT={rule}: {num_rows} rows cannot be divided into {len(fractions)} parts.")
-    order = np.random.Generator(np.random.Philox(key=seed)).permutation(num_rows)
-    ends = np.round(np.cumsum(fractions)[:-1] * num_rows).astype(int)
+    numbers = read_fractions(rule)
+    if num_rows < len(numbers.fractions):
+        raise UserError(f"SPLIT={rule}: {num_rows} rows cannot be divided into {len(numbers.fractions)} parts.")
+    order = np.random.Generator(np.random.Philox(key=numbers.seed)).permutation(num_rows)
+    ends = np.round(np.cumsum(numbers.fractions)[:-1] * num_rows).astype(int)
     pieces = np.split(order, ends)
     return {"train": pieces[0], "val": pieces[1] if len(pieces) == 3 else np.empty(0, int), "test": pieces[-1]}
 

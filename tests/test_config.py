@@ -1,6 +1,5 @@
 """The configuration: recipes, checks, and the list of flags."""
 
-import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -16,7 +15,8 @@ from pipeline import order
 from pipeline.cache import CACHES
 from pipeline.loader import DECODES, TESTS
 from preprocess.console import UserError
-from train import config as module
+from preprocess.setting_specs import specs
+from train.config import WITHOUT_EFFECT as NO_EFFECT
 from train.config import Config, config_from, make_config, without_effect
 from train.recipes import RECIPES
 
@@ -26,7 +26,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=4,
 )
-FIELDS = {field.name: field.type for field in dataclasses.fields(Config)}
+FIELDS = {name: spec.kind for name, spec in specs(Config).items()}
 NUMBERS = [name for name, kind in FIELDS.items() if kind in (int, float) and name != "task"]
 
 
@@ -71,14 +71,14 @@ def test_any_configuration_survives_json(recipe: str, settings: dict[str, Any]) 
     if values.get("finetune") == "head" and values.get("weights") == "none":
         del values["weights"]
     config = config_from(values)
-    assert config_from(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+    assert config_from(json.loads(json.dumps(config.model_dump()))) == config
 
 
 @given(st.sampled_from(sorted(FIELDS)), JSON)
 def test_any_json_in_any_field_is_a_configuration_or_one_line(name: str, value: Any) -> None:
-    values = dataclasses.asdict(make_config("default", **SETTINGS)) | {name: value}
+    values = make_config("default", **SETTINGS).model_dump() | {name: value}
     config, text = either(values)
-    assert config is None or dataclasses.asdict(config) == values
+    assert config is None or config.model_dump() == values
     assert not text or text.startswith(f"{name.upper()}=")
 
 
@@ -104,11 +104,11 @@ def test_numbers_beyond_any_use_are_refused_by_their_range(refused: Callable, na
     [
         ({"task": 5}, "TASK=5: expected one of 1, 3, 4"),
         ({"arch": "vgg"}, "ARCH=vgg: expected one of resnet18"),
-        ({"epochs": 0}, "EPOCHS=0: expected a number from 1 to 100,000"),
+        ({"epochs": 0}, "EPOCHS=0: expected a whole number from 1 to 100,000"),
         ({"batch": -1}, "BATCH=-1"),
         ({"lr": 0.0}, "LR=0.0: expected a number above 0, at most 1e+30"),
         ({"val": 1.0}, "VAL=1.0"),
-        ({"warmup": -0.1}, "WARMUP=-0.1: expected a share of all steps, from 0 to less than 1"),
+        ({"warmup": -0.1}, "WARMUP=-0.1: expected a number from 0 to less than 1"),
         ({"ema": 1.0}, "EMA=1.0"),
         ({"balance": 2.0}, "BALANCE=2.0"),
         ({"crop_share": 0.0}, "CROP_SHARE=0.0: expected a number above 0, at most 1"),
@@ -130,7 +130,7 @@ def test_numbers_beyond_any_use_are_refused_by_their_range(refused: Callable, na
         ({"input": "8bit"}, "INPUT=8bit"),
         ({"test": "random"}, "TEST=random"),
         ({"amp": "fp8"}, "AMP=fp8"),
-        ({"epochs": 1.5}, "EPOCHS=1.5: expected a value of type int"),
+        ({"epochs": 1.5}, "EPOCHS=1.5: expected a whole number from 1 to 100,000"),
         ({"epochs": True}, "EPOCHS=True"),
         ({"speed": 11}, "speed is not known"),
     ],
@@ -169,7 +169,7 @@ def test_a_setting_without_effect_is_refused_where_the_user_gave_it(
     assert text.endswith(". Leave it out.")
     make_config(recipe, **{**SETTINGS, **setting, **otherwise})
     make_config(recipe, **{**SETTINGS, **beside})  # the recipe's own value, or the default
-    config_from(dataclasses.asdict(make_config(recipe, **SETTINGS)) | setting | beside)  # a run that holds it
+    config_from(make_config(recipe, **SETTINGS).model_dump() | setting | beside)  # a run that holds it
 
 
 def test_settings_that_always_have_an_effect() -> None:
@@ -181,13 +181,13 @@ def test_settings_that_always_have_an_effect() -> None:
         "loss", "ema", "smoothing", "balance", "pool",
     }  # fmt: skip
     sometimes = {name for setting, _, _ in WITHOUT_EFFECT for name in setting}
-    assert sometimes == {name for name, _, _ in module.WITHOUT_EFFECT}
+    assert sometimes == {name for name, _, _ in NO_EFFECT}
     assert always | sometimes == set(FIELDS)
     assert not always & sometimes
 
 
 def test_of_several_reasons_the_first_is_given() -> None:
-    config = config_from(dataclasses.asdict(make_config("default", **SETTINGS)) | {"conv1": "mean", "weights": "none"})
+    config = config_from(make_config("default", **SETTINGS).model_dump() | {"conv1": "mean", "weights": "none"})
     assert without_effect(config, {"conv1", "lr"}) == {"conv1": "WEIGHTS=none"}
     assert without_effect(config, {"lr"}) == {}
 
@@ -199,23 +199,23 @@ def test_unknown_recipe_and_missing_keys(refused: Callable) -> None:
 
 def test_the_list_of_settings_is_frozen() -> None:
     """A new setting is a decision: add it here too, and to the README if it is a Make variable."""
-    assert [field.name for field in dataclasses.fields(Config)] == [
+    assert set(specs(Config)) == {
         "task", "store", "gpu", "gpu_given", "arch", "weights", "finetune", "input", "split", "val", "seed", "test",
         "crop", "amp", "deterministic", "workers", "cache", "decode", "shuffle_labels", "conv1", "compile",
         "accumulate", "checkpoint_minutes", "tracker",
         "recipe", "epochs", "batch", "test_batch", "flips", "optimizer", "lr", "momentum", "weight_decay", "schedule",
         "step_epochs", "step_gamma", "loss", "warmup", "ema", "smoothing", "balance", "trunk_lr",
         "pool", "crop_share",
-    ]  # fmt: skip
+    }  # fmt: skip
 
 
 def test_choices_are_those_of_the_code_they_stand_for() -> None:
-    assert module.ARCHS == resnet.ARCHS
-    assert module._CHOICES["flips"] == order.FLIPS
-    assert module._CHOICES["test"] == TESTS
-    assert module._CHOICES["cache"] == CACHES
-    assert module._CHOICES["decode"] == DECODES
-    assert module._CHOICES["conv1"] == resnet.NEW_BANDS
+    assert specs(Config)["arch"].choices == resnet.ARCHS
+    assert specs(Config)["flips"].choices == order.FLIPS
+    assert specs(Config)["test"].choices == TESTS
+    assert specs(Config)["cache"].choices == CACHES
+    assert specs(Config)["decode"].choices == DECODES
+    assert specs(Config)["conv1"].choices == resnet.NEW_BANDS
 
 
 def test_configuration_loads_nothing_heavy() -> None:

@@ -12,7 +12,6 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -391,4 +390,4 @@ def test_a_value_in_a_run_json_of_version_1_is_read_or_one_line(data: st.DataObj
 @functools.cache
 def v1_data() -> Data:
     record = read_record(ROOT / "tests/fixtures/v1/run")
-    return open_data(replace(record.config, store=str(ROOT / "tests/fixtures/v1/store.zarr")))
+    return open_data(record.config.replace(store=str(ROOT / "tests/fixtures/v1/store.zarr")))

@@ -267,7 +267,7 @@ def test_a_verdict_holds_for_one_gpu_layout_and_way_of_loading(data: Data, monke
         ({"decode": "host"}, GPU, False),
     ):
         before = len(made.calls)
-        setup.reading(replace(config, **settings), data, device)
+        setup.reading(config.replace(**settings), data, device)
         assert (len(made.calls) == before) == same, settings
     before = len(made.calls)
     setup.reading(config, other, GPU)  # how many chips a shard holds decides no pixel

@@ -31,8 +31,9 @@ from analysis import plots
 from analysis.curves import draw_curves
 from analysis.finished_run import LOSSES, load_run
 from analysis.report import report
+from preprocess.setting_specs import specs
 from preprocess.zarr_store import Store
-from train.config import _CHOICES, make_config
+from train.config import Config, make_config
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -72,7 +73,7 @@ def test_every_figure_has_a_title_and_is_there_as_png(made: SimpleNamespace) -> 
             assert picture.width > 500
 
 
-@pytest.mark.parametrize("loss", _CHOICES["loss"])
+@pytest.mark.parametrize("loss", specs(Config)["loss"].choices)
 def test_every_loss_has_a_name(made: SimpleNamespace, tmp_path: Path, loss: str) -> None:
     run = shutil.copytree(made.run, tmp_path / "run")
     rewrite(run, both=lambda values: values["config"].update(loss=loss))
@@ -294,8 +295,6 @@ def test_a_report_loads_neither_torch_nor_dali(made: SimpleNamespace) -> None:
 
 
 def test_the_command_to_get_the_same_is_one_that_make_takes() -> None:
-    from dataclasses import asdict
-
     from analysis.run_sections import _VARIABLES, train_command
     from train.config import config_from
 
@@ -304,15 +303,13 @@ def test_the_command_to_get_the_same_is_one_that_make_takes() -> None:
     assert {name.upper() for name in _VARIABLES} <= {*" ".join(listed).replace("\\", " ").split(), "STORE"}
     config = make_config("course", task=4, store="a b.zarr", epochs=3, deterministic=True, ema=0.5)
     words = train_command(config)
-    assert words == "make train TASK=4 STORE='a b.zarr' DETERMINISTIC=1 EPOCHS=3 RECIPE=course SET=ema=0.5"
-    assert config_from(asdict(config)) == config
+    assert words == "make train TASK=4 STORE='a b.zarr' EPOCHS=3 DETERMINISTIC=1 RECIPE=course SET=ema=0.5"
+    assert config_from(config.model_dump()) == config
 
 
 @given(st.data())
 def test_the_command_gives_the_same_configuration(data: st.DataObject) -> None:
     """Read by the real command line, whatever was set; what has no effect is left out, and may differ."""
-    from dataclasses import asdict
-
     from analysis.run_sections import train_command
     from train.__main__ import main as train_main
     from train.config import config_from, without_effect
@@ -334,6 +331,6 @@ def test_the_command_gives_the_same_configuration(data: st.DataObject) -> None:
         train_main()
     found = start.call_args.args[0]
     if config.weights.endswith(".safetensors"):
-        found = replace(found, weights=config.weights)  # made absolute
-    unused = without_effect(config, asdict(config))
-    assert replace(found, **{name: getattr(config, name) for name in unused}) == config
+        found = found.replace(weights=config.weights)  # made absolute
+    unused = without_effect(config, config.model_dump())
+    assert found.replace(**{name: getattr(config, name) for name in unused}) == config

@@ -3,13 +3,13 @@
 import argparse
 import math
 import re
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from preprocess.console import Parser, UserError, run, say
 from preprocess.files import store_place
-from train.config import RUNTIME_SETTINGS, TASK_2, Config, check_given, make_config
+from preprocess.setting_specs import specs
+from train.config import RUNTIME_SETTINGS, TASK_2, Config, check_effect, make_config
 from train.flags import FLAGS
 from train.recipes import RECIPES
 
@@ -70,8 +70,8 @@ def _resumed_config(args: argparse.Namespace) -> Config:
     if fixed := [name.upper() for name in given if name not in RUNTIME_SETTINGS]:
         may = ", ".join(name.upper() for name in RUNTIME_SETTINGS if name != "gpu_given")
         raise UserError(f"{', '.join(fixed)}: set by RESUME={args.resume}. With RESUME only {may} can be given.")
-    config = replace(record.config, **given)
-    check_given(config, given)
+    config = record.config.replace(**given)
+    check_effect(config, given)
     return config
 
 
@@ -94,7 +94,7 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
         "gpu_given",
         *(name for _, name, _, _ in FLAGS),
     }
-    kinds = {field.name: field.type for field in fields(Config) if field.name not in own}
+    kinds = {name: spec.kind for name, spec in specs(Config).items() if name not in own}
     for word in args.set.split():
         name, equals, text = word.partition("=")
         if not equals or name not in kinds or name in settings:  # or given twice

@@ -4,7 +4,6 @@ In: a configuration, and what its network is. Out: `Weights` for `models.build`,
 metadata. Leaves tensors and names to `models.weights`.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 from models.build import imagenet_weights
@@ -42,8 +41,8 @@ def resolve_weights(config: Config) -> Config:
         if config.conv1 != "kaiming":
             raise UserError(f"CONV1={config.conv1} has no effect without pretrained weights. {error}") from error
         say(f"{one_line(str(error))} Training from scratch.")
-        return replace(config, weights="none")
-    return replace(config, weights="imagenet")
+        return config.replace(weights="none")
+    return config.replace(weights="imagenet")
 
 
 def initial_weights(config: Config, branches: tuple[Branch, ...], *, pool: bool) -> Weights | None:

@@ -3,7 +3,6 @@
 Leaves how those files are written and checked to `contract`.
 """
 
-import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ def describe(config: Config, data: Data, device: Device, processes: int) -> Reco
     values = {
         "state": "training",
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "config": dataclasses.asdict(config),
+        "config": config.model_dump(),
         **surroundings(device, processes),
         "amp": amp_name(device.amp),
         "store": {"path": config.store, "fingerprint": data.store.fingerprint, "chips": data.store.num_chips},

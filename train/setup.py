@@ -142,7 +142,7 @@ def reading(config: Config, data: Data, device: Device) -> dict[str, Any]:
         UserError: the device is a GPU that makes wrong batches (`proof`).
     """
     found = tune.lookup(data.store, str(device.device))
-    decode = config.decode
+    decode: str = config.decode
     if decode == "auto" and found and found.decode == "host":
         decode = "host"
     if device.kind == "cuda":

@@ -83,7 +83,7 @@ def _device(config: Config, data: Data, resume: Path | None, local_rank: int | N
         return choose_device(config, local_rank=local_rank)
     record = read_record(resume)
     check_fed(record, config, data, f"RESUME={resume}")
-    settings = dataclasses.replace(config, amp=AMP_SETTING[record.amp])
+    settings = config.replace(amp=AMP_SETTING[record.amp])
     device = choose_device(settings, amp_may_differ=True, local_rank=local_rank)
     ranks = int(os.environ["WORLD_SIZE"]) if local_rank is not None else 1
     now = {"AMP": amp_name(device.amp), **run_folder.machine(device.name), "processes": ranks}

@@ -6,7 +6,6 @@ Nothing here waits for the device. metrics.jsonl and results.npz are `record`'s.
 import hashlib
 import math
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,8 +68,8 @@ class Wandb:
         settings = wandb.Settings(silent=True, console="off", disable_git=True, save_code=False)
         identity = hashlib.sha256(f"{run.name} {record.started}".encode()).hexdigest()[:12]
         self._run = wandb.init(
-            mode="offline", project="canopy", name=run.name, id=identity, dir=str(run), config=asdict(record.config),
-            settings=settings,
+            mode="offline", project="canopy", name=run.name, id=identity, dir=str(run),
+            config=record.config.model_dump(), settings=settings,
         )  # fmt: skip
 
     def log(self, scalars: dict[str, float], epoch: int) -> None:

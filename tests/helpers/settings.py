@@ -4,11 +4,13 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from train import config as module
+from preprocess.setting_specs import specs
+from train.config import Config
 
 # Values that each setting can have, away from its default, whatever the others are.
 VALUES: dict[str, st.SearchStrategy[Any]] = {
-    **{name: st.sampled_from(choices) for name, choices in module._CHOICES.items()},
+    **{name: st.sampled_from(spec.choices) for name, spec in specs(Config).items() if spec.choices},
+    "recipe": st.just("default"),
     "store": st.text(st.characters(exclude_characters="\0")), "gpu": st.sampled_from(["0", "1,0", "auto", "cpu"]),
     "weights": st.sampled_from(["auto", "imagenet", "none", "a b.safetensors"]), "split": st.just("0.5,0.5"),
     "deterministic": st.booleans(), "shuffle_labels": st.booleans(),

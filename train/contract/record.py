@@ -233,6 +233,6 @@ def _missing(inputs: InputsRef) -> str:
 
 def check_settings(expected: Config, found: Config, line: str) -> None:
     """UserError if settings differ that decide a result. `line` has places for NAME, expected and found: %s."""
-    for name, value in dataclasses.asdict(expected).items():
+    for name, value in expected.model_dump().items():
         if name not in RUNTIME_SETTINGS and getattr(found, name) != value:
             raise UserError(line % (name.upper(), value, getattr(found, name)))

@@ -1,0 +1,216 @@
+"""The settings of a training, in four groups. `config` puts them together and checks what must fit.
+
+To add a setting, add its field here and use `config.NAME` where it acts. The checks, the help, the did-you-mean lines,
+docs/settings.md and run.json follow from the field. Imports nothing heavy.
+"""
+
+import re
+from typing import Any, ClassVar, Literal, cast
+
+from pydantic import field_validator
+
+from preprocess.settings import Settings, setting
+from preprocess.split_rules import check_rule
+from train.recipes import RECIPES
+
+_GPU_NUMBER = re.compile("0|[1-9][0-9]{0,3}")
+
+
+def by_recipe(name: str, description: str, default: Any = ..., *, more: str = "", **limits: float) -> Any:
+    """A setting whose default is the recipe's. `default` is for recipes that do not say; `more` is shown behind it."""
+    values = {recipe: make().get(name, default) for recipe, make in RECIPES.items()}
+    others = [f"RECIPE={recipe}: {value}" for recipe, value in values.items() if value != values["default"]]
+    text = f"{values['default']} ({', '.join(others)})" if others else str(values["default"])
+    return setting(default, description, default_text=text + more, **cast(Any, limits))
+
+
+def check_gpu(text: str) -> str:
+    """ValueError if GPU is neither numbers nor auto nor cpu; for a validator of pydantic."""
+    names = text.split(",")
+    are_numbers = all(_GPU_NUMBER.fullmatch(name) for name in names) and len(set(names)) == len(names)
+    if text != "auto" and set(names) != {"cpu"} and not are_numbers:
+        raise ValueError("a number (0), numbers (0,1), auto, or cpu")
+    return text
+
+
+class DataSettings(Settings):
+    """Which chips a network is trained and tested on, and what it sees of them."""
+
+    heading: ClassVar[str] = "Data"
+
+    task: Literal[1, 3, 4] = setting(
+        ...,
+        "1: RGB. 3: RGB and NIR in two networks, joined before the last layer. 4: RGB and NIR in one network.",
+        example="TASK=1 (or 3, 4)",
+    )
+    store: str = setting(
+        ...,
+        "The store: a folder, or an address such as s3://bucket/chips.zarr.",
+        hint="path",
+        default_text="chips.zarr with DATA, the demo chips without DATA",
+        on_resume=True,
+    )
+    split: str = setting(
+        "course",
+        "How chips are divided. course: 33 % test, by scikit-learn. blocked: the same fractions, but duplicates and "
+        "neighbours that `make audit` found stay together. 0.8,0.2: fractions of train and test. 0.7,0.1,0.2@5: of "
+        "train, val and test, drawn with seed 5. file.csv: columns image_name and part.",
+        hint="course|blocked|0.8,0.2|file.csv",
+    )
+    val: float = setting(
+        0.0,
+        "Share of the train split that becomes the val split, on which the best epoch is selected. 0: it is selected "
+        "on the test split, and the test scores are optimistic.",
+        ge=0,
+        lt=1,
+    )
+    input: Literal["raw", "course"] = setting(
+        "raw",
+        "raw: the files' values, standardised per band by the train split's statistics. course: what PIL makes of the "
+        "files, as the reference project did.",
+    )
+    crop: int = setting(
+        0, "Side of the crop in pixels. 0: CROP_SHARE of the chip's side.", ge=0, le=2**16, default_text="0"
+    )
+    crop_share: float = by_recipe("crop_share", "Side of the crop as a share of the chip's side.", 0.875, gt=0, le=1)
+    flips: Literal["none", "horizontal", "both", "dihedral"] = by_recipe(
+        "flips", "Random flips in training. dihedral: all 8 symmetries of a square."
+    )
+    test: Literal["center", "resize"] = setting(
+        "center", "How a chip is brought to the crop's size in evaluation. Both are deterministic."
+    )
+    test_batch: int = by_recipe("test_batch", "Chips per batch in evaluation.", ge=1, le=2**20)
+    shuffle_labels: bool = setting(
+        False, "A control experiment: the labels of each split in random order. Scores then show chance."
+    )
+
+    @field_validator("split")
+    @classmethod
+    def _split_can_be_read(cls, rule: str) -> str:
+        check_rule(rule)
+        return rule
+
+
+class ModelSettings(Settings):
+    """The network and its first weights."""
+
+    heading: ClassVar[str] = "Model"
+
+    arch: Literal[
+        "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2"
+    ] = setting("resnet18", "The network.")  # fmt: skip
+    weights: str = setting(
+        "auto",
+        "First weights. auto: ImageNet's where torchvision can get them, else none. imagenet: refuse without them. "
+        "none: random. A .safetensors file: torchvision's names, or model.safetensors of a run with the same ARCH, "
+        "INPUT and bands. The last layer is always new.",
+        hint="auto|imagenet|none|file.safetensors",
+        default_text="auto; none for the demo chips",
+    )
+    conv1: Literal["kaiming", "mean", "copy-red"] = setting(
+        "kaiming", "First filters of bands that the pretrained weights do not have."
+    )
+    finetune: Literal["full", "head"] = setting(
+        "full", "full: train all layers. head: train the last layer only, on pretrained weights."
+    )
+    pool: Literal["on", "off", "auto"] = by_recipe(
+        "pool",
+        "Max pooling behind conv1. off: later layers see twice the resolution. auto: off if the crop is smaller than "
+        "64 pixels.",
+        "on",
+    )
+
+    @field_validator("weights")
+    @classmethod
+    def _weights_are_known(cls, text: str) -> str:
+        if text not in ("auto", "imagenet", "none") and not text.endswith(".safetensors"):
+            raise ValueError("imagenet, none or a .safetensors file")
+        return text
+
+
+class OptimisationSettings(Settings):
+    """How the network is trained. Lengths are in epochs."""
+
+    heading: ClassVar[str] = "Optimisation"
+
+    recipe: str = setting(
+        "default",
+        "Where the defaults below come from. default: AdamW, one cycle, 8 symmetries. best: default on whole chips, "
+        "without max pooling if chips are smaller than 64 pixels. course: SGD, step schedule and horizontal flips of "
+        "the reference project.",
+        hint="|".join(RECIPES),
+    )
+    epochs: int = by_recipe("epochs", "Epochs.", more="; 8 for the demo chips", ge=1, le=100_000)
+    batch: int = by_recipe("batch", "Chips per optimizer step, over all GPUs and micro-batches.", ge=1, le=2**20)
+    accumulate: int = setting(
+        1, "Gradient accumulation: micro-batches per optimizer step. It must divide BATCH.", ge=1, le=2**20
+    )
+    optimizer: Literal["sgd", "adamw"] = by_recipe("optimizer", "The optimizer.")
+    lr: float = by_recipe("lr", "Highest learning rate.", gt=0, le=1e30)
+    trunk_lr: float = setting(1.0, "Learning rate before the last layer, as a factor of LR.", gt=0, le=1e6)
+    momentum: float = by_recipe("momentum", "Momentum of SGD.", ge=0, le=1)
+    weight_decay: float = by_recipe("weight_decay", "Weight decay.", ge=0, le=1e6)
+    schedule: Literal["step", "onecycle", "cosine"] = by_recipe("schedule", "How the learning rate changes.")
+    warmup: float = setting(0.3, "Share of all steps in which onecycle and cosine raise the learning rate.", ge=0, lt=1)
+    step_epochs: int = by_recipe("step_epochs", "Epochs between two steps of SCHEDULE=step.", ge=1, le=100_000)
+    step_gamma: float = by_recipe(
+        "step_gamma", "Factor of the learning rate at each step of SCHEDULE=step.", gt=0, le=1
+    )
+    loss: Literal["bce", "soft_margin", "asymmetric"] = by_recipe("loss", "The loss.")
+    smoothing: float = setting(0.0, "Label smoothing.", ge=0, lt=1)
+    balance: float = setting(
+        0.0, "A positive label weighs (negatives / positives of its class) to this power. 0: no balancing.", ge=0, le=1
+    )
+    ema: float = setting(0.0, "Decay of the moving average of the weights. 0: no average.", ge=0, lt=1)
+    seed: int = setting(
+        0, "Seed of the order of chips, of the augmentation and of the first weights.", ge=0, le=2**63 - 1
+    )
+
+
+class RunSettings(Settings):
+    """Where and how a run executes."""
+
+    heading: ClassVar[str] = "Execution"
+
+    gpu: str = setting(
+        "0",
+        "0: the first GPU; without GPU=0 the CPU if there is no GPU. 0,1,2,3: one process per GPU. auto: the least "
+        "used GPU, else the CPU. cpu.",
+        hint="0|0,1,2,3|auto|cpu",
+        on_resume=True,
+    )
+    gpu_given: bool = setting(False, "The user set GPU: refuse a GPU that cannot be used.", on_resume=True, hidden=True)
+    amp: Literal["auto", "off", "bf16", "fp16"] = setting(
+        "auto", "Mixed precision. auto: bf16 or fp16 on a GPU, off on the CPU."
+    )
+    compile: Literal["off", "default", "max"] = setting(
+        "off", "torch.compile. max: slow to start, with CUDA graphs; on a GPU it needs CACHE=device."
+    )
+    deterministic: bool = setting(False, "1: GPU kernels that repeat to the bit; they are slower.")
+    workers: int = setting(
+        0,
+        "Threads that read the store. 0: what `make tune` measured, else one per core, at most 8.",
+        ge=0,
+        le=1024,
+        on_resume=True,
+    )
+    cache: Literal["none", "host", "device"] = setting(
+        "none", "Decode all chips once and keep them in RAM (host) or on the GPU (device).", on_resume=True
+    )
+    decode: Literal["auto", "host", "device"] = setting(
+        "auto",
+        "Decode LZ4 on the CPU (host) or on the GPU (device). auto: what `make tune` measured, else the GPU if there "
+        "is one.",
+        on_resume=True,
+    )
+    checkpoint_minutes: float = setting(
+        10.0, "Minutes between checkpoints. One is also written after each epoch.", gt=0, le=1e6, on_resume=True
+    )
+    tracker: Literal["none", "wandb"] = setting(
+        "none", "A tracker beside TensorBoard. wandb works offline.", on_resume=True
+    )
+
+    @field_validator("gpu")
+    @classmethod
+    def _gpu_is_a_list_of_numbers(cls, text: str) -> str:
+        return check_gpu(text)
