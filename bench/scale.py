@@ -25,7 +25,7 @@ from preprocess.zarr_store import open_store
 COUNTS = (1_000, 10_000, 100_000)
 CODECS = ("lz4", "none")
 CHIPS_A_PASS = 100_000
-_MEMORY_BATCHES = 1_560  # an epoch of the largest
+MEMORY_BATCHES = 1_560  # an epoch of the largest
 
 
 def run(folder: Path, rounds: int) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def serve(path: Path) -> Iterator[Any]:
     for _ in batches:
         pass
     with PeakMemory() as peak:
-        _take(loader, _MEMORY_BATCHES)
+        _take(loader, MEMORY_BATCHES)
     message: Any = yield {"first_batch_s": first_batch_s, "peak_mib": peak.mib}
     while True:
         started = time.perf_counter()

@@ -2,8 +2,6 @@
 
 import json
 import mmap
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.commands import here, python
 
 from bench import e2e, model, record, report, scale
+from bench.__main__ import main as bench_main
 from bench.check import WrongBatchError, check, expected_images
 from bench.chips import make_chips
 from bench.peers import PEERS
@@ -26,7 +26,6 @@ from pipeline.chunks import ChunkReader
 from pipeline.order import augmentation, epoch_order
 from preprocess.zarr_store import open_store
 
-ROOT = Path(__file__).parents[1]
 ROWS = {row.name: row for row in (*OURS, *PLAIN, *PEERS)}
 IMAGES = [row for row in ROWS.values() if row.name != "canopy-device-host"]
 
@@ -115,16 +114,10 @@ def test_kept_workers_follow_the_epoch(work: Work) -> None:
     assert list(Order(2)) == [(0, 0), (0, 1)]
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "bench", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=280
-    )
-
-
 def test_loader_mode_end_to_end(work: Work, tmp_path: Path) -> None:
     names = [BASELINE, "canopy-lz4", "canopy-device-host"]
-    done = bench(
-        "--rounds", "1", "--chips", "128", "--data", str(work.folder), "--results", str(tmp_path),
+    done = python(
+        "-m", "bench", "--rounds", 1, "--chips", 128, "--data", work.folder, "--results", tmp_path,
         "--rows", ",".join(reversed(names)),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -144,7 +137,7 @@ def test_loader_mode_end_to_end(work: Work, tmp_path: Path) -> None:
 
 
 def test_own_store_has_rows_of_its_codec_and_no_ratio(work: Work, tmp_path: Path) -> None:
-    done = bench("--rounds", "1", "--store", str(work.stores["none"]), "--results", str(tmp_path))
+    done = here(bench_main, "bench", "--rounds", 1, "--store", work.stores["none"], "--results", tmp_path)
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob("loader-*.json")
     (row,) = json.loads(path.read_text())["rows"]
@@ -165,7 +158,7 @@ def test_own_store_has_rows_of_its_codec_and_no_ratio(work: Work, tmp_path: Path
     ],
 )
 def test_bad_values_are_one_line(arguments: tuple[str, ...], named: str) -> None:
-    done = bench(*arguments)
+    done = here(bench_main, "bench", *arguments)
     assert done.returncode == 2
     assert named in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -201,7 +194,7 @@ def test_chips_of_the_scale_store_are_windows_of_the_chips(tmp_path: Path) -> No
 
 def test_scale_serves_memory_then_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scale, "CHIPS_A_PASS", 128)
-    monkeypatch.setattr(scale, "_MEMORY_BATCHES", 3)
+    monkeypatch.setattr(scale, "MEMORY_BATCHES", 3)
     rounds = scale.serve(chips_store(tmp_path, 150))
     first = next(rounds)
     assert first["peak_mib"] > 10
@@ -209,14 +202,30 @@ def test_scale_serves_memory_then_rates(tmp_path: Path, monkeypatch: pytest.Monk
     assert rounds.send(0) > 0
 
 
-def test_a_simulated_accelerator_is_busy_if_it_is_fed() -> None:
-    def epoch(number: int) -> Iterator[None]:
+class Clock:
+    """In the place of the module `time`: it stands still but for the sleeps."""
+
+    now_s = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+def test_a_simulated_accelerator_is_busy_if_it_is_fed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(e2e, "time", clock)
+
+    def epoch(milliseconds: int) -> Iterator[None]:
         for _ in range(5):
-            time.sleep(number / 1000)
+            clock.sleep(milliseconds / 1000)
             yield None
 
-    assert e2e.busy_share(epoch, 64 / 0.02, 0) > 0.8
-    assert e2e.busy_share(epoch, 64 / 0.02, 60) < 0.4
+    assert e2e.busy_share(epoch, 64 / 0.02, 0) == pytest.approx(1.0)
+    waits_ms, works_ms = 4 * 60, 5 * 20  # the clock starts with the first batch
+    assert e2e.busy_share(epoch, 64 / 0.02, 60) == pytest.approx(works_ms / (works_ms + waits_ms))
 
 
 def test_model_rows_are_against_the_trainers_own_setting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,10 +270,7 @@ def test_report_draws_from_records(tmp_path: Path) -> None:
     for name, figure in (("bars", report.bars(loader)), ("roofline", report.roofline(loader))):
         assert figure.axes[0].get_xlabel(), name
         report.plt.close(figure)
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.report", "--results", str(tmp_path), "--out", str(tmp_path)],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+    done = here(report.main, "bench.report", "--results", tmp_path, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in tmp_path.glob("*.png")) == [
         "bench_loader.png", "bench_roofline.png", "bench_scale.png",

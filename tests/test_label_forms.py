@@ -351,7 +351,7 @@ def test_a_conversion_goes_on_with_the_same_settings_only(tmp_path: Path, refuse
     path = write(tmp_path, "image_name,clear,road\nt_0,1,1\nt_1,0,1\n")
     request = Request(data=chips.folder, labels=path, store=tmp_path / "s.zarr")
     onehot = Request(**{**vars(request), "label_settings": LabelSettings.of({"format": "onehot"})})
-    with mock.patch("preprocess.convert._finish", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+    with mock.patch("preprocess.zarr_store.finish", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         convert(onehot)
     write(tmp_path, "image_name,tags\nt_0,clear road\nt_1,road\n")
     assert "how labels are read: " in refused(lambda: convert(request))

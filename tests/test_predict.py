@@ -87,16 +87,16 @@ def test_a_stop_in_the_middle_and_a_second_run_give_the_same_file(
     trained: SimpleNamespace, whole: Path, tmp_path: Path, torn: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.csv"
-    write, calls = predict._write_block, []
+    logits, calls = predict.predict_logits, []
 
-    def stop_at_the_second(*arguments: object) -> None:
+    def stop_at_the_second(*arguments: object, **more: object) -> object:
         if len(calls) == 1:
             raise KeyboardInterrupt
-        calls.append(arguments[1])
-        write(*arguments)  # type: ignore[arg-type]
+        calls.append(more["label"])
+        return logits(*arguments, **more)  # type: ignore[arg-type]
 
     small = mock.patch.object(predict, "BLOCK_BATCHES", 1)
-    with small, mock.patch.object(predict, "_write_block", stop_at_the_second), pytest.raises(KeyboardInterrupt):
+    with small, mock.patch.object(predict, "predict_logits", stop_at_the_second), pytest.raises(KeyboardInterrupt):
         score(trained, trained.new, out)
     assert not out.exists()
     if torn:
@@ -112,7 +112,7 @@ def test_blocks_of_other_bands_are_not_taken(
     trained: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, turned = tmp_path / "out.csv", ("red", "green", "blue", "nir")
-    with mock.patch.object(predict, "_finish", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+    with mock.patch.object(predict, "CsvWriter", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         score(trained, trained.new, out)
     assert score(trained, trained.new, out, bands=turned) == 0
     assert "it starts anew" in capsys.readouterr().out

@@ -10,11 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 from unittest import mock
 
-import numpy as np
 import pytest
 import torch
 from helpers.chips import to_store, write_chips
@@ -27,6 +27,7 @@ from preprocess.files import open_regular
 from preprocess.zarr_store import Store
 from train.checkpoint import folder
 from train.contract.record import read_record
+from train.device import Device, choose_device
 from train.run_folder import held
 
 STEPS = 5  # 107 train chips in batches of 20
@@ -300,11 +301,16 @@ def test_what_resume_refuses(store: Store, tmp_path: Path, session_store: Store)
     assert "found no run.json" in resume(tmp_path / "nothing").stderr
 
 
+def without_amp(*arguments: object, **more: object) -> Device:
+    """The device, as if it had no bfloat16."""
+    return replace(choose_device(*arguments, **more), amp=None)  # type: ignore[arg-type]
+
+
 def test_another_machine_is_said(store: Store, tmp_path: Path) -> None:
     with Steps(stop_at(8)).patch:
         assert train(store.path, tmp_path / "run", *SETTINGS, "--amp", "bf16").returncode == 75
     rewrite(tmp_path / "run", record=lambda values: values["machine"].update(threads=63))
-    with mock.patch("train.device._amp", return_value=None):
+    with mock.patch("train.start.choose_device", without_amp):
         ended = resume(tmp_path / "run")
     assert ended.returncode == 0, ended.stderr
     assert "AMP was bfloat16, is off; threads was 63, is" in ended.stdout
@@ -438,7 +444,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(store: Store, tmp_path: Pat
 
 
 def test_sigterm_in_a_process_of_its_own(store: Store, tmp_path: Path) -> None:
-    """The real network: a checkpoint within 5 s, and the code that says so."""
+    """The real network: stopped before another epoch is complete, with a checkpoint, and the code that says so."""
     run = tmp_path / "run"
     process = subprocess.Popen(
         [sys.executable, "-m", "train", "--task", "1", "--store", str(store.path), "--run", str(run), "--gpu", "cpu",
@@ -448,21 +454,13 @@ def test_sigterm_in_a_process_of_its_own(store: Store, tmp_path: Path) -> None:
     while not (run / "metrics.jsonl").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-    before = set(folder(run).glob("e*.safetensors"))
-    asked = time.time()
+    process.send_signal(signal.SIGSTOP)  # no epoch ends between the look at the folder and the signal
+    before, epochs = set(folder(run).glob("e*.safetensors")), (run / "metrics.jsonl").read_text().count("\n")
     process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGCONT)
     stdout, stderr = process.communicate(timeout=300)
     assert (process.returncode, stderr) == (75, "")
     assert "It can go on" in stdout
-    (written, *_) = sorted(set(folder(run).glob("e*.safetensors")) - before)
-    assert written.stat().st_mtime - asked < 5 * slowness()
+    assert set(folder(run).glob("e*.safetensors")) - before
+    assert (run / "metrics.jsonl").read_text().count("\n") <= epochs + 1  # the one that the signal met
     shutil.rmtree(run)
-
-
-def slowness() -> float:
-    """How much longer than its CPU time this process takes at present: other work on the machine is not ours."""
-    wall, cpu = time.monotonic(), time.process_time()
-    rows = np.random.default_rng(0).normal(size=(200, 200))
-    while time.process_time() - cpu < 0.2:
-        np.linalg.svd(rows)
-    return max(1.0, (time.monotonic() - wall) / (time.process_time() - cpu))

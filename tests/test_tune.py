@@ -1,6 +1,7 @@
 """make tune measures, keeps and is looked up; a recoded sample holds the same pixels."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def test_it_measures_and_keeps(
     session_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tune, "_PASS_S", 0.01)
+    monkeypatch.setattr(tune, "PASS_S", 0.01)
     assert tune.lookup(session_store, "cpu") is None
     monkeypatch.setattr("sys.argv", ["tune", "--store", str(session_store.path), "--gpu", "cpu", "--batch", "32"])
     assert tune.main() == 0
@@ -41,7 +42,8 @@ def test_it_measures_and_keeps(
     found = tune.lookup(session_store, "cpu")
     assert found is not None
     assert f"tune.json: WORKERS={found.workers} DECODE=host" in out
-    assert out.count("chips/s") == 2 * len({1, tune._cores(), *(n for n in (2, 4, 8, 16, 32, 64) if n < tune._cores())})
+    cores = len(os.sched_getaffinity(0))
+    assert out.count("chips/s") == 2 * len({1, cores, *(n for n in (2, 4, 8, 16, 32, 64) if n < cores)})
     assert list(json.loads((tmp_path / "tune.json").read_text()).values()) == [vars(found)]
 
 
@@ -78,7 +80,7 @@ def test_another_machine_or_store_is_not_meant(
     tune.keep(session_store, "cpu", tune.Tuned(workers=3, decode="host", chips_per_s=1.0))
     assert tune.lookup(session_store, "cpu") == tune.Tuned(workers=3, decode="host", chips_per_s=1.0)
     assert tune.lookup(plain_store, "cpu") is None
-    monkeypatch.setattr(tune, "_cores", lambda: 999)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(999)))
     assert tune.lookup(session_store, "cpu") is None
 
 

@@ -32,7 +32,7 @@ from train.device import choose_device
 
 PATH = Path("tune.json")
 SAMPLE = 512  # chips that are measured
-_PASS_S, _ROUNDS = 1.5, 3
+PASS_S, _ROUNDS = 1.5, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ def measure(stores: dict[str, Store], device: str, batch: int) -> dict[tuple[str
     samples: dict[tuple[str, str, int], list[float]] = {key: [] for key in loaders}
     for number in range(_ROUNDS + 1):
         for key, loader in loaders.items():
-            rate = _rate(loader, device, 0.3 if number == 0 else _PASS_S)
+            rate = _rate(loader, device, 0.3 if number == 0 else PASS_S)
             if number:  # the first is the warm-up
                 samples[key].append(rate)
     for loader in loaders.values():
