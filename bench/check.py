@@ -82,10 +82,10 @@ def expected_images(row: Row, work: Work, chips: np.ndarray, draws: Augmentation
     for index, chip in enumerate(chips.tolist()):
         pixels = np.asarray(array[chip])
         pixels = pil_values(pixels) if row.values == "course" else pixels[list(store.band_indices(bands))]
-        pixels = pixels[:, ::-1] if draws.flip_rows[index] else chip
+        pixels = pixels[:, ::-1] if draws.flip_rows[index] else pixels
         top, left = int(draws.crop_y[index]), int(draws.crop_x[index])
         pixels = pixels[:, top : top + work.crop[0], left : left + work.crop[1]]
-        pixels = pixels[:, :, ::-1] if draws.mirror[index] else chip
+        pixels = pixels[:, :, ::-1] if draws.mirror[index] else pixels
         images.append((pixels.astype(np.float64) - mean) / std)
     return np.stack(images)
 
