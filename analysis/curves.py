@@ -6,7 +6,7 @@ from typing import Any
 
 import matplotlib
 
-from analysis.finished_run import LOSSES, load_run
+from analysis.finished_run import load_run, loss_title
 from train.contract.metrics import EpochLine
 
 matplotlib.use("Agg")  # no screen is needed, and none is looked for
@@ -33,7 +33,7 @@ def draw_curves(run: Path) -> Path:
     loaded = load_run(run)
     lines, config = loaded.history, loaded.config
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
-    _draw(left, lines, "loss", f"Loss ({LOSSES[config.loss]}, mean over classes)")
+    _draw(left, lines, "loss", f"Loss ({loss_title(config.loss)}, mean over classes)")
     _draw(right, lines, "map", "mAP (train: scored while learning, on augmented chips)")
     chosen_on = loaded.record.split.epoch_chosen_on
     values = [line.mean_ap(chosen_on) for line in lines]

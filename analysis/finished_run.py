@@ -17,8 +17,12 @@ from train.contract.metrics import EpochLine, read_metrics
 from train.contract.record import Record, read_record
 from train.contract.results import MadeWith, Results, read_results
 
-# As the figures name them; a key for every choice of LOSS (train.config).
-LOSSES = {"bce": "binary cross-entropy", "soft_margin": "multi-label soft margin", "asymmetric": "asymmetric"}
+_LOSS_TITLES = {"bce": "binary cross-entropy", "soft_margin": "multi-label soft margin"}
+
+
+def loss_title(name: str) -> str:
+    """A choice of LOSS in words, for figures; its own name where no other is known."""
+    return _LOSS_TITLES.get(name, name.replace("_", " "))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from sklearn.metrics import precision_recall_curve
 
 from analysis.class_metrics import FEW_POSITIVES, Calibration
 from analysis.figures import BLUE, FAINT, GREEN, INK, ORANGE, RUN_STYLES, new, panels, shown
-from analysis.finished_run import LOSSES, Run
+from analysis.finished_run import Run, loss_title
 from analysis.tail import TAIL_SHARES, Tail
 
 PART_STYLE: dict[str, dict[str, Any]] = {
@@ -31,7 +31,7 @@ def _epochs(run: Run, axes: Axes) -> list[int]:
 
 def curve(run: Run, what: str) -> Figure:
     """ "loss" or "map" of every part, an epoch; the epoch that was kept is marked."""
-    kind = LOSSES[run.config.loss]
+    kind = loss_title(run.config.loss)
     title, unit = (f"Loss ({kind})", "nats, mean over classes") if what == "loss" else ("mAP", "mAP (0 to 1)")
     figure, axes = new(f"{title} after each epoch", "epoch", unit)
     epochs = _epochs(run, axes)

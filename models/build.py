@@ -21,7 +21,7 @@ def build(arch: str, branches: tuple[Branch, ...], num_classes: int, weights: We
     """Make a model.
 
     Args:
-        arch: one of `resnet.ARCHS`.
+        arch: one of `archs.ARCHS`.
         branches: one: a plain ResNet; more: `TwoBranch`.
         num_classes: outputs.
         weights: pretrained weights that the trunks start from, or None. The last layer is always new.

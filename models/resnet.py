@@ -18,9 +18,6 @@ import torch
 import torchvision
 from torch import nn
 
-ARCHS = (
-    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2",
-)  # fmt: skip
 RGB = ("red", "green", "blue")  # the order of ImageNet's filters
 NEW_BANDS = ("kaiming", "mean", "copy-red")
 
@@ -47,7 +44,7 @@ def make_resnet(arch: str, num_bands: int, num_classes: int | None, *, pool: boo
     """A randomly initialised torchvision ResNet.
 
     Args:
-        arch: one of `ARCHS`.
+        arch: one of `archs.ARCHS`.
         num_bands: channels of conv1.
         num_classes: outputs of `fc`; None replaces it by the identity, for features (B, 512 or 2048).
         pool: the max pooling behind conv1. Without it all later layers see twice the resolution: for small chips.

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from models.resnet import ARCHS, RGB, Branch, WeightsError, make_resnet
+from models.archs import ARCHS
+from models.resnet import RGB, Branch, WeightsError, make_resnet
 
 KEY = "canopy"  # of the JSON in a file's metadata
 VERSION = 1

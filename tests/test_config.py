@@ -10,7 +10,7 @@ from helpers.settings import VALUES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import resnet
+from models import archs, resnet
 from pipeline import order
 from pipeline.cache import CACHES
 from pipeline.loader import DECODES, TESTS
@@ -210,7 +210,7 @@ def test_the_list_of_settings_is_frozen() -> None:
 
 
 def test_choices_are_those_of_the_code_they_stand_for() -> None:
-    assert specs(Config)["arch"].choices == resnet.ARCHS
+    assert specs(Config)["arch"].choices == archs.ARCHS
     assert specs(Config)["flips"].choices == order.FLIPS
     assert specs(Config)["test"].choices == TESTS
     assert specs(Config)["cache"].choices == CACHES

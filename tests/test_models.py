@@ -19,8 +19,9 @@ from safetensors.torch import save, save_file
 from torch.hub import load_state_dict_from_url
 
 from models import build as build_module
+from models.archs import ARCHS
 from models.build import build, imagenet_file, imagenet_weights
-from models.resnet import ARCHS, Branch, WeightsError, adapt_conv1, branch, make_resnet
+from models.resnet import Branch, WeightsError, adapt_conv1, branch, make_resnet
 from models.two_branch import TwoBranch
 from models.weights import (
     KEY,

@@ -29,7 +29,7 @@ from sklearn.metrics import average_precision_score
 
 from analysis import plots
 from analysis.curves import draw_curves
-from analysis.finished_run import LOSSES, load_run
+from analysis.finished_run import load_run, loss_title
 from analysis.report import report
 from preprocess.setting_specs import specs
 from preprocess.zarr_store import Store
@@ -79,7 +79,7 @@ def test_every_loss_has_a_name(made: SimpleNamespace, tmp_path: Path, loss: str)
     rewrite(run, both=lambda values: values["config"].update(loss=loss))
     assert draw_curves(run).stat().st_size > 0
     title = plots.curve(load_run(run), "loss").axes[0].get_title()
-    assert title == f"Loss ({LOSSES[loss]}) after each epoch"
+    assert title == f"Loss ({loss_title(loss)}) after each epoch"
 
 
 def test_pictures_are_the_stores_pixels_of_the_highest_scores(

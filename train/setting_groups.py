@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, cast
 
 from pydantic import field_validator
 
+from models.archs import Arch
 from preprocess.settings import Settings, setting
 from preprocess.split_rules import check_rule
 from train.recipes import RECIPES
@@ -96,9 +97,7 @@ class ModelSettings(Settings):
 
     heading: ClassVar[str] = "Model"
 
-    arch: Literal[
-        "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2"
-    ] = setting("resnet18", "The network.")  # fmt: skip
+    arch: Arch = setting("resnet18", "The network.")
     weights: str = setting(
         "auto",
         "First weights. auto: ImageNet's where torchvision can get them, else none. imagenet: refuse without them. "
