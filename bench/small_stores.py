@@ -3,7 +3,6 @@
 Chip i is window i % 16 of a 4 x 4 grid in bench chip (i // 16) % 2048, plus i // 32768, so that no two are alike.
 """
 
-import io
 import os
 import shutil
 from collections.abc import Sequence
@@ -12,13 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from bench.chips import BANDS, NUM_CHIPS, chip
-from preprocess import shard, zarr_store
-from preprocess.band_statistics import band_sums
+from preprocess import zarr_store
 from preprocess.console import Progress
+from preprocess.files import shard_path
 from preprocess.layout import Layout, plan_layout
+from preprocess.shard_writer import ShardRecord, join_records, write_shard
 from preprocess.workers import run_tasks
-from preprocess.write import pixel_checksum
-from preprocess.zarr_store import write_atomic
 
 SIDE, _GRID = 64, 4
 CLASSES = tuple(f"c{number}" for number in range(17))
@@ -36,21 +34,18 @@ def chips_store(folder: Path, count: int, codec: str = "lz4") -> Path:
     zarr_store.create_chips(part, layout, count)
     starts = range(0, count, layout.shard_tiles)
     tasks = [(str(part), layout, start, min(layout.shard_tiles, count - start)) for start in starts]
-    sums: dict[int, tuple[np.ndarray, ...]] = {}
+    records: dict[int, ShardRecord] = {}
     with Progress(f"scale chips, {count}", total=count, unit="chips") as progress:
-        for start, *arrays in run_tasks(_write_shard, tasks, jobs=len(os.sched_getaffinity(0))):
-            sums[start] = tuple(arrays)
-            progress.update(len(arrays[0]))
+        for start, record in run_tasks(_write_shard, tasks, jobs=len(os.sched_getaffinity(0))):
+            records[start] = record
+            progress.update(len(record.checksum))
     rng = np.random.Generator(np.random.Philox(key=7))
     numbers = np.arange(count)
-    band_sum, band_sumsq, checksum, digest = (
-        np.concatenate(parts) for parts in zip(*(sums[s] for s in starts), strict=True)
-    )
     zarr_store.finish(part, layout, CLASSES, count, {
         "names": np.array([f"chip_{number}" for number in numbers], object),
         "labels": (rng.random((count, len(CLASSES))) < 0.2).astype(np.uint8),
         "csv_row": numbers, "source_size": numbers, "source_mtime_ns": numbers,
-        "band_sum": band_sum, "band_sumsq": band_sumsq, "checksum": checksum, "shard_digest": digest,
+        **join_records(records[start] for start in starts),
     })  # fmt: skip
     os.rename(part, path)
     return path
@@ -68,24 +63,7 @@ def windows(start: int, count: int) -> Sequence[np.ndarray]:
     return found[skip : skip + count]
 
 
-def _write_shard(task: tuple[str, Layout, int, int]) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _write_shard(task: tuple[str, Layout, int, int]) -> tuple[int, ShardRecord]:
     root, layout, start, count = task
-    writer = shard.ShardWriter(layout)
-    encoded, sums, squares, checksums = io.BytesIO(), [], [], []
-    for pixels in windows(start, count):
-        encoded.write(writer.add(pixels))
-        total, square = band_sums(np.ascontiguousarray(pixels), layout)
-        sums.append(total)
-        squares.append(square)
-        checksums.append(pixel_checksum(pixels))
-    encoded.write(writer.end())
-    path = zarr_store.shard_path(Path(root), start // layout.shard_tiles)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, encoded.getbuffer())
-    return (
-        start,
-        np.stack(sums),
-        np.stack(squares),
-        np.array(checksums, np.uint64),
-        np.array([writer.digest], np.uint64),
-    )
+    path = shard_path(Path(root), start // layout.shard_tiles)
+    return start, write_shard(path, layout, windows(start, count))

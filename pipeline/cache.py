@@ -18,6 +18,7 @@ from pipeline.chunks import ChunkReader
 from pipeline.inputs import Inputs
 from pipeline.order import Augmentation, center
 from pipeline.readahead import BatchPlan
+from preprocess.codecs import CODECS
 from preprocess.console import Progress, say
 from preprocess.zarr_store import Store
 
@@ -43,8 +44,8 @@ class ResidentReader(ChunkReader):
             self.decode(chips, self.values[chips[0] : chips[-1] + 1])
 
         _fill_all(fill, store.num_chips, workers)
-        # From here on `_locate` gives decoded chunks, which are neither checked nor inflated.
-        self._inflate = False
+        # From here on `_locate` gives decoded chunks: a size of 0 says that they need no check.
+        self._kernel_kind = CODECS["none"].kernel_kinds[layout.dtype]
         chunks = np.arange(self.chunks_per_chip, dtype=np.int64).reshape(len(bands), layout.chunks_per_band)
         self._within = chunks * layout.chunk_bytes
         self._chip_bytes = self.values[0].nbytes

@@ -13,6 +13,7 @@ from pipeline import kernels
 from pipeline.order import Augmentation
 from pipeline.shards import open_shards
 from preprocess import shard
+from preprocess.codecs import CODECS
 from preprocess.shard import DamagedChunkError
 from preprocess.zarr_store import Store
 
@@ -51,7 +52,7 @@ class ChunkReader:
             self._starts[first : first + count] = starts
             self._offsets[first : first + count] = offsets - starts[:, None, None]
             self._sizes[first : first + count] = sizes
-        self._inflate = self.layout.codec == "lz4"
+        self._kernel_kind = CODECS[self.layout.codec].kernel_kinds[self.layout.dtype]
         self._local = threading.local()
 
     @property
@@ -73,7 +74,7 @@ class ChunkReader:
         bits = out.view(f"u{layout.itemsize}")  # which bytes belong together; what they mean is not asked
         split = bits.reshape(len(chips), len(self.bands), layout.chunks_per_band, layout.chunk_rows, layout.width)
         scratch = self._scratch(0)[0][0]
-        self._check(chips, kernels.decode(addresses, sizes, split, scratch, self._inflate, flip_rows))
+        self._check(chips, kernels.decode(addresses, sizes, split, scratch, self._kernel_kind, flip_rows))
         del owner
 
     def augment(
@@ -92,7 +93,7 @@ class ChunkReader:
         scratch, lines = self._scratch(max(out.shape[1:3]))
         damaged = kernels.augment(
             addresses, sizes, out, scratch, lines, (layout.height, layout.width, layout.chunk_rows),
-            kernels.KINDS[layout.dtype, self._inflate], self._inflate,
+            self._kernel_kind,
             draws.flip_rows, draws.transpose, draws.crop_y.astype(np.int64), draws.crop_x.astype(np.int64),
             draws.mirror, mean, scale,
         )  # fmt: skip

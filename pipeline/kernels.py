@@ -26,15 +26,20 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from preprocess.shard import CRC_BYTES, LZ4_HEADER_BYTES
+from preprocess.codecs import (
+    LZ4_FLOAT32,
+    LZ4_HEADER_BYTES,
+    LZ4_UINT8,
+    LZ4_UINT16,
+    NONE_FLOAT32,
+    NONE_INT16,
+    NONE_UINT8,
+    NONE_UINT16,
+)
+from preprocess.shard import CRC_BYTES
 
 BLOCK = 4  # lines that are transposed at once
-# What a decoded chunk holds: values, or their planes of bytes, the lowest first (`shard`'s byte shuffle).
-KINDS = {
-    ("uint16", True): 0, ("uint16", False): 1, ("uint8", True): 2, ("uint8", False): 2,
-    ("int16", True): 3, ("int16", False): 4, ("float32", True): 5, ("float32", False): 6,
-}  # fmt: skip
-_PLANES_U16, _U16, _U8, _PLANES_I16, _I16, _PLANES_F32, _F32 = range(7)
+LAST_LZ4 = LZ4_FLOAT32  # the kernel kinds up to this one are LZ4
 
 
 def _symbol(library: str | None, name: str) -> str:
@@ -99,7 +104,7 @@ def _uint32(address: int) -> int:
 
 
 @_compiled
-def _payload(address: int, size: int, chunk_bytes: int, inflate: bool, scratch: int) -> int:
+def _payload(address: int, size: int, chunk_bytes: int, kind: int, scratch: int) -> int:
     """Check a chunk and inflate it into `scratch`, if it is LZ4. Returns where its decoded bytes lie, 0 if damaged.
 
     A size of 0 stands for bytes that were checked and decoded before (`resident`).
@@ -111,7 +116,7 @@ def _payload(address: int, size: int, chunk_bytes: int, inflate: bool, scratch: 
         return 0
     if _crc32c(np.uint32(0), np.uintp(address), np.uintp(payload)) != _uint32(address + payload):
         return 0
-    if not inflate:
+    if kind > LAST_LZ4:
         return address if payload == chunk_bytes else 0
     if _uint32(address) != chunk_bytes:
         return 0
@@ -136,7 +141,7 @@ def _join(byte_0: int, byte_1: int, byte_2: int, byte_3: int) -> int:
 
 @_compiled
 def decode(
-    addresses: np.ndarray, sizes: np.ndarray, out: np.ndarray, scratch: np.ndarray, inflate: bool, flip_rows: np.ndarray
+    addresses: np.ndarray, sizes: np.ndarray, out: np.ndarray, scratch: np.ndarray, kind: int, flip_rows: np.ndarray
 ) -> int:
     """Decode chips.
 
@@ -144,7 +149,7 @@ def decode(
         addresses, sizes: (N, bands, chunks) int64: encoded chunks in memory.
         out: (N, bands, chunks, rows, width) unsigned integers of the values' size, C-contiguous.
         scratch: (chunk bytes,) uint8.
-        inflate: LZ4 (and, for more than one byte, byte shuffle), or neither.
+        kind: of the chunks, see `codecs.Codec.kernel_kinds`.
         flip_rows: (N,) bool: write the last row of each band first.
 
     Returns:
@@ -157,18 +162,18 @@ def decode(
     for chip in range(chips):
         for band in range(bands):
             for chunk in range(chunks):
-                source = _payload(addresses[chip, band, chunk], sizes[chip, band, chunk], chunk_bytes, inflate, buffer)
+                source = _payload(addresses[chip, band, chunk], sizes[chip, band, chunk], chunk_bytes, kind, buffer)
                 if source == 0:
                     return chip
                 block = out[chip, band, chunks - 1 - chunk if flip_rows[chip] else chunk]
                 for row in range(rows):
                     target = block[rows - 1 - row if flip_rows[chip] else row]
-                    if inflate and out.itemsize == 2:
+                    if kind <= LAST_LZ4 and out.itemsize == 2:
                         low = _array(_pointer(source + row * width), line, np.uint8)
                         high = _array(_pointer(source + values + row * width), line, np.uint8)
                         for index in range(line):
                             target[index] = np.uint16(low[index]) | (np.uint16(high[index]) << np.uint16(8))
-                    elif inflate and out.itemsize == 4:
+                    elif kind <= LAST_LZ4 and out.itemsize == 4:
                         at = source + row * width
                         byte_0, byte_1 = _bytes(at, line), _bytes(at + values, line)
                         byte_2, byte_3 = _bytes(at + 2 * values, line), _bytes(at + 3 * values, line)
@@ -197,11 +202,11 @@ def _scale_other(
     first: Any, last: Any,
 ) -> None:  # fmt: skip
     """`_scale_line` of the kinds of int16 and float32."""
-    if kind == _I16:
+    if kind == NONE_INT16:
         _scale(_array(_pointer(source + 2 * at), num, np.int16), mean, scale, mirror, out, first, last)
-    elif kind == _F32:
+    elif kind == NONE_FLOAT32:
         _scale(_array(_pointer(source + 4 * at), num, np.float32), mean, scale, mirror, out, first, last)
-    elif kind == _PLANES_F32:
+    elif kind == LZ4_FLOAT32:
         byte_0, byte_1 = _bytes(source + at, num), _bytes(source + values + at, num)
         byte_2, byte_3 = _bytes(source + 2 * values + at, num), _bytes(source + 3 * values + at, num)
         if mirror:
@@ -232,7 +237,7 @@ def _scale_line(
     """out[start : start + count] = (value - mean) * scale of the values from `at` on of a decoded chunk, in reverse if
     `mirror`. Small enough to be inlined: with `_scale_other` in it, CODEC=none took 3 % longer."""
     num, first, last = np.uintp(count), np.uintp(start), np.uintp(start + count - 1)
-    if kind == _PLANES_U16:
+    if kind == LZ4_UINT16:
         low = _array(_pointer(source + at), num, np.uint8)
         high = _array(_pointer(source + values + at), num, np.uint8)
         if mirror:
@@ -243,7 +248,7 @@ def _scale_line(
             for index in range(num):
                 value = np.uint16(low[index]) | (np.uint16(high[index]) << np.uint16(8))
                 out[first + index] = (np.float32(value) - mean) * scale
-    elif kind == _U16:
+    elif kind == NONE_UINT16:
         wide = _array(_pointer(source + 2 * at), num, np.uint16)
         if mirror:
             for index in range(num):
@@ -251,7 +256,7 @@ def _scale_line(
         else:
             for index in range(num):
                 out[first + index] = (np.float32(wide[index]) - mean) * scale
-    elif kind == _U8:
+    elif kind in (NONE_UINT8, LZ4_UINT8):
         narrow = _array(_pointer(source + at), num, np.uint8)
         if mirror:
             for index in range(num):
@@ -310,7 +315,7 @@ def _weave_columns(
 @_compiled
 def augment(
     addresses: np.ndarray, sizes: np.ndarray, out: np.ndarray, scratch: np.ndarray, lines: np.ndarray,
-    shape: tuple[int, int, int], kind: int, inflate: bool, flip_rows: np.ndarray, transpose: np.ndarray,
+    shape: tuple[int, int, int], kind: int, flip_rows: np.ndarray, transpose: np.ndarray,
     crop_y: np.ndarray, crop_x: np.ndarray, mirror: np.ndarray, mean: np.ndarray, scale: np.ndarray,
 ) -> int:  # fmt: skip
     """Decode chips and write what a model is fed: rows flipped, transposed, cropped, mirrored, scaled, bands last.
@@ -321,8 +326,7 @@ def augment(
         scratch: (bands, chunk bytes) uint8.
         lines: (BLOCK * bands * longer side of the crop,) float32.
         shape: (height, width, rows of a chunk) of the chips.
-        kind: of KINDS.
-        inflate: whether chunks are LZ4.
+        kind: of the chunks, see `codecs.Codec.kernel_kinds`.
         flip_rows, transpose, crop_y, crop_x, mirror: (N,), as in `order.Augmentation`.
         mean, scale: (bands,) float32; what leaves is (value - mean) * scale.
 
@@ -345,7 +349,7 @@ def augment(
         for chunk in range(first // rows, (first + down - 1) // rows + 1):
             for band in range(bands):
                 sources[band] = _payload(
-                    addresses[chip, band, chunk], sizes[chip, band, chunk], chunk_bytes, inflate,
+                    addresses[chip, band, chunk], sizes[chip, band, chunk], chunk_bytes, kind,
                     buffer + band * chunk_bytes,
                 )  # fmt: skip
                 if sources[band] == 0:

@@ -23,6 +23,7 @@ from pipeline.direct import DirectBatches
 from pipeline.inputs import Inputs
 from pipeline.order import FLIPS, augmentation, epoch_order
 from pipeline.readahead import BatchPlan
+from preprocess.codecs import CODECS
 from preprocess.console import UserError, one_line, say
 from preprocess.zarr_store import Store
 
@@ -150,7 +151,7 @@ class ChipLoader:
         if cache not in CACHES:
             raise UserError(f"CACHE={cache}: expected one of {', '.join(CACHES)}.")
         self.engine = "dali" if engine == "dali" or reasons else "direct"
-        inflates = on_gpu and self._layout.codec == "lz4"
+        inflates = on_gpu and CODECS[self._layout.codec].inflates
         if decode not in DECODES or (decode == "device" and not inflates):
             raise UserError(f"DECODE={decode}: expected one of {', '.join(DECODES)}; device needs a GPU and CODEC=lz4.")
         self._labels = torch.from_numpy(store.labels)

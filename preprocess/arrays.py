@@ -22,9 +22,9 @@ import numpy as np
 import zarr
 from numcodecs import VLenUTF8
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
-from zarr.codecs.numcodecs import LZ4, Shuffle
 from zarr.storage import MemoryStore
 
+from preprocess.codecs import CODECS
 from preprocess.console import UserError
 from preprocess.layout import Layout
 
@@ -159,8 +159,6 @@ def _numcodecs_in_zarr3() -> Iterator[None]:
 def create_chips(root: Any, layout: Layout, num_chips: int) -> None:
     """Make the group and the empty `tiles` array in a folder (or one of zarr's stores); `shard` makes the shards."""
     with _numcodecs_in_zarr3():
-        lz4: list[Any] = [LZ4(acceleration=1), Crc32cCodec()]
-        shuffle: list[Any] = [Shuffle(elementsize=layout.itemsize)] if layout.itemsize > 1 else []
         group = zarr.open_group(root, mode="a", zarr_format=3)
         group.create_array(
             "tiles",
@@ -170,7 +168,7 @@ def create_chips(root: Any, layout: Layout, num_chips: int) -> None:
             dtype=layout.dtype,
             serializer=BytesCodec(endian="little") if layout.itemsize > 1 else BytesCodec(endian=None),
             filters=None,
-            compressors=[*shuffle, *lz4] if layout.codec == "lz4" else [Crc32cCodec()],
+            compressors=[*CODECS[layout.codec].zarr_codecs(layout.itemsize), Crc32cCodec()],
             fill_value=0,
             dimension_names=("tile", "band", "y", "x"),
             overwrite=True,

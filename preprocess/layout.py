@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from preprocess.codecs import CODECS
 from preprocess.console import UserError
 
-CODECS = ("lz4", "none")
 DTYPES = ("uint8", "uint16", "int16", "float32")
 # 64 KiB a chunk: enough pieces for a GPU to decode in parallel, and few enough that the table stays small.
 CHUNK_BYTES = 64 * 1024
@@ -43,7 +43,7 @@ class Layout:
             raise _bad("bands", bands, f"1 to {MAX_BANDS} names")
         if len(set(bands)) != len(bands):
             raise _bad("bands", bands, "a different name for each band")
-        for name, choices in (("dtype", DTYPES), ("codec", CODECS)):
+        for name, choices in (("dtype", DTYPES), ("codec", tuple(CODECS))):
             if getattr(self, name) not in choices:
                 raise _bad(name, getattr(self, name), f"one of {', '.join(choices)}")
         for name in ("height", "width", "chunk_rows", "shard_tiles"):

@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from preprocess import presets, tiff, zarr_store
+from preprocess.codecs import CODECS
 from preprocess.console import UserError, advice, one_line
 from preprocess.csv_rows import csv_line
 from preprocess.file_matching import match_files
 from preprocess.header import VERSION
 from preprocess.labels import LabelSettings, read_labels
-from preprocess.layout import CODECS, Layout, plan_layout
+from preprocess.layout import Layout, plan_layout
 from preprocess.write import ShardTask
 
 

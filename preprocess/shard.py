@@ -1,35 +1,41 @@
-"""The bytes of one shard: Zarr v3's `sharding_indexed` layout, encoded and decoded without zarr-python.
+"""The bytes of one shard: Zarr v3's `sharding_indexed` layout, and the reference decoder, without zarr-python.
 
-A shard is the encoded inner chunks one after another, in C order of (chip, band, row block), then 8 bytes of our own
-(the shard's digest), then an index of little-endian uint64 (offset, nbytes) pairs, then the index's crc32c. Zarr
-readers follow the index and never see the digest. It is xxh3-64 of the crc32c values of all chunks, and the store
-records it for each shard: a shard of another place, store or version is noticed when its index is read, even where
-the indices are equal (CODEC=none). Stores of version 1 have no digest. An inner chunk is
+A shard consists of four parts:
 
-    lz4:   byte shuffle -> 4-byte little-endian length + LZ4 block -> 4-byte crc32c   (uint8: no shuffle)
-    none:  the values, little-endian                              -> 4-byte crc32c
+1. The encoded inner chunks one after another, in C order of (chip, band, row block). Each chunk is a payload, made by
+   one of `codecs.CODECS`, and its 4-byte crc32c:
 
-zarr-python reads the same bytes (and writes them, but for LZ4 blocks that decode faster, see `lz4`); its generic path
-does 210 random chips/s where plain offsets do thousands, hence this file. Tests hold it to zarr-python.
+       lz4:   byte shuffle -> 4-byte little-endian length + LZ4 block -> crc32c   (uint8: no shuffle)
+       none:  the values, little-endian                              -> crc32c
 
-Leaves which chips to read, and in what order, to `pipeline.chunks`.
+2. The digest of the shard (8 bytes): xxh3-64 of the crc32c values of all chunks. It is not part of Zarr's layout: Zarr
+   readers follow the index and never read it. The store records the digest of each shard. So a shard that belongs to
+   another place, store or version is noticed when its index is read, even if the indices are equal (CODEC=none).
+   Stores of version 1 have no digest.
+3. The index: little-endian uint64 pairs (offset, nbytes).
+4. The index's crc32c.
+
+zarr-python reads the same bytes. It also writes the same bytes, except for LZ4 blocks, which decode faster here (see
+`lz4`). Its generic path reads 210 random chips/s and plain offsets read thousands: that is why this file exists. Tests
+compare it with zarr-python.
+
+Leaves writing to `shard_writer`, and which chips to read in which order to `pipeline.chunks`.
 """
 
 import struct
 from pathlib import Path
 
 import google_crc32c
-import numcodecs.lz4
 import numpy as np
 import xxhash
 
+from preprocess.codecs import CODECS
 from preprocess.console import UserError
 from preprocess.files import FILE_FAULTS, named_errors, open_regular
 from preprocess.layout import Layout
 
 CRC_BYTES = 4
 DIGEST_BYTES = 8
-LZ4_HEADER_BYTES = 4  # numcodecs' LZ4 puts the decoded length before the block
 MISSING = np.uint64(2**64 - 1)
 
 
@@ -39,95 +45,6 @@ class DamagedChunkError(UserError):
 
 class ForeignShardError(DamagedChunkError):
     """A whole shard in a place that is not its own: of another store, of an older version, swapped."""
-
-
-class Encoder:
-    """Encodes (bands, height, width) chips; its working memory is reused from chip to chip."""
-
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
-        self._values = layout.chunk_rows * layout.width
-        self._shuffled = layout.codec == "lz4" and layout.itemsize > 1
-        num_chunks = len(layout.bands) * layout.chunks_per_band
-        self._planes = np.empty((num_chunks, layout.itemsize, self._values) if self._shuffled else 0, np.uint8)
-        self._sizes = np.empty(num_chunks, np.int64)
-        most = layout.chunk_bytes
-        if layout.codec == "lz4":
-            from preprocess import lz4  # compiled code: nobody else is to wait for it
-
-            most = LZ4_HEADER_BYTES + lz4.max_bytes(layout.chunk_bytes)
-            self._encode_blocks, self._table = lz4.encode_blocks, np.empty(lz4.TABLE_SIZE, np.uint64)
-        self._out = np.empty(num_chunks * (most + CRC_BYTES), np.uint8)
-
-    def encode(self, chip: np.ndarray) -> tuple[memoryview, np.ndarray, bytes]:
-        """The chip's chunks in the shard's order.
-
-        Returns:
-            data: the encoded chunks one after another, each with its crc32c.
-            sizes: (chunks,) int64, bytes of each. The next call overwrites data and sizes.
-            crcs: the 4 bytes of each crc32c.
-        """
-        layout, out, data = self._layout, self._out, memoryview(self._out.data)
-        chunks = np.ascontiguousarray(chip, dtype=np.dtype(layout.dtype).newbyteorder("<")).reshape(-1, self._values)
-        if self._shuffled:
-            # The byte shuffle, for the whole chip at once: 21 us where numcodecs' Shuffle takes 250 (256 x 256 x 4).
-            bits = chunks.view(_bits(layout))
-            np.copyto(self._planes[:, 0], bits, casting="unsafe")
-            for byte in range(1, layout.itemsize):
-                np.right_shift(bits, 8 * byte, out=self._planes[:, byte], casting="unsafe")
-            chunks = self._planes
-        chunks = chunks.view(np.uint8).reshape(len(chunks), -1)
-        if layout.codec == "lz4":
-            self._encode_blocks(chunks, out, self._sizes, self._table, LZ4_HEADER_BYTES, CRC_BYTES)
-            self._sizes += LZ4_HEADER_BYTES + CRC_BYTES
-        else:
-            out.reshape(len(chunks), -1)[:, :-CRC_BYTES] = chunks
-            self._sizes[:] = layout.chunk_bytes + CRC_BYTES
-        end, crcs = 0, []
-        for size in self._sizes.tolist():
-            start, end = end, end + size
-            if layout.codec == "lz4":
-                struct.pack_into("<I", data, start, layout.chunk_bytes)
-            crc = google_crc32c.value(out[start : end - CRC_BYTES])
-            struct.pack_into("<I", data, end - CRC_BYTES, crc)
-            crcs.append(crc)
-        return data[:end], self._sizes, struct.pack(f"<{len(crcs)}I", *crcs)
-
-
-class ShardWriter:
-    """The bytes of one shard, chip by chip: `add` each chip, then `end`. The caller writes what both return."""
-
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
-        self._encoder = Encoder(layout)
-        self._sizes: list[np.ndarray] = []
-        self._crcs = xxhash.xxh3_64()
-
-    def add(self, chip: np.ndarray) -> memoryview:
-        """Encode one (bands, height, width) chip. The next call overwrites the bytes."""
-        data, sizes, crcs = self._encoder.encode(chip)
-        self._sizes.append(sizes.copy())
-        self._crcs.update(crcs)
-        return data
-
-    @property
-    def digest(self) -> int:
-        """xxh3-64 of the crc32c of every chunk so far, in the shard's order."""
-        return self._crcs.intdigest()
-
-    def end(self) -> bytes:
-        """What follows the chunks: digest, index, crc32c of the index."""
-        return struct.pack("<Q", self.digest) + encode_index(np.stack(self._sizes), self._layout)
-
-
-def encode_index(sizes: np.ndarray, layout: Layout) -> bytes:
-    """The index of a shard that holds `sizes` (chips, bands, chunks) encoded bytes, back to back."""
-    index = np.full((layout.shard_tiles * len(layout.bands) * layout.chunks_per_band, 2), MISSING, "<u8")
-    flat = sizes.reshape(-1).astype("<u8")
-    index[: len(flat), 0] = np.cumsum(flat) - flat
-    index[: len(flat), 1] = flat
-    data = index.tobytes()
-    return data + struct.pack("<I", google_crc32c.value(data))
 
 
 def index_bytes(layout: Layout) -> int:
@@ -203,27 +120,8 @@ def parse_index(
 
 
 def max_encoded_bytes(layout: Layout) -> int:
-    """The most bytes of one encoded chunk: LZ4's own bound, length and crc32c."""
-    return layout.chunk_bytes + layout.chunk_bytes // 255 + 16 + LZ4_HEADER_BYTES + CRC_BYTES
-
-
-def checked_payload(chunk: np.ndarray, layout: Layout) -> np.ndarray:
-    """The (nbytes,) uint8 chunk without its crc32c, which must match; for lz4 the stated length must match too.
-
-    Raises:
-        ValueError: with the reason.
-    """
-    payload = chunk[:-CRC_BYTES]
-    if google_crc32c.value(payload) != _uint32(chunk[-CRC_BYTES:]):
-        raise ValueError("crc32c does not match")
-    found = _uint32(payload[:LZ4_HEADER_BYTES]) if layout.codec == "lz4" else len(payload)
-    if found != layout.chunk_bytes:
-        raise ValueError(f"expected {layout.chunk_bytes} decoded bytes, found {found}")
-    return payload
-
-
-def _uint32(data: np.ndarray) -> int:
-    return int.from_bytes(data.tobytes(), "little")
+    """The size limit in bytes of one encoded chunk with its crc32c."""
+    return CODECS[layout.codec].max_bytes(layout.chunk_bytes) + CRC_BYTES
 
 
 def decode_scratch(layout: Layout, num_bands: int) -> np.ndarray:
@@ -245,15 +143,16 @@ def decode_chip(
     Raises:
         ValueError: damaged bytes; names the position among the listed bands, the chunk, and the reason.
     """
-    shuffled = layout.codec == "lz4" and layout.itemsize > 1
+    codec = CODECS[layout.codec]
+    shuffled = codec.shuffles and layout.itemsize > 1
     chunks = (scratch if shuffled else out.reshape(-1).view(np.uint8)).reshape(-1, layout.chunk_bytes)
     for index, (first, size) in enumerate(zip(offsets.reshape(-1).tolist(), sizes.reshape(-1).tolist(), strict=True)):
         try:
-            payload = checked_payload(data[first : first + size], layout)
-            if layout.codec == "lz4":
-                numcodecs.lz4.decompress(payload, chunks[index])
-            else:
-                chunks[index] = payload
+            encoded = data[first : first + size]
+            payload = encoded[:-CRC_BYTES]
+            if google_crc32c.value(payload) != int.from_bytes(encoded[-CRC_BYTES:].tobytes(), "little"):
+                raise ValueError("crc32c does not match")
+            codec.decode(payload, chunks[index])
         except (ValueError, RuntimeError) as error:
             band, chunk = divmod(index, layout.chunks_per_band)
             raise ValueError(f"band {band}, chunk {chunk}: {error}") from error
@@ -261,7 +160,7 @@ def decode_chip(
         # All lowest bytes come first, all highest last. Joined for the whole chip at once: 20,700 chips/s, where
         # writing every other byte did 4,500 (256 x 256 x 4 uint16).
         planes = scratch.reshape(len(chunks), layout.itemsize, -1)
-        values = out.view(_bits(layout)).reshape(len(chunks), -1)
+        values = out.view(bits_dtype(layout)).reshape(len(chunks), -1)
         np.left_shift(planes[:, -1], 8, out=values, dtype=values.dtype)
         for byte in range(layout.itemsize - 2, 0, -1):
             np.bitwise_or(values, planes[:, byte], out=values)
@@ -269,6 +168,12 @@ def decode_chip(
         np.bitwise_or(values, planes[:, 0], out=values)
 
 
-def _bits(layout: Layout) -> np.dtype:
-    """The unsigned integers that have a value's bytes."""
+def bits_dtype(layout: Layout) -> np.dtype:
+    """The little-endian unsigned integer of a value's size: it holds the value's bytes, whatever they mean."""
     return np.dtype(f"<u{layout.itemsize}")
+
+
+def pixel_checksum(chip: np.ndarray) -> int:
+    """xxh3-64 of the (bands, height, width) values, C order, little-endian."""
+    little = np.ascontiguousarray(chip, dtype=chip.dtype.newbyteorder("<"))
+    return xxhash.xxh3_64_intdigest(little.view(np.uint8).reshape(-1).data)

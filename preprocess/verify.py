@@ -20,7 +20,6 @@ from preprocess.labels import settings_of
 from preprocess.layout import MIB, Layout
 from preprocess.splits import SPLIT_NAMES, make_split
 from preprocess.workers import run_tasks
-from preprocess.write import pixel_checksum
 
 MAX_LINES = 20  # of findings on the terminal; the count is always whole
 
@@ -132,7 +131,7 @@ def _check_shard(task: _Task) -> tuple[int, list[str]]:
             except ValueError as error:
                 findings.append(f"{where} is damaged: {error}")
                 continue
-            if task.checksum is not None and pixel_checksum(chip) != task.checksum[index]:
+            if task.checksum is not None and shard.pixel_checksum(chip) != task.checksum[index]:
                 findings.append(f"{where} is altered: its pixels are not those that were converted")
                 continue
             total, squares = band_sums(chip, layout)

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import xxhash
 
-from preprocess import presets, shard, tiff
-from preprocess.band_statistics import band_sums, one_blas_thread
+from preprocess import presets, tiff
 from preprocess.console import advice
-from preprocess.files import atomic_file, shard_path, write_atomic
+from preprocess.files import shard_path, write_atomic
 from preprocess.layout import Layout
+from preprocess.shard_writer import NotFiniteError, write_shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,27 +45,17 @@ def convert_shard(task: ShardTask) -> int:
         ChipError: a chip that is damaged, of another shape or dtype, with values that are not finite, or changed since
             it was listed.
     """
-    layout, count = task.layout, len(task.paths)
-    num_bands = len(layout.bands)
-    band_sum, band_sumsq = (np.empty((count, num_bands), dtype) for dtype in layout.sum_dtypes)
-    checksum = np.empty(count, np.uint64)
-    reader, writer = tiff.Reader(), shard.ShardWriter(layout)
-    path_out = shard_path(task.root / "store", task.shard)
-    path_out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path_out) as file, one_blas_thread():
-        for index in range(count):
-            chip = _read_planned(task, index, reader)
-            file.write(writer.add(chip))
-            band_sum[index], band_sumsq[index] = band_sums(chip, layout)
-            if not np.isfinite(band_sum[index]).all():
-                check_finite(chip, task.paths[index])
-            checksum[index] = pixel_checksum(chip)
-        file.write(writer.end())
-        shard_bytes = file.tell()
+    reader = tiff.Reader()
+    chips = (_read_planned(task, index, reader) for index in range(len(task.paths)))
+    try:
+        record = write_shard(shard_path(task.root / "store", task.shard), task.layout, chips)
+    except NotFiniteError as error:
+        check_finite(error.chip, task.paths[error.index])
+        raise
     progress = io.BytesIO()
     np.savez(
-        progress, band_sum=band_sum, band_sumsq=band_sumsq, checksum=checksum, source_size=task.size,
-        source_mtime_ns=task.mtime_ns, shard_bytes=np.int64(shard_bytes), shard_digest=np.uint64(writer.digest),
+        progress, allow_pickle=False, **record.arrays, source_size=task.size, source_mtime_ns=task.mtime_ns,
+        shard_bytes=np.int64(record.num_bytes),
     )  # fmt: skip
     write_atomic(progress_path(task), progress.getbuffer())
     return task.shard
@@ -102,9 +91,3 @@ def check_finite(chip: np.ndarray, path: str | Path) -> None:
         f"column {x})",
         "Replace them, or leave the chip out of the CSV.",
     )  # fmt: skip
-
-
-def pixel_checksum(chip: np.ndarray) -> int:
-    """xxh3-64 of the (bands, height, width) values, C order, little-endian."""
-    little = np.ascontiguousarray(chip, dtype=chip.dtype.newbyteorder("<"))
-    return xxhash.xxh3_64_intdigest(little.view(np.uint8).reshape(-1).data)

@@ -37,6 +37,7 @@ from preprocess.band_statistics import _ordered_sum, band_statistics, band_sums
 from preprocess.convert import convert
 from preprocess.layout import Layout, plan_layout
 from preprocess.plan import Request
+from preprocess.shard_writer import Encoder
 from preprocess.zarr_store import Store, open_store
 
 ALL = pytest.mark.parametrize("dtype", DTYPES)
@@ -118,7 +119,7 @@ def test_any_bits_come_back_and_numcodecs_reads_the_chunks(dtype: str, codec: st
     values = data.draw(any_bits(dtype))
     divisors = [rows for rows in range(1, values.shape[1] + 1) if values.shape[1] % rows == 0]
     layout = layout_of(values, codec, data.draw(st.sampled_from(divisors)))
-    encoded, sizes, _ = shard.Encoder(layout).encode(values)
+    encoded, sizes, _ = Encoder(layout).encode(values)
     buffer = np.frombuffer(encoded, np.uint8)
     offsets = np.cumsum(sizes) - sizes
     out = np.empty_like(values)

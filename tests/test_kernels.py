@@ -9,6 +9,7 @@ from helpers.chips import DTYPES, to_store, write_chips
 from pipeline import kernels
 from pipeline.chunks import ChunkReader
 from preprocess import shard, zarr_store
+from preprocess.codecs import CODECS
 
 
 @pytest.mark.parametrize("codec", ["lz4", "none"])
@@ -44,13 +45,13 @@ def test_every_flipped_bit_is_refused(tmp_path: Path, codec: str, dtype: str) ->
     addresses, no = offsets + data.ctypes.data, np.zeros(1, bool)
     chip, image = np.zeros((1, 1, 1, 4, 4), f"u{layout.itemsize}"), np.zeros((1, 4, 4, 1), np.float32)
     scratch, lines = np.zeros((1, layout.chunk_bytes), np.uint8), np.zeros(16, np.float32)
-    one, kind = np.ones(1, np.float32), kernels.KINDS[dtype, codec == "lz4"]
+    one, kind = np.ones(1, np.float32), CODECS[codec].kernel_kinds[dtype]
 
     def damaged() -> set[int]:
         found = {
-            kernels.decode(addresses, sizes, chip, scratch[0], codec == "lz4", no),
+            kernels.decode(addresses, sizes, chip, scratch[0], kind, no),
             kernels.augment(
-                addresses, sizes, image, scratch, lines, (4, 4, 4), kind, codec == "lz4",
+                addresses, sizes, image, scratch, lines, (4, 4, 4), kind,
                 no, no, np.zeros(1, np.int64), np.zeros(1, np.int64), no, one, one,
             ),
         }  # fmt: skip

@@ -25,6 +25,7 @@ from pipeline.cache import DeviceBatches, to_device
 from pipeline.chunks import ChunkReader
 from pipeline.inputs import Inputs
 from pipeline.loader import Batch, default_workers, eval_loader, train_loader
+from preprocess.codecs import CODECS
 from preprocess.console import UserError, one_line, say
 from preprocess.files import write_atomic
 from preprocess.layout import Layout
@@ -67,7 +68,7 @@ def reading_place(config: Config, store: Store, inputs: Inputs, chips: np.ndarra
     Raises:
         UserError: the GPU makes wrong images, or DECODE=device was asked for and decodes wrongly.
     """
-    inflates = store.layout.codec == "lz4" and decode != "host" and config.cache == "none"
+    inflates = CODECS[store.layout.codec].inflates and decode != "host" and config.cache == "none"
     place = "device" if inflates else "host"
     count = max(1, min(_CHIPS, len(chips), _BYTES // store.layout.chip_bytes))
     chips = chips[np.linspace(0, len(chips) - 1, count).astype(np.int64)]

@@ -9,6 +9,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -20,12 +21,13 @@ import torch
 from pipeline.chunks import ChunkReader
 from pipeline.inputs import raw_inputs
 from pipeline.loader import train_loader
-from preprocess import shard, zarr_store
+from preprocess import zarr_store
 from preprocess.arrays import array_specs
+from preprocess.codecs import CODECS
 from preprocess.console import Parser, UserError, one_line, run, say
 from preprocess.files import shard_path, write_atomic
 from preprocess.header import VERSION
-from preprocess.layout import CODECS
+from preprocess.shard_writer import join_records, write_shard
 from preprocess.zarr_store import Store, open_store
 from train.config import make_config
 from train.device import choose_device
@@ -83,7 +85,7 @@ def measure(stores: dict[str, Store], device: str, batch: int) -> dict[tuple[str
     for codec, store in stores.items():
         chips = np.arange(min(store.num_chips, max(SAMPLE, batch)))
         inputs = raw_inputs(store, store.layout.bands, chips)
-        places = ("device", "host") if device != "cpu" and codec == "lz4" else ("host",)
+        places = ("device", "host") if device != "cpu" and CODECS[codec].inflates else ("host",)
         for decode in places:
             for workers in threads:
                 loaders[codec, decode, workers] = train_loader(
@@ -117,20 +119,21 @@ def recode(store: Store, codec: str, path: Path) -> Store:
     num_chips = min(store.num_chips, SAMPLE)
     layout = replace(store.layout, codec=codec)
     zarr_store.create_chips(path, layout, num_chips)
-    reader, digests = ChunkReader(store, layout.bands), []
+    reader = ChunkReader(store, layout.bands)
     chip = np.empty((1, len(layout.bands), layout.height, layout.width), layout.dtype)
-    for number in range(layout.num_shards(num_chips)):
-        chips = range(number * layout.shard_tiles, min((number + 1) * layout.shard_tiles, num_chips))
-        writer, parts = shard.ShardWriter(layout), []
-        for index in chips:
+
+    def chips(shard: int) -> Iterator[np.ndarray]:
+        first = shard * layout.shard_tiles
+        for index in range(first, min(first + layout.shard_tiles, num_chips)):
             reader.decode(np.array([index]), chip)
-            parts.append(writer.add(chip[0]).tobytes())
-        digests.append(writer.digest)
-        shard_path(path, number).parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(shard_path(path, number), b"".join([*parts, writer.end()]))
+            yield chip[0]
+
+    records = [
+        write_shard(shard_path(path, shard), layout, chips(shard)) for shard in range(layout.num_shards(num_chips))
+    ]
+    arrays = join_records(records)
     specs = array_specs(layout, num_chips, len(store.classes), VERSION)
-    arrays: dict[str, Any] = {name: store.read(name)[:num_chips] for name in specs if name != "shard_digest"}
-    arrays["shard_digest"] = np.array(digests, np.uint64)
+    arrays |= {name: store.read(name)[:num_chips] for name in specs if name not in arrays}
     zarr_store.finish(path, layout, store.classes, store.num_csv_rows, arrays)
     return open_store(path)
 
