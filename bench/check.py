@@ -1,6 +1,7 @@
-"""What a row's first batch must be, made of plain zarr-python and numpy in float64; of the pipeline only its draws.
+"""The expected first batch of a row, computed with plain zarr-python and numpy in float64.
 
-A row that gives anything else is never timed.
+In: a row's first batch. Out: nothing, or `WrongBatchError`. The augmentation parameters come from `pipeline.order`, all
+else is independent of the product. A row with a wrong batch is never timed.
 """
 
 from typing import Any
@@ -15,30 +16,32 @@ from pipeline.order import Augmentation, augmentation, epoch_order
 
 
 class WrongBatchError(Exception):
-    """A row's batch is not what it must be."""
+    """A row's batch differs from the expected batch."""
 
 
 def check(row: Row, work: Work, batch: RowBatch) -> None:
-    """The first batch of epoch 0.
+    """Compare the first batch of epoch 0 with the expected one.
 
     Raises:
-        WrongBatchError: names the row, the chip and what is wrong with it.
+        WrongBatchError: names the row, the chip and the difference.
     """
     store = work.store()
     chips = np.asarray(batch.chips)
-    given = epoch_order(SEED, 0, np.arange(store.num_chips))[: len(chips)]
+    expected_chips = epoch_order(SEED, 0, np.arange(store.num_chips))[: len(chips)]
     if len(chips) != BATCH or len(set(chips.tolist())) != BATCH:
         raise WrongBatchError(f"{row.name}: expected {BATCH} different chips, found {len(set(chips.tolist()))}")
-    if row.order == "given" and not np.array_equal(chips, given):
-        raise WrongBatchError(f"{row.name}: the first batch holds chips {chips[:4]}..., expected {given[:4]}...")
-    if row.order == "own" and (np.diff(chips) > 0).all():
-        raise WrongBatchError(f"{row.name}: the chips come in the order in which they are stored")
+    if row.order == "project" and not np.array_equal(chips, expected_chips):
+        raise WrongBatchError(
+            f"{row.name}: the first batch holds chips {chips[:4]}..., expected {expected_chips[:4]}..."
+        )
+    if row.order == "library" and (np.diff(chips) > 0).all():
+        raise WrongBatchError(f"{row.name}: the chips come in stored order; expected a shuffled order")
     if batch.chunks is not None:
         _check_chunks(row, work, batch)
         return
     if not np.array_equal(batch.labels.numpy(), store.labels[chips].astype(np.float32)):
-        raise WrongBatchError(f"{row.name}: the labels are not those of the chips")
-    expected = expected_images(row, work, chips, _draws(row, work, batch))
+        raise WrongBatchError(f"{row.name}: the labels differ from the labels of its chips")
+    expected = expected_images(row, work, chips, _augmentation(row, work, batch))
     images = batch.images.numpy()
     if images.shape != expected.shape or images.dtype != np.float32:
         raise WrongBatchError(
@@ -46,28 +49,30 @@ def check(row: Row, work: Work, batch: RowBatch) -> None:
         )
     for index, chip in enumerate(chips.tolist()):
         if not np.allclose(images[index], expected[index], rtol=1e-5, atol=1e-4):
-            raise WrongBatchError(f"{row.name}: chip {chip} of the first batch is not what it must be")
+            raise WrongBatchError(f"{row.name}: the image of chip {chip} differs from the expected image")
 
 
-def _draws(row: Row, work: Work, batch: RowBatch) -> Augmentation:
-    if row.order == "given":
+def _augmentation(row: Row, work: Work, batch: RowBatch) -> Augmentation:
+    if row.order == "project":
         return augmentation(
             SEED, 0, np.asarray(batch.chips), height=work.height, width=work.width, crop=work.crop, flips=FLIPS
         )
-    draws = batch.draws
-    if draws is None:
-        raise WrongBatchError(f"{row.name}: a batch in the library's own order must carry its draws")
-    room = (work.height - work.crop[0], work.width - work.crop[1])
-    for name, values, top in (("crop_y", draws.crop_y, room[0]), ("crop_x", draws.crop_x, room[1])):
+    drawn = batch.augmentation
+    if drawn is None:
+        raise WrongBatchError(
+            f"{row.name}: expected the augmentation parameters with a batch in the library's order, found none"
+        )
+    slack = (work.height - work.crop[0], work.width - work.crop[1])
+    for name, values, top in (("crop_y", drawn.crop_y, slack[0]), ("crop_x", drawn.crop_x, slack[1])):
         if (values < 0).any() or (values > top).any() or (top and len(np.unique(values)) < 3):
             raise WrongBatchError(f"{row.name}: {name} is not random in 0..{top}")
-    for name, flips in (("flip_rows", draws.flip_rows), ("mirror", draws.mirror)):
+    for name, flips in (("flip_rows", drawn.flip_rows), ("mirror", drawn.mirror)):
         if len(np.unique(flips)) != 2:
             raise WrongBatchError(f"{row.name}: {name} is the same for all chips of the first batch")
-    return draws
+    return drawn
 
 
-def expected_images(row: Row, work: Work, chips: np.ndarray, draws: Augmentation) -> np.ndarray:
+def expected_images(row: Row, work: Work, chips: np.ndarray, drawn: Augmentation) -> np.ndarray:
     """(B, channels, crop height, crop width) float64: flip rows, crop, mirror, scale."""
     store = work.store()
     array: Any = zarr.open_group(store.path, mode="r")["tiles"]
@@ -82,16 +87,16 @@ def expected_images(row: Row, work: Work, chips: np.ndarray, draws: Augmentation
     for index, chip in enumerate(chips.tolist()):
         pixels = np.asarray(array[chip])
         pixels = pil_values(pixels) if row.values == "course" else pixels[list(store.band_indices(bands))]
-        pixels = pixels[:, ::-1] if draws.flip_rows[index] else pixels
-        top, left = int(draws.crop_y[index]), int(draws.crop_x[index])
+        pixels = pixels[:, ::-1] if drawn.flip_rows[index] else pixels
+        top, left = int(drawn.crop_y[index]), int(drawn.crop_x[index])
         pixels = pixels[:, top : top + work.crop[0], left : left + work.crop[1]]
-        pixels = pixels[:, :, ::-1] if draws.mirror[index] else pixels
+        pixels = pixels[:, :, ::-1] if drawn.mirror[index] else pixels
         images.append((pixels.astype(np.float64) - mean) / std)
     return np.stack(images)
 
 
 def pil_values(chip: np.ndarray) -> np.ndarray:
-    """(B G R NIR, y, x) uint16 -> what PIL shows: high bytes, the colours divided by NIR as if it were alpha."""
+    """(B G R NIR, y, x) uint16 -> the values that PIL gives: high bytes, colours divided by NIR as by alpha."""
     high = (chip >> 8).astype(np.int64)
     colours, alpha = high[:3], high[3:]
     divided = np.minimum(255, colours * 255 // np.maximum(alpha, 1))
@@ -99,7 +104,7 @@ def pil_values(chip: np.ndarray) -> np.ndarray:
 
 
 def _check_chunks(row: Row, work: Work, batch: RowBatch) -> None:
-    """Compressed chunks: each block is inflated and unshuffled here, and must be the chip's values."""
+    """Inflate and unshuffle each compressed chunk and compare it with the chip's values."""
     assert batch.chunks is not None
     store, layout = work.store("lz4"), work.store("lz4").layout
     array: Any = zarr.open_group(store.path, mode="r")["tiles"]
@@ -107,7 +112,7 @@ def _check_chunks(row: Row, work: Work, batch: RowBatch) -> None:
         data = batch.images[index].numpy()
         blocks = []
         for first, size in zip(batch.chunks[0][index].tolist(), batch.chunks[1][index].tolist(), strict=True):
-            length = layout.chunk_bytes.to_bytes(4, "little")  # numcodecs wants it before the block
+            length = layout.chunk_bytes.to_bytes(4, "little")  # numcodecs expects the length before the block
             try:
                 blocks.append(numcodecs.lz4.decompress(length + data[first : first + size].tobytes()))
             except RuntimeError as error:
@@ -115,4 +120,4 @@ def _check_chunks(row: Row, work: Work, batch: RowBatch) -> None:
         planes = np.frombuffer(b"".join(blocks), np.uint8).reshape(len(blocks), layout.itemsize, -1)
         values = np.ascontiguousarray(planes.transpose(0, 2, 1)).view(layout.dtype)
         if not np.array_equal(values.reshape(-1), np.asarray(array[chip]).reshape(-1)):
-            raise WrongBatchError(f"{row.name}: the chunks of chip {chip} do not decode to it")
+            raise WrongBatchError(f"{row.name}: the chunks of chip {chip} decode to other values")

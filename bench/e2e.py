@@ -1,9 +1,10 @@
-"""Mode `e2e`: the real loader under the real train step, against the same step on one batch that stays in memory; and
-GPUs fed: how fast a simulated accelerator may be and still be busy 90 % of the time.
+"""Mode `e2e`: real training against the same train step on one resident batch, and how fast an accelerator can be fed.
 
-Task 1's ResNet-18 on RGB, batch 64. 224 px: crops of the 256 x 256 bench chips; 64 px: whole 64 x 64 chips.
-Several divisions of the cores between torch and the loader take turns, a block of steps each; `ratio` is
-real/synthetic, where synthetic has all cores. On a GPU there is one division and `bench.gpu` adds what only it knows.
+In: the bench chips. Out: a record's rows. Training is Task 1: ResNet-18 on RGB, batch 64; at 224 px on crops of the 256
+x 256 chips, at 64 px on whole 64 x 64 chips. Several divisions of the cores between torch and the loader take turns,
+one block of steps each. `ratio_to_synthetic` compares with the resident batch, which has all cores. On a GPU there is
+one division, and `bench.gpu` adds the GPU's own measurements. Rows `fed-...`: the highest rate of a simulated
+accelerator that is still busy 90 % of the time.
 """
 
 import statistics
@@ -56,12 +57,12 @@ def run(work: Work, rounds: int) -> dict[str, Any]:
                 "samples": fed, "note": f"the fastest accelerator that is busy {BUSY:.0%} of the time",
             })  # fmt: skip
     device = choose_device(config())
-    found: dict[str, Any] = {"device": device.name, "batch": BATCH, "rows": rows}
+    record: dict[str, Any] = {"device": device.name, "batch": BATCH, "rows": rows}
     if device.kind == "cuda":
         from bench.gpu import limits
 
-        found["gpu_limits"] = limits(work, device.device)
-    return found
+        record["gpu_limits"] = limits(work, device.device)
+    return record
 
 
 def _train_rows(side: int, samples: list[dict[str, dict[str, float]]]) -> list[dict[str, Any]]:
@@ -80,12 +81,12 @@ def _train_rows(side: int, samples: list[dict[str, dict[str, float]]]) -> list[d
 
 
 def divisions(num_cores: int) -> list[tuple[int, int]]:
-    """(torch threads, loader threads) to try; the first is what `make train` does."""
+    """(torch threads, loader threads) to try; `make train` uses the first."""
     return list(dict.fromkeys([(num_cores, num_cores), (num_cores, 1), (max(1, num_cores - 1), 1)]))
 
 
 def serve_train(path: Path, side: int) -> Iterator[Any]:
-    """For every number sent: division -> chips/s and share of the time in which the step waited for data."""
+    """For every number received: division -> chips/s and the share of time that the step waited for data."""
     device = choose_device(config())
     torch.backends.cudnn.benchmark = True
     store = open_store(path)
@@ -108,19 +109,19 @@ def serve_train(path: Path, side: int) -> Iterator[Any]:
     while True:
         del message
         torch.set_num_threads(cores())
-        # Before and after: a machine that slows down meanwhile would be taken for a slow loader.
+        # Measured before and after: otherwise a machine that slows down in between makes the loader look slow.
         before = rate(lambda: void(train_step(trainer, images, labels)), device)
-        found = {}
+        rates = {}
         for threads, workers in tried:
             torch.set_num_threads(threads)
-            found[f"{threads}-torch-{workers}-loader"] = _real(trainer, streams[workers], _BLOCK_S)
+            rates[f"{threads}-torch-{workers}-loader"] = _real(trainer, streams[workers], _BLOCK_S)
         torch.set_num_threads(cores())
         after = rate(lambda: void(train_step(trainer, images, labels)), device)
-        message = yield {"synthetic": {"chips_per_s": (before + after) / 2, "wait_share": 0.0}, **found}
+        message = yield {"synthetic": {"chips_per_s": (before + after) / 2, "wait_share": 0.0}, **rates}
 
 
 class _Stream:
-    """Batches without end, epoch after epoch."""
+    """Endless batches, epoch after epoch."""
 
     def __init__(self, loader: ChipLoader) -> None:
         self._loader, self._epoch = loader, 0
@@ -136,7 +137,7 @@ class _Stream:
 
 
 def _real(trainer: Trainer, stream: _Stream, block_s: float) -> dict[str, float]:
-    """At least `block_s` seconds and 3 steps, after one that is not timed: it drains what was loaded meanwhile."""
+    """Time at least `block_s` seconds and 3 steps. An untimed step before uses up batches loaded ahead."""
     if trainer.device.kind == "cuda":
         return _real_on_gpu(trainer, stream, block_s)
     batch = stream()
@@ -153,7 +154,7 @@ def _real(trainer: Trainer, stream: _Stream, block_s: float) -> dict[str, float]
 
 
 def _real_on_gpu(trainer: Trainer, stream: _Stream, block_s: float) -> dict[str, float]:
-    """The same by the device's events: the host may run ahead, so its own waits say nothing."""
+    """The same, timed by device events: the host runs ahead of the GPU, so the host's waits mean nothing."""
     from bench.gpu import Waits
 
     batch = stream()
@@ -161,7 +162,7 @@ def _real_on_gpu(trainer: Trainer, stream: _Stream, block_s: float) -> dict[str,
     synchronize(trainer.device)
     waits, use, started, count, elapsed = Waits(), GpuUse(trainer.device), time.perf_counter(), 0, 0.0
     while elapsed < block_s:
-        for _ in range(20):  # the clock is looked at now and then: each look waits for the device
+        for _ in range(20):  # read the clock rarely: each reading waits for the device
             batch = stream()
             waits.step_begins()
             train_step(trainer, batch.images_nchw, batch.labels)
@@ -170,12 +171,12 @@ def _real_on_gpu(trainer: Trainer, stream: _Stream, block_s: float) -> dict[str,
         count += 20
         synchronize(trainer.device)
         elapsed = time.perf_counter() - started
-    found = {"chips_per_s": count * BATCH / elapsed, "wait_share": waits.seconds() / elapsed}
-    return found | ({"gpu_percent": busy["busy_percent"]} if (busy := use.summary()) else {})
+    rates = {"chips_per_s": count * BATCH / elapsed, "wait_share": waits.seconds() / elapsed}
+    return rates | ({"gpu_percent": busy["busy_percent"]} if (busy := use.summary()) else {})
 
 
 def serve_fed(work: Work, codec: str) -> Iterator[Any]:
-    """For every number sent: the highest rate, in chips/s, at which the accelerator is busy at least 90 %."""
+    """For every number received: the highest rate, in chips/s, that keeps the accelerator busy 90 % of the time."""
     epoch = canopy(codec)(work, Setting(workers=cores()))
     timed_pass(epoch, 0, min_s=0)
     number: Any = yield None
@@ -191,9 +192,10 @@ def serve_fed(work: Work, codec: str) -> Iterator[Any]:
 
 
 def busy_share(epoch: Any, chips_per_s: float, number: int) -> float:
-    """Share of an epoch in which an accelerator of this rate, that sleeps instead of computing, has work.
+    """Share of an epoch in which a simulated accelerator of this rate (it sleeps) has work.
 
-    From the first batch on: epochs are short here, and filling the pipeline would count twenty times too much.
+    Counted from the first batch on: epochs are short here, so the time to fill the pipeline would count 20 times too
+    much.
     """
     step_s, started, count = BATCH / chips_per_s, 0.0, 0
     for _ in epoch(number):

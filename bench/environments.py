@@ -1,9 +1,9 @@
-"""`python -m bench.environments`: an environment for each peer library, which also sees the project's own packages.
+"""`python -m bench.environments`: install each peer library into an environment of its own.
 
-`.venv-peers/NAME/` is a virtual environment without pip whose one .pth file adds the site-packages of the environment
-that this runs in, so torch and DALI are installed once. One a library: they disagree (mosaicml-streaming wants
-numpy < 2.2), and a library's own pins must not move under the project's rows. What cannot be installed leaves
-its reason in `NAME/failed`, which becomes its row.
+In: requirements-peers.txt. Out: `.venv-peers/NAME/`, a virtual environment without pip. One .pth file adds the
+site-packages of the running environment, so torch and DALI are installed once. Each library has its own environment
+because their requirements disagree (mosaicml-streaming needs numpy < 2.2) and must not change the project's packages.
+If an installation fails, `NAME/failed` holds the reason, and the benchmark's row shows it.
 """
 
 import hashlib
@@ -23,63 +23,63 @@ _PIP_S = 600
 
 def requirements() -> dict[str, list[str]]:
     """library -> pip's requirements, from the file's `[library]` headings."""
-    found: dict[str, list[str]] = {}
+    libraries: dict[str, list[str]] = {}
     name = ""
     for line in REQUIREMENTS.read_text().splitlines():
         text = line.partition("#")[0].strip()
         if line.startswith("# ["):
             name = line.strip("# []\n")
-            found[name] = []
+            libraries[name] = []
         elif text:
-            found[name].append(text)
-    return found
+            libraries[name].append(text)
+    return libraries
 
 
 def python(library: str | None) -> Path | None:
-    """Interpreter of a library's environment; None for the project's own (also where that was never made)."""
+    """Interpreter of a library's environment; None for the project's own, and if the environment does not exist."""
     path = ROOT / (library or "") / "bin" / "python"
-    # Not resolved: a virtual environment is known by the path of its interpreter.
+    # Not resolved: the path of the interpreter identifies the virtual environment.
     return path.absolute() if library and path.exists() else None
 
 
 def why_not(library: str | None) -> str | None:
-    """Why a library could not be installed, if so."""
+    """Why a library is not available; None if it is."""
     if library is None:
         return None
     failed = ROOT / library / "failed"
     if failed.exists():
         return failed.read_text()
-    return None if python(library) else "not installed: `make bench MODE=peers` does it"
+    return None if python(library) else "not installed. `make bench MODE=peers` installs it"
 
 
 def main() -> int:
-    """Install every library that is not there in the version wanted."""
-    for library, wanted in requirements().items():
+    """Install every library that is missing or has another version."""
+    for library, packages in requirements().items():
         stamp = ROOT / library / "installed"
-        key = hashlib.sha256(" ".join([sys.executable, *wanted]).encode()).hexdigest()
+        key = hashlib.sha256(" ".join([sys.executable, *packages]).encode()).hexdigest()
         if stamp.exists() and stamp.read_text() == key:
             continue
         say(f"{library}: installing into {ROOT / library}")
-        reason = _install(library, wanted)
+        reason = _install(library, packages)
         if reason:
             (ROOT / library / "failed").write_text(reason)
             say(f"{library}: {reason}")
         else:
-            stamp.write_text(key)  # what failed is tried again next time: a missing header may be there by then
+            stamp.write_text(key)  # a failed installation is tried again next time: a missing header may exist by then
     return 0
 
 
-def _install(library: str, wanted: list[str]) -> str | None:
+def _install(library: str, packages: list[str]) -> str | None:
     folder = ROOT / library
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     site_packages = next((folder / "lib").glob("python*/site-packages"))
-    # addsitedir, not a bare path: it also reads the .pth file of the project's editable installation.
+    # addsitedir instead of a bare path: it also reads the .pth file of the project's editable installation.
     shared = sysconfig.get_path("purelib")
     (site_packages / "canopy.pth").write_text(f"import site; site.addsitedir({shared!r})\n")
     command = [
         sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "--quiet",
-        "--disable-pip-version-check", "--no-build-isolation", *wanted,
+        "--disable-pip-version-check", "--no-build-isolation", *packages,
     ]  # fmt: skip
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=_PIP_S, env={**os.environ})

@@ -1,7 +1,7 @@
-"""The same chips in other libraries' formats, each written once by its own writer, timed, and kept.
+"""The same chips in the formats of other libraries, each written once by its library's writer and timed.
 
 In: the TIFFs, read with tifffile. Out: `folder/formats/NAME/` with `made.json` (seconds, bytes, chips).
-Written in `NAME.part` and renamed, so that a half-written format is never read.
+A format is written into `NAME.part` and renamed, so that a half-written one is never read.
 """
 
 import json
@@ -20,8 +20,8 @@ from bench.work import Work
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
-    """A format on disk; `seconds` is None where it was not written here."""
+class OnDisk:
+    """One format on disk. `seconds`: time to write it; None if it was not written here."""
 
     path: Path
     seconds: float | None
@@ -29,30 +29,30 @@ class Kept:
 
 
 def is_made(work: Work, name: str) -> bool:
-    """Whether the chips are there in format `name`; TIFFs and stores always are."""
+    """Whether the chips exist in format `name`; TIFFs and stores always do."""
     return name not in _WRITERS or (work.folder / "formats" / name / "made.json").exists()
 
 
-def kept(work: Work, name: str) -> Kept:
-    """The chips in format `name`; written now if they are not there."""
+def written(work: Work, name: str) -> OnDisk:
+    """The chips in format `name`, written now if they do not exist yet."""
     path = work.folder / "formats" / name
     if not (path / "made.json").exists():
-        part = path.with_name(f"{name}.part")
-        shutil.rmtree(part, ignore_errors=True)
+        partial = path.with_name(f"{name}.part")
+        shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(path, ignore_errors=True)
-        part.mkdir(parents=True)
+        partial.mkdir(parents=True)
         started = time.perf_counter()
-        _WRITERS[name](work, part)
+        _WRITERS[name](work, partial)
         seconds = time.perf_counter() - started
-        made = {"seconds": seconds, "bytes": num_bytes(part), "chips": work.store().num_chips}
-        (part / "made.json").write_text(json.dumps(made))
-        os.rename(part, path)
+        made = {"seconds": seconds, "bytes": num_bytes(partial), "chips": work.store().num_chips}
+        (partial / "made.json").write_text(json.dumps(made))
+        os.rename(partial, path)
     made = json.loads((path / "made.json").read_text())
-    return Kept(path=path, seconds=made["seconds"], num_bytes=made["bytes"])
+    return OnDisk(path=path, seconds=made["seconds"], num_bytes=made["bytes"])
 
 
 def num_bytes(path: Path) -> int:
-    """Of all files below."""
+    """Size of all files below `path`."""
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
@@ -71,7 +71,7 @@ def _npy(work: Work, out: Path) -> None:
 
 
 def _tensorstore(work: Work, out: Path) -> None:
-    """Zarr v3, uncompressed, a chunk a chip: its fastest of those tried, and it knows no byte shuffle for LZ4."""
+    """Zarr v3, uncompressed, one chunk per chip: the fastest layout tried. It has no byte shuffle for LZ4."""
     import tensorstore
 
     count, size = work.store().num_chips, (len(work.bands), work.height, work.width)
@@ -92,7 +92,7 @@ def _tensorstore(work: Work, out: Path) -> None:
 
 
 class _Sample:
-    """chip -> sample, for litdata's workers."""
+    """Make the sample of a chip in litdata's workers."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
@@ -128,7 +128,7 @@ def _webdataset(work: Work, out: Path) -> None:
 
 
 class _Indexed:
-    """What ffcv's writer takes: `(image, chip)` by position."""
+    """The indexable data set that ffcv's writer expects: position -> `(image, chip)`."""
 
     def __init__(self, work: Work) -> None:
         self._work, self._count = work, work.store().num_chips

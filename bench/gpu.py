@@ -1,6 +1,6 @@
-"""What only a GPU has: its waits by its own clock, and the limits of the way to it.
+"""Measurements that exist only on a GPU: its waits by its own clock, and the limits of the transfer to it.
 
-Small on purpose: everything else of `e2e` is the same code on both kinds of machine.
+In: steps and chips. Out: seconds and bytes/s. Small on purpose: all other code of `e2e` is the same on both devices.
 """
 
 import time
@@ -18,22 +18,22 @@ _MIB, _REPEATS = 1024 * 1024, 50
 
 
 class Waits:
-    """How long the GPU had nothing to do: from the end of a step to the moment the next one's batch is there."""
+    """GPU idle time: from the end of a step until the batch of the next step is on the GPU."""
 
     def __init__(self) -> None:
         self._ends: list[torch.cuda.Event] = []
         self._starts: list[torch.cuda.Event] = []
 
     def step_begins(self) -> None:
-        """The batch is there; nothing of the step is launched yet."""
+        """Call when the batch is ready and no kernel of the step is launched yet."""
         self._starts.append(_mark())
 
     def step_ends(self) -> None:
-        """The step is launched."""
+        """Call when all kernels of the step are launched."""
         self._ends.append(_mark())
 
     def seconds(self) -> float:
-        """All waits together, by the device's clock. Waits for the device."""
+        """Sum of all waits by the device's clock. Synchronises with the device."""
         torch.cuda.synchronize()
         pairs = zip(self._ends, self._starts[1:], strict=False)
         return float(sum(end.elapsed_time(start) for end, start in pairs)) / 1000
@@ -46,8 +46,10 @@ def _mark() -> torch.cuda.Event:
 
 
 def limits(work: Work, device: torch.device) -> dict[str, float]:
-    """Bytes a second: pinned host memory to the device, and `inflate_chips` of one batch over and over (decoded bytes,
-    the way to the device included)."""
+    """Bytes/s from pinned host memory to the device, and of `inflate_chips` on one batch repeatedly.
+
+    The second counts decoded bytes and includes the transfer to the device.
+    """
     source = torch.empty(256 * _MIB, dtype=torch.uint8, pin_memory=True)
     target = torch.empty_like(source, device=device)
     target.copy_(source)
@@ -66,7 +68,7 @@ def _inflate(work: Work, device: torch.device) -> float:
     batch = next(device_host(work, Setting(workers=1))(0))
     assert batch.chunks is not None
     layout = work.store("lz4").layout
-    sent: list[Any] = [batch.images.numpy(), *(np.ascontiguousarray(part) for part in batch.chunks)]
+    sent: list[Any] = [batch.images.numpy(), *(np.ascontiguousarray(table) for table in batch.chunks)]
     spec = GraphSpec(
         layout=layout, inputs=work.scaling(work.bands), crop=work.crop, flips="none", test="center", decode="device",
         dtype="float16", batch_size=BATCH, threads=2, device_id=device.index,
@@ -74,10 +76,10 @@ def _inflate(work: Work, device: torch.device) -> float:
 
     @pipeline_def(batch_size=BATCH, num_threads=2, device_id=device.index)  # type: ignore[untyped-decorator]
     def graph() -> Any:
-        parts = fn.external_source(
+        inputs = fn.external_source(
             lambda: sent, num_outputs=3, batch=True, no_copy=True, dtype=[types.UINT8, types.INT32, types.INT32], ndim=1
         )
-        return inflate_chips(spec, *parts)
+        return inflate_chips(spec, *inputs)
 
     pipeline: Any = graph()
     pipeline.build()

@@ -1,8 +1,10 @@
-"""`make gpu-check`: is the GPU path right on this machine, and does the GPU wait? One verdict in the last line.
+"""`make gpu-check`: is the GPU path correct on this machine, and does the GPU wait for data? The last line is the
+verdict.
 
-The tests of tests/test_gpu.py first (batches of every kind against the CPU's, to the bit where numbers are whole), then
-half a minute of loader and step on the bench chips. Exit code 0: all is well; 1: something is wrong, and the line says
-where; 2: there is no GPU to check. It needs what training needs and pytest, nothing else.
+In: a GPU, tests/test_gpu.py, the bench chips. Out: lines on the terminal and gpu-check.log. The tests compare batches
+of every kind with the CPU's, bit by bit for integers; then loader and train step run for half a minute. Exit code 0:
+all is correct; 1: something is wrong, and the last line says where; 2: no GPU can be used. Needs only the packages of
+training and pytest.
 """
 
 import time
@@ -33,7 +35,7 @@ _CHIPS = 512
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Chips a second: the loader alone (by name of its way), the step alone, and both together."""
+    """Chips/s: of each loader alone, by name; of the train step alone; of both together."""
 
     loaders: dict[str, float]
     step: float
@@ -41,10 +43,10 @@ class Speed:
 
 
 def main() -> int:
-    """Check, measure, judge."""
-    if hindered := obstacle():
-        raise UserError(f"gpu-check: no GPU can be used on this machine: {hindered.reason}. Nothing was checked.")
-    say(f"{torch.cuda.get_device_name()}: running the GPU tests (minutes; what they print goes to {LOG})")
+    """Run the tests, measure, print the verdict."""
+    if missing := obstacle():
+        raise UserError(f"gpu-check: no GPU can be used on this machine: {missing.reason}. Nothing was checked.")
+    say(f"{torch.cuda.get_device_name()}: running the GPU tests, which takes minutes (their output goes to {LOG})")
     result = run_tests(ROOT / "tests" / "test_gpu.py", LOG)
     if line := what_failed(result):
         say(line)
@@ -54,7 +56,7 @@ def main() -> int:
     except UserError:
         raise
     except Exception as error:
-        # Whatever DALI, CUDA or torch raise here: it is what this command is there to find.
+        # Any exception of DALI, CUDA or torch: finding it is the purpose of this command.
         with LOG.open("a") as log:
             traceback.print_exc(file=log)
         reason = one_line(" ".join(str(error).split()))[:200]
@@ -66,49 +68,49 @@ def main() -> int:
 
 
 def what_failed(result: Result) -> str:
-    """One line if the tests say that something is wrong; "" if not."""
+    """One line if a test failed or could not run; "" otherwise."""
     if result.problem or result.failed:
-        parts = [result.problem] if result.problem else []
+        reasons = [result.problem] if result.problem else []
         if result.failed:
-            parts.append(f"{len(result.failed)} tests failed, first {result.failed[0]}")
-        return f"gpu-check: WRONG: {'; '.join(parts)}; see {LOG}. DECODE=host may help."
+            reasons.append(f"{len(result.failed)} tests failed, first {result.failed[0]}")
+        return f"gpu-check: WRONG: {'; '.join(reasons)}; see {LOG}. DECODE=host may help."
     if not result.passed:
-        why = f"all {result.skipped} were skipped" if result.skipped else "there was none"
-        return f"gpu-check: WRONG: no test was run ({why}), so nothing is known; see {LOG}."
+        why = f"all {result.skipped} were skipped" if result.skipped else "no test was collected"
+        return f"gpu-check: WRONG: no test was run ({why}), so nothing was checked; see {LOG}."
     return ""
 
 
 def count_tests(result: Result) -> str:
-    """How many tests passed, and how many could not be run here."""
+    """Numbers of passed and skipped tests, as text."""
     return f"{result.passed} tests passed" + (f" ({result.skipped} skipped)" if result.skipped else "")
 
 
 def verdict(result: Result, speed: Speed) -> str:
-    """The tests passed: does the GPU wait?"""
+    """The last line if all tests passed: how long the GPU waits for data."""
     share = speed.together / speed.step
     best = max(speed.loaders, key=lambda name: speed.loaders[name])
     if share < 0.95:
         return (
-            f"gpu-check: right, but the GPU waits {1 - share:.0%} of the time: {count_tests(result)}; "
+            f"gpu-check: correct, but the GPU waits {1 - share:.0%} of the time: {count_tests(result)}; "
             f"the best loader here is {best}. `make tune` chooses its settings."
         )
     waits = f"the GPU waits {max(0.0, 1 - share):.0%} of the time"
-    return f"gpu-check: right: {count_tests(result)}; {waits}; the best loader is {best}."
+    return f"gpu-check: correct: {count_tests(result)}; {waits}; the best loader is {best}."
 
 
 def measure(work: Work) -> Speed:
-    """Half a minute: every way of loading on its own, the step on its own, and the default loader under the step."""
+    """Measure for half a minute: each loader alone, the train step alone, and the default loader with the step."""
     device = choose_device(config())
-    prepare_torch(config(), device)  # as `make train` does: cuDNN may choose its fastest kernels
+    prepare_torch(config(), device)  # as in `make train`: cuDNN chooses its fastest kernels
     bands = ("red", "green", "blue")
-    ways = {
+    settings = {
         "LZ4 inflated on the GPU": ("lz4", "device", "none"),
         "LZ4 inflated on the host": ("lz4", "host", "none"),
         "CODEC=none": ("none", "auto", "none"),
         "CACHE=device": ("lz4", "auto", "device"),
     }
     loaders = {}
-    for name, (codec, decode, cache) in ways.items():
+    for name, (codec, decode, cache) in settings.items():
         store = work.store(codec)
         chips = np.arange(store.num_chips)
         loaders[name] = train_loader(
@@ -121,7 +123,7 @@ def measure(work: Work) -> Speed:
         say(f"loader, {name}: {rates[name]:,.0f} chips/s")
     trainer = trainer_on(device)
     images, labels = resident_batch(device, work.crop[0])
-    for _ in range(2):  # first a warm-up: kernels are loaded and chosen
+    for _ in range(2):  # the first is a warm-up: kernels are loaded and chosen
         step = rate(lambda: void(train_step(trainer, images, labels)), device)
     batches = _endless(loaders["LZ4 inflated on the GPU"])
 

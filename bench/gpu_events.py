@@ -1,7 +1,7 @@
 """A pytest plugin (`-p bench.gpu_events`): writes one JSON line for each test that begins or ends.
 
-Out: lines into the file descriptor that CANOPY_TEST_EVENTS names. `gpu_tests` reads them while the tests run. Leaves
-the verdict to pytest's own JUnit report. Imports nothing but pytest.
+In: pytest's hooks. Out: lines to the file descriptor named by CANOPY_TEST_EVENTS, which `gpu_tests` reads while the
+tests run. Leaves the verdict to pytest's JUnit report. Imports only pytest.
 """
 
 import json
@@ -10,7 +10,7 @@ import os
 import pytest
 
 _PIPE = int(os.environ["CANOPY_TEST_EVENTS"])
-_outcomes: dict[str, tuple[str, str]] = {}  # of the test that runs: its worst outcome so far, and why
+_outcomes: dict[str, tuple[str, str]] = {}  # test id -> its worst outcome so far, and the reason
 
 
 def _write(**event: object) -> None:
@@ -18,18 +18,18 @@ def _write(**event: object) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """How many tests there will be."""
+    """Write the number of tests."""
     _write(collected=len(session.items))
 
 
 def pytest_runtest_logstart(nodeid: str) -> None:
-    """A test begins, with its fixtures."""
+    """Write that a test begins, fixtures included."""
     _outcomes[nodeid] = ("passed", "")
     _write(began=nodeid)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Setup, call or teardown is over."""
+    """Remember the worst outcome of setup, call and teardown."""
     if report.outcome == "skipped":
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
         _outcomes[report.nodeid] = ("skipped", str(reason).removeprefix("Skipped: "))
@@ -38,6 +38,6 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_runtest_logfinish(nodeid: str) -> None:
-    """A test is over, with its fixtures."""
+    """Write that a test has ended, fixtures included."""
     outcome, reason = _outcomes.pop(nodeid)
     _write(ended=nodeid, outcome=outcome, reason=reason)

@@ -1,4 +1,7 @@
-"""What one core of this machine can do: the three rates that speed of light is made of. Probed in every round."""
+"""Limits of this machine: read, LZ4 and copy rates of one core, from which the speed of light follows.
+
+In: a store. Out: `Limits`, probed in every round. Leaves the comparison with a loader to `loader`.
+"""
 
 import time
 from collections.abc import Callable
@@ -15,9 +18,9 @@ _CHIPS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bytes a second on one core: page cache to a warm buffer, LZ4 (decoded bytes), copy between warm buffers.
+    """Bytes/s of one core: page cache to a warm buffer, LZ4 (decoded bytes), copy between warm buffers.
 
-    lz4: None where there is no LZ4 store.
+    lz4: None without an LZ4 store.
     """
 
     read: float
@@ -26,7 +29,7 @@ class Limits:
 
 
 def probe(work: Work) -> Limits:
-    """Measure all three, each over up to a few hundred megabytes; the best of three passes."""
+    """Measure all three rates, each over up to a few hundred megabytes; the best of three passes."""
     store = work.store("lz4" if "lz4" in work.stores else None)
     layout = store.layout
     path = zarr_store.shard_path(store.local_path, 0)
@@ -51,7 +54,7 @@ def probe(work: Work) -> Limits:
             numcodecs.lz4.decompress(block, decoded)
         return len(blocks) * layout.chunk_bytes
 
-    # A chip's size: larger than the inner caches, as in a batch; source and target both warm.
+    # As large as a batch, so larger than the inner caches; source and target are both warm.
     source, target = (np.ones(chips * layout.chip_bytes, np.uint8) for _ in range(2))
 
     def copy() -> int:
@@ -70,7 +73,7 @@ def _best(work: Callable[[], int]) -> float:
 
 
 def speed_of_light(limits: Limits, *, stored: float, raw: float, crop_in: float, out: float, inflate: bool) -> float:
-    """Chips a second on one core, from bytes a chip: read, inflate, and copy the crop into the batch."""
+    """Chips/s of one core from bytes per chip: read, inflate, and copy the crop into the batch."""
     assert limits.lz4 or not inflate
     seconds = (
         stored / limits.read + (raw / limits.lz4 if limits.lz4 and inflate else 0.0) + (crop_in + out) / limits.memcpy

@@ -1,4 +1,7 @@
-"""Modes `loader` and `peers`: rows in processes of their own, interleaved; the machine's limits probed each round."""
+"""Modes `loader` and `peers`: each row runs in its own process; rounds are interleaved.
+
+In: rows. Out: a record's rows, and the machine's limits, probed in each round. Leaves timing to `measure`.
+"""
 
 import os
 import statistics
@@ -17,31 +20,31 @@ from preprocess.console import UserError, say
 
 
 def run(work: Work, rounds: int, *, peers: bool, only: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The record's `limits` and `rows`; a row that cannot be had is there with its reason, `skipped`.
+    """The record's `limits` and `rows`. A row that cannot run has the reason under `skipped`.
 
     Raises:
-        UserError: `only` names a row that is not there, or a row gives a wrong batch.
+        UserError: `only` names an unknown row, or a row gives a wrong batch.
     """
     rows: Sequence[Row] = (*PLAIN[:1], *OURS, *PLAIN[1:])
     if peers:
         from bench.peers import PEERS
 
         rows = (*PLAIN[:1], *OURS, *PEERS)
-    possible = [row for row in rows if _possible(row, work)]
-    if unknown := sorted(set(only) - {row.name for row in possible}):
-        raise UserError(f"ROWS={','.join(unknown)}: expected some of {', '.join(row.name for row in possible)}.")
-    return time_rows([row for row in possible if not only or row.name in only], work, rounds)
+    usable = [row for row in rows if _usable(row, work)]
+    if unknown := sorted(set(only) - {row.name for row in usable}):
+        raise UserError(f"ROWS={','.join(unknown)}: expected some of {', '.join(row.name for row in usable)}.")
+    return time_rows([row for row in usable if not only or row.name in only], work, rounds)
 
 
-def _possible(row: Row, work: Work) -> bool:
-    """On a user's own store: the rows of its codec and bands."""
+def _usable(row: Row, work: Work) -> bool:
+    """Whether a row can run: on a user's store only our rows with its codec and bands can."""
     if row in OURS:
         return row.format in work.stores and set(row.bands or ()) <= set(work.bands)
     return work.tif is not None
 
 
 def time_rows(rows: Sequence[Row], work: Work, rounds: int) -> dict[str, Any]:
-    """Start them, go round, end them."""
+    """Start the rows, time them in rounds, end them."""
     entries: dict[str, dict[str, Any]] = {}
     remotes: dict[str, Remote] = {}
     passes: dict[str, list[Pass]] = {row.name: [] for row in rows}
@@ -54,7 +57,8 @@ def time_rows(rows: Sequence[Row], work: Work, rounds: int) -> dict[str, Any]:
                 remotes[row.name] = _start(row, work, entries[row.name])
             except RemoteError as error:
                 reason = environments.why_not(row.library) or str(error)
-                # A wrong batch is a defect, so is a row that needs no library. A library that cannot run is a finding.
+                # A wrong batch is a defect; so is a failure without a peer library. A library that cannot run is a
+                # result.
                 if error.kind == "WrongBatchError" or not row.modules:
                     raise UserError(f"{row.name}: {error}") from error
                 entries[row.name]["skipped"] = reason
@@ -75,14 +79,14 @@ def time_rows(rows: Sequence[Row], work: Work, rounds: int) -> dict[str, Any]:
 
 
 def _prepare(rows: Sequence[Row], work: Work) -> None:
-    """Write the formats that are missing before any row is timed: the disk would still be busy with the last one."""
+    """Write missing formats before any row is timed; otherwise the disk is still busy with the last one."""
     missing = [row for row in rows if not formats.is_made(work, row.format)]
     for row in missing:
-        say(f"{row.name}: its format is written")
+        say(f"{row.name}: writing its format")
         try:
             Remote("bench.measure:prepare", row.name, work, python=environments.python(row.library)).close()
         except RemoteError as error:
-            say(f"{row.name}: {error}")  # and again when the row is started, where it becomes its reason
+            say(f"{row.name}: {error}")  # raised again when the row starts; there it becomes the reason for skipping
     if missing:
         os.sync()
 
@@ -95,7 +99,7 @@ def _start(row: Row, work: Work, entry: dict[str, Any]) -> Remote:
     remote = Remote("bench.measure:serve", row.name, work, setting, python=python)
     ready: Ready = remote.first
     entry |= {**asdict(ready), "workers": str(setting)}
-    say(f"{row.name}: checked; workers {setting} are its best")
+    say(f"{row.name}: batch checked; fastest with workers {setting}")
     return remote
 
 
@@ -114,7 +118,7 @@ def _numbers(row: Row, work: Work, passes: list[Pass], limits: list[Limits], bas
 
 
 def bytes_a_chip(row: Row, work: Work) -> dict[str, float]:
-    """stored: read from the store. raw: decoded. crop_in, out: copied into the batch and written there as float32."""
+    """Bytes per chip. stored: read. raw: decoded. crop: copied into the batch. out: written there as float32."""
     if row.codec is None:
         return {}
     store = work.store(row.codec)
@@ -132,7 +136,7 @@ def bytes_a_chip(row: Row, work: Work) -> dict[str, float]:
 
 
 def r_sol(row: Row, work: Work, rates: list[float], limits: list[Limits]) -> float | None:
-    """Share of what read, LZ4 and copy alone would allow on all cores, each round against its own probe."""
+    """Rate as a share of the limit by read, LZ4 and copy alone on all cores, each round against its own probe."""
     if row.codec is None:
         return None
     sizes, cores = bytes_a_chip(row, work), len(os.sched_getaffinity(0))

@@ -1,7 +1,8 @@
-"""One row in its own process: choose its best setting, check its first batch, then passes as they are asked for.
+"""One row in its own process: choose its fastest setting, check its first batch, then time passes on request.
 
-`choose` and `serve` are generators for `bench.remote_generator`. The process that chooses ends; the timed one is
-new, so that its first batch and its memory are its own. Rounds then go A, B, C, A, B, C ...
+`choose` and `serve` are generators for `bench.remote_generator`. The choice runs in a
+process of its own, so that the timed process starts fresh: its first batch and its memory are not affected. Rounds are
+interleaved: A, B, C, A, B, C ...
 """
 
 import gc
@@ -21,13 +22,13 @@ from bench.work import Epoch, Row, Setting, Work
 
 ROWS = {row.name: row for row in (*OURS, *PLAIN)}
 MIN_PASS_S = 1.5  # an epoch of 2,048 chips alone may take less than half a second
-# One epoch, 0.13 s of the fastest row, once chose a setting that did 9,800 chips/s where another does 16,000.
+# With one epoch (0.13 s for the fastest row), a setting of 9,800 chips/s was once chosen over one of 16,000.
 MIN_TRY_S = 0.75
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ready:
-    """A row that may be timed."""
+    """A row whose batch was checked, ready to be timed."""
 
     first_batch_s: float
     peak_mib: float
@@ -37,17 +38,17 @@ class Ready:
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
-    """Whole epochs: chips a second, and CPU seconds (of all processes) for 1,000 chips."""
+    """Rates over whole epochs: chips/s, and CPU seconds of all processes per 1,000 chips."""
 
     chips_per_s: float
     cpu_s_per_1000: float
 
 
 def find(name: str) -> Row:
-    """A row by name, with everything its library needs imported.
+    """A row by name, with the modules of its library imported.
 
     Raises:
-        ImportError: the library is not there.
+        ImportError: the library is not installed.
     """
     if name not in ROWS:
         from bench.peers import PEERS
@@ -59,13 +60,13 @@ def find(name: str) -> Row:
 
 
 def prepare(name: str, work: Work) -> Iterator[None]:
-    """Write the row's format if it is not there yet."""
+    """Write the row's format if it does not exist yet."""
     _format(find(name), work)
     yield None
 
 
 def choose(name: str, work: Work) -> Iterator[Setting]:
-    """The setting with the highest rate."""
+    """Yield the setting with the highest rate."""
     row = find(name)
     rates: dict[Setting, float] = {}
     for setting in row.settings:
@@ -73,7 +74,7 @@ def choose(name: str, work: Work) -> Iterator[Setting]:
             rates[setting] = 0.0
             break
         epoch = row.make(work, setting)
-        if setting.persistent or not rates:  # starting workers, and what is first of all, is no part of the rate
+        if setting.persistent or not rates:  # starting workers and the very first pass do not count
             timed_pass(epoch, 0, min_s=0)
         rates[setting] = timed_pass(epoch, 1, min_s=MIN_TRY_S).chips_per_s
         del epoch
@@ -82,9 +83,9 @@ def choose(name: str, work: Work) -> Iterator[Setting]:
 
 
 def serve(name: str, work: Work, setting: Setting) -> Iterator[Ready | Pass]:
-    """First `Ready`; then a `Pass` for every epoch number sent."""
+    """Yield `Ready`, then a `Pass` for every epoch number received."""
     row = find(name)
-    kept = _format(row, work)
+    on_disk = _format(row, work)
     started = time.perf_counter()
     epoch = row.make(work, setting)
     batches = epoch(0)
@@ -92,26 +93,26 @@ def serve(name: str, work: Work, setting: Setting) -> Iterator[Ready | Pass]:
     first_batch_s = time.perf_counter() - started
     check(row, work, batch)
     del batch
-    for _ in batches:  # to the end: a library may keep state of an epoch that is broken off
+    for _ in batches:  # to the end: a library may keep the state of an unfinished epoch
         pass
     with PeakMemory() as peak:
         timed_pass(epoch, 1, min_s=0)
     message: Any = yield Ready(
         first_batch_s=first_batch_s, peak_mib=peak.mib,
-        stored_bytes=kept.num_bytes if kept else None, convert_s=kept.seconds if kept else None,
+        stored_bytes=on_disk.num_bytes if on_disk else None, convert_s=on_disk.seconds if on_disk else None,
     )  # fmt: skip
     while True:
         message = yield timed_pass(epoch, 1000 * (message + 1))
 
 
-def _format(row: Row, work: Work) -> formats.Kept | None:
-    """What the row reads; the TIFFs and stores are made before any row starts."""
+def _format(row: Row, work: Work) -> formats.OnDisk | None:
+    """The format that the row reads. TIFFs and stores are made before any row starts."""
     if row.format == "tif":
-        return None if work.tif is None else formats.Kept(path=work.tif, seconds=None, num_bytes=_tif_bytes(work.tif))
+        return None if work.tif is None else formats.OnDisk(path=work.tif, seconds=None, num_bytes=_tif_bytes(work.tif))
     if row.format in work.stores:
         path = work.stores[row.format]
-        return formats.Kept(path=path, seconds=_convert_s(work, row.format), num_bytes=formats.num_bytes(path))
-    return formats.kept(work, row.format)
+        return formats.OnDisk(path=path, seconds=_convert_s(work, row.format), num_bytes=formats.num_bytes(path))
+    return formats.written(work, row.format)
 
 
 def _tif_bytes(folder: Path) -> int:
@@ -125,7 +126,7 @@ def _convert_s(work: Work, codec: str) -> float | None:
 
 
 def timed_pass(epoch: Epoch, number: int, *, min_s: float = MIN_PASS_S) -> Pass:
-    """Whole epochs from `number` on, for at least `min_s` seconds."""
+    """Time whole epochs from `number` on, for at least `min_s` seconds."""
     cpu, started, count, elapsed = cpu_s(), time.perf_counter(), 0, 0.0
     while not count or elapsed < min_s:
         for batch in epoch(number):

@@ -1,7 +1,7 @@
-"""Mode `model`: Task 1's train step on one batch that stays on the device; no loader. What each setting earns.
+"""Mode `model`: Task 1's train step on one resident batch, without a loader: what each setting gains.
 
-CPU: channels-last or not. GPU: with and without AMP, channels-last, torch.compile. 64 and 224 pixels, batch 64.
-Settings take turns, a block of steps each, round after round.
+In: nothing. Out: a record's rows. CPU: channels-last or not. GPU: with and without AMP, channels-last and
+torch.compile. 64 and 224 pixels, batch 64. Settings take turns, one block of steps each, round after round.
 """
 
 import itertools
@@ -29,24 +29,24 @@ Step = Callable[[], None]
 
 
 def config() -> Config:
-    """Task 1, the default recipe; no store is read."""
+    """Task 1 with the default recipe; no store is read."""
     gpu = "0" if gpu_available() else "cpu"
     return make_config("default", task=1, store="-", gpu=gpu, weights="none", batch=BATCH)
 
 
 def trainer_on(device: Device, *, channels_last: bool = True, compiled: bool = False) -> Trainer:
-    """ResNet-18 on RGB, under the trainer that `make train` uses."""
+    """ResNet-18 on RGB in the trainer of `make train`."""
     torch.manual_seed(0)
     model: Any = build("resnet18", (branch(*TASKS[1][0]),), NUM_CLASSES)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     model = model.to(device.device, memory_format=memory_format).train()
-    # The schedule is stepped every batch, and a bench takes as many steps as it likes.
+    # The schedule steps with every batch, and a benchmark takes any number of steps.
     net: Any = torch.compile(model, dynamic=False) if compiled else model
     return make_trainer(net, config(), device, 1_000_000)
 
 
 def resident_batch(device: Device, side: int, *, channels_last: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
-    """(images, labels) on the device, from a seed, in the dtype and memory format that the loader gives."""
+    """(images, labels) on the device, from a seed, in the dtype and memory format of the loader."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(BATCH, 3, side, side, generator=generator).to(device.device, device.image_dtype)
     labels = (torch.rand(BATCH, NUM_CLASSES, generator=generator) < 0.2).float().to(device.device)
@@ -54,7 +54,7 @@ def resident_batch(device: Device, side: int, *, channels_last: bool = True) -> 
 
 
 def run(rounds: int) -> dict[str, Any]:
-    """The record's rows, each against the setting that `make train` uses ("ratio")."""
+    """The record's rows; `ratio` compares with the setting of `make train`."""
     device = choose_device(config())
     torch.backends.cudnn.benchmark = True
     rows, samples = _settings(device), {}
@@ -68,14 +68,14 @@ def run(rounds: int) -> dict[str, Any]:
                 samples[f"resnet18-{side}-{name}"].append(rate(step, device))
         say(f"model: {side} px done")
     medians = {name: statistics.median(rates) for name, rates in samples.items()}
-    own = next(iter(rows))
+    default = next(iter(rows))
     return {
         "device": device.name,
         "batch": BATCH,
         "rows": [
             {
                 "name": name, "chips_per_s": medians[name],
-                "ratio": medians[name] / medians["-".join([*name.split("-")[:2], own])],
+                "ratio": medians[name] / medians["-".join([*name.split("-")[:2], default])],
                 "threads": torch.get_num_threads(), "samples": samples[name],
             }
             for name in samples
@@ -84,18 +84,18 @@ def run(rounds: int) -> dict[str, Any]:
 
 
 def _settings(device: Device) -> dict[str, dict[str, Any]]:
-    """name -> arguments; the first is what `make train` does."""
+    """name -> arguments; `make train` uses the first."""
     if device.kind == "cpu":
         return {
             "channels-last": {"device": device, "channels_last": True},
             "contiguous": {"device": device, "channels_last": False},
         }
-    found = {}
+    settings = {}
     for amp, channels_last, compiled in itertools.product((True, False), (True, False), (False, True)):
         name = f"{'amp' if amp else 'float32'}-{'channels-last' if channels_last else 'contiguous'}"
         on = device if amp else replace(device, amp=None)
-        found[name + "-compiled" * compiled] = {"device": on, "channels_last": channels_last, "compiled": compiled}
-    return found
+        settings[name + "-compiled" * compiled] = {"device": on, "channels_last": channels_last, "compiled": compiled}
+    return settings
 
 
 def _step(arguments: dict[str, Any], side: int) -> Step:
@@ -109,13 +109,13 @@ def void(result: object) -> None:
 
 
 def rate(step: Step, device: Device) -> float:
-    """Chips a second over at least 2 s and 3 steps. Waits for the device at both ends, not between."""
+    """Chips/s over at least 2 s and 3 steps. Synchronises with the device before and after, rarely in between."""
     synchronize(device)
     started, count, elapsed = time.perf_counter(), 0, 0.0
     while elapsed < BLOCK_S or count < MIN_STEPS:
         step()
         count += 1
-        if device.kind == "cuda" and count % 20:  # the host runs ahead of a GPU: look at the clock now and then
+        if device.kind == "cuda" and count % 20:  # the host runs ahead of a GPU: read the clock rarely
             continue
         synchronize(device)
         elapsed = time.perf_counter() - started
@@ -123,6 +123,6 @@ def rate(step: Step, device: Device) -> float:
 
 
 def synchronize(device: Device) -> None:
-    """Wait for what a GPU has been given."""
+    """Wait until the GPU has finished its work."""
     if device.kind == "cuda":
         torch.cuda.synchronize(device.device)

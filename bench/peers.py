@@ -1,7 +1,7 @@
-"""Loaders of other libraries, each as its documentation shows it, with the same augmentation and scaling.
+"""Loaders of other libraries, each used as its documentation shows, with the same augmentation and scaling.
 
-A library that shuffles by itself cannot follow the project's order: its samples carry the chip and how it was
-augmented, and every chip of its first batch is checked by them.
+In: `Work`. Out: rows. A library that shuffles by itself cannot follow the project's order. Its samples therefore carry
+the chip's index and augmentation parameters, and `check` uses these for every chip of its first batch.
 """
 
 import random
@@ -18,7 +18,7 @@ from pipeline.order import Augmentation, epoch_order
 
 
 class Transform:
-    """A sample (chip, image) -> what is batched; draws by itself, as torchvision's transforms do."""
+    """Augment and scale one sample; draws its own parameters, as torchvision's transforms do."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
@@ -26,19 +26,20 @@ class Transform:
         self._mean, self._std = mean_std(work, "raw")
 
     def __call__(self, image: torch.Tensor, chip: int) -> tuple[torch.Tensor, torch.Tensor, int, list[int]]:
-        """(band, y, x) uint16 -> scaled crop, labels, chip, draws."""
+        """(band, y, x) uint16 -> scaled crop, labels, chip, augmentation parameters."""
         work = self._work
-        draws = (
+        parameters = (
             random.random() < 0.5, random.randint(0, work.height - work.crop[0]),
             random.randint(0, work.width - work.crop[1]), random.random() < 0.5,
         )  # fmt: skip
-        image = augment(image, work.crop, draws)
-        return (image.float() - self._mean) / self._std, self._labels[chip], chip, [int(draw) for draw in draws]
+        image = augment(image, work.crop, parameters)
+        scaled = (image.float() - self._mean) / self._std
+        return scaled, self._labels[chip], chip, [int(value) for value in parameters]
 
 
-def row_batch(images: torch.Tensor, labels: torch.Tensor, chips: Any, draws: Any) -> RowBatch:
-    """From `Transform`'s samples, batched; draws (B, 4)."""
-    flip_rows, top, left, mirror = np.asarray(draws, np.int64).T
+def row_batch(images: torch.Tensor, labels: torch.Tensor, chips: Any, parameters: Any) -> RowBatch:
+    """Make a batch of `Transform`'s samples; parameters: (B, 4)."""
+    flip_rows, top, left, mirror = np.asarray(parameters, np.int64).T
     none = np.zeros(len(flip_rows), bool)
     augmentation = Augmentation(
         flip_rows=flip_rows > 0, transpose=none, crop_y=top, crop_x=left, mirror=mirror > 0
@@ -47,9 +48,9 @@ def row_batch(images: torch.Tensor, labels: torch.Tensor, chips: Any, draws: Any
 
 
 def collate(samples: list[tuple[torch.Tensor, torch.Tensor, int, list[int]]]) -> tuple[Any, ...]:
-    """Torch's own collation would turn the draws into four tensors."""
-    images, labels, chips, draws = zip(*samples, strict=True)
-    return torch.stack(images), torch.stack(labels), torch.tensor(chips), torch.tensor(draws)
+    """Stack samples. torch's default collation would split the parameters into four tensors."""
+    images, labels, chips, parameters = zip(*samples, strict=True)
+    return torch.stack(images), torch.stack(labels), torch.tensor(chips), torch.tensor(parameters)
 
 
 def _batches(loader: Any) -> Iterator[RowBatch]:
@@ -62,7 +63,7 @@ def _rasterio(work: Work) -> ReadChip:
 
     import rasterio
 
-    # Its documentation's advice for many files in a folder: do not list the folder at every open.
+    # Advice of its documentation for many files in a folder: do not list the folder at every open.
     environment = rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
     environment.__enter__()
     warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
@@ -78,7 +79,7 @@ def _tensorstore_array(work: Work) -> Any:
     import tensorstore
 
     return tensorstore.open(
-        {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(formats.kept(work, "tensorstore").path)}},
+        {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(formats.written(work, "tensorstore").path)}},
         read=True, context=tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}}),
     ).result()  # fmt: skip
 
@@ -89,8 +90,8 @@ def _tensorstore(work: Work) -> ReadChip:
 
 
 def tensorstore(work: Work, setting: Setting) -> Epoch:
-    """In a DataLoader's workers; or, without workers, read ahead by its own threads, two batches of futures."""
-    if setting.workers:  # spawned: its threads do not survive a fork
+    """In a DataLoader's workers or, without workers, by its own threads with two batches of futures read ahead."""
+    if setting.workers:  # spawn: its threads do not survive a fork
         return with_dataloader(_tensorstore, context="spawn")(work, setting)
     array, ahead = _tensorstore_array(work), 2 * BATCH
     futures: dict[int, Any] = {}
@@ -126,7 +127,11 @@ def litdata(work: Work, setting: Setting) -> Epoch:
     from litdata import StreamingDataLoader, StreamingDataset
 
     dataset = StreamingDataset(
-        str(formats.kept(work, "litdata").path), shuffle=True, drop_last=True, seed=SEED, transform=_LitTransform(work)
+        str(formats.written(work, "litdata").path),
+        shuffle=True,
+        drop_last=True,
+        seed=SEED,
+        transform=_LitTransform(work),
     )
     loader = StreamingDataLoader(
         dataset, batch_size=BATCH, num_workers=setting.workers, collate_fn=collate, drop_last=True,
@@ -150,7 +155,7 @@ def streaming(work: Work, setting: Setting) -> Epoch:
 
     clean_stale_shared_memory()
     dataset = Chips(
-        local=str(formats.kept(work, "mds").path), shuffle=True, shuffle_seed=SEED, batch_size=BATCH,
+        local=str(formats.written(work, "mds").path), shuffle=True, shuffle_seed=SEED, batch_size=BATCH,
         num_canonical_nodes=1,
     )  # fmt: skip
     loader: Any = DataLoader(
@@ -165,7 +170,7 @@ def webdataset(work: Work, setting: Setting) -> Epoch:
     import webdataset as wds
 
     transform = Transform(work)
-    urls = sorted(str(path) for path in formats.kept(work, "webdataset").path.glob("*.tar"))
+    urls = sorted(str(path) for path in formats.written(work, "webdataset").path.glob("*.tar"))
     dataset = (
         wds.WebDataset(urls, shardshuffle=len(urls), seed=SEED, empty_check=False)
         .shuffle(1000)
@@ -179,7 +184,7 @@ def webdataset(work: Work, setting: Setting) -> Epoch:
 
 
 def ffcv(work: Work, setting: Setting) -> Epoch:
-    """ffcv's compiled pipeline. It has no 16-bit crop, flip or scaling of its own, so one is written in its way."""
+    """ffcv's compiled pipeline. It has no 16-bit crop, flip or scaling; `peers_ffcv` adds an operation in its style."""
     from ffcv.fields.basics import IntDecoder
     from ffcv.fields.ndarray import NDArrayDecoder
     from ffcv.loader import Loader, OrderOption
@@ -187,28 +192,28 @@ def ffcv(work: Work, setting: Setting) -> Epoch:
 
     from bench.peers_ffcv import CropFlipScale, table
 
-    draws = table(work)
+    parameters = table(work)
     labels = torch.from_numpy(work.store().labels.astype(np.float32))
     loader = Loader(
-        str(formats.kept(work, "ffcv").path / "chips.beton"), batch_size=BATCH, num_workers=setting.workers,
+        str(formats.written(work, "ffcv").path / "chips.beton"), batch_size=BATCH, num_workers=setting.workers,
         order=OrderOption.RANDOM, drop_last=True, seed=SEED, os_cache=True,
         pipelines={
-            "image": [NDArrayDecoder(), CropFlipScale(work, draws), ToTensor()],
+            "image": [NDArrayDecoder(), CropFlipScale(work, parameters), ToTensor()],
             "tile": [IntDecoder(), ToTensor()],
         },
     )  # fmt: skip
 
     def epoch(number: int) -> Iterator[RowBatch]:
-        del number  # its own order goes on from epoch to epoch
+        del number  # its order continues from epoch to epoch
         for images, chips in loader:
             ids = chips.flatten().long().numpy()
-            yield row_batch(images, labels[ids], ids, draws[ids])
+            yield row_batch(images, labels[ids], ids, parameters[ids])
 
     return epoch
 
 
-def _own(name: str, make: Callable[[Work, Setting], Epoch], format_name: str, module: str, **more: Any) -> Row:
-    return Row(name=name, make=make, order="own", format=format_name, library=name, modules=(module,), **more)
+def _library(name: str, make: Callable[[Work, Setting], Epoch], format_name: str, module: str, **more: Any) -> Row:
+    return Row(name=name, make=make, order="library", format=format_name, library=name, modules=(module,), **more)
 
 
 PEERS = (
@@ -216,10 +221,11 @@ PEERS = (
     PIL,
     Row(name="dataloader-rasterio", make=with_dataloader(_rasterio), library="rasterio", modules=("rasterio",)),
     Row(name="tensorstore", make=tensorstore, format="tensorstore",
-        library="tensorstore", modules=("tensorstore",), note="uncompressed Zarr v3, a chunk a chip"),
-    _own("litdata", litdata, "litdata", "litdata"),
-    _own("mosaicml-streaming", streaming, "mds", "streaming"),
-    _own("webdataset", webdataset, "webdataset", "webdataset", note="shuffles in a buffer of 1,000 chips"),
-    _own("ffcv", ffcv, "ffcv", "ffcv", settings=THREADS,
-         note="crop, flips, scaling: an operation written for this (ffcv has none for 16 bits); same draws each epoch"),
+        library="tensorstore", modules=("tensorstore",), note="uncompressed Zarr v3, one chunk per chip"),
+    _library("litdata", litdata, "litdata", "litdata"),
+    _library("mosaicml-streaming", streaming, "mds", "streaming"),
+    _library("webdataset", webdataset, "webdataset", "webdataset", note="shuffles in a buffer of 1,000 chips"),
+    _library("ffcv", ffcv, "ffcv", "ffcv", settings=THREADS,
+         note="crop, flips, scaling: an operation written for this benchmark (ffcv has none for 16 bits), "
+              "with the same augmentation each epoch"),
 )  # fmt: skip

@@ -1,4 +1,7 @@
-"""Crop, flips and scaling of 16-bit chips as an operation of ffcv, compiled with its pipeline by numba."""
+"""Crop, flips and scaling of 16-bit chips as an ffcv operation, which ffcv compiles with numba.
+
+In: `Work`. Out: an operation for `peers.ffcv`. Runs only in the environment that has ffcv.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +17,7 @@ from pipeline.order import augmentation
 
 
 def table(work: Work) -> np.ndarray:
-    """(chips, 4) int64: flip_rows, crop_y, crop_x, mirror. ffcv compiles it in, so it is the same in all epochs."""
+    """(chips, 4) int64: flip_rows, crop_y, crop_x, mirror. Compiled in by ffcv, so the same in all epochs."""
     chips = np.arange(work.store().num_chips)
     draws = augmentation(SEED, 0, chips, height=work.height, width=work.width, crop=work.crop, flips=FLIPS)
     return np.stack([draws.flip_rows, draws.crop_y, draws.crop_x, draws.mirror], axis=1).astype(np.int64)
@@ -36,7 +39,7 @@ class CropFlipScale(Operation):  # type: ignore[misc]
         return replace(previous_state, shape=self._shape, dtype=dtype), AllocationQuery(self._shape, dtype)
 
     def generate_code(self) -> Callable[..., Any]:
-        """What ffcv compiles."""
+        """The function that ffcv compiles."""
         my_range = Compiler.get_iterator()
         draws, mean, inverse, (bands, height, width) = self._draws, self._mean, self._inverse, self._shape
 

@@ -1,9 +1,9 @@
-"""CPU seconds and memory of this process and everything below it, from /proc.
+"""CPU seconds and memory of this process and its descendants, from /proc.
 
-Memory is the proportional share (PSS) of anonymous and shared memory, which is what a machine must have free for it:
-pages shared by forked workers count once, and pages of mapped files do not count, since the kernel drops them when
-memory is short. (The resident size, RSS, counts those as the process's own: a mapped store then seems to cost its whole
-length, though the page cache holds it for a reader with plain reads just the same.)
+In: nothing. Out: seconds and MiB. Memory is the proportional share (PSS) of anonymous and shared memory, which a
+machine must have free: pages shared by forked workers count once, and pages of mapped files do not count, since the
+kernel drops them when memory is short. (The resident size, RSS, counts mapped pages as the process's own: a mapped
+store would seem to cost its whole length, although the page cache holds the same bytes for a reader without mappings.)
 """
 
 import os
@@ -17,7 +17,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def cores() -> int:
-    """That this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -34,11 +34,11 @@ def process_tree(pid: int) -> Iterator[int]:
 
 
 def cpu_s() -> float:
-    """Of this process, its live descendants, and those that have ended and been waited for."""
+    """CPU time of this process, its live descendants, and those that have ended and been waited for."""
     ticks = 0
     for pid in process_tree(os.getpid()):
         try:
-            # utime, stime, and the same of children waited for; the name before them may hold spaces.
+            # utime, stime, and the same of children waited for. The name before them may hold spaces.
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
@@ -47,7 +47,7 @@ def cpu_s() -> float:
 
 
 def memory_mib() -> float:
-    """PSS of anonymous and shared memory, of this process and its descendants."""
+    """PSS of anonymous and shared memory of this process and its descendants."""
     kib = 0
     for pid in process_tree(os.getpid()):
         try:
@@ -59,7 +59,7 @@ def memory_mib() -> float:
 
 
 class PeakMemory:
-    """Samples `memory_mib` every 20 ms while it is open. Costs a few percent of a core: not for a timed pass."""
+    """Samples `memory_mib` every 20 ms while it is open. Not for a timed pass: it costs a few percent of a core."""
 
     def __init__(self) -> None:
         self.mib = 0.0
@@ -75,7 +75,7 @@ class PeakMemory:
     ) -> None:
         self._over.set()
         self._thread.join()
-        self.mib = max(self.mib, memory_mib())  # a busy machine may not have let the thread look again
+        self.mib = max(self.mib, memory_mib())  # on a busy machine the thread may not have sampled again
 
     def _watch(self) -> None:
         while not self._over.is_set():

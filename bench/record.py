@@ -1,4 +1,7 @@
-"""A benchmark's record: conditions and raw samples in JSON; the table is made from it."""
+"""A benchmark's record: conditions and raw samples as JSON, and the table made from it.
+
+In: rows. Out: bench/results/MODE-TIME.json and a Markdown table.
+"""
 
 import json
 import os
@@ -29,7 +32,7 @@ def conditions(mode: str) -> dict[str, Any]:
 
 
 def write(record: dict[str, Any], folder: Path = RESULTS) -> Path:
-    """Keep it under `folder`."""
+    """Write the record below `folder` and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record['mode']}-{time.strftime('%Y%m%d-%H%M%S')}.json"
     write_atomic(path, (json.dumps(record, indent=1) + "\n").encode())
@@ -37,13 +40,13 @@ def write(record: dict[str, Any], folder: Path = RESULTS) -> Path:
 
 
 def newest(mode: str, folder: Path = RESULTS) -> dict[str, Any] | None:
-    """The last record of a mode; None if there is none."""
+    """The newest record of a mode; None if there is none."""
     paths = sorted(folder.glob(f"{mode}-[0-9]*.json"))
     return json.loads(paths[-1].read_text()) if paths else None
 
 
 def table(record: dict[str, Any]) -> str:
-    """The rows of a record as a Markdown table; a row that was skipped says why in its last cell."""
+    """The rows of a record as a Markdown table; the last cell of a skipped row gives the reason."""
     rows = record["rows"]
     names = dict.fromkeys(name for row in rows for name in row if not _hidden(name))
     last = [name for name in ("note", "skipped") if name in names]

@@ -1,7 +1,8 @@
-"""A generator in a process of its own, in any Python: what it yields comes here, what is asked goes there.
+"""A generator in a process of its own, in any Python: messages go there, yielded values come back.
 
-`python -m bench.remote_generator FD` is the other end. It is started as a plain command, so that a row can run in the
-environment of its own library; a row's exceptions come back as text, since that library may not be here.
+In: "module:function" and arguments. Out: `Remote`. `python -m bench.remote_generator FD` is the other end, started as a
+plain command, so that a row can run in the environment of its library. Exceptions come back as text, since that library
+may not be installed here.
 """
 
 import importlib
@@ -16,7 +17,7 @@ from typing import Any
 
 
 class RemoteError(Exception):
-    """An exception of the other process; `kind` is its class's name."""
+    """An exception raised in the other process; `kind` is the name of its class."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(f"{kind}: {text}")
@@ -24,17 +25,17 @@ class RemoteError(Exception):
 
 
 class Remote:
-    """`function` ("module:name") makes the generator there; `first` is what it yields first.
+    """The near end. `function` ("module:name") makes the generator there; `first` is the first yielded value.
 
-    cores: the cores it may use, before anything is imported; None: all.
+    cores: how many cores it may use, set before anything is imported; None: all.
 
     Raises:
-        RemoteError: what was raised there.
+        RemoteError: the generator raised an exception.
     """
 
     def __init__(self, function: str, *arguments: Any, python: Path | None = None, cores: int | None = None) -> None:
         self._pipe, other = Pipe()
-        # What a peer's library prints would stand between our lines; its exceptions come through the pipe.
+        # The output of a peer's library would mix with our lines; its exceptions come through the pipe.
         output = subprocess.DEVNULL if python else None
         self._process = subprocess.Popen(
             [python or sys.executable, "-m", "bench.remote_generator", str(other.fileno())],
@@ -50,12 +51,12 @@ class Remote:
             raise
 
     def ask(self, message: Any) -> Any:
-        """Send into the generator; what it yields next."""
+        """Send a message into the generator; returns the next yielded value."""
         self._pipe.send(message)
         return self._answer()
 
     def close(self) -> None:
-        """End the process: its end of the pipe sees that this one is closed."""
+        """Close the pipe and wait for the process, which ends when the pipe closes."""
         self._pipe.close()
         try:
             self._process.wait(20)
@@ -94,7 +95,7 @@ def main() -> None:
         raise
     finally:
         sys.stdout.flush()
-        # Not the interpreter's own ending: a peer's threads and atexit handlers may hang in it.
+        # Without the interpreter's own shutdown: a peer's threads and atexit handlers may hang in it.
         os._exit(0)
 
 

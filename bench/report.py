@@ -1,6 +1,7 @@
-"""`python -m bench.report`: pictures from the newest record of each mode. `make bench-report`.
+"""`make bench-report`: draw the newest record of each mode.
 
-In: bench/results/*.json. Out: docs/results/bench_*.png. What a picture needs and no record has is said, not drawn.
+In: bench/results/*.json. Out: docs/results/bench_*.png. If a record is missing, a line says so and the picture is
+skipped.
 """
 
 from pathlib import Path
@@ -12,14 +13,14 @@ import matplotlib
 from bench import record
 from preprocess.console import Parser, UserError, run, say
 
-matplotlib.use("Agg")  # no screen is needed, and none is looked for
+matplotlib.use("Agg")  # no display is needed
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-# Okabe and Ito's colours, told apart by colour-blind eyes; hatches and markers tell them apart in grey.
+# Okabe and Ito's colours, which colour-blind readers can tell apart; hatches and markers differ in grey, too.
 _OURS, _BASE, _OTHER = "#0072B2", "#000000", "#E69F00"
 _LIMIT_STYLES = {"read": ("#009E73", "--"), "lz4": ("#D55E00", "-."), "memcpy": ("#CC79A7", ":")}
 _LIMIT_NAMES = {"read": "page cache read", "lz4": "LZ4 decode", "memcpy": "memory copy"}
@@ -29,7 +30,7 @@ DPI = 130
 
 
 def main() -> int:
-    """Draw what there are records for; print where."""
+    """Draw the pictures that have records and print their paths."""
     parser = Parser(prog="python -m bench.report", description="Pictures of the newest records of make bench.")
     parser.add_argument("--results", type=Path, default=record.RESULTS)
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
@@ -40,25 +41,25 @@ def main() -> int:
         raise UserError(f"{args.results}: no record of loader, peers or scale. `make bench` makes one.")
     args.out.mkdir(parents=True, exist_ok=True)
     if loader is None:
-        say("no record of loader or peers: bars and roofline are not drawn (make bench MODE=peers)")
+        say("no record of MODE=loader or peers: skipping bars and roofline (`make bench MODE=peers` makes one)")
     else:
         _save(bars(loader), args.out / "bench_loader.png")
         if any("stored_bytes_a_chip" in row for row in loader["rows"]):
             _save(roofline(loader), args.out / "bench_roofline.png")
         else:
-            say("the newest record has no row of ours with its bytes: the roofline is not drawn")
+            say("the newest record has no canopy row with sizes in bytes: skipping the roofline")
     if scale is None:
-        say("no record of scale: the cost against the number of chips is not drawn (make bench MODE=scale)")
+        say("no record of MODE=scale: skipping the cost per number of chips (`make bench MODE=scale` makes one)")
     else:
         _save(cost(scale), args.out / "bench_scale.png")
     return 0
 
 
 def _save(figure: Figure, path: Path) -> None:
-    beside = path.with_name(f".{path.name}")
-    figure.savefig(beside, format="png", dpi=DPI)
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, format="png", dpi=DPI)
     plt.close(figure)
-    beside.replace(path)
+    temporary.replace(path)
     say(str(path))
 
 
@@ -68,7 +69,7 @@ def _machine(result: dict[str, Any]) -> str:
 
 
 def bars(result: dict[str, Any]) -> Figure:
-    """Chips/s a row, lowest to highest round as a whisker; rows that were skipped are named with their reason."""
+    """Chips/s per row, with a whisker from the lowest to the highest round; skipped rows with their reason."""
     rows = sorted((row for row in result["rows"] if "chips_per_s" in row), key=lambda row: row["chips_per_s"])
     skipped = [f"{row['name']} skipped: {row['skipped'][:90]}" for row in result["rows"] if "skipped" in row]
     figure, axes = plt.subplots(figsize=(9.5, 1.6 + 0.36 * len(rows) + 0.2 * len(skipped)), layout="constrained")
@@ -106,12 +107,12 @@ def _colour(row: dict[str, Any]) -> str:
 
 
 def roofline(result: dict[str, Any]) -> Figure:
-    """Left: our rows under the limits that bytes set. Right: every row under the limit that its own CPU work sets."""
+    """Left: our rows and the limits by bytes. Right: all rows and the limit by their own CPU time."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
     timed = [row for row in result["rows"] if "chips_per_s" in row]
     _bytes_panel(left, result, [row for row in timed if "stored_bytes_a_chip" in row])
     _cpu_panel(right, result, timed)
-    figure.suptitle(f"What holds the loader back: {_machine(result)}", fontsize=11, x=0.01, ha="left")
+    figure.suptitle(f"What limits the loader: {_machine(result)}", fontsize=11, x=0.01, ha="left")
     return figure
 
 
@@ -120,10 +121,10 @@ def _bytes_panel(axes: Axes, result: dict[str, Any], rows: list[dict[str, Any]])
     sizes = [value for row in rows for name, value in row.items() if name.endswith("_a_chip")]
     span = [min(sizes) / 2, max(sizes) * 2]
     for name, (colour, line) in _LIMIT_STYLES.items():
-        found = [limit[name] for limit in result["limits"] if limit[name]]
-        if found:
-            label = f"{_LIMIT_NAMES[name]}, {cores} x {median(found) / 1e9:.1f} GB/s"
-            axes.plot(span, [cores * median(found) / size for size in span], line, color=colour, label=label)
+        rates = [limit[name] for limit in result["limits"] if limit[name]]
+        if rates:
+            label = f"{_LIMIT_NAMES[name]}, {cores} x {median(rates) / 1e9:.1f} GB/s"
+            axes.plot(span, [cores * median(rates) / size for size in span], line, color=colour, label=label)
     for number, row in enumerate(rows):
         marks = {"stored": ("o", "read"), "raw": ("s", "decoded"), "crop_out": ("^", "copied")}
         sizes_of = {
@@ -141,9 +142,9 @@ def _bytes_panel(axes: Axes, result: dict[str, Any], rows: list[dict[str, Any]])
         if number == 0:
             for mark, name in marks.values():
                 axes.plot([], [], mark, color=_OURS, label=f"bytes {name}")
-    axes.set(xscale="log", yscale="log", xlabel="KiB a chip", ylabel="chips/s")
+    axes.set(xscale="log", yscale="log", xlabel="KiB per chip", ylabel="chips/s")
     axes.set_xlim(span[0], span[1] * 4)
-    axes.set_title("Bytes: each of a row's points lies below its own line", fontsize=10, loc="left")
+    axes.set_title("Bytes: each point lies below the line of its kind", fontsize=10, loc="left")
     axes.grid(alpha=0.25, which="both")
     axes.xaxis.set_major_formatter(lambda size, _: f"{size / 1024:,.0f}")
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -161,16 +162,16 @@ def _cpu_panel(axes: Axes, result: dict[str, Any], rows: list[dict[str, Any]]) -
     highest = float("inf")
     for row in sorted(rows, key=lambda row: -row["chips_per_s"]):
         place = (row["cpu_s_per_1000"], row["chips_per_s"])
-        highest = min(place[1], highest / 1.22)  # a line of text lower than the last label at least
+        highest = min(place[1], highest / 1.22)  # at least one text line below the previous label
         fill = "white" if _kind(row) == "other" else _colour(row)
         axes.plot(*place, marks[_kind(row)], color=_colour(row), markersize=7, markerfacecolor=fill)
         axes.annotate(
             row["name"], place, (place[0] / 1.35, highest), fontsize=7.5, ha="right", va="center", bbox=_PAPER,
             arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3},
         )  # fmt: skip
-    axes.set(xscale="log", yscale="log", xlabel="CPU seconds for 1,000 chips (all processes)", ylabel="chips/s")
+    axes.set(xscale="log", yscale="log", xlabel="CPU seconds per 1,000 chips (all processes)", ylabel="chips/s")
     axes.set_xlim(span[0] / 2.5, span[1])
-    axes.set_title("CPU: below the line, cores wait", fontsize=10, loc="left")
+    axes.set_title("CPU: below the line, cores are idle", fontsize=10, loc="left")
     axes.grid(alpha=0.25, which="both")
     axes.legend(fontsize=8, frameon=False, loc="upper right")
 

@@ -1,7 +1,7 @@
-"""Our rows, the baseline, and the peers that need nothing but the project's own environment.
+"""Our rows, the baseline, and the peers that run in the project's own environment.
 
-All make the same batches from `pipeline.order`'s order and draws, so that a batch of each can be checked before it
-is timed; `bench.peers` holds the libraries that must be installed.
+In: `Work`. Out: rows. All make the same batches from the order and augmentation of `pipeline.order`, so that each can
+be checked before it is timed. `peers` has the libraries that must be installed.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ ReadChip = Callable[[int], np.ndarray]  # chip -> (band, y, x)
 
 
 def canopy(codec: str, bands: tuple[str, ...] | None = None) -> Callable[[Work, Setting], Epoch]:
-    """Our loader on the CPU."""
+    """canopy's loader on the CPU."""
 
     def make(work: Work, setting: Setting) -> Epoch:
         store = work.store(codec)
@@ -40,7 +40,7 @@ def canopy(codec: str, bands: tuple[str, ...] | None = None) -> Callable[[Work, 
 
 
 def device_host(work: Work, setting: Setting) -> Epoch:
-    """The host's part of device decode, on one core: read compressed chunks, build the table, fill a reused buffer."""
+    """One core's work when the GPU decodes: read compressed chunks, build the table, fill a reused buffer."""
     del setting
     store = work.store("lz4")
     reader = ChunkReader(store, work.bands)
@@ -60,7 +60,7 @@ def device_host(work: Work, setting: Setting) -> Epoch:
 
 
 class Order(Sampler[tuple[int, int]]):
-    """(epoch, position) in the project's order: workers that outlive an epoch learn from it which one it is."""
+    """Indices (epoch, position): persistent workers learn the current epoch from them."""
 
     def __init__(self, num_chips: int) -> None:
         self.epoch, self._num_chips = 0, num_chips
@@ -73,7 +73,7 @@ class Order(Sampler[tuple[int, int]]):
 
 
 class Chips(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
-    """What a PyTorch user writes: read one chip, crop, flip, scale. `open_source(work)` gives its reader."""
+    """The data set of a typical PyTorch user: read one chip, crop, flip, scale. `open_source(work)` opens it."""
 
     def __init__(self, work: Work, open_source: Callable[[Work], ReadChip], values: str) -> None:
         self._work, self._open = work, open_source
@@ -86,29 +86,29 @@ class Chips(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         return len(self._labels)
 
     def __getitem__(self, index: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, int]:
-        if self._read is None:  # in the worker: open files do not survive a fork well
+        if self._read is None:  # opened in the worker: open files do not survive a fork well
             self._read = self._open(self._work)
         epoch, position = index
         if epoch != self._epoch:
             self._draw(epoch)
-        chip, draws = int(self._order[position]), self._draws
+        chip, drawn = int(self._order[position]), self._augmentation
         image = augment(
             torch.from_numpy(self._read(chip)), self._work.crop,
-            (bool(draws.flip_rows[position]), int(draws.crop_y[position]), int(draws.crop_x[position]),
-             bool(draws.mirror[position])),
+            (bool(drawn.flip_rows[position]), int(drawn.crop_y[position]), int(drawn.crop_x[position]),
+             bool(drawn.mirror[position])),
         )  # fmt: skip
         return (image.float() - self._mean) / self._std, self._labels[chip], chip
 
     def _draw(self, epoch: int) -> None:
         work, self._epoch = self._work, epoch
         self._order = epoch_order(SEED, epoch, np.arange(len(self._labels)))
-        self._draws = augmentation(
+        self._augmentation = augmentation(
             SEED, epoch, self._order, height=work.height, width=work.width, crop=work.crop, flips=FLIPS
         )
 
 
 def mean_std(work: Work, values: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """(bands, 1, 1) float32 each, in the values' own units."""
+    """Mean and std, (bands, 1, 1) float32 each, in the units of the values."""
     if values == "course":
         mean, std = (tuple(255 * value for value in constants) for constants in (COURSE_MEAN, COURSE_STD))
     else:
@@ -117,9 +117,9 @@ def mean_std(work: Work, values: str) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(mean).reshape(-1, 1, 1), torch.tensor(std).reshape(-1, 1, 1)
 
 
-def augment(image: torch.Tensor, crop: tuple[int, int], draws: tuple[bool, int, int, bool]) -> torch.Tensor:
-    """Flip rows, crop, mirror columns of a (band, y, x) chip; draws: (flip_rows, crop_y, crop_x, mirror)."""
-    flip_rows, top, left, mirror = draws
+def augment(image: torch.Tensor, crop: tuple[int, int], parameters: tuple[bool, int, int, bool]) -> torch.Tensor:
+    """Flip rows, crop, mirror columns of a (band, y, x) chip; parameters: (flip_rows, crop_y, crop_x, mirror)."""
+    flip_rows, top, left, mirror = parameters
     if flip_rows:
         image = image.flip(1)
     image = image[:, top : top + crop[0], left : left + crop[1]]
@@ -175,7 +175,7 @@ def _zarr(work: Work) -> ReadChip:
 
 
 def _npy(work: Work) -> ReadChip:
-    values = np.load(formats.kept(work, "npy").path / "chips.npy", mmap_mode="r")
+    values = np.load(formats.written(work, "npy").path / "chips.npy", mmap_mode="r")
     return lambda chip: values[chip].copy()
 
 
@@ -187,7 +187,7 @@ OURS = (
     replace(_LZ4, name="canopy-lz4-rgb", make=canopy("lz4", RGB), bands=RGB),
     Row(
         name="canopy-device-host", make=device_host, settings=THREADS[:1], format="lz4",
-        note="one core; compressed chunks for the GPU to decode, not batches",
+        note="one core; compressed chunks for the GPU, not batches",
     ),
 )  # fmt: skip
 PLAIN = (
@@ -199,5 +199,5 @@ PLAIN = (
 )  # fmt: skip
 PIL = Row(
     name="dataloader-pil", make=with_dataloader(_pil, values="course"), values="course", modules=("PIL.Image",),
-    note="8-bit values divided by NIR: not the chips', and checked against PIL's own formula",
+    note="8-bit values divided by NIR, not the chips' values; checked against PIL's formula",
 )  # fmt: skip

@@ -1,7 +1,8 @@
-"""Mode `scale`: the same chips/s, memory and time to the first batch at 1,000, 10,000 and 100,000 chips of 64 x 64 x 4?
+"""Mode `scale`: chips/s, memory and time to the first batch at 1,000, 10,000 and 100,000 chips of 64 x 64 x 4 uint16.
 
-Whole epochs, ends included: an epoch of 1,000 chips is 15 batches. Memory is `proc.memory_mib` (PSS without mapped
-files, which the page cache holds and drops) at its peak over the same number of batches for every size.
+In: a folder. Out: a record's rows. Whole epochs are timed, start and end included: an epoch of 1,000 chips has 15
+batches. Memory is the peak of `process_usage.memory_mib` (PSS without mapped files) over the same number of batches for
+every size.
 """
 
 import itertools
@@ -24,12 +25,12 @@ from preprocess.zarr_store import open_store
 
 COUNTS = (1_000, 10_000, 100_000)
 CODECS = ("lz4", "none")
-CHIPS_A_PASS = 100_000
+CHIPS_PER_PASS = 100_000
 MEMORY_BATCHES = 1_560  # an epoch of the largest
 
 
 def run(folder: Path, rounds: int) -> dict[str, Any]:
-    """The record's rows; `ratio` and `peak_ratio` are against the largest set of the same codec."""
+    """The record's rows; `ratio` and `peak_ratio` compare with the largest store of the same codec."""
     remotes: dict[str, Remote] = {}
     rows: dict[str, dict[str, Any]] = {}
     try:
@@ -54,7 +55,7 @@ def run(folder: Path, rounds: int) -> dict[str, Any]:
 
 
 def serve(path: Path) -> Iterator[Any]:
-    """First memory and time to the first batch, then chips a second for every number sent."""
+    """Yield memory and time to the first batch, then chips/s for every number received."""
     started = time.perf_counter()
     store = open_store(path)
     chips = np.arange(store.num_chips)
@@ -71,13 +72,13 @@ def serve(path: Path) -> Iterator[Any]:
     message: Any = yield {"first_batch_s": first_batch_s, "peak_mib": peak.mib}
     while True:
         started = time.perf_counter()
-        count = _take(loader, CHIPS_A_PASS // BATCH)
+        count = _take(loader, CHIPS_PER_PASS // BATCH)
         message = yield count / (time.perf_counter() - started)
         del message
 
 
 def _take(loader: ChipLoader, batches: int) -> int:
-    """Whole epochs until there were `batches`; chips in them."""
+    """Run whole epochs until `batches` batches were taken; returns their number of chips."""
     taken = 0
     for epoch in itertools.count(1):
         taken += sum(1 for _ in loader.epoch(epoch))

@@ -1,4 +1,7 @@
-"""Modes `io` (stored bytes to decoded chips) and `convert` (TIFFs to a store), each against zarr-python's own way."""
+"""Modes `io` (stored bytes to decoded chips) and `convert` (TIFFs to a store), each compared with zarr-python.
+
+In: the bench chips. Out: a record's rows.
+"""
 
 import os
 import shutil
@@ -25,7 +28,7 @@ _ZARR_CHIPS = 128  # zarr-python reads a few hundred a second: more would only t
 
 
 def run(mode: str, work: Work, rounds: int) -> dict[str, Any]:
-    """Modes io and convert: rows with a rate a round, against zarr-python's own way and, for convert, the limit."""
+    """Rows with one rate per round, compared with zarr-python and, for convert, with the machine's limit."""
     one_round = io_round if mode == "io" else convert_round
     one_round(work, 0)  # warm-up
     samples = [one_round(work, number) for number in range(1, rounds + 1)]
@@ -36,8 +39,8 @@ def run(mode: str, work: Work, rounds: int) -> dict[str, Any]:
     median = {row["name"]: row["chips_per_s"] for row in rows}
     for row in rows:
         codec = str(row["name"]).rsplit("-", 1)[-1]
-        own = f"zarr-python-{codec}" if mode == "io" else "zarr-python"
-        row["ratio_to_zarr_python"] = row["chips_per_s"] / median[own]
+        peer = f"zarr-python-{codec}" if mode == "io" else "zarr-python"
+        row["ratio_to_zarr_python"] = row["chips_per_s"] / median[peer]
         if mode == "convert":
             row["share_of_limit"] = row["chips_per_s"] / median["limit"]
     return {"rows": rows}
@@ -50,7 +53,7 @@ def _rate(count: int, work: Callable[[], object]) -> float:
 
 
 def io_round(work: Work, number: int) -> dict[str, float]:
-    """Chips a second, random order, all bands, into warm buffers, on all cores."""
+    """Chips/s in random order, all bands, into warm buffers, on all cores."""
     rates = {}
     for codec in work.stores:
         store = work.store(codec)
@@ -69,15 +72,15 @@ def _ours(store: Store, order: np.ndarray) -> float:
     def read(core: int) -> None:
         chips = order[core::cores]
         for start in range(0, len(chips), 16):
-            part = chips[start : start + 16]
-            reader.decode(part, buffers[core][: len(part)])
+            block = chips[start : start + 16]
+            reader.decode(block, buffers[core][: len(block)])
 
     with ThreadPoolExecutor(cores) as pool:
         return _rate(len(order), lambda: list(pool.map(read, range(cores))))
 
 
 def _zarr_python(store: Store, chips: np.ndarray) -> float:
-    """The better of chip by chip and many at once."""
+    """The faster of reading chip by chip and many chips at once."""
     array: Any = zarr.open_group(store.path, mode="r")["tiles"]
     few = np.sort(chips[: len(chips) // 4])
     one_by_one = _rate(len(chips), lambda: [np.asarray(array[chip]) for chip in chips.tolist()])
@@ -85,10 +88,10 @@ def _zarr_python(store: Store, chips: np.ndarray) -> float:
 
 
 def convert_round(work: Work, number: int) -> dict[str, float]:
-    """Chips a second of our conversion, of zarr-python's assignment, and the limit.
+    """Chips/s of canopy's conversion, of zarr-python's assignment, and the limit.
 
-    The limit is cores x what one core does of tifffile.imread, numcodecs' Shuffle and numcodecs' LZ4, each as its
-    library gives it, without writing anything.
+    The limit is the number of cores times the rate of one core for tifffile.imread, numcodecs' Shuffle and numcodecs'
+    LZ4, without writing anything.
     """
     del number
     assert work.tif is not None

@@ -1,6 +1,7 @@
-"""What every row does, whatever its library: the chips, the batch, the crop, the flips, and what a row is made of.
+"""The task that every benchmark row solves, whatever its library: chips, batch size, crop, flips; and what a row is.
 
-Knows no library. `rows` and `peers` say how, `check` what must come out, `measure` how fast it does.
+In: nothing. Out: `Work`, `Row`, `RowBatch`. Knows no library: `rows` and `peers` implement the task, `check` compares
+the first batch with the expected one, `measure` times it.
 """
 
 import functools
@@ -22,9 +23,10 @@ BATCH, SEED, FLIPS = 64, 0, "both"
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """The chips, and where other formats of them are made and kept.
+    """The chips, and the folder for their copies in other formats.
 
-    stores: codec -> store of the same chips. tif: None where there are only stores. bands: all of the store.
+    stores: codec -> store of the same chips. tif: folder of TIFFs, None where only stores exist. bands: all of the
+    store.
     """
 
     folder: Path
@@ -40,11 +42,11 @@ class Work:
         return round(self.height * CROP_SHARE), round(self.width * CROP_SHARE)
 
     def store(self, codec: str | None = None) -> Store:
-        """The chips' store; any, if the codec does not matter. Opened once a process."""
+        """The store with this codec, or any store of the chips. Opened once per process."""
         return _open(self.stores[codec or next(iter(self.stores))])
 
     def scaling(self, bands: tuple[str, ...]) -> Inputs:
-        """The same for every row: statistics of all chips."""
+        """Mean and std of all chips, the same for every row."""
         store = self.store()
         return raw_inputs(store, bands, np.arange(store.num_chips))
 
@@ -53,17 +55,17 @@ _open = functools.cache(open_store)
 
 
 class RowBatch(NamedTuple):
-    """What a row yields.
+    """One batch of a row.
 
-    images: (B, channels, crop height, crop width) float32. labels: (B, classes) float32. chips: (B,) ids.
-    draws: how each was augmented, if the row drew that itself. chunks: (offsets, sizes) of the blocks in `images`,
-    if those are compressed chunks, (B, bytes) uint8.
+    images: (B, channels, crop height, crop width) float32. labels: (B, classes) float32. chips: (B,) ids. augmentation:
+    the parameters that the row drew for each chip; None if it uses the project's. chunks: (offsets, sizes) of the
+    blocks in `images`, if `images` holds compressed chunks, (B, bytes) uint8.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     chips: np.ndarray
-    draws: Augmentation | None = None
+    augmentation: Augmentation | None = None
     chunks: tuple[np.ndarray, np.ndarray] | None = None
 
 
@@ -72,7 +74,7 @@ Epoch = Callable[[int], Iterator[RowBatch]]
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a row chooses its best of. `persistent`: a DataLoader's workers outlive an epoch."""
+    """One candidate of which each row uses its fastest. `persistent`: a DataLoader keeps its workers between epochs."""
 
     workers: int
     persistent: bool = False
@@ -89,15 +91,16 @@ DATALOADER = (Setting(workers=0), *THREADS, *(Setting(workers=count, persistent=
 class Row:
     """`make(work, setting)` builds it, once its `modules` are imported.
 
-    order: "given" (the project's own order and draws), "own" (the library shuffles; a batch then carries its draws).
-    values: "raw", or "course" for what PIL makes of the files. library: its environment under .venv-peers, if not
-    the project's. codec: of the store it reads, if it is one of ours. format: what it reads, for bytes on disk.
+    order: "project" (order and augmentation of `pipeline.order`), "library" (the library shuffles and augments; its
+    batches carry the augmentation). values: "raw", or "course" for the values that PIL makes of the files. library:
+    name of its environment under .venv-peers; None for the project's. codec: of the canopy store that it reads.
+    format: name of the format on disk that it reads.
     """
 
     name: str
     make: Callable[[Work, Setting], Epoch]
     settings: tuple[Setting, ...] = DATALOADER
-    order: str = "given"
+    order: str = "project"
     values: str = "raw"
     bands: tuple[str, ...] | None = None  # None: all
     codec: str | None = None

@@ -43,7 +43,7 @@ def right_batch(row: Row, work: Work) -> RowBatch:
     draws = augmentation(SEED, 0, chips, height=256, width=256, crop=work.crop, flips=FLIPS)
     images = torch.from_numpy(expected_images(row, work, chips, draws).astype(np.float32))
     labels = torch.from_numpy(store.labels[chips].astype(np.float32))
-    return RowBatch(images, labels, chips, draws if row.order == "own" else None)
+    return RowBatch(images, labels, chips, draws if row.order == "library" else None)
 
 
 @pytest.mark.parametrize(
@@ -75,12 +75,17 @@ def test_check_takes_the_right_batch_and_no_other(row: Row, work: Work) -> None:
 def test_a_library_that_shuffles_itself_must_shuffle_and_draw(work: Work) -> None:
     row = ROWS["litdata"]
     right = right_batch(row, work)
-    assert right.draws is not None
+    assert right.augmentation is not None
     order = np.argsort(right.chips)
-    stored = RowBatch(right.images[order], right.labels[order], right.chips[order], right.draws.take(order))
-    still = replace(right.draws, mirror=np.zeros(BATCH, bool))
-    outside = replace(right.draws, crop_y=right.draws.crop_y + 33)
-    for wrong in (stored, right._replace(draws=None), right._replace(draws=still), right._replace(draws=outside)):
+    stored = RowBatch(right.images[order], right.labels[order], right.chips[order], right.augmentation.take(order))
+    still = replace(right.augmentation, mirror=np.zeros(BATCH, bool))
+    outside = replace(right.augmentation, crop_y=right.augmentation.crop_y + 33)
+    for wrong in (
+        stored,
+        right._replace(augmentation=None),
+        right._replace(augmentation=still),
+        right._replace(augmentation=outside),
+    ):
         with pytest.raises(WrongBatchError):
             check(row, work, wrong)
 
@@ -193,7 +198,7 @@ def test_chips_of_the_scale_store_are_windows_of_the_chips(tmp_path: Path) -> No
 
 
 def test_scale_serves_memory_then_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scale, "CHIPS_A_PASS", 128)
+    monkeypatch.setattr(scale, "CHIPS_PER_PASS", 128)
     monkeypatch.setattr(scale, "MEMORY_BATCHES", 3)
     rounds = scale.serve(chips_store(tmp_path, 150))
     first = next(rounds)

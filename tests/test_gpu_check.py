@@ -72,7 +72,7 @@ def test_what_failed_is_named(tmp_path: Path, source: str, failed: list[str], pa
 @pytest.mark.parametrize(
     ("source", "why"),
     [
-        ("", "there was none"),
+        ("", "no test was collected"),
         (
             "pytestmark = pytest.mark.skip(reason='no GPU')\ndef test_a(): pass\ndef test_b(): pass",
             "all 2 were skipped",
@@ -82,7 +82,9 @@ def test_what_failed_is_named(tmp_path: Path, source: str, failed: list[str], pa
 def test_no_test_is_no_verdict(tmp_path: Path, source: str, why: str) -> None:
     found = result_of(tmp_path, source)
     assert (found.passed, found.problem) == (0, "")
-    assert what_failed(found) == (f"gpu-check: WRONG: no test was run ({why}), so nothing is known; see gpu-check.log.")
+    assert what_failed(found) == (
+        f"gpu-check: WRONG: no test was run ({why}), so nothing was checked; see gpu-check.log."
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_hangs():
     child.wait()
 """
     found = result_of(tmp_path, source, limit_s=4.0, quiet_s=1.0)
-    assert found == Result(passed=1, problem="nothing ended for 4 s in test_hangs")
+    assert found == Result(passed=1, problem="no test ended for 4 s in test_hangs")
     assert "  test_hangs has been running for " in capsys.readouterr().out
     child = int((tmp_path / "pid").read_text())
     for _ in range(100):
@@ -134,7 +136,7 @@ def test_a_wrong_argument_of_pytest_is_a_problem(tmp_path: Path) -> None:
 
 def test_all_well() -> None:
     assert verdict(Result(passed=34), FAST) == (
-        "gpu-check: right: 34 tests passed; the GPU waits 1% of the time; the best loader is b."
+        "gpu-check: correct: 34 tests passed; the GPU waits 1% of the time; the best loader is b."
     )
     assert count_tests(Result(passed=34, skipped=2)) == "34 tests passed (2 skipped)"
 

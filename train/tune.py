@@ -1,8 +1,8 @@
-"""`python -m train.tune`: which loader settings are fastest for a store on this machine, kept where train looks.
+"""`make tune`: find the fastest loader settings for a store on this machine.
 
-Out: tune.json in the current folder, one entry a (machine, kind of store): threads and decode place. `make train` uses
-it where WORKERS and DECODE are not set, and says so. Whether another CODEC would be faster is measured on a sample
-and said; the store is left as it is. Images never depend on these settings, only the rate does.
+In: a store. Out: tune.json in the current folder, one entry per machine and kind of store: WORKERS and DECODE. `make
+train` uses them where these are not set, and prints that. Other codecs are measured on a sample of the store; the store
+itself is not changed. The settings change only the rate, never the images.
 """
 
 import json
@@ -33,13 +33,13 @@ from train.config import make_config
 from train.device import choose_device
 
 PATH = Path("tune.json")
-SAMPLE = 512  # chips that are measured
+SAMPLE = 512  # chips to measure with
 PASS_S, _ROUNDS = 1.5, 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """Reading threads; decode is "host" or "device"; chips/s of the loader alone when it was measured."""
+    """Reading threads; decode on "host" or "device"; chips/s of the loader alone when measured."""
 
     workers: int
     decode: str
@@ -69,17 +69,17 @@ def main() -> int:
         rates = measure(stores, device, args.batch)
     for (codec, decode, workers), rate in sorted(rates.items(), key=lambda item: -item[1]):
         say(f"CODEC={codec} DECODE={decode} WORKERS={workers}: {rate:,.0f} chips/s")
-    own = {key: rate for key, rate in rates.items() if key[0] == store.layout.codec}
-    best, overall = max(own, key=lambda key: own[key]), max(rates, key=lambda key: rates[key])
-    keep(store, device, Tuned(workers=best[2], decode=best[1], chips_per_s=own[best]))
+    usable = {key: rate for key, rate in rates.items() if key[0] == store.layout.codec}
+    best, overall = max(usable, key=lambda key: usable[key]), max(rates, key=lambda key: rates[key])
+    keep(store, device, Tuned(workers=best[2], decode=best[1], chips_per_s=usable[best]))
     say(f"{PATH}: WORKERS={best[2]} DECODE={best[1]} for stores like {args.store} here; `make train` uses them")
-    if rates[overall] > 1.1 * own[best]:
-        say(f"a store made with CODEC={overall[0]} would load {rates[overall] / own[best]:.1f} times as fast")
+    if rates[overall] > 1.1 * usable[best]:
+        say(f"a store made with CODEC={overall[0]} would load {rates[overall] / usable[best]:.1f} times as fast")
     return 0
 
 
 def measure(stores: dict[str, Store], device: str, batch: int) -> dict[tuple[str, str, int], float]:
-    """(codec, decode, threads) -> median chips/s; candidates take turns, so that a slow minute hurts all alike."""
+    """(codec, decode, threads) -> median chips/s. Candidates take turns, so that a slow minute affects all of them."""
     threads = sorted({1, *(2**power for power in range(1, 7) if 2**power < _cores()), _cores()})
     loaders = {}
     for codec, store in stores.items():
@@ -95,7 +95,7 @@ def measure(stores: dict[str, Store], device: str, batch: int) -> dict[tuple[str
     for number in range(_ROUNDS + 1):
         for key, loader in loaders.items():
             rate = _rate(loader, device, 0.3 if number == 0 else PASS_S)
-            if number:  # the first is the warm-up
+            if number:  # the first round is a warm-up
                 samples[key].append(rate)
     for loader in loaders.values():
         loader.close()
@@ -115,7 +115,7 @@ def _rate(loader: Any, device: str, seconds: float) -> float:
 
 
 def recode(store: Store, codec: str, path: Path) -> Store:
-    """The first chips of a store, written with another codec."""
+    """Write the first chips of a store with another codec."""
     num_chips = min(store.num_chips, SAMPLE)
     layout = replace(store.layout, codec=codec)
     zarr_store.create_chips(path, layout, num_chips)
@@ -139,14 +139,14 @@ def recode(store: Store, codec: str, path: Path) -> Store:
 
 
 def keep(store: Store, device: str, tuned: Tuned) -> None:
-    """Add to tune.json, or replace what was there for this machine and kind of store."""
+    """Add an entry to tune.json, or replace the one for this machine and kind of store."""
     found = _read() | {_key(store, device): tuned}
     text = json.dumps({key: vars(values) for key, values in found.items()}, indent=1)
     write_atomic(PATH, f"{text}\n".encode())
 
 
 def lookup(store: Store, device: str) -> Tuned | None:
-    """What `make tune` found for such a store on this machine, if it was asked."""
+    """The entry for such a store on this machine; None if `make tune` has not run for it."""
     return _read().get(_key(store, device))
 
 
@@ -157,13 +157,12 @@ def _read() -> dict[str, Tuned]:
         return {}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{PATH}: expected JSON as `make tune` writes it, found something else ({one_line(str(error))[:160]}). "
-            "Remove it."
+            f"{PATH}: expected the JSON of `make tune`, found something else ({one_line(str(error))[:160]}). Remove it."
         ) from error
 
 
 def _key(store: Store, device: str) -> str:
-    """Machine and kind of store: what the best settings depend on."""
+    """Machine and kind of store, on which the best settings depend."""
     layout = store.layout
     kind = f"{layout.dtype} {len(layout.bands)}x{layout.height}x{layout.width} {layout.codec}"
     name = torch.cuda.get_device_name(device) if device != "cpu" else "no GPU"
