@@ -5,24 +5,18 @@ be used is noted and stands as zeros in its batch, so that the others keep their
 """
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
 
 import numpy as np
-import torch
 
 from analysis.finished_run import Run
-from pipeline.chunks import ChunkReader
-from pipeline.dali import DaliBatches
-from pipeline.graph import GraphSpec
 from pipeline.inputs import Inputs
-from pipeline.loader import Batch, default_workers
-from pipeline.readahead import BatchPlan
+from pipeline.loader import ChipLoader, reader_loader
+from pipeline.view import View
 from preprocess import tiff
-from preprocess.console import SHORTAGES, UserError, say
+from preprocess.console import SHORTAGES, UserError, say, setting_names
 from preprocess.files import named_errors
 from preprocess.image_names import SUFFIXES, list_tiffs, stem
 from preprocess.layout import Layout, plan_layout
@@ -169,59 +163,34 @@ class TiffReader:
                 out[row] = values[layout.bands.index(band)]
 
 
-class FolderLoader:
-    """Test batches of the files `begin` to `end`, in order; set them with `take` before `epoch`."""
+def folder_loader(reader: TiffReader, inputs: Inputs, config: Config, device: Device) -> ChipLoader:
+    """Test batches of all files, in order; `ChipLoader.subset` chooses some. The view is that of the run's evaluation.
 
-    def __init__(self, reader: TiffReader, inputs: Inputs, config: Config, device: Device) -> None:
-        layout = reader.layout
-        crop = config.crop_of(layout.height, layout.width)
-        if crop[0] > layout.height or crop[1] > layout.width:
-            raise UserError(f"CROP={config.crop}: chips are {layout.height} x {layout.width} pixels.")
-        workers = config.workers or default_workers()
-        self._batch_size, self._device = config.test_batch, device.device
-        self._chips = np.empty(0, np.int64)
-        self._labels = torch.empty((config.test_batch, 0))
-        spec = GraphSpec(
-            layout=layout, inputs=inputs, crop=crop, flips="none", test=config.test, decode="host",
-            dtype=str(device.image_dtype).removeprefix("torch."), batch_size=config.test_batch, threads=workers,
-            device_id=device.device.index if device.kind == "cuda" else None,
+    Raises:
+        UserError: CROP is larger than the chips.
+    """
+    view = View(
+        inputs=inputs, crop=config.crop_of(reader.layout.height, reader.layout.width), dtype=device.image_dtype,
+        test=config.test,
+    )  # fmt: skip
+    with setting_names():
+        return reader_loader(
+            reader, len(reader.files.names), view, batch_size=config.test_batch, device=device.device,
+            workers=config.workers,
         )  # fmt: skip
-        # Host decode asks a reader for its layout, its bands and `decode`, which a TiffReader has.
-        self._images = DaliBatches(cast(ChunkReader, reader), spec, train=False)
-
-    def take(self, chips: np.ndarray) -> None:
-        """Choose the files of the next epoch, by number."""
-        self._chips = np.asarray(chips, np.int64)
-
-    def epoch(self, _: int) -> Iterator[Batch]:
-        """The batches; the last is padded with its last file, and `num_valid` says so."""
-        size = self._batch_size
-        padded = np.concatenate([self._chips, np.repeat(self._chips[-1:], -len(self._chips) % size)])
-        plans = [
-            BatchPlan(
-                chips=padded[start : start + size], num_valid=min(size, len(self._chips) - start), augmentation=None
-            )
-            for start in range(0, len(padded), size)
-        ]
-        for plan, images_nchw in self._images.epoch(plans):
-            yield Batch(images_nchw, self._labels, plan.chips, plan.num_valid)
-
-    def close(self) -> None:
-        """End the reading threads."""
-        self._images.close()
 
 
 def check_gpu(reader: TiffReader, inputs: Inputs, config: Config, device: Device) -> None:
-    """Check that this GPU makes the same batch as the CPU. The verdict is kept per GPU, version and layout.
+    """Check that this GPU makes the same batch as the CPU. The verdict is stored per GPU, version and layout.
 
     Raises:
         UserError: they differ by more than rounding.
     """
 
     def images(device: Device) -> np.ndarray:
-        loader = FolderLoader(reader, inputs, config, device)
-        loader.take(np.arange(min(config.test_batch, len(reader.files.names))))
-        made = first_images(loader.epoch(0))
+        loader = folder_loader(reader, inputs, config, device)
+        first = loader.subset(np.arange(min(config.test_batch, len(reader.files.names))))
+        made = first_images(first.epoch(0))
         loader.close()
         return made
 

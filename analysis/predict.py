@@ -13,18 +13,17 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
 from analysis import f2_thresholds
-from analysis.chip_folder import Files, FolderLoader, TiffReader, check_gpu, expected_layout, list_files, store_of
+from analysis.chip_folder import Files, TiffReader, check_gpu, expected_layout, folder_loader, list_files, store_of
 from analysis.finished_run import Run, load_run
 from analysis.saved_model import inputs_of, load_saved
 from analysis.tables import CsvWriter, tags_form
 from analysis.tta import Symmetries
-from pipeline.loader import ChipLoader
 from preprocess.console import UserError, say
 from preprocess.files import locked
 from preprocess.zarr_store import write_atomic
@@ -93,7 +92,7 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
         model = Symmetries(model)
     model = model.to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     check_gpu(reader, inputs, config, device)
-    loader = FolderLoader(reader, inputs, config, device)
+    loader = folder_loader(reader, inputs, config, device)
     step = BLOCK_BATCHES * config.test_batch
     blocks = [np.arange(first, min(first + step, len(files.names))) for first in range(0, len(files.names), step)]
     with locked(output.partial, "prediction"):
@@ -108,10 +107,9 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
             say(f"{output.partial}: going on, {sum(done)} of {len(blocks)} blocks are done.")
         for number, chips in enumerate(blocks):
             if not done[number]:
-                loader.take(chips)
                 label = f"predict, block {number + 1}/{len(blocks)}"
-                # `predict_logits` asks a loader for `epoch` only.
-                logits = predict_logits(model, cast(ChipLoader, loader), device, label=label, num_chips=len(chips))
+                batches = loader.subset(chips)
+                logits = predict_logits(model, batches, device, label=label, num_chips=len(chips))
                 bad = {int(chip): reader.bad[chip] for chip in chips.tolist() if chip in reader.bad}
                 _write_block(output, number, logits, bad)
         loader.close()

@@ -1,35 +1,38 @@
-"""The DALI graph at work: source -> graph -> torch tensors, without a copy. The only border between DALI and torch.
+"""The DALI engine: source -> graph -> torch tensors, without a copy. The only border between DALI and torch.
 
-What we rely on in DALI 2.4, each with the file of github.com/NVIDIA/DALI that it was read from. No GPU has confirmed
-any of it yet: `make gpu-check` and `train.gpu_proof` look at what comes out.
+In: a reader of chips, a `GraphSpec`, plans. Out: images. Leaves the nodes to `graph` and the host's buffers to
+`dali_source`.
+
+This is what we rely on in DALI 2.4, each with the file of github.com/NVIDIA/DALI that it was read from. No GPU has
+confirmed it yet: `make gpu-check` and `train.gpu_proof` check the batches that come out.
 
 Buffers in use at once. `external_source(no_copy=True)` shares our memory and copies nothing (`ShareUserData` in
     dali/pipeline/operator/builtin/input_operator.h). A pipeline of prefetch depth 2 asks for 2 batches ahead
     (`Prefetch` and `InputFeedCount` in dali/pipeline/executor/executor2/exec2.cc) and for one more in the call that
-    gives out the oldest (`run` in dali/python/nvidia/dali/pipeline.py). `source` has PREFETCH_QUEUE_DEPTH + DEPTH + 1
+    returns the oldest (`run` in dali/python/nvidia/dali/pipeline.py). `Source` has PREFETCH_QUEUE_DEPTH + DEPTH + 1
     = 5 slots; at most 4 are in use: 2 in DALI, 2 being filled.
 Who waits for whom. `Pipeline.run()` waits on the host until the batch is finished (`PopOutputs` in exec2.cc takes the
     value of the task's future and waits for the workspace's event). So nothing reads the slot of a batch that has
-    come out. Operators wait for each other by events on their streams (`SetWorkspaceInputs` in
+    come out. Operators wait for each other through events on their streams (`SetWorkspaceInputs` in
     dali/pipeline/executor/executor2/exec_node_task.cc). torch's stream waits for the batch's own event (`__dlpack__`
     of TensorGPU in dali/python/backend_impl.cc).
 When memory may be used again. The dynamic executor makes new outputs in every iteration (`SetupOp` in
-    exec_node_task.cc), and DLPack keeps one alive as long as torch does: kept batches are never written over. A
-    thread of DALI's takes freed memory back, after `cudaDeviceSynchronize()` (`run` in
+    exec_node_task.cc), and DLPack keeps an output alive as long as torch does: a batch that somebody holds is never
+    overwritten. A thread of DALI takes freed memory back, after `cudaDeviceSynchronize()` (`run` in
     include/dali/core/mm/detail/deferred_dealloc.h, `synchronize` in include/dali/core/mm/cuda_vm_resource.h and
-    pool_resource.h): by then the kernels that torch queued are done.
+    pool_resource.h): by then the kernels that torch queued have ended.
 What a captured CUDA graph forbids. `cudaDeviceSynchronize()` is an error while a stream is captured, and nothing
     catches it on that thread: the process would abort. `train.setup.check_graphs` therefore refuses COMPILE=max
-    beside this class on a GPU.
+    with this engine on a GPU.
 Decoding. `decoders.inflate` launches a grid of (1, 1, chunks of the batch) (`FillTheTails` in
     dali/operators/decoder/inflate/inflate_gpu.cu), at most 65,535: `chunks.MAX_INFLATE_CHUNKS`. It never reads
-    nvCOMP's status of a chunk; what was not written becomes zeros. `train.gpu_proof` therefore compares a batch before
-    the first epoch. Offsets and sizes are int32, and a chunk may end where the chip's bytes end
+    nvCOMP's status of a chunk; bytes that were not written become zeros. `train.gpu_proof` therefore compares a batch
+    before the first epoch. Offsets and sizes are int32, and a chunk may end where the chip's bytes end
     (`ValidateSizesAgainstOffsets` in dali/operators/decoder/inflate/inflate_params.h).
-One copy more than needed. DALI takes no numpy array for pinned (`_prep_data_for_feed_input` in
+One copy more than needed. DALI does not recognise a numpy array as pinned memory (`_prep_data_for_feed_input` in
     dali/python/nvidia/dali/external_source.py) and copies it into pinned memory of its own. `TensorListCPU(buffer,
     layout, is_pinned=True)` would save that copy. Not done: the GPU would then read our slots themselves, and only a
-    GPU can show that they are left alone for long enough.
+    GPU can show that nothing overwrites them too early.
 """
 
 import warnings
@@ -43,19 +46,19 @@ import torch
 from torch.utils.dlpack import from_dlpack
 
 from pipeline.chunks import ChunkReader
-from pipeline.dali_source import PREFETCH_QUEUE_DEPTH, Source
+from pipeline.dali_source import PREFETCH_QUEUE_DEPTH, ChipReader, Source
 from pipeline.graph import GraphSpec, eval_graph, train_graph
-from pipeline.readahead import BatchPlan
+from pipeline.plans import BatchPlan
 
 
-class DaliBatches:
-    """Images of planned batches, on the CPU or a GPU."""
+class DaliEngine:
+    """Makes the images of planned batches, on the CPU or a GPU."""
 
-    def __init__(self, reader: ChunkReader, spec: GraphSpec, *, train: bool) -> None:
+    def __init__(self, reader: ChipReader, spec: GraphSpec, *, train: bool) -> None:
         layout, crop = spec.layout, spec.crop
         self._source = Source(
             reader, batch_size=spec.batch_size, decode=spec.decode, workers=spec.threads, flips=spec.flips,
-            room=(layout.height - crop[0], layout.width - crop[1]),
+            slack=(layout.height - crop[0], layout.width - crop[1]),
             allocate=_touched if spec.device_id is None else _pinned,
         )  # fmt: skip
         make_graph = train_graph if train else eval_graph
@@ -66,18 +69,18 @@ class DaliBatches:
 
     def epoch(self, plans: Iterable[BatchPlan]) -> Iterator[tuple[BatchPlan, torch.Tensor]]:
         """Each plan with its images (B, channels, height, width), in channels-last memory on the graph's device."""
-        inside: deque[BatchPlan] = deque()  # given to DALI, not yet out of it
-        self._source.begin(_noted(plans, inside))
+        inside: deque[BatchPlan] = deque()  # plans of the batches that DALI works on
+        self._source.begin(_recorded(plans, inside))
         try:
             while True:
                 try:
                     (images,) = self._pipeline.run()
                 except StopIteration:
                     return
-                # DALI's tensor owns the memory and torch holds it alive: no copy (see DALI's own PyTorch iterator).
+                # DALI's tensor owns the memory and torch keeps it alive: no copy (see DALI's own PyTorch iterator).
                 yield inside.popleft(), from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
         finally:
-            # Also when the caller breaks off: take out what is under way, so that the next epoch starts clean.
+            # Also when the caller breaks off: take out the batches in work, so that the next epoch starts clean.
             self._source.stop()
             _drain(self._pipeline)
 
@@ -88,9 +91,9 @@ class DaliBatches:
 
 @contextmanager
 def _without_npp_warning() -> Iterator[None]:
-    """Hide one warning: that DALI's wheel ships without NPP, which nothing here uses. `check_cuda_runtime` in
+    """Hide one warning: that DALI's wheel ships without NPP, which we do not use. `check_cuda_runtime` in
     dali/python/nvidia/dali/backend.py gives it at the first GPU pipeline of a process, with our exact versions too.
-    Where warnings are errors the pipeline could not be built."""
+    Where warnings are errors, the pipeline could not be built."""
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", r"nvidia-dali-cuda\d+ is no longer shipped with CUDA runtime\..* NPP is typically provided"
@@ -98,24 +101,26 @@ def _without_npp_warning() -> Iterator[None]:
         yield
 
 
-def _noted(plans: Iterable[BatchPlan], inside: deque[BatchPlan]) -> Iterator[BatchPlan]:
+def _recorded(plans: Iterable[BatchPlan], inside: deque[BatchPlan]) -> Iterator[BatchPlan]:
     for plan in plans:
         inside.append(plan)
         yield plan
 
 
-def device_bytes(spec: GraphSpec, reader: ChunkReader) -> int:
-    """The GPU memory that a loader may take at its peak, in bytes: DALI's pool keeps what an iteration has taken.
+def device_bytes(spec: GraphSpec, reader: ChipReader) -> int:
+    """The peak of GPU memory that a loader may take, in bytes: DALI's pool keeps the memory of an iteration.
 
     Per chip: the encoded bytes, the decoded chip twice (before and after its bytes are put in order; once where the
-    host decodes), the image; for each of the batches in DALI and the one that is trained on. An upper bound: operators
-    free their inputs earlier.
+    host decodes) and the image; all this for each batch in DALI and for the batch in training. An upper bound:
+    operators free their inputs earlier.
     """
     layout, bands = spec.layout, len(spec.inputs.stored_bands)
     decoded = bands * layout.height * layout.width * layout.itemsize
     image = spec.crop[0] * spec.crop[1] * len(spec.inputs.bands) * (2 if spec.dtype == "float16" else 4)
-    inside = decoded if spec.decode == "host" else reader.max_span_bytes + 2 * decoded
-    return spec.batch_size * (PREFETCH_QUEUE_DEPTH + 1) * (inside + image)
+    if spec.decode == "device":
+        assert isinstance(reader, ChunkReader)
+        decoded = reader.max_span_bytes + 2 * decoded
+    return spec.batch_size * (PREFETCH_QUEUE_DEPTH + 1) * (decoded + image)
 
 
 def _drain(pipeline: Any) -> None:
@@ -132,9 +137,9 @@ def _touched(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def _pinned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Page-locked host memory: copies to the GPU run at full speed, beside compute.
+    """Page-locked host memory: copies to the GPU run at full speed, at the same time as kernels.
 
-    (DALI 2.4 cannot see that a numpy array is, and copies once more: see above.)
+    (DALI 2.4 does not recognise a numpy array as pinned and copies it once more: see above.)
     """
     num_bytes = int(np.prod(shape)) * dtype.itemsize
     return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True).numpy().view(dtype).reshape(shape)

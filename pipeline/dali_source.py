@@ -1,28 +1,44 @@
 """DALI's callback: planned batches -> host buffers that DALI reads in place.
 
-A ring of buffers is allocated once and reused: fresh memory costs page faults, ten times the copy itself.
-DALI reads the buffers without a copy (`no_copy`), so one is filled again only when the batch that used it has come
-out of the pipeline. Leaves what to read to `loader` and what to do with it to `graph`.
+A ring of buffers is allocated once and reused: fresh memory costs page faults, ten times the copy itself. DALI reads
+the buffers without a copy (`no_copy`), so a buffer is filled again only when the batch that used it has come out of the
+pipeline. Leaves what to read to `plans` and what to do with it to `graph`.
 """
 
 from collections.abc import Callable, Iterable
 from itertools import cycle
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from pipeline.chunks import ChunkReader
-from pipeline.order import draws_used
-from pipeline.readahead import DEPTH, BatchPlan, ReadAhead
+from pipeline.order import augmentation_fields
+from pipeline.plans import BatchPlan
+from pipeline.readahead import DEPTH, ReadAhead
+from preprocess.layout import Layout
 
 Allocate = Callable[[tuple[int, ...], np.dtype], np.ndarray]
 PREFETCH_QUEUE_DEPTH = 2  # batches inside DALI
 
 
+class ChipReader(Protocol):
+    """Reads chips by number: `chunks.ChunkReader` from a store, `analysis.chip_folder.TiffReader` from TIFFs.
+
+    layout: of the chips. bands: the bands that `decode` gives, in this order.
+    """
+
+    layout: Layout
+    bands: tuple[str, ...]
+
+    def decode(self, chips: np.ndarray, out: np.ndarray, flip_rows: np.ndarray | None = None) -> None:
+        """Read chips into `out`, (N, bands, height, width) of the layout's dtype. Chips with `flip_rows` (N,) get their
+        rows in reverse order. Called from several threads."""
+
+
 class _HostSlot:
     """One buffer of the ring for host decode: decoded chips."""
 
-    def __init__(self, reader: ChunkReader, batch_size: int, allocate: Allocate) -> None:
+    def __init__(self, reader: ChipReader, batch_size: int, allocate: Allocate) -> None:
         layout = reader.layout
         self._reader = reader
         shape = (batch_size, len(reader.bands), layout.height, layout.width)
@@ -60,32 +76,38 @@ class Source:
     """Give to `fn.external_source`; call `begin` with the plans of an epoch before running the pipeline."""
 
     def __init__(
-        self, reader: ChunkReader, *, batch_size: int, decode: str, workers: int, flips: str, room: tuple[int, int],
+        self, reader: ChipReader, *, batch_size: int, decode: str, workers: int, flips: str, slack: tuple[int, int],
         allocate: Allocate,
     ) -> None:  # fmt: skip
         """
         Args:
-            reader: where bytes come from.
-            batch_size: chips a batch.
+            reader: where chips come from; a `ChunkReader` for device decode.
+            batch_size: chips per batch.
             decode: "host" or "device".
             workers: reading threads.
-            flips: which draws a train batch needs; see `order.draws_used`.
-            room: (height - crop height, width - crop width), to express crops as DALI does.
+            flips: decides which augmentation parameters a train batch has; see `order.augmentation_fields`.
+            slack: (height - crop height, width - crop width), to express crop positions as DALI does.
             allocate: makes the buffers (pinned where there is a GPU).
         """
-        self._draws, self._room = draws_used(flips, decode), room
-        # One buffer more than can be in use at once: DALI holds `depth`, and asks for the next before it
-        # lets go of the oldest.
-        make_slot = _HostSlot if decode == "host" else _DeviceSlot
-        ring = cycle([make_slot(reader, batch_size, allocate) for _ in range(PREFETCH_QUEUE_DEPTH + DEPTH + 1)])
+        self._fields, self._slack = augmentation_fields(flips, decode), slack
+
+        def make_slot() -> _HostSlot | _DeviceSlot:
+            if decode == "host":
+                return _HostSlot(reader, batch_size, allocate)
+            assert isinstance(reader, ChunkReader)
+            return _DeviceSlot(reader, batch_size, allocate)
+
+        # One buffer more than can be in use at once: DALI holds PREFETCH_QUEUE_DEPTH, and asks for the next before it
+        # releases the oldest.
+        ring = cycle([make_slot() for _ in range(PREFETCH_QUEUE_DEPTH + DEPTH + 1)])
         self._ahead: ReadAhead[_HostSlot | _DeviceSlot] = ReadAhead(workers, lambda: next(ring))
 
     def begin(self, plans: Iterable[BatchPlan]) -> None:
-        """Start an epoch; what is left of an earlier one is dropped."""
+        """Start an epoch; batches of an earlier one that are left are dropped."""
         self._ahead.begin(plans)
 
     def stop(self) -> None:
-        """Give out no further batch: the next call raises StopIteration."""
+        """Give no further batch: the next call raises StopIteration."""
         self._ahead.stop()
 
     def close(self) -> None:
@@ -93,28 +115,28 @@ class Source:
         self._ahead.close()
 
     def __call__(self) -> list[Any]:
-        """The next batch's arrays, decode's first, then the draws."""
-        found = self._ahead.next()
-        if found is None:
+        """The arrays of the next batch: first those of the chips, then the augmentation parameters."""
+        filled = self._ahead.next()
+        if filled is None:
             raise StopIteration
-        plan, slot = found
+        plan, slot = filled
         outputs = slot.outputs()
         if plan.augmentation is not None:
-            aug = plan.augmentation
+            parameters = plan.augmentation
             values = {
-                "crop_y": crop_position(aug.crop_y, self._room[0]),
-                "crop_x": crop_position(aug.crop_x, self._room[1]),
-                "mirror": aug.mirror.astype(np.int32),
-                "flip_rows": aug.flip_rows,
-                "transpose": aug.transpose,
+                "crop_y": crop_position(parameters.crop_y, self._slack[0]),
+                "crop_x": crop_position(parameters.crop_x, self._slack[1]),
+                "mirror": parameters.mirror.astype(np.int32),
+                "flip_rows": parameters.flip_rows,
+                "transpose": parameters.transpose,
             }
-            outputs += [values[name] for name in self._draws]
+            outputs += [values[name] for name in self._fields]
         return outputs
 
 
-def crop_position(pixels: np.ndarray, room: int) -> np.ndarray:
-    """Pixels from the top or left as DALI wants them: float32, 0..1 of the room there is.
+def crop_position(pixels: np.ndarray, slack: int) -> np.ndarray:
+    """Pixels from the top or left, as DALI takes them: float32, a share (0 to 1) of the crop slack.
 
-    DALI multiplies by the room again and rounds; float32 is exact enough to give back every pixel of it.
+    DALI multiplies by the slack again and rounds. float32 is exact enough to give every pixel of it back.
     """
-    return (pixels / max(room, 1)).astype(np.float32)
+    return (pixels / max(slack, 1)).astype(np.float32)

@@ -1,10 +1,10 @@
-"""Host batches without DALI: stored bytes -> images in one compiled pass, `kernels.augment`.
+"""The direct engine: stored bytes -> images on the CPU in one compiled pass, `kernels.augment`, without DALI.
 
-On a CPU this is two to three times as fast as decoding for DALI's graph (docs/log.md): a chunk's values are cropped,
-flipped and scaled while they are in the inner caches, and each image is written once. The results equal the graph's
-to the bit (tests/test_direct.py). Float32 only, no resizing, no INPUT=course: those take the graph.
+It is two to three times as fast as decoding for DALI's graph (docs/log.md): a chunk's values are cropped, flipped and
+scaled while they are in the inner caches, and each image is written once. The images equal those of the graph to the
+bit (tests/test_direct.py). Float32 only, no resizing, no INPUT=course.
 
-A batch's memory comes back when nobody holds the batch any more, and is then filled again without page faults.
+The memory of a batch is filled again, without page faults, when nobody holds the batch any more.
 """
 
 import weakref
@@ -16,31 +16,32 @@ import torch
 from pipeline.chunks import ChunkReader
 from pipeline.inputs import Inputs
 from pipeline.order import Augmentation, center
-from pipeline.readahead import BatchPlan, ReadAhead
+from pipeline.plans import BatchPlan
+from pipeline.readahead import ReadAhead
 
 
 class _Slot:
     """One batch's images (B, height, width, channels) float32."""
 
-    def __init__(self, owner: "DirectBatches", images: np.ndarray) -> None:
+    def __init__(self, owner: "DirectEngine", images: np.ndarray) -> None:
         self.images, self._owner = images, owner
 
     def fill(self, plan: BatchPlan, rows: slice) -> None:
         owner = self._owner
-        draws = owner.test_draws if plan.augmentation is None else plan.augmentation
-        owner.reader.augment(plan.chips[rows], draws.take(rows), self.images[rows], owner.mean, owner.scale)
+        parameters = plan.augmentation or owner.center
+        owner.reader.augment(plan.chips[rows], parameters.take(rows), self.images[rows], owner.mean, owner.scale)
 
 
-class DirectBatches:
-    """Images of planned batches; the CPU's counterpart of `dali.DaliBatches`."""
+class DirectEngine:
+    """Makes the images of planned batches on the CPU."""
 
     def __init__(
         self, reader: ChunkReader, inputs: Inputs, *, batch_size: int, crop: tuple[int, int], workers: int
     ) -> None:
         layout = reader.layout
-        self.reader = reader
-        self.test_draws: Augmentation = center(batch_size, height=layout.height, width=layout.width, crop=crop)
-        # As DALI: rounded to float32, then one subtraction and one multiplication a value.
+        self.device_bytes, self.reader = 0, reader
+        self.center: Augmentation = center(batch_size, height=layout.height, width=layout.width, crop=crop)
+        # As DALI does: rounded to float32, then one subtraction and one multiplication per value.
         self.mean = np.array(inputs.mean, np.float32)
         self.scale = np.float32(1) / np.array(inputs.std, np.float32)
         self._shape = (batch_size, *crop, len(inputs.bands))
@@ -51,9 +52,10 @@ class DirectBatches:
         """Each plan with its images (B, channels, height, width) float32, in channels-last memory."""
         self._ahead.begin(plans)
         try:
-            while (found := self._ahead.next()) is not None:
-                yield found[0], torch.from_numpy(found[1].images).permute(0, 3, 1, 2)
-                del found  # else the slot would be held while the next batch is made
+            while (filled := self._ahead.next()) is not None:
+                plan, slot = filled
+                yield plan, torch.from_numpy(slot.images).permute(0, 3, 1, 2)
+                del filled, slot  # otherwise the buffer would be in use while the next batch is made
         finally:
             self._ahead.stop()
 

@@ -1,9 +1,9 @@
 """The DALI graphs: decode, augment, choose and scale bands, lay out. DALI only; never sees torch or Zarr.
 
-`train_graph` and `eval_graph` share `decode` and `finish` and nothing random: crops and flips come in as
-arguments, and the test graph takes none. CPU and GPU run the same nodes; only `inflate_chips` is GPU-only.
+`train_graph` and `eval_graph` share `decode` and `finish`. Neither draws random numbers: the train graph gets crops and
+flips as inputs, the eval graph gets none. CPU and GPU run the same nodes; only `inflate_chips` needs a GPU.
 
-Chips enter as (band, y, x). Batches leave as (y, x, channel): viewed as NCHW that is channels-last memory.
+Chips enter as (band, y, x). Images leave as (y, x, channel): viewed as NCHW, that is channels-last memory.
 """
 
 import warnings
@@ -16,7 +16,7 @@ from nvidia.dali.pipeline import Pipeline
 
 from pipeline.dali_source import PREFETCH_QUEUE_DEPTH
 from pipeline.inputs import Inputs
-from pipeline.order import draws_used
+from pipeline.order import augmentation_fields
 from preprocess.layout import Layout
 
 Node = Any  # DALI's DataNode; its arithmetic is not typed
@@ -28,10 +28,10 @@ _DALI_TYPE = {
 
 @dataclass(frozen=True, kw_only=True)
 class GraphSpec:
-    """What a graph is made of.
+    """What a graph needs to know.
 
-    crop: (height, width) of what leaves. test: "center" or "resize". decode: "host" (chips come decoded)
-    or "device" (LZ4 chunks come, GPU only). dtype: "float32" or "float16" of what leaves.
+    crop: (height, width) of the images. test: "center" or "resize". decode: "host" (decoded chips enter) or "device"
+    (LZ4 chunks enter; needs a GPU). dtype: "float32" or "float16", of the images. device_id: None for the CPU.
     """
 
     layout: Layout
@@ -47,20 +47,22 @@ class GraphSpec:
 
 
 def train_graph(spec: GraphSpec, source: Callable[[], list[Any]] | None) -> Pipeline:
-    """Decode, flip and transpose as told, crop, mirror, scale. `source` None: for serialising only."""
+    """Decode, flip rows, transpose, crop, mirror, scale. `source` None: a graph that is only serialised."""
 
     @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
     def graph() -> Node:
-        encoded, draws = _external(spec, source, draws=draws_used(spec.flips, spec.decode))
+        encoded, parameters = _external(spec, source, fields=augmentation_fields(spec.flips, spec.decode))
         chips = decode(spec, encoded)
-        # Host decode has flipped rows while writing them, which is free; fn.flip costs a CPU 0.25 ms a chip and more.
-        if spec.decode == "device" and "flip_rows" in draws:
-            if draws["flip_rows"]:
+        # Host decode flips rows while it writes them, at no cost; on a CPU fn.flip costs 0.25 ms per chip and more.
+        if spec.decode == "device" and "flip_rows" in parameters:
+            if parameters["flip_rows"]:
                 chips = fn.flip(chips, horizontal=0, vertical=1)
-        if "transpose" in draws:
-            if draws["transpose"]:
+        if "transpose" in parameters:
+            if parameters["transpose"]:
                 chips = fn.transpose(chips, perm=[0, 2, 1], transpose_layout=False)
-        return finish(spec, chips, crop_pos_y=draws["crop_y"], crop_pos_x=draws["crop_x"], mirror=draws["mirror"])
+        return finish(
+            spec, chips, crop_pos_y=parameters["crop_y"], crop_pos_x=parameters["crop_x"], mirror=parameters["mirror"]
+        )  # fmt: skip
 
     with warnings.catch_warnings():
         # From Python 3.13 on, gast 0.7.0 (with which DALI translates each `if`) makes AST nodes in a deprecated way.
@@ -70,21 +72,21 @@ def train_graph(spec: GraphSpec, source: Callable[[], list[Any]] | None) -> Pipe
 
 
 def eval_graph(spec: GraphSpec, source: Callable[[], list[Any]] | None) -> Pipeline:
-    """Decode, take the centre or resize with antialiasing, scale. No random input exists."""
+    """Decode, take the centre or resize with antialiasing, scale. There is no random input."""
 
     @pipeline_def  # type: ignore[untyped-decorator]
     def graph() -> Node:
-        encoded, _ = _external(spec, source, draws=())
+        encoded, _ = _external(spec, source, fields=())
         chips = decode(spec, encoded)
         if spec.test == "resize":
-            # In float: rounding back to integers would lose what averaging gains.
+            # In float: rounding back to integers would lose the precision that averaging gains.
             chips = fn.resize(
                 chips, size=list(spec.crop), interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.FLOAT
             )
             return finish(spec, chips)
         top, left = (
-            _center(full, part) / max(full - part, 1)
-            for full, part in zip((spec.layout.height, spec.layout.width), spec.crop, strict=True)
+            _center(side, crop) / max(side - crop, 1)
+            for side, crop in zip((spec.layout.height, spec.layout.width), spec.crop, strict=True)
         )
         return finish(spec, chips, crop_pos_y=top, crop_pos_x=left)
 
@@ -92,7 +94,7 @@ def eval_graph(spec: GraphSpec, source: Callable[[], list[Any]] | None) -> Pipel
 
 
 def decode(spec: GraphSpec, encoded: list[Node]) -> Node:
-    """Source outputs -> (band, y, x) chips of the input's values, on the graph's device."""
+    """The source's arrays -> (band, y, x) chips with the values of the inputs, on the graph's device."""
     if spec.decode == "device":
         chips = inflate_chips(spec, *encoded)
     else:
@@ -103,8 +105,9 @@ def decode(spec: GraphSpec, encoded: list[Node]) -> Node:
 def inflate_chips(spec: GraphSpec, data: Node, offsets: Node, sizes: Node) -> Node:
     """LZ4 chunks -> (band, y, x) chips, on the GPU.
 
-    `data` is one chip's bytes, `offsets` and `sizes` (int32, CPU) say where its LZ4 blocks lie. Each chunk holds all
-    lowest bytes first, all highest bytes last (numcodecs' shuffle): inflate as bytes, swap the axes, read as values.
+    `data` is one chip's bytes; `offsets` and `sizes` (int32, CPU) say where its LZ4 blocks lie. A chunk holds the
+    lowest bytes of all values first and their highest bytes last (numcodecs' shuffle). So: inflate as bytes, swap the
+    axes, read as values.
     """
     layout = spec.layout
     shape = [len(spec.inputs.stored_bands), layout.height, layout.width]
@@ -120,10 +123,10 @@ def inflate_chips(spec: GraphSpec, data: Node, offsets: Node, sizes: Node) -> No
 
 
 def course_values(chips: Node) -> Node:
-    """What PIL shows of a 16-bit B, G, R, NIR file opened as RGBA: (4, y, x) uint16 -> (4, y, x) uint8.
+    """The values that PIL makes of a 16-bit B, G, R, NIR file opened as RGBA: (4, y, x) uint16 -> (4, y, x) uint8.
 
-    PIL keeps the high bytes, takes NIR for alpha A, and divides: C = 0 if A = 0, else min(255, C * 255 // A).
-    (For A = 255 that is C itself.) Bit-exact on real chips, Pillow 9.3 to 13.
+    PIL keeps the high bytes, uses NIR as alpha A, and divides: C = 0 if A = 0, else min(255, C * 255 // A).
+    (For A = 255 that is C itself.) Equal to the bit on real chips, Pillow 9.3 to 13.
     """
     high = fn.cast(chips, dtype=types.INT32) // 256
     colours, alpha = high[0:3], high[3:4]
@@ -134,15 +137,15 @@ def course_values(chips: Node) -> Node:
 
 
 def finish(spec: GraphSpec, chips: Node, **crop_and_mirror: Any) -> Node:
-    """Crop, mirror columns, scale each band, and turn (band, y, x) into (y, x, channel), in one pass."""
+    """Crop, mirror columns, scale each band, and change (band, y, x) to (y, x, channel), in one pass."""
     return fn.crop_mirror_normalize(
         chips, crop=spec.crop, mean=list(spec.inputs.mean), std=list(spec.inputs.std),
         dtype=_DALI_TYPE[spec.dtype], output_layout="HWC", rounding="round", **crop_and_mirror,
     )  # fmt: skip
 
 
-def _center(full: int, part: int) -> int:
-    return round((full - part) / 2)  # torchvision's CenterCrop
+def _center(side: int, crop: int) -> int:
+    return round((side - crop) / 2)  # as torchvision's CenterCrop
 
 
 def _pipeline_arguments(spec: GraphSpec) -> dict[str, Any]:
@@ -155,9 +158,9 @@ def _pipeline_arguments(spec: GraphSpec) -> dict[str, Any]:
 
 
 def _external(
-    spec: GraphSpec, source: Callable[[], list[Any]] | None, *, draws: tuple[str, ...]
+    spec: GraphSpec, source: Callable[[], list[Any]] | None, *, fields: tuple[str, ...]
 ) -> tuple[list[Node], dict[str, Node]]:
-    """One external source for everything that comes from the host, in `Source.__call__`'s order."""
+    """One external source for all that comes from the host, in the order of `Source.__call__`."""
     uint8, int32, float32, boolean = types.UINT8, types.INT32, types.FLOAT, types.BOOL
     encoded = (
         [(_DALI_TYPE[spec.layout.dtype], 3, "CHW")]
@@ -165,16 +168,16 @@ def _external(
         else [(uint8, 1, ""), (int32, 1, ""), (int32, 1, "")]
     )
     type_of = {"crop_y": float32, "crop_x": float32, "mirror": int32, "flip_rows": boolean, "transpose": boolean}
-    outputs = encoded + [(type_of[name], 0, "") for name in draws]
+    outputs = encoded + [(type_of[name], 0, "") for name in fields]
     nodes = fn.external_source(
         source or _no_source, num_outputs=len(outputs), batch=True, no_copy=True,
         dtype=[dtype for dtype, _, _ in outputs],
         ndim=[ndim for _, ndim, _ in outputs],
         layout=[layout for _, _, layout in outputs],
     )  # fmt: skip
-    return list(nodes[: len(encoded)]), {name: nodes[len(encoded) + index] for index, name in enumerate(draws)}
+    return list(nodes[: len(encoded)]), {name: nodes[len(encoded) + index] for index, name in enumerate(fields)}
 
 
 def _no_source() -> list[Any]:
-    """Stands for a source in a graph that is only serialised."""
+    """The source of a graph that is only serialised."""
     raise StopIteration

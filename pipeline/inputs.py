@@ -1,8 +1,8 @@
-"""What a model is fed: which bands, in which order, and how their values are scaled.
+"""The inputs of a network: which bands, in which order, and how their values are scaled.
 
-`raw`: the stored values, standardised a band with the exact mean and std of the train split. The default.
-`course`: what PIL makes of Planet's 16-bit files (it takes NIR for an alpha channel and divides by it), with
-the reference project's constants, bands B, G, R, NIR; for comparison with it. See `graph.course_values`.
+`raw`: the stored values, standardised per band with the exact mean and std of the train split. The default.
+`course`: the values that PIL makes of Planet's 16-bit files (it uses NIR as an alpha channel and divides by it), with
+the reference project's constants, bands B, G, R, NIR; for comparison with that project. See `graph.course_values`.
 """
 
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from preprocess.console import UserError
 from preprocess.zarr_store import Store
 
 COURSE_BANDS = ("blue", "green", "red", "nir")
-# Published with the reference project, for values of 0..255 divided by 255, in COURSE_BANDS order.
+# Published with the reference project, for values of 0 to 255 divided by 255, in the order of COURSE_BANDS.
 COURSE_MEAN = (0.7476, 0.6534, 0.4757, 0.0960)
 COURSE_STD = (0.1677, 0.1828, 0.2137, 0.0284)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """`bands` are the channels of a batch, in order; `mean` and `std` a channel, in the values' own units.
+    """`bands` are the channels of a batch, in order; `mean` and `std` are per channel, in the units of the values.
 
-    For "course" the values are 0..255 after PIL's formula.
+    With "course", values after PIL's formula are 0 to 255.
     """
 
     kind: str
@@ -32,7 +32,7 @@ class Inputs:
 
     @property
     def stored_bands(self) -> tuple[str, ...]:
-        """The bands that must be read: PIL's formula needs all four, whatever is kept of them."""
+        """The bands to read: PIL's formula needs all four, even for three channels."""
         return COURSE_BANDS if self.kind == "course" else self.bands
 
 
@@ -53,7 +53,8 @@ def course_inputs(store: Store, num_bands: int) -> Inputs:
     store.band_indices(COURSE_BANDS)
     if store.layout.dtype != "uint16":
         raise UserError(
-            f"{store.path}: INPUT=course needs uint16 chips, and this store holds {store.layout.dtype}. Use INPUT=raw."
+            f"{store.path}: the course's inputs need uint16 chips, and this store holds {store.layout.dtype}. Use raw "
+            "inputs (INPUT=raw)."
         )
     return Inputs(
         kind="course",

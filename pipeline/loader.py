@@ -1,46 +1,37 @@
-"""Plans epochs and yields `Batch`: what the trainer, and any other user, imports.
+"""Batches for training and evaluation: `train_loader` and `eval_loader` for a store, `reader_loader` for other chips.
 
-In: a store, chip numbers, `Inputs`. Out: batches whose images are NCHW views in channels-last memory, on the
-device, without a copy in torch. Images are made by `dali` (DALI's graph, on a GPU or the CPU) or by `direct` (one
-compiled pass, on the CPU), to the bit the same. Leaves the split to `preprocess.splits`, the model to others.
+In: a store (or a reader of chips), chip numbers, `Inputs`. Out: `Batch`es whose images are NCHW views of channels-last
+memory, on the device, without a copy in torch. Leaves the choice of an engine to `engines`, the order of the chips to
+`plans`, the split to `preprocess.splits` and the model to others.
 """
 
 import ctypes
-import functools
 import os
 import time
-import warnings
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from pipeline.cache import CACHES, DeviceBatches, resident_reader, resident_values
-from pipeline.chunks import MAX_INFLATE_CHUNKS, ChunkReader
-from pipeline.direct import DirectBatches
+from pipeline.dali_source import ChipReader
+from pipeline.engines import Choice, Engine, make_engine
 from pipeline.inputs import Inputs
-from pipeline.order import FLIPS, augmentation, epoch_order
-from pipeline.readahead import BatchPlan
-from preprocess.codecs import CODECS
-from preprocess.console import UserError, one_line, say
+from pipeline.plans import BatchPlan, EvalPlans, TrainPlans
+from pipeline.view import Reading, View, default_dtype, usable_device
 from preprocess.zarr_store import Store
 
-TESTS = ("center", "resize")
-ENGINES = ("auto", "direct", "dali")
-DECODES = ("auto", "host", "device")
-CROP_SHARE = 7 / 8  # of the side: 224 of 256
+CROP_SHARE = 7 / 8  # of a chip's side: 224 of 256
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch. Padding, at the end of a test epoch only, repeats the last chip.
+    """One batch. Repeats of the last chip pad the last batch of an evaluation.
 
     images_nchw: (B, channels, height, width), float32 or float16, channels-last memory, on the device.
     labels: (B, classes) float32, on the device.
     chips: (B,) int64 indices in the store, on the host.
-    num_valid: the first `num_valid` rows count.
+    num_valid: the first `num_valid` rows count; the others are padding.
     """
 
     images_nchw: torch.Tensor
@@ -50,23 +41,13 @@ class Batch:
 
 
 def default_crop(store: Store) -> tuple[int, int]:
-    """(height, width): 7/8 of the sides."""
+    """(height, width): 7/8 of the sides of a chip."""
     return max(1, round(store.layout.height * CROP_SHARE)), max(1, round(store.layout.width * CROP_SHARE))
 
 
 def default_workers() -> int:
-    """Threads to read with: the cores this process may use, at most 8."""
+    """Reading threads: one per core that this process may use, at most 8."""
     return min(8, len(os.sched_getaffinity(0)))
-
-
-class Images(Protocol):
-    """What makes the images of planned batches."""
-
-    def epoch(self, plans: Iterable[BatchPlan]) -> Iterator[tuple[BatchPlan, torch.Tensor]]:
-        """Each plan with its (B, channels, height, width) images, on the device."""
-
-    def close(self) -> None:
-        """End its threads."""
 
 
 def train_loader(
@@ -75,35 +56,42 @@ def train_loader(
     dtype: torch.dtype | None = None, engine: str = "auto", cache: str = "none",
     decode: str = "auto",
 ) -> "ChipLoader":  # fmt: skip
-    """Shuffled, augmented batches; the last short batch of an epoch is dropped.
+    """Shuffled, augmented batches. The last short batch of an epoch is dropped.
 
     Args:
-        store: from `preprocess.zarr_store.open_store`.
-        chips: indices in the store, e.g. `split.train`.
+        store: from `open_store`.
+        chips: indices in the store, such as `split.train`.
         inputs: bands and scaling, from `raw_inputs` or `course_inputs`.
-        batch_size: chips a batch.
+        batch_size: chips per batch.
         seed: order and augmentation are functions of (seed, epoch, chip) and of nothing else.
-        flips: "none", "horizontal", "both" or "dihedral"; see `order.augmentation`.
-        crop: (height, width) in pixels; default 7/8 of the sides.
-        device: "cpu" or "cuda:N". On a GPU, LZ4 chunks are decoded there.
-        workers: reading threads; default: the cores, at most 8.
-        dtype: of the images; default float16 on a GPU, float32 on the CPU.
-        engine: "dali" (the graph), "direct" (one compiled pass; CPU, float32, raw input, no resizing), or "auto":
-            direct where it can be.
-        cache: "host" keeps the decoded store in RAM, "device" on the GPU (for raw input, without resizing); what does
-            not fit is said, and the next smaller is done. Loaders of one store share it.
-        decode: where a GPU's LZ4 chunks are inflated: "device", "host", or "auto": on the device, where a batch has no
+        flips: "none", "horizontal", "both" (rows and columns) or "dihedral" (all 8 symmetries of a square).
+        crop: (height, width) in pixels; default: 7/8 of the sides.
+        device: "cpu", "cuda" or "cuda:N". Where no GPU can be used, the loader falls back to the CPU and prints one
+            line; `loader.device` is the device in use.
+        workers: reading threads; default: one per core, at most 8.
+        dtype: of the images, torch.float32 or torch.float16; default: float16 on a GPU, float32 on the CPU.
+        engine: "auto" takes the fastest that can do what is asked for. "direct" (one compiled pass; CPU, float32, raw
+            inputs, no resizing) and "dali" (DALI's graph) insist on one of them. See `pipeline.engines`.
+        cache: "host" keeps the decoded store in RAM. "device" keeps it on the GPU (raw inputs, no resizing). Loaders of
+            one store share it. What does not fit falls back, to "host" or "none", and one line is printed.
+        decode: where LZ4 chunks are decoded for a GPU: "device", "host", or "auto", which is the GPU unless a batch has
             more chunks than DALI's decoder takes.
 
     Raises:
-        UserError: fewer chips than a batch, or arguments that make no sense.
+        ArgumentError: fewer chips than a batch, or arguments that do not fit together or do not fit the store.
     """
-    if len(chips) < batch_size:
-        raise UserError(f"BATCH={batch_size}: the train split has only {len(chips)} chips. Choose a smaller BATCH.")
-    return ChipLoader(
-        store, chips, inputs, batch_size=batch_size, seed=seed, flips=flips, test=None,
-        crop=crop, device=device, workers=workers, dtype=dtype, engine=engine, cache=cache, decode=decode,
+    reading = Reading(
+        device=usable_device(device), workers=workers or default_workers(), engine=engine, cache=cache, decode=decode
     )  # fmt: skip
+    view = View(
+        inputs=inputs, crop=crop or default_crop(store), dtype=dtype or default_dtype(reading.device), flips=flips
+    )  # fmt: skip
+    view.check_crop(store.layout)
+    plans = TrainPlans(
+        chips=np.asarray(chips, np.int64), batch_size=batch_size, seed=seed, crop=view.crop, flips=flips,
+        size=(store.layout.height, store.layout.width),
+    )  # fmt: skip
+    return _loader(store, plans, view, reading, store.labels)
 
 
 def eval_loader(
@@ -112,116 +100,85 @@ def eval_loader(
     dtype: torch.dtype | None = None, engine: str = "auto", cache: str = "none",
     decode: str = "auto",
 ) -> "ChipLoader":  # fmt: skip
-    """The chips in the order given, each exactly once; the last batch is padded and `num_valid` says so.
+    """The chips in the order given, each exactly once. The last batch is padded; `num_valid` says how many rows count.
 
-    `test` is "center" (centre crop at native scale) or "resize" (whole chip scaled to the crop's size,
-    antialiased). No random input exists. The other arguments are `train_loader`'s.
+    `test` is "center" (centre crop at native scale) or "resize" (the whole chip scaled to the size of the crop,
+    antialiased). Nothing is random. The other arguments are those of `train_loader`.
     """
-    return ChipLoader(
-        store, chips, inputs, batch_size=batch_size, seed=0, flips="none", test=test,
-        crop=crop, device=device, workers=workers, dtype=dtype, engine=engine, cache=cache, decode=decode,
+    reading = Reading(
+        device=usable_device(device), workers=workers or default_workers(), engine=engine, cache=cache, decode=decode
     )  # fmt: skip
+    view = View(
+        inputs=inputs, crop=crop or default_crop(store), dtype=dtype or default_dtype(reading.device), test=test
+    )  # fmt: skip
+    view.check_crop(store.layout)
+    plans = EvalPlans(chips=np.asarray(chips, np.int64), batch_size=batch_size)
+    return _loader(store, plans, view, reading, store.labels)
+
+
+def reader_loader(
+    reader: ChipReader, num_chips: int, view: View, *, batch_size: int, device: torch.device, workers: int | None = None
+) -> "ChipLoader":  # fmt: skip
+    """Evaluation batches of chips that lie in no store: `reader` reads chips 0 to `num_chips` - 1. Labels are (B, 0).
+
+    The engine is DALI's graph: the direct engine and decoding on a GPU need a store's chunks.
+    """
+    view.check_crop(reader.layout)
+    reading = Reading(device=device, workers=workers or default_workers())
+    plans = EvalPlans(chips=np.arange(num_chips), batch_size=batch_size)
+    return _loader(reader, plans, view, reading, np.empty((num_chips, 0), np.uint8))
+
+
+def _loader(
+    source: Store | ChipReader, plans: TrainPlans | EvalPlans, view: View, reading: Reading, labels: np.ndarray
+) -> "ChipLoader":
+    engine, choice = make_engine(source, view, reading, plans.batch_size)
+    _give_back_memory()
+    return ChipLoader(engine, choice, plans, torch.from_numpy(labels), reading.device)
 
 
 class ChipLoader:
-    """Made by `train_loader` or `eval_loader`; `epoch(n)` yields its batches, `len()` counts them.
+    """Made by `train_loader`, `eval_loader` or `reader_loader`; `epoch(n)` yields its batches, `len()` counts them.
 
-    `engine` ("direct", "dali", or "gather" from a cache on the GPU), `decode` ("host" or "device") and `cache` ("none",
-    "host" or "device") say what was chosen. `device_bytes`: GPU memory that it takes at most, 0 on a CPU.
-    `hand_over_s` adds up the seconds between a batch's images and the batch: what torch does with them, and labels.
+    Attributes:
+        engine: "direct", "dali", or "gather" (from a cache on the GPU).
+        decode: where chunks are decoded, "host" or "device".
+        cache: "none", "host" or "device".
+        device: where the batches are.
+        other_engines: the engines that were not chosen, each with the reason.
+        device_bytes: GPU memory that the loader takes at most, 0 on the CPU.
+        hand_over_s: seconds so far between a batch's images and the batch: labels, and what torch does with both.
     """
 
     def __init__(
-        self, store: Store, chips: np.ndarray, inputs: Inputs, *, batch_size: int, seed: int, flips: str,
-        test: str | None, crop: tuple[int, int] | None, device: str | torch.device, workers: int | None,
-        dtype: torch.dtype | None, engine: str, cache: str, decode: str,
-    ) -> None:  # fmt: skip
-        self._chips, self._batch_size, self._seed = np.asarray(chips, np.int64), batch_size, seed
-        self._device = _device(device)
-        on_gpu = self._device.type == "cuda"
-        self._layout, self._crop, self._flips, self._train = store.layout, crop or default_crop(store), flips, not test
-        _check(store, self._crop, flips, test, batch_size)
-        dtype = dtype or (torch.float16 if on_gpu else torch.float32)
-        workers = workers or default_workers()
-        self.set_shard(0, 1)
+        self, engine: Engine, choice: Choice, plans: TrainPlans | EvalPlans, labels: torch.Tensor, device: torch.device
+    ) -> None:
+        self._engine, self._choice, self._plans, self._labels = engine, choice, plans, labels
+        self.engine, self.decode, self.cache = choice.row.engine, choice.row.decode, choice.cache
+        self.other_engines, self.device_bytes, self.device = choice.reasons, engine.device_bytes, device
         self.hand_over_s = 0.0
-        reasons = _not_direct(on_gpu, dtype, inputs, test)
-        if engine not in ENGINES or (engine == "direct" and reasons):
-            raise UserError(f"engine={engine}: expected one of {', '.join(ENGINES)}{reasons and f', and {reasons}'}.")
-        if cache not in CACHES:
-            raise UserError(f"CACHE={cache}: expected one of {', '.join(CACHES)}.")
-        self.engine = "dali" if engine == "dali" or reasons else "direct"
-        inflates = on_gpu and CODECS[self._layout.codec].inflates
-        if decode not in DECODES or (decode == "device" and not inflates):
-            raise UserError(f"DECODE={decode}: expected one of {', '.join(DECODES)}; device needs a GPU and CODEC=lz4.")
-        self._labels = torch.from_numpy(store.labels)
-        self._images: Images
-        if cache == "device" and on_gpu and inputs.kind == "raw" and test != "resize":
-            values = resident_values(store, inputs.stored_bands, workers, self._device)
-            if values is not None:
-                self.engine, self.decode, self.cache = "gather", "host", "device"
-                self._images = DeviceBatches(values, inputs, crop=self._crop, dtype=dtype)
-                self.device_bytes = values.nbytes
-                return
-            cache = "host"
-        if cache == "device":
-            _say_once("CACHE=device: it is for a GPU, INPUT=raw and TEST=center. Taken as CACHE=host.")
-        kept = resident_reader(store, inputs.stored_bands, workers) if cache != "none" else None
-        self.cache = "none" if kept is None else "host"
-        self.decode = "host"
-        if inflates and kept is None:
-            self.decode = decode_place(decode, batch_size, len(inputs.stored_bands) * self._layout.chunks_per_band)
-        self.device_bytes = 0
-        reader = ChunkReader(store, inputs.stored_bands) if kept is None else kept
-        if self.engine == "direct":
-            self._images = DirectBatches(reader, inputs, batch_size=batch_size, crop=self._crop, workers=workers)
-        else:
-            # Imported here: it takes a second, which a CPU's first batch need not wait for.
-            from pipeline.dali import DaliBatches
-            from pipeline.graph import GraphSpec
-
-            spec = GraphSpec(
-                layout=self._layout, inputs=inputs, crop=self._crop, flips=flips, test=test or "center",
-                decode=self.decode, dtype=str(dtype).removeprefix("torch."), batch_size=batch_size, threads=workers,
-                device_id=self._device.index if on_gpu else None,
-            )  # fmt: skip
-            images = DaliBatches(reader, spec, train=self._train)
-            self._images, self.device_bytes = images, images.device_bytes
-        _give_back_memory()
 
     def set_shard(self, rank: int, world: int) -> None:
-        """Of a train epoch's order give out every `world`-th chip, from place `rank` on."""
-        self._rank, self._world = rank, world
+        """Shard each training epoch: yield chips rank, rank + world, rank + 2 * world, ... of its order."""
+        if isinstance(self._plans, TrainPlans):
+            self._plans = replace(self._plans, rank=rank, world=world)
+
+    def subset(self, chips: np.ndarray) -> "ChipLoader":
+        """A loader of other chips that shares this loader's engine. Use one of the two at a time; close one."""
+        plans = replace(self._plans, chips=np.asarray(chips, np.int64))
+        return ChipLoader(self._engine, self._choice, plans, self._labels, self.device)
 
     def __len__(self) -> int:
-        """Batches an epoch."""
-        num_chips = len(self._chips)
-        return num_chips // self._world // self._batch_size if self._train else -(-num_chips // self._batch_size)
+        """Batches per epoch."""
+        return len(self._plans)
 
     def plans(self, epoch: int, first_step: int = 0) -> Iterator[BatchPlan]:
         """What `epoch(epoch, first_step)` will read: a pure function of its arguments."""
-        layout, size = self._layout, self._batch_size
-        if not self._train:
-            padding = -len(self._chips) % size
-            padded = np.concatenate([self._chips, np.repeat(self._chips[-1:], padding)])
-            for start in range(first_step * size, len(padded), size):
-                yield BatchPlan(
-                    chips=padded[start : start + size],
-                    num_valid=min(size, len(self._chips) - start),
-                    augmentation=None,
-                )
-            return
-        order = epoch_order(self._seed, epoch, self._chips)[self._rank :: self._world]
-        draws = augmentation(
-            self._seed, epoch, order, height=layout.height, width=layout.width, crop=self._crop, flips=self._flips
-        )
-        for start in range(first_step * size, len(self) * size, size):
-            batch = slice(start, start + size)
-            yield BatchPlan(chips=order[batch], num_valid=size, augmentation=draws.take(batch))
+        return self._plans.epoch(epoch, first_step)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Yield the batches of one epoch from `first_step` on. One epoch at a time a loader."""
-        images = self._images.epoch(self.plans(epoch, first_step))
+        """Yield the batches of one epoch from `first_step` on. Run one epoch of a loader at a time."""
+        images = self._engine.epoch(self.plans(epoch, first_step))
         try:
             for plan, images_nchw in images:
                 started = time.perf_counter()
@@ -232,79 +189,16 @@ class ChipLoader:
             images.close()  # type: ignore[attr-defined]  # a generator; also when the caller breaks off
 
     def close(self) -> None:
-        """End the reading threads. A loader that is not closed ends with the process."""
-        self._images.close()
+        """End the reading threads. Those of a loader that is not closed end with the process."""
+        self._engine.close()
 
     def _batch_labels(self, plan: BatchPlan) -> torch.Tensor:
         labels = self._labels[torch.from_numpy(plan.chips)].float()
-        return labels.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else labels
-
-
-def _device(device: str | torch.device) -> torch.device:
-    found = torch.device(device)
-    if found.type == "cuda":
-        with warnings.catch_warnings(record=True) as caught:  # torch says there why: a driver that is too old
-            available = torch.cuda.is_available()
-        if not available:
-            reason = "".join(f" ({one_line(' '.join(str(warning.message).split()))})" for warning in caught)
-            raise UserError(f"device={device}: no GPU can be used on this machine{reason}; device='cpu' works.")
-    if found.type == "cuda" and found.index is None:  # "cuda" is torch's current GPU; DALI wants its number
-        return torch.device("cuda", torch.cuda.current_device())
-    return found
-
-
-def decode_place(decode: str, batch_size: int, chunks_per_chip: int) -> str:
-    """Where LZ4 chunks that a GPU could inflate are decoded, "device" or "host".
-
-    Raises:
-        UserError: "device" was asked for, and a batch has more chunks than DALI's decoder takes.
-    """
-    if decode == "host":
-        return "host"
-    largest = MAX_INFLATE_CHUNKS // chunks_per_chip
-    if batch_size <= largest:
-        return "device"
-    text = (
-        f"a batch of {batch_size} chips has {batch_size * chunks_per_chip:,} LZ4 chunks, and the GPU decodes at most "
-        f"{MAX_INFLATE_CHUNKS:,} at a time, which is {largest} chips"
-    )
-    if decode == "device":
-        raise UserError(f"DECODE=device: {text}. Choose a smaller batch, or DECODE=host.")
-    _say_once(f"DECODE=auto: {text}. Decoding on the host.")
-    return "host"
-
-
-def _not_direct(on_gpu: bool, dtype: torch.dtype, inputs: Inputs, test: str | None) -> str:
-    """What the direct engine does not do of this, "" if it can do all."""
-    wanted = {
-        "device='cpu'": not on_gpu,
-        "dtype=float32": dtype is torch.float32,
-        "INPUT=raw": inputs.kind == "raw",
-        "TEST=center": test != "resize",
-    }
-    return ", ".join(name for name, holds in wanted.items() if not holds)
-
-
-def _check(store: Store, crop: tuple[int, int], flips: str, test: str | None, batch_size: int) -> None:
-    layout = store.layout
-    if flips not in FLIPS:
-        raise UserError(f"FLIPS={flips}: expected one of {', '.join(FLIPS)}.")
-    if test is not None and test not in TESTS:
-        raise UserError(f"TEST={test}: expected one of {', '.join(TESTS)}.")
-    if not (1 <= crop[0] <= layout.height and 1 <= crop[1] <= layout.width):
-        raise UserError(f"CROP={crop[0]}x{crop[1]}: chips are {layout.height} x {layout.width} pixels.")
-    if batch_size < 1:
-        raise UserError(f"BATCH={batch_size}: expected 1 or more.")
-
-
-@functools.cache  # a run's loaders would all say it
-def _say_once(text: str) -> None:
-    say(text)
+        return labels.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else labels
 
 
 def _give_back_memory() -> None:
-    """What opening a store took and freed goes back to the system; glibc would keep it for later (3 MB at 100,000
-    chips)."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
+    """Return memory that opening a store took and freed to the system; glibc would keep it (3 MB at 100,000 chips)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only glibc has it
     if trim is not None:
         trim(0)

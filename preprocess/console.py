@@ -5,13 +5,15 @@ In: exceptions and counts. Out: lines on stdout and stderr, exit codes. Knows no
 
 import argparse
 import errno
+import functools
 import io
 import os
 import re
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import NoReturn
 
@@ -29,6 +31,30 @@ class UserError(Exception):
     """Something the user can put right. Its text is one line: what, expected, found, what to do."""
 
 
+class ArgumentError(UserError):
+    """A wrong argument of a library function. The text begins with the argument: `batch_size=0: expected 1 or more.`
+
+    A command that passes a setting on shows the setting's name instead: see `setting_names`. The reason therefore names
+    no other argument.
+    """
+
+    def __init__(self, argument: str, value: object, reason: str) -> None:
+        super().__init__(f"{argument}={value}: {reason}")
+        self.argument, self.value, self.reason = argument, value, reason
+
+
+@contextmanager
+def setting_names(**names: str) -> Iterator[None]:
+    """For commands: turn an ArgumentError into a UserError that names the setting, which is the argument in capitals
+    unless `names` says otherwise (`batch_size="BATCH"`). A size (40, 32) is written 40x32, as settings are."""
+    try:
+        yield
+    except ArgumentError as error:
+        name, value = names.get(error.argument, error.argument.upper()), error.value
+        shown = "x".join(map(str, value)) if isinstance(value, tuple) else value
+        raise UserError(f"{name}={shown}: {error.reason}") from error
+
+
 class Parser(argparse.ArgumentParser):
     """argparse whose complaints are one line and exit code 2, as all of ours are."""
 
@@ -43,6 +69,12 @@ def say(text: str) -> None:
 
     tqdm.write(one_line(text), file=sys.stdout)
     sys.stdout.flush()
+
+
+@functools.cache
+def say_once(text: str) -> None:
+    """`say`, but a line that was printed before is not printed again in this process."""
+    say(text)
 
 
 def run(main: Callable[[], int]) -> NoReturn:

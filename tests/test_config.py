@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from models import archs, resnet
 from pipeline import order
-from pipeline.cache import CACHES
-from pipeline.loader import DECODES, TESTS
+from pipeline.view import CACHES, DECODES, TESTS
 from preprocess.console import UserError
 from preprocess.setting_specs import specs
 from train.config import WITHOUT_EFFECT as NO_EFFECT

@@ -13,15 +13,12 @@ import numpy as np
 import pytest
 import torch
 from helpers.chips import BANDS
-from hypothesis import given
-from hypothesis import strategies as st
 from nvidia.dali import backend
 
-from pipeline.chunks import MAX_INFLATE_CHUNKS, ChunkReader
+from pipeline.chunks import ChunkReader
 from pipeline.dali import _without_npp_warning, device_bytes
 from pipeline.graph import GraphSpec
 from pipeline.inputs import Inputs
-from pipeline.loader import _say_once, decode_place
 from preprocess.layout import plan_layout
 from preprocess.zarr_store import Store
 from train.config import make_config
@@ -86,32 +83,6 @@ assert asked and backend.cuda_checked
     assert ended.returncode == 0, ended.stderr[-2000:]
 
 
-@given(st.integers(1, 70_000), st.integers(1, 70_000))
-def test_what_dali_can_inflate_at_once_is_inflated_on_the_device(batch_size: int, chunks_per_chip: int) -> None:
-    fits = batch_size * chunks_per_chip <= 65_535
-    assert decode_place("host", batch_size, chunks_per_chip) == "host"
-    _say_once.cache_clear()
-    assert decode_place("auto", batch_size, chunks_per_chip) == ("device" if fits else "host")
-
-
-def test_the_largest_batch_is_exact_and_named(refused: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert MAX_INFLATE_CHUNKS == 65_535
-    for decode in ("auto", "device"):
-        assert decode_place(decode, 8191, 8) == "device"
-        assert decode_place(decode, 65_535, 1) == "device"
-    _say_once.cache_clear()
-    assert capsys.readouterr().out == ""
-    text = (
-        "a batch of 8192 chips has 65,536 LZ4 chunks, and the GPU decodes at most 65,535 at a time, which is 8191 chips"
-    )
-    for _ in range(2):
-        assert decode_place("auto", 8192, 8) == "host"
-    assert capsys.readouterr().out == f"DECODE=auto: {text}. Decoding on the host.\n"
-    assert refused(lambda: decode_place("device", 8192, 8)) == (
-        f"DECODE=device: {text}. Choose a smaller batch, or DECODE=host."
-    )
-
-
 def test_what_a_loader_takes_of_a_gpu_is_counted_by_hand(session_store: Store) -> None:
     layout = plan_layout(bands=BANDS, height=16, width=16, dtype="uint16", codec="lz4")
     reader = ChunkReader(session_store, BANDS[:3])
@@ -152,11 +123,12 @@ def test_cuda_graphs_are_captured_beside_no_dali_loader(
 def test_buffers_given_to_dali_are_left_alone_while_it_may_read_them(session_store: Store) -> None:
     """A slot is filled again five batches later at the earliest; by then its batch has come out."""
     from pipeline.dali_source import PREFETCH_QUEUE_DEPTH, Source
-    from pipeline.readahead import DEPTH, BatchPlan
+    from pipeline.plans import BatchPlan
+    from pipeline.readahead import DEPTH
 
     reader = ChunkReader(session_store, BANDS)
     source = Source(
-        reader, batch_size=4, decode="device", workers=1, flips="none", room=(0, 0),
+        reader, batch_size=4, decode="device", workers=1, flips="none", slack=(0, 0),
         allocate=lambda shape, dtype: np.zeros(shape, dtype),
     )  # fmt: skip
     plans = [BatchPlan(chips=np.arange(first, first + 4), num_valid=4, augmentation=None) for first in range(0, 80, 4)]

@@ -154,7 +154,7 @@ def test_what_it_cannot_do_takes_the_graph_or_is_refused(session_store: Store, r
     assert eval_loader(session_store, chips, raw, batch_size=8, test="resize").engine == "dali"
     assert eval_loader(session_store, chips, raw, batch_size=8, dtype=torch.float16).engine == "dali"
     line = refused(lambda: eval_loader(session_store, chips, course, batch_size=8, test="resize", engine="direct"))
-    assert line == "engine=direct: expected one of auto, direct, dali, and INPUT=raw, TEST=center."
+    assert line == "engine=direct: needs raw inputs and no resizing. Choose auto."
     assert "expected one of" in refused(lambda: eval_loader(session_store, chips, raw, batch_size=8, engine="gpu"))
 
 

@@ -117,4 +117,4 @@ def test_course_needs_the_four_bands_and_16_bits(uint8_store: Store, refused: ob
     for dtype in ("uint8", "int16", "float32"):
         wrong = replace(session_store, layout=replace(session_store.layout, dtype=dtype))
         line = refused(lambda: course_inputs(wrong, 3))  # type: ignore[operator]  # noqa: B023
-        assert f"INPUT=course needs uint16 chips, and this store holds {dtype}." in line
+        assert f"the course's inputs need uint16 chips, and this store holds {dtype}." in line

@@ -206,11 +206,11 @@ def test_statistics_are_the_train_parts(session_store: Store, session_chips: Chi
 @pytest.mark.parametrize(
     ("arguments", "found"),
     [
-        ({"batch_size": 151}, "BATCH=151: the train split has only 150 chips"),
-        ({"flips": "maybe"}, "FLIPS=maybe"),
-        ({"crop": (17, 16)}, "CROP=17x16"),
-        ({"crop": (0, 4)}, "CROP=0x4"),
-        ({"batch_size": 0}, "BATCH=0"),
+        ({"batch_size": 151}, "batch_size=151: expected at most 150, the number of chips."),
+        ({"flips": "maybe"}, "flips=maybe: expected one of none, horizontal, both, dihedral."),
+        ({"crop": (17, 16)}, "crop=(17, 16)"),
+        ({"crop": (0, 4)}, "crop=(0, 4)"),
+        ({"batch_size": 0}, "batch_size=0"),
     ],
 )
 def test_refusals(session_store: Store, refused: Callable, arguments: dict, found: str) -> None:

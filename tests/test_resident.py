@@ -9,11 +9,13 @@ import torch
 from helpers.chips import BANDS, DTYPES, to_store, write_chips
 
 from pipeline import cache
-from pipeline.cache import DeviceBatches, to_device
+from pipeline.cache import to_device
 from pipeline.chunks import ChunkReader
+from pipeline.gather import GatherEngine
 from pipeline.inputs import course_inputs, raw_inputs
-from pipeline.loader import ChipLoader, _say_once, eval_loader, train_loader
+from pipeline.loader import ChipLoader, eval_loader, train_loader
 from preprocess import zarr_store
+from preprocess.console import say_once
 from preprocess.zarr_store import Store, open_store
 
 
@@ -80,7 +82,7 @@ def test_gathered_batches_equal_streamed_ones(tmp_path: Path, dtype: str, size: 
     for flips in ("none", "both", "dihedral"):
         loader = train_loader(store, chips, inputs, batch_size=10, flips=flips, engine="direct")
         crop = (round(size[0] * 7 / 8), round(size[1] * 7 / 8))
-        gathered = DeviceBatches(values, inputs, crop=crop, dtype=torch.float32)
+        gathered = GatherEngine(values, inputs, crop=crop, dtype=torch.float32)
         for epoch in (0, 1):
             images = [images for _, images in gathered.epoch(loader.plans(epoch))]
             assert all(map(torch.equal, images, batches(loader, epoch)))
@@ -88,7 +90,7 @@ def test_gathered_batches_equal_streamed_ones(tmp_path: Path, dtype: str, size: 
     loader = eval_loader(store, chips, inputs, batch_size=10)
     whole = [images for _, images in gathered.epoch(loader.plans(0))]
     assert all(map(torch.equal, whole, batches(loader, 0)))
-    half = DeviceBatches(values, inputs, crop=crop, dtype=torch.float16)
+    half = GatherEngine(values, inputs, crop=crop, dtype=torch.float16)
     assert all(
         torch.equal(one, other.half())
         for (_, one), other in zip(half.epoch(loader.plans(0)), batches(loader, 0), strict=True)
@@ -102,16 +104,16 @@ def test_too_big_is_one_line_and_streams(
     inputs = raw_inputs(store, BANDS, np.arange(12))
     monkeypatch.setattr(cache, "free_host_bytes", lambda: 40_000)
     capsys.readouterr()
-    _say_once.cache_clear()
+    say_once.cache_clear()
     loader = train_loader(store, np.arange(12), inputs, batch_size=4, cache="device")
     assert loader.cache == "none"
     assert capsys.readouterr().out == (
-        "CACHE=device: it is for a GPU, INPUT=raw and TEST=center. Taken as CACHE=host.\n"
-        "CACHE=host: 0.0 GiB would be needed, and 50% of the 0.0 GiB of free memory may be used. "
-        "Streaming from the store instead.\n"
+        "cache=device needs a GPU; using cache=host instead.\n"
+        "cache=host: the chips need 0.0 GiB, more than 50% of the 0.0 GiB of free memory. "
+        "Reading the store in every epoch instead.\n"
     )
     assert len(batches(loader, 0)) == 3
-    assert "CACHE=ram: expected one of none, host, device." in refused(
+    assert "cache=ram: expected one of none, host, device." in refused(
         lambda: train_loader(store, np.arange(12), inputs, batch_size=4, cache="ram")
     )
 

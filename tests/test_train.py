@@ -285,7 +285,7 @@ def test_a_run_is_never_overwritten(run: Path, store: Path) -> None:
         (["--batch", "101"], "BATCH=101: the train split has only 100 chips"),
         (["--split", "no.csv"], "no.csv: expected a CSV file"),
         (["--weights", "no.safetensors"], "expected imagenet, none or a .safetensors file, found no such file"),
-        (["--crop", "40"], "CROP=40x40: chips are 32 x 32"),
+        (["--crop", "40"], "CROP=40x40: the chips have 32 x 32 pixels"),
         (["--amp", "fp16"], "AMP=fp16: the CPU has off, bf16"),
         (["--recipe", "secret"], "RECIPE=secret"),
         (["--gpu", "one"], "GPU=one"),

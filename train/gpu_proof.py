@@ -21,8 +21,9 @@ import numpy as np
 import torch
 
 import pipeline
-from pipeline.cache import DeviceBatches, to_device
+from pipeline.cache import to_device
 from pipeline.chunks import ChunkReader
+from pipeline.gather import GatherEngine
 from pipeline.inputs import Inputs
 from pipeline.loader import Batch, default_workers, eval_loader, train_loader
 from preprocess.codecs import CODECS
@@ -211,7 +212,7 @@ def make_pictures(
     for name, loader in loaders.items():
         if name == "cached images" and gather:
             values = to_device(ChunkReader(store, inputs.stored_bands), size, workers, device)
-            batches = DeviceBatches(values, inputs, crop=crop, dtype=dtype).epoch(loader.plans(0))
+            batches = GatherEngine(values, inputs, crop=crop, dtype=dtype).epoch(loader.plans(0))
             made[name] = next(iter(batches))[1].cpu().numpy()
         else:
             made[name] = first_images(loader.epoch(0))

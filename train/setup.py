@@ -11,7 +11,7 @@ from models.build import build, head_parameters
 from models.resnet import RGB, Branch, WeightsError, branch
 from pipeline.inputs import Inputs, course_inputs, raw_inputs
 from pipeline.loader import ChipLoader, eval_loader, train_loader
-from preprocess.console import UserError, say
+from preprocess.console import UserError, say, setting_names
 from preprocess.splits import SPLIT_NAMES, Split, make_split
 from preprocess.zarr_store import Store, open_store
 from train import tune
@@ -97,11 +97,12 @@ def make_train_loader(config: Config, data: Data, device: Device, world: World =
     if config.flips == "dihedral" and len({*sides}) + len({*crop}) > 2:
         shapes = " cropped to ".join(f"{height} x {width} px" for height, width in (sides, crop))
         say(f"FLIPS=dihedral: chips of {shapes} are not square; 4 of the 8 symmetries are used, as with FLIPS=both.")
-    loader = train_loader(
-        data.store, data.split.train, data.inputs, batch_size=config.batch // parts, seed=config.seed,
-        flips=config.flips, crop=crop, device=device.device, dtype=device.image_dtype,
-        **reading(config, data, device),
-    )  # fmt: skip
+    with setting_names(batch_size="BATCH"):
+        loader = train_loader(
+            data.store, data.split.train, data.inputs, batch_size=config.batch // parts, seed=config.seed,
+            flips=config.flips, crop=crop, device=device.device, dtype=device.image_dtype,
+            **reading(config, data, device),
+        )  # fmt: skip
     loader.set_shard(world.rank, world.size)
     return loader
 
@@ -129,10 +130,12 @@ def check_graphs(config: Config, device: Device, loaders: Iterable[ChipLoader]) 
 
 def make_eval_loader(config: Config, data: Data, device: Device, part: str, world: World = ALONE) -> ChipLoader:
     """One part ("train", "val", "test") in store order, without chance; of several ranks, this one's share."""
-    return eval_loader(
-        data.store, world.share(data.split.indices(part)), data.inputs, batch_size=config.test_batch, test=config.test,
-        crop=crop_of(config, data), device=device.device, dtype=device.image_dtype, **reading(config, data, device),
-    )  # fmt: skip
+    with setting_names(batch_size="TEST_BATCH"):
+        return eval_loader(
+            data.store, world.share(data.split.indices(part)), data.inputs, batch_size=config.test_batch,
+            test=config.test, crop=crop_of(config, data), device=device.device, dtype=device.image_dtype,
+            **reading(config, data, device),
+        )  # fmt: skip
 
 
 def reading(config: Config, data: Data, device: Device) -> dict[str, Any]:

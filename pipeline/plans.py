@@ -1,0 +1,91 @@
+"""The batches of an epoch before they are read: which chips, and how each is cropped and flipped.
+
+In: chip numbers, the batch size and, for training, the seed. Out: `BatchPlan`s. A plan is a function of its epoch and
+step only, so that a resumed epoch plans the same batches. Leaves reading and images to the engines.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.order import Augmentation, augmentation, epoch_order
+from preprocess.console import ArgumentError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """One batch before it is read: chip numbers (B,) int64; the first `num_valid` count, the rest is padding."""
+
+    chips: np.ndarray
+    num_valid: int
+    augmentation: Augmentation | None  # None: a test batch
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainPlans:
+    """Epochs of training: shuffled and augmented. The last short batch of an epoch is dropped.
+
+    chips: (N,) int64 indices in the store. size: (height, width) of a chip. crop: (height, width) of the images.
+    rank, world: every process of `world` takes each `world`-th chip of the epoch's order, from place `rank` on.
+    """
+
+    chips: np.ndarray
+    batch_size: int
+    seed: int
+    size: tuple[int, int]
+    crop: tuple[int, int]
+    flips: str
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        _check_batch_size(self.batch_size)
+        if len(self.chips) < self.batch_size:
+            raise ArgumentError(
+                "batch_size", self.batch_size, f"expected at most {len(self.chips)}, the number of chips."
+            )
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return len(self.chips) // self.world // self.batch_size
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[BatchPlan]:
+        """The plans of one epoch from `first_step` on."""
+        order = epoch_order(self.seed, epoch, self.chips)[self.rank :: self.world]
+        height, width = self.size
+        parameters = augmentation(
+            self.seed, epoch, order, height=height, width=width, crop=self.crop, flips=self.flips
+        )  # fmt: skip
+        for start in range(first_step * self.batch_size, len(self) * self.batch_size, self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            yield BatchPlan(chips=order[rows], num_valid=self.batch_size, augmentation=parameters.take(rows))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EvalPlans:
+    """Evaluation: the chips in the order given, each exactly once. Repeats of the last chip pad the last batch."""
+
+    chips: np.ndarray
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        _check_batch_size(self.batch_size)
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return -(-len(self.chips) // self.batch_size)
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[BatchPlan]:
+        """The plans from `first_step` on; the same in every epoch."""
+        del epoch
+        size = self.batch_size
+        padded = np.concatenate([self.chips, np.repeat(self.chips[-1:], -len(self.chips) % size)])
+        for start in range(first_step * size, len(padded), size):
+            num_valid = min(size, len(self.chips) - start)
+            yield BatchPlan(chips=padded[start : start + size], num_valid=num_valid, augmentation=None)
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ArgumentError("batch_size", batch_size, "expected 1 or more.")
