@@ -1,7 +1,6 @@
 """Where a store's files lie, and how one is written whole. Knows no Zarr, so that worker processes start quickly."""
 
 import errno
-import fcntl
 import os
 import re
 import secrets
@@ -127,38 +126,61 @@ def atomic_file(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
 
 @contextmanager
 def locked(root: Path, work: str) -> Iterator[None]:
-    """Make the folder `root` and hold it: one process at a time puts its output together there. The lock goes with the
-    process, however it ends; the holder may remove the folder, or all of it but the file `lock`.
+    """Create `root` and hold an exclusive lock on it. The OS releases the lock when the process dies.
+
+    The lock is on the file `root/lock`. The holder may remove the whole folder, or every file in it but `lock`.
 
     Raises:
         UserError: another process does this `work` ("conversion") there, or the folder cannot be made.
     """
+    import filelock  # here, because worker processes never lock: it takes 0.05 s
+
+    lock = filelock.FileLock(root / "lock", timeout=_LOCK_S, fallback_to_soft=False)
     while True:
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{root}: the folder cannot be made ({error.strerror}).") from error
         try:
-            lock = open(root / "lock", "w")  # noqa: SIM115  # held until the end of the work
-        except FileNotFoundError:
-            continue  # another one has just ended and removed the folder
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.close()
-            raise UserError(f"{root}: another {work} is writing it. Wait for it, or stop it.") from error
-        except OSError as error:  # a share without locks
-            lock.close()
-            raise OSError(error.errno, error.strerror, str(root / "lock")) from error
-        try:
-            same = os.stat(root / "lock").st_ino == os.fstat(lock.fileno()).st_ino
-        except FileNotFoundError:
-            same = False
-        if same:
+            lock.acquire()
             break
-        lock.close()
-    with lock:
+        except FileNotFoundError:
+            continue  # another process has just finished and removed the folder
+        except filelock.Timeout as error:
+            raise UserError(f"{root}: another {work} is writing it. Wait for it, or stop it.") from error
+        except OSError as error:  # for example a share without locks
+            raise OSError(error.errno, error.strerror, str(root / "lock")) from error
+    try:
         yield
+    finally:
+        lock.release()
+
+
+_LOCK_S = 0.2  # long enough for a second try: at the first one the lock's file may belong to a folder just removed
+
+
+@contextmanager
+def locked_folder(folder: Path, refusal: str) -> Iterator[None]:
+    """Hold an exclusive lock on a folder itself, without a file in it. The OS releases it when the process dies.
+
+    Some network file systems cannot lock folders. There is no lock then, and no error.
+
+    Raises:
+        UserError: another process holds the lock; the text is `refusal`.
+    """
+    from filelock import lock_descriptor  # here: see `locked`
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            is_locked = lock_descriptor(descriptor, blocking=False)
+        except OSError:
+            is_locked = True
+        if not is_locked:
+            raise UserError(refusal)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 # Beside NAME while it is written: `.NAME.` and 16 hexadecimal digits; earlier versions put the process number there.

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from unittest import mock
 
@@ -20,7 +21,7 @@ from helpers.chips import Chips
 from pipeline.inputs import raw_inputs
 from pipeline.loader import eval_loader
 from preprocess import console
-from preprocess.files import atomic_file, locked, named_errors, open_regular
+from preprocess.files import atomic_file, locked, locked_folder, named_errors, open_regular
 from preprocess.workers import run_tasks
 from preprocess.zarr_store import Store
 from train.checkpoint import sweep
@@ -142,6 +143,45 @@ def test_a_share_without_locks_is_not_taken_for_another_conversion(
     ended, (line,) = command(hold, capsys)
     assert ended == 2
     assert line.startswith(f"error: {tmp_path}/s.zarr.partial/lock: No locks available. ")
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from preprocess.files import locked, locked_folder
+with {lock}:
+    print("locked", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("lock", "refusal"),
+    [
+        ("locked(Path(sys.argv[1]), 'conversion')", "another conversion is writing it. Wait for it, or stop it."),
+        ("locked_folder(Path(sys.argv[1]), 'it is in use.')", "it is in use."),
+    ],
+)
+def test_a_lock_holds_between_processes_and_ends_with_a_killed_one(
+    tmp_path: Path, lock: str, refusal: str, refused: Callable[..., str]
+) -> None:
+    take: Callable[[], AbstractContextManager[None]] = {
+        "locked": lambda: locked(tmp_path, "conversion"),
+        "locked_folder": lambda: locked_folder(tmp_path, "it is in use."),
+    }[lock.partition("(")[0]]
+
+    def lock_here() -> None:
+        with take():
+            pass
+
+    holder = [sys.executable, "-c", HOLD.format(lock=lock), str(tmp_path)]
+    with subprocess.Popen(holder, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        assert refused(lock_here).endswith(refusal)
+        process.kill()
+        process.wait()
+    lock_here()
 
 
 def read_task(path: str) -> bytes:

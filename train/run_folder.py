@@ -11,10 +11,8 @@ results.npz        epoch, AP, mAP, labels, preds, fnames, trainlosses, testlosse
 Leaves what run.json, metrics.jsonl and results.npz say to `contract`.
 """
 
-import fcntl
 import hashlib
 import importlib.metadata
-import os
 import platform
 import shutil
 import subprocess
@@ -28,7 +26,7 @@ from safetensors.torch import load
 from torch import nn
 
 from preprocess.console import UserError
-from preprocess.files import open_regular
+from preprocess.files import locked_folder, open_regular
 
 RUNS = Path("runs")
 PACKAGES = ("torch", "torchvision", "nvidia-dali", "zarr", "numcodecs", "numpy", "scikit-learn")
@@ -91,22 +89,13 @@ def commit() -> str:
 
 @contextmanager
 def held(run: Path) -> Iterator[None]:
-    """One process at a time trains a run. The lock is on the folder itself and goes with the process, however it ends.
+    """Hold an exclusive lock on a run's folder: one process at a time trains it. See `files.locked_folder`.
 
     Raises:
         UserError: another process holds it.
     """
-    folder = os.open(run, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"RUN={run}: another process is training it. Wait for it, or stop it.") from None
-        except OSError:
-            pass  # some network file systems lock no folders
+    with locked_folder(run, f"RUN={run}: another process is training it. Wait for it, or stop it."):
         yield
-    finally:
-        os.close(folder)
 
 
 def remove_if_empty(run: Path) -> bool:
