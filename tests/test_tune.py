@@ -125,6 +125,6 @@ def test_a_damaged_tune_json_is_one_line(
 ) -> None:
     monkeypatch.setattr(tune, "PATH", tmp_path / "tune.json")
     tune.PATH.write_text(text)
-    assert f"{tune.PATH}: expected JSON as `make tune` writes it, found something else" in refused(
+    assert f"{tune.PATH}: expected the JSON of `make tune`, found something else" in refused(
         lambda: tune.lookup(session_store, "cpu")
     )
