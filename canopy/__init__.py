@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from models.resnet import Branch, branch
     from pipeline.inputs import Inputs, course_inputs, raw_inputs
     from pipeline.loader import Batch, ChipLoader, default_crop, eval_loader, train_loader
-    from preprocess.console import UserError
+    from preprocess.console import ArgumentError, UserError
     from preprocess.layout import Layout
     from preprocess.splits import Split, make_split
     from preprocess.zarr_store import Store, open_store
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "Batch", "Branch", "ChipLoader", "Inputs", "Layout", "Run", "SavedModel", "Split", "Store", "UserError",
-    "__version__", "branch", "build_model", "class_ap", "course_inputs", "default_crop", "eval_loader", "load_model",
-    "load_run", "make_split", "mean_ap", "open_store", "raw_inputs", "train_loader",
+    "ArgumentError", "Batch", "Branch", "ChipLoader", "Inputs", "Layout", "Run", "SavedModel", "Split", "Store",
+    "UserError", "__version__", "branch", "build_model", "class_ap", "course_inputs", "default_crop", "eval_loader",
+    "load_model", "load_run", "make_split", "mean_ap", "open_store", "raw_inputs", "train_loader",
 ]  # fmt: skip
 
 # Public name -> module that defines it. A name after a colon is the one that it has there.
 _HOMES = {
+    "ArgumentError": "preprocess.console",
     "Batch": "pipeline.loader",
     "Branch": "models.resnet",
     "ChipLoader": "pipeline.loader",
