@@ -1,7 +1,7 @@
 """One rank of a tiny run, for tests: `python tests/rank_run.py FOLDER STOP ARGUMENTS...` under torchrun.
 
-Writes FOLDER/<rank>.log, a line a batch: epoch, chips, loss (hex). With STOP above 0, the last rank sends itself
-SIGTERM in its step of that number.
+It writes FOLDER/<rank>.log with a line per batch: epoch, chips, loss (hex). With STOP above 0, the last rank sends
+SIGTERM to itself in its step of that number.
 """
 
 import os
@@ -10,34 +10,32 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from unittest import mock
 
-from tiny import Steps, tiny_networks
+import torch
+from tiny import tiny_networks
 
-from pipeline.loader import Batch, ChipLoader
+from pipeline.loader import Batch
 from preprocess import console
 from train.__main__ import main
+from train.hooks import Hooks, use_hooks
+from train.loop import RunLoop
 
 
 @contextmanager
 def logged(log: Path, stop: int) -> Iterator[None]:
-    """While it lasts, networks are tiny and every step goes into the log."""
-    current: list[str] = []
-    real = ChipLoader.epoch
+    """While it lasts, networks are tiny and every step is written to the log."""
+    is_last_rank = os.environ.get("RANK", "0") == str(int(os.environ.get("WORLD_SIZE", "1")) - 1)
+    steps = 0
 
-    def epoch(self: ChipLoader, number: int, first_step: int = 0) -> Iterator[Batch]:
-        for batch in real(self, number, first_step):
-            current[:] = [str(number), ",".join(map(str, batch.chips))]
-            yield batch
-
-    def act(number: int) -> None:
+    def note(loop: RunLoop, batch: Batch, loss: torch.Tensor) -> None:
+        nonlocal steps
+        steps += 1
         with open(log, "a") as file:
-            print(*current, steps.losses[-1], file=file)
-        if number == stop and os.environ.get("RANK", "0") == str(int(os.environ.get("WORLD_SIZE", "1")) - 1):
+            print(loop.state.epoch, ",".join(map(str, batch.chips)), float(loss).hex(), file=file)
+        if steps == stop and is_last_rank:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    steps = Steps(act)
-    with tiny_networks(), steps.patch, mock.patch.object(ChipLoader, "epoch", epoch):
+    with tiny_networks(), use_hooks(Hooks(on_batch_end=note)):
         yield
 
 

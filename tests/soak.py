@@ -22,7 +22,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -32,18 +31,17 @@ from tiny import outcome, tiny_networks
 from tqdm import tqdm
 
 from pipeline.inputs import raw_inputs
-from pipeline.loader import Batch, ChipLoader, train_loader
+from pipeline.loader import Batch, train_loader
 from preprocess import console
 from preprocess.console import UserError
 from preprocess.zarr_store import Store
-from train import loop
 from train.__main__ import main as train_main
 from train.checkpoint import folder
 from train.contract.record import read_record
+from train.hooks import Hooks, use_hooks
+from train.loop import RunLoop
 
-PHASES = ("start", "training", "evaluation", "checkpoint", "publish")
-# Functions of train.loop, and the phase that they are.
-MARKED = {"_train": 1, "_evaluate": 2, "_save": 3, "publish": 4}
+PHASES = ("start", "training", "evaluation", "checkpoint", "publish")  # "start": none of the others
 
 
 @dataclass
@@ -92,26 +90,21 @@ class Soak:
         with contextlib.ExitStack() as patches:
             patches.enter_context(tiny_networks())
             patches.enter_context(mock.patch.object(sys, "argv", ["train", *arguments]))
-            for name, phase in MARKED.items():
-                patches.enter_context(mock.patch.object(loop, name, self._marked(getattr(loop, name), phase)))
-            for patch in _logged(lines):
-                patches.enter_context(patch)
+            patches.enter_context(use_hooks(Hooks(phase=self._phase, on_batch_end=_logger(lines))))
             try:
                 console.run(train_main)
             except SystemExit as end:
                 os._exit(int(str(end.code)))
 
-    def _marked(self, real: Callable[..., Any], phase: int) -> Callable[..., Any]:
-        def marked(*arguments: Any, **more: Any) -> Any:
-            before = self.shared[0]
-            self.shared[0] = phase
-            self.shared[phase] = (self.shared[phase] + 1) % 256
-            try:
-                return real(*arguments, **more)
-            finally:
-                self.shared[0] = before
-
-        return marked
+    @contextlib.contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        before, phase = self.shared[0], PHASES.index(name)
+        self.shared[0] = phase
+        self.shared[phase] = (self.shared[phase] + 1) % 256
+        try:
+            yield
+        finally:
+            self.shared[0] = before
 
     def kill(self, process: int, life_s: float) -> bool:
         """Kill the life at a random moment. False: it had ended before."""
@@ -164,23 +157,14 @@ def _ended(process: int) -> bool:
         return file.read().rpartition(")")[2].split()[0] == "Z"
 
 
-def _logged(lines: int) -> Iterator[Any]:
-    """Patches that append a line a step: epoch, batch, which chips in which order, the loss as hex."""
-    current: list[str] = []
-    real_epoch, real_step = ChipLoader.epoch, loop.train_step
+def _logger(lines: int) -> Callable[[RunLoop, Batch, torch.Tensor], None]:
+    """A hook that appends a line per step to a file: epoch, step, which chips in which order, the loss as hex."""
 
-    def epoch(self: ChipLoader, number: int, first_step: int = 0) -> Iterator[Batch]:
-        for index, batch in enumerate(real_epoch(self, number, first_step), start=first_step):
-            current[:] = [str(number), str(index), hashlib.sha256(batch.chips.tobytes()).hexdigest()[:16]]
-            yield batch
+    def log(loop: RunLoop, batch: Batch, loss: torch.Tensor) -> None:
+        chips = hashlib.sha256(batch.chips.tobytes()).hexdigest()[:16]
+        os.write(lines, f"{loop.state.epoch} {loop.state.step} {chips} {float(loss).hex()}\n".encode())
 
-    def step(*arguments: Any, **more: Any) -> Any:
-        loss, logits = real_step(*arguments, **more)
-        os.write(lines, f"{' '.join(current)} {float(loss).hex()}\n".encode())
-        return loss, logits
-
-    yield mock.patch.object(ChipLoader, "epoch", epoch)
-    yield mock.patch.object(loop, "train_step", step)
+    return log
 
 
 def history(log: Path) -> list[str]:

@@ -235,7 +235,7 @@ def test_a_kill_between_the_two_files_is_said_and_can_be_resumed(
         if step == 11:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with Steps(act).patch:
+    with Steps(act).watch:
         assert train(store, run, *settings).returncode == 75
     (run / behind).write_bytes(kept[5])
     epochs = {"metrics.jsonl": (1, 2), "results.npz": (2, 1)}[behind]

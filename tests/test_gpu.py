@@ -243,7 +243,9 @@ def test_compiled_steps_learn_as_plain_ones_do(store: Store, mode: str, accumula
         # CUDA graphs are captured beside no DALI loader.
         cache = "device" if mode == "max" else "none"
         trainer, batch = made(store, compile=compile_mode, amp="off", accumulate=accumulate, cache=cache)
-        kept = [train_step(trainer, batch.images_nchw, batch.labels, part=step % accumulate) for step in range(6)]
+        kept = [
+            train_step(trainer, batch.images_nchw, batch.labels, micro_batch=step % accumulate) for step in range(6)
+        ]
         losses[compile_mode] = torch.stack([loss for loss, _ in kept]).cpu()
         assert len({logits.sum().item() for _, logits in kept}) >= 6 // accumulate
     torch.testing.assert_close(losses[mode], losses["off"], rtol=2e-2, atol=1e-3)
@@ -270,13 +272,13 @@ def test_the_estimate_is_what_a_run_takes(store: Store) -> None:
 @pytest.mark.parametrize("amp", ["auto", "fp16"])
 def test_a_stopped_run_goes_on_with_its_scaler(run_store: Store, tmp_path: Path, amp: str) -> None:
     settings = ("--gpu", "auto", "--amp", amp, "--batch", "16", "--deterministic")
-    with Steps(lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 3 else None).patch:
+    with Steps(lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 3 else None).watch:
         assert train(run_store.path, tmp_path / "run", *settings).returncode == 75
     ended = here(train_main, "train", "--resume", tmp_path / "run")
     assert ended.returncode == 0, ended.stderr
     assert "GPU=auto: GPU" in ended.stdout
     assert "of GPU memory at BATCH=16" in ended.stdout
-    assert "goes on in epoch 2 after step 1" in ended.stdout
+    assert "resumes in epoch 2 after step 1" in ended.stdout
     assert train(run_store.path, tmp_path / "whole", *settings).returncode == 0
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 

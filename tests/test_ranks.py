@@ -133,7 +133,7 @@ def test_scores_of_two_ranks_are_those_of_one_to_the_bit(both: Path) -> None:
 def test_stopped_with_two_ranks_goes_on_with_one(alone: Path, settings: tuple[object, ...], tmp_path: Path) -> None:
     """Rank 1 alone is told to stop, in step 17: both agree, one step later."""
     ended = both_ranks(tmp_path / "both", 17, *settings, "--run", tmp_path / "run")
-    assert "It can go on" in ended.stdout, ended.stderr
+    assert "To resume it" in ended.stdout, ended.stderr
     done = len(read(tmp_path / "both").chips)
     assert done == 18
     ended = one_process(tmp_path / "alone", 0, "--resume", tmp_path / "run")
@@ -180,7 +180,7 @@ def test_the_command_starts_a_process_for_each_and_stops_them(store: Store, tmp_
     process.send_signal(signal.SIGTERM)
     stdout, stderr = process.communicate(timeout=300)
     assert (process.returncode, stderr) == (75, "")
-    assert stdout.count("It can go on") == 1
+    assert stdout.count("To resume it") == 1
     assert list((run / "checkpoints").glob("e*.safetensors"))
 
 

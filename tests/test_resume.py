@@ -28,7 +28,9 @@ from preprocess.zarr_store import Store
 from train.checkpoint import folder
 from train.contract.record import read_record
 from train.device import Device, choose_device
-from train.run_folder import held
+from train.hooks import Hooks, use_hooks
+from train.loop import RunLoop
+from train.run_folder import locked
 
 STEPS = 5  # 107 train chips in batches of 20
 EVERY_STEP = ("--checkpoint-minutes", "1e-9")
@@ -49,7 +51,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def undisturbed(store: Store) -> tuple[Path, list[str]]:
     run, steps = store.path.parent / "undisturbed", Steps()
-    with tiny_networks(), steps.patch:
+    with tiny_networks(), steps.watch:
         ended = train(store.path, run, *SETTINGS)
     assert ended.returncode == 0, ended.stderr
     assert len(steps.losses) == EPOCHS * STEPS
@@ -59,7 +61,7 @@ def undisturbed(store: Store) -> tuple[Path, list[str]]:
 @pytest.mark.parametrize("stop", [None, STEPS, STEPS + 1])
 def test_the_learning_rate_of_an_epoch_is_that_of_its_last_step(store: Store, tmp_path: Path, stop: int | None) -> None:
     run = tmp_path / "run"
-    with Steps(stop_at(stop) if stop else lambda step: None).patch:
+    with Steps(stop_at(stop) if stop else lambda step: None).watch:
         train(store.path, run, *SETTINGS)
     if stop:
         assert resume(run).returncode == 0
@@ -80,12 +82,12 @@ def test_the_learning_rate_of_an_epoch_is_that_of_its_last_step(store: Store, tm
 @pytest.mark.parametrize("step", range(1, EPOCHS * STEPS + 1))
 def test_from_every_step(store: Store, tmp_path: Path, undisturbed: tuple[Path, list[str]], step: int) -> None:
     first, second = Steps(stop_at(step)), Steps()
-    with first.patch:
+    with first.watch:
         ended = train(store.path, tmp_path / "run", *SETTINGS)
     assert ended.returncode == 75, ended.stderr
-    assert f"It can go on: make train RESUME={tmp_path / 'run'}" in ended.stdout
+    assert f"To resume it: make train RESUME={tmp_path / 'run'}" in ended.stdout
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "stopped"
-    with second.patch:
+    with second.watch:
         ended = resume(tmp_path / "run")
     assert ended.returncode == 0, ended.stderr
     assert first.losses + second.losses == undisturbed[1]  # hex: to the bit; none lost, none repeated
@@ -97,12 +99,12 @@ def test_a_resumed_run_that_is_stopped_again(store: Store, tmp_path: Path, undis
     losses = []
     for number, step in enumerate((2, 4, 1, 2)):  # the fourth stop is in the last step of all but one
         steps = Steps(stop_at(step, signal.SIGUSR1))
-        with steps.patch:
+        with steps.watch:
             ended = resume(tmp_path / "run") if number else train(store.path, tmp_path / "run", *SETTINGS)
         assert ended.returncode == 75, ended.stderr
         losses += steps.losses
     steps = Steps()
-    with steps.patch:
+    with steps.watch:
         assert resume(tmp_path / "run").returncode == 0
     assert losses + steps.losses == undisturbed[1]
     assert outcome(tmp_path / "run") == outcome(undisturbed[0])
@@ -119,40 +121,29 @@ def test_optimisers_and_schedules_go_on(store: Store, tmp_path: Path, recipe: st
         "cosine": ("--batch", 20, "--set", "schedule=cosine warmup=0.2 trunk_lr=0.3 balance=0.5 smoothing=0.1"),
     }[recipe]
     whole, first, second = Steps(), Steps(stop_at(6)), Steps()
-    with whole.patch:
+    with whole.watch:
         assert train(store.path, tmp_path / "whole", *settings).returncode == 0
-    with first.patch:
+    with first.watch:
         assert train(store.path, tmp_path / "run", *settings).returncode == 75
-    with second.patch:
+    with second.watch:
         assert resume(tmp_path / "run").returncode == 0
     assert first.losses + second.losses == whole.losses
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
-def test_stopped_in_an_evaluation(
-    store: Store, tmp_path: Path, undisturbed: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from train import predict
-
-    real = predict.eval_step
-
-    def stopping(*arguments: object) -> torch.Tensor:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return real(*arguments)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patched:
-        patched.setattr(predict, "eval_step", stopping)
+def test_stopped_in_an_evaluation(store: Store, tmp_path: Path, undisturbed: tuple[Path, list[str]]) -> None:
+    with use_hooks(Hooks(on_eval_batch=lambda loop, split: os.kill(os.getpid(), signal.SIGTERM))):
         assert train(store.path, tmp_path / "run", *SETTINGS).returncode == 75
     steps = Steps()
-    with steps.patch:
+    with steps.watch:
         ended = resume(tmp_path / "run")
-    assert f"goes on in epoch 1 after step {STEPS} of {STEPS}" in ended.stdout
+    assert f"resumes in epoch 1 after step {STEPS} of {STEPS}" in ended.stdout
     assert steps.losses == undisturbed[1][STEPS:]
     assert outcome(tmp_path / "run") == outcome(undisturbed[0])
 
 
 def test_ctrl_c_is_a_stop_too_and_a_second_one_ends_at_once(store: Store, tmp_path: Path) -> None:
-    with Steps(stop_at(3, signal.SIGINT)).patch:
+    with Steps(stop_at(3, signal.SIGINT)).watch:
         assert train(store.path, tmp_path / "run", *SETTINGS).returncode == 130
     assert len(list(folder(tmp_path / "run").glob("e001-s00003-*"))) == 1
 
@@ -160,7 +151,7 @@ def test_ctrl_c_is_a_stop_too_and_a_second_one_ends_at_once(store: Store, tmp_pa
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
-    with Steps(twice).patch:
+    with Steps(twice).watch:
         ended = train(store.path, tmp_path / "other", *SETTINGS)
     assert (ended.returncode, ended.stderr) == (130, "stopped by Ctrl-C\n")
     assert not (tmp_path / "other").exists()  # there was no checkpoint yet
@@ -168,7 +159,7 @@ def test_ctrl_c_is_a_stop_too_and_a_second_one_ends_at_once(store: Store, tmp_pa
 
 def stopped(store: Store, run: Path, step: int = 8) -> list[Path]:
     """A run with a checkpoint after every step, stopped; its checkpoints, oldest first."""
-    with Steps(stop_at(step)).patch:
+    with Steps(stop_at(step)).watch:
         assert train(store.path, run, *SETTINGS, *EVERY_STEP).returncode == 75
     return sorted(folder(run).glob("e*.safetensors"))
 
@@ -190,7 +181,7 @@ def test_a_broken_checkpoint_is_noticed_and_the_one_before_taken(
     data[len(data) // 2] ^= 1
     newest.write_bytes({"flip": bytes(data), "cut": bytes(data[:-9]), "empty": b""}[damage])
     steps = Steps()
-    with steps.patch:
+    with steps.watch:
         ended = resume(tmp_path / "run")
     assert ended.returncode == 0, ended.stderr
     line = f"{newest}: broken (its checksum is not the one in its name); taking the one before.\n"
@@ -204,7 +195,7 @@ def test_a_checkpoint_that_the_machine_cannot_read_now_is_not_set_aside(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     run = tmp_path / "run"
-    with Steps(stop_at(STEPS + 2)).patch:
+    with Steps(stop_at(STEPS + 2)).watch:
         assert train(store.path, run, *SETTINGS).returncode == 75
     before = sorted((run / "checkpoints").iterdir())
 
@@ -307,7 +298,7 @@ def without_amp(*arguments: object, **more: object) -> Device:
 
 
 def test_another_machine_is_said(store: Store, tmp_path: Path) -> None:
-    with Steps(stop_at(8)).patch:
+    with Steps(stop_at(8)).watch:
         assert train(store.path, tmp_path / "run", *SETTINGS, "--amp", "bf16").returncode == 75
     rewrite(tmp_path / "run", record=lambda values: values["machine"].update(threads=63))
     with mock.patch("train.start.choose_device", without_amp):
@@ -342,7 +333,7 @@ def test_a_disk_that_fills_up_at_any_write_leaves_the_last_good_checkpoint(
         real(file)
 
     monkeypatch.setattr(os, "fsync", sync)
-    with Steps(lambda step: full.append(step) if step == 7 else None).patch:
+    with Steps(lambda step: full.append(step) if step == 7 else None).watch:
         ended = train(store.path, tmp_path / "run", *SETTINGS, *EVERY_STEP)
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1
@@ -350,7 +341,7 @@ def test_a_disk_that_fills_up_at_any_write_leaves_the_last_good_checkpoint(
     assert not list(folder(tmp_path / "run").glob(".*"))
     full.clear()
     steps = Steps()
-    with steps.patch:
+    with steps.watch:
         assert resume(tmp_path / "run").returncode == 0
     assert steps.losses == undisturbed[1][STEPS + 1 :]
     assert outcome(tmp_path / "run") == outcome(undisturbed[0])
@@ -373,7 +364,7 @@ def test_a_disk_that_is_full_at_once_leaves_no_folder(
 def test_a_run_that_is_alive_is_not_taken_over(store: Store, tmp_path: Path) -> None:
     stopped(store, tmp_path / "run")
     before = sorted(path.name for path in folder(tmp_path / "run").iterdir())
-    with held(tmp_path / "run"):
+    with locked(tmp_path / "run"):
         ended = resume(tmp_path / "run")
     assert ended.returncode == 2
     assert ended.stderr == (
@@ -383,22 +374,17 @@ def test_a_run_that_is_alive_is_not_taken_over(store: Store, tmp_path: Path) -> 
     assert resume(tmp_path / "run").returncode == 0
 
 
-def test_an_evaluation_makes_no_further_checkpoints_of_one_place(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They are due after each of its batches, but nothing has changed: the one before the last step stays, too."""
-    from train import predict
+def test_an_evaluation_writes_no_second_checkpoint_of_the_same_step(store: Store, tmp_path: Path) -> None:
+    """One is due after each batch, but nothing has changed. So the checkpoint of the step before stays, too."""
+    batches: list[str] = []
 
-    real, batches = predict.eval_step, []
-
-    def stopping(*arguments: object) -> torch.Tensor:
-        batches.append(arguments)
+    def stop_at_the_fourth(loop: RunLoop, split: str) -> None:
+        batches.append(split)
         if len(batches) == 4:
             os.kill(os.getpid(), signal.SIGTERM)
-        return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(predict, "eval_step", stopping)
-    ended = train(store.path, tmp_path / "run", *SETTINGS, *EVERY_STEP, "--set", "test_batch=4")
+    with use_hooks(Hooks(on_eval_batch=stop_at_the_fourth)):
+        ended = train(store.path, tmp_path / "run", *SETTINGS, *EVERY_STEP, "--set", "test_batch=4")
     assert (ended.returncode, len(batches)) == (75, 4)
     found = sorted(path.name[:16] for path in folder(tmp_path / "run").glob("e*"))
     assert found == ["e001-s00004-b000", "e001-s00005-b000"]
@@ -424,7 +410,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(store: Store, tmp_path: Pat
                         except OSError:
                             return
 
-        with Steps(fill).patch:
+        with Steps(fill).watch:
             ended = train(store.path, disk / "run", *SETTINGS, *EVERY_STEP)
         assert ended.returncode == 2
         assert ended.stderr.count("\n") == 1
@@ -435,10 +421,10 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(store: Store, tmp_path: Pat
         assert not list(folder(disk / "run").glob(".*"))
         filled[0].unlink()
         steps = Steps()
-        with steps.patch:
+        with steps.watch:
             ended = resume(disk / "run")
         assert ended.returncode == 0, ended.stderr
-        assert "goes on in epoch 2 after step 1 of" in ended.stdout
+        assert "resumes in epoch 2 after step 1 of" in ended.stdout
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
@@ -460,7 +446,7 @@ def test_sigterm_in_a_process_of_its_own(store: Store, tmp_path: Path) -> None:
     process.send_signal(signal.SIGCONT)
     stdout, stderr = process.communicate(timeout=300)
     assert (process.returncode, stderr) == (75, "")
-    assert "It can go on" in stdout
+    assert "To resume it" in stdout
     assert set(folder(run).glob("e*.safetensors")) - before
     assert (run / "metrics.jsonl").read_text().count("\n") <= epochs + 1  # the one that the signal met
     shutil.rmtree(run)

@@ -2,7 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from models.build import build
 from models.resnet import branch
-from train import loop
+from pipeline.loader import Batch
 from train.config import Config, make_config
 from train.device import Device
+from train.hooks import Hooks, use_hooks
+from train.loop import RunLoop
 from train.step import Trainer, make_trainer, train_step
 
 # Each hands a value to the host, which on a GPU waits for it: .item(), float(), bool(), nonzero(), masks as indices.
@@ -75,9 +78,10 @@ SETTINGS = [
 def test_no_value_is_asked_for_in_a_step(settings: dict[str, Any]) -> None:
     made, config = trainer(**settings)
     images, labels = batch()
-    for part in range(config.accumulate):
-        train_step(made, images, labels, part=part)  # the optimiser makes its state
-    events = profiled(lambda: [train_step(made, images, labels, part=part) for part in range(config.accumulate)])
+    for number in range(config.accumulate):
+        train_step(made, images, labels, micro_batch=number)  # the optimiser makes its state
+    micro_batches = range(config.accumulate)
+    events = profiled(lambda: [train_step(made, images, labels, micro_batch=number) for number in micro_batches])
     assert [event.name for event in events if event.name in WAITS and not within_optimizer(event)] == []
     names = Counter(event.name for event in events)
     assert names["aten::convolution_backward"] == 20 * config.accumulate  # it did look into the backward pass
@@ -93,8 +97,8 @@ def test_a_step_calls_nothing_that_hands_values_to_the_host(
     called: list[str] = []
     for name in ("item", "cpu", "numpy", "tolist", "__float__", "__int__", "__bool__", "__index__", "__array__"):
         monkeypatch.setattr(torch.Tensor, name, counting(called, name))
-    for part in range(2 * config.accumulate):
-        train_step(made, images, labels, part=part % config.accumulate)
+    for number in range(2 * config.accumulate):
+        train_step(made, images, labels, micro_batch=number % config.accumulate)
     assert called == []
     float(images.sum())
     assert called == ["__float__"]
@@ -152,7 +156,8 @@ def test_little_time_is_spent_outside_forward_backward_and_optimiser(
     store = to_store(chips, tmp_path / "chips.zarr").path
     spent: dict[str, float] = Counter()
     steps: list[float] = []
-    real_step, real_backward, real_optimizer = loop.train_step, torch.Tensor.backward, torch.optim.AdamW.step
+    outside: list[float] = []
+    real_backward, real_optimizer = torch.Tensor.backward, torch.optim.AdamW.step
 
     def timed(name: str, real: Any) -> Any:
         def run(*arguments: Any, **more: Any) -> Any:
@@ -163,28 +168,27 @@ def test_little_time_is_spent_outside_forward_backward_and_optimiser(
 
         return run
 
-    def step(made: Trainer, *arguments: Any, **more: Any) -> Any:
-        if "forward" not in vars(made.model):
-            made.model.forward = timed("forward", made.model.forward)
+    def begin_step(loop: RunLoop, batch: Batch) -> None:
+        model = loop.trainer.model
+        if "forward" not in vars(model):
+            model.forward = timed("forward", model.forward)  # type: ignore[method-assign]
         steps.append(time.thread_time())
         if len(steps) == 2:
             spent.clear()  # an epoch's first step waits for the first batch; the very first also makes buffers
-        return real_step(made, *arguments, **more)
 
-    monkeypatch.setattr(loop, "train_step", step)
+    @contextmanager
+    def measured(phase: str) -> Iterator[None]:
+        yield
+        if phase == "training":
+            assert len(steps) == 5
+            outside.append(1 - sum(spent.values()) / (time.thread_time() - steps[1]))
+            steps.clear()
+
     monkeypatch.setattr(torch.Tensor, "backward", timed("backward", real_backward))
     monkeypatch.setattr(torch.optim.AdamW, "step", timed("optimizer", real_optimizer))
     monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", timed("optimizer", torch.optim.Optimizer.zero_grad))
-    real_line, outside = loop._train_line, []
-
-    def line(fit: loop.Fit) -> dict[str, Any]:
-        assert len(steps) == 5
-        outside.append(1 - sum(spent.values()) / (time.thread_time() - steps[1]))
-        steps.clear()
-        return real_line(fit)
-
-    monkeypatch.setattr(loop, "_train_line", line)
-    ended = train(store, tmp_path / "run", "--epochs", "4", "--batch", "8")
+    with use_hooks(Hooks(on_batch_start=begin_step, phase=measured)):
+        ended = train(store, tmp_path / "run", "--epochs", "4", "--batch", "8")
     assert ended.returncode == 0, ended.stderr
     assert len(outside) == 4
     assert 0 <= min(outside) < 0.03, outside

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,11 +15,14 @@ from helpers.commands import SETTINGS, resume, stop_at, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import Steps, tiny_net, tiny_networks
 
+from pipeline.loader import Batch
 from preprocess.splits import make_split
 from preprocess.zarr_store import Store
 from train import telemetry
 from train.config import make_config
 from train.device import Device, choose_device, least_used
+from train.hooks import Hooks, Phase, use_hooks
+from train.loop import RunLoop
 from train.memory import estimate_bytes, is_out_of_memory, saved_elements, too_much
 from train.sanity_checks import chance_alarm, data_alarms
 from train.sync_batchnorm import share_statistics
@@ -36,7 +39,7 @@ def run(store: Store) -> Path:
     """Stopped in epoch 2 and gone on."""
     folder = store.path.parent / "run"
     with tiny_networks():
-        with Steps(stop_at(7)).patch:
+        with Steps(stop_at(7)).watch:
             assert train(store.path, folder, *SETTINGS).returncode == 75
         assert resume(folder).returncode == 0
     return folder
@@ -55,15 +58,14 @@ def test_tensorboard_has_the_curves_of_metrics_jsonl_once(run: Path) -> None:
     assert {"AP_test/a", "AP_test/b", "AP_test/c"} <= set(events.Tags()["scalars"])
 
 
-def test_an_epoch_that_was_not_logged_any_more_is_logged_when_the_run_goes_on(store: Store, tmp_path: Path) -> None:
-    from train import loop
-
-    def killed(*arguments: object, **more: object) -> None:
-        raise KeyboardInterrupt
+def test_an_epoch_that_was_not_logged_before_a_kill_is_logged_on_resume(store: Store, tmp_path: Path) -> None:
+    def end_before_publishing(phase: Phase) -> AbstractContextManager[None]:
+        if phase == "publish":  # after the checkpoint, before TensorBoard
+            raise KeyboardInterrupt
+        return nullcontext()
 
     with tiny_networks():
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(loop, "publish", killed)  # after the checkpoint, before TensorBoard
+        with use_hooks(Hooks(phase=end_before_publishing)):
             assert train(store.path, tmp_path / "run", *SETTINGS).returncode == 130
         assert resume(tmp_path / "run").returncode == 0
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
@@ -117,55 +119,51 @@ def test_the_time_is_split(run: Path) -> None:
         assert entry["train_s"] == pytest.approx(sum(parts))
 
 
+def fill_with_nan(loop: RunLoop) -> None:
+    loop.trainer.net.fc.bias.data.fill_(float("nan"))  # type: ignore[union-attr,operator]
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(store: Store, tmp_path: Path) -> None:
     """The fourth step's weights are spoilt: its loss is NaN, and all of its batch is named."""
-    from train import loop
+    steps: list[torch.Tensor] = []
 
-    real, steps = loop.train_step, []
-
-    def spoilt(trainer: object, images: torch.Tensor, labels: torch.Tensor, *, part: int) -> object:
-        steps.append(labels)
+    def spoil(loop: RunLoop, batch: Batch) -> None:
+        steps.append(batch.labels)
         if len(steps) == 4:
-            trainer.net.fc.bias.data.fill_(float("nan"))  # type: ignore[attr-defined]
-        return real(trainer, images, labels, part=part)  # type: ignore[arg-type]
+            fill_with_nan(loop)
 
-    with tiny_networks(), pytest.MonkeyPatch.context() as patched:
-        patched.setattr(loop, "train_step", spoilt)
+    with tiny_networks(), use_hooks(Hooks(on_batch_start=spoil)):
         ended = train(store.path, tmp_path / "run", *SETTINGS, "--checkpoint-minutes", "1e-9")
     assert ended.returncode == 2
     names = ended.stderr.split("batch holds ")[1].split(". Train again")[0].split(", ")
     chosen = [store.names.tolist().index(name) for name in names]
     assert torch.equal(torch.from_numpy(store.labels[chosen].astype(np.float32)), steps[3])
-    assert "It can go on" not in ended.stdout  # it would come to the same again
-    assert "Its last good checkpoint is kept" in ended.stdout
+    assert "To resume it" not in ended.stdout
+    assert "The last good checkpoint is kept, but resuming would diverge again." in ended.stdout
     assert len(steps) == 4
     assert sorted((tmp_path / "run" / "checkpoints").glob("e*"))[-1].name.startswith("e001-s00003-")
 
 
 def test_weights_that_an_update_spoils_are_never_a_checkpoint(store: Store, tmp_path: Path) -> None:
     """That step's own loss is fine. After an epoch's last step the evaluation notices, before the checkpoint."""
-    from train import loop
 
-    trainers, real = [], loop.make_trainer
+    def spoil_after(step: int) -> AbstractContextManager[None]:
+        def spoil(loop: RunLoop, batch: Batch, loss: torch.Tensor) -> None:
+            if loop.state.step + 1 == step:
+                fill_with_nan(loop)
 
-    def remembered(*arguments: object, **more: object) -> object:
-        trainers.append(real(*arguments, **more))  # type: ignore[arg-type]
-        return trainers[-1]
-
-    def spoil(at: int) -> Callable[[int], None]:
-        return lambda number: trainers[-1].net.fc.bias.data.fill_(float("nan")) if number == at else None
+        return use_hooks(Hooks(on_batch_end=spoil))
 
     settings = SETTINGS[:-2]  # the scores of an average would not show it yet; its checkpoint would
-    with tiny_networks(), pytest.MonkeyPatch.context() as patched:
-        patched.setattr(loop, "make_trainer", remembered)
-        with Steps(spoil(3)).patch:
+    with tiny_networks():
+        with spoil_after(3):
             early = train(store.path, tmp_path / "early", *SETTINGS, "--checkpoint-minutes", "1e-9")
-        with Steps(spoil(5)).patch:
+        with spoil_after(5):
             late = train(store.path, tmp_path / "late", *settings)
     assert "the weights are not finite after step 3. Train again with a smaller LR (now 0.002)." in early.stderr
     assert "scores of the val split are not finite. Train again" in late.stderr
     assert [(ended.returncode, ended.stderr.count("\n")) for ended in (early, late)] == [(2, 1), (2, 1)]
-    assert "It can go on" not in early.stdout
+    assert "To resume it" not in early.stdout
     newest = sorted((tmp_path / "early" / "checkpoints").glob("e*"))[-1]
     assert newest.name.startswith("e001-s00002-")
     assert not (tmp_path / "late").exists()
@@ -240,14 +238,11 @@ def test_resnet18_at_batch_16_stays_below_2_gb() -> None:
         assert estimate_bytes(net, config, (4, 224, 224), amp=False, ranks=1) < 2e9
 
 
-def test_out_of_memory_is_one_line(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from train import loop
-
-    def full(*arguments: object, **more: object) -> None:
+def test_out_of_memory_is_one_line(store: Store, tmp_path: Path) -> None:
+    def full(loop: RunLoop, batch: Batch) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate ...")
 
-    monkeypatch.setattr(loop, "train_step", full)
-    with tiny_networks():
+    with tiny_networks(), use_hooks(Hooks(on_batch_start=full)):
         ended = train(store.path, tmp_path / "run", *SETTINGS)
     assert ended.returncode == 2
     assert ended.stderr == (

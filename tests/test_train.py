@@ -20,6 +20,8 @@ from analysis.__main__ import main as analysis_main
 from preprocess.zarr_store import Store
 from train.__main__ import main as train_main
 from train.cuda_driver import gpu_available
+from train.hooks import Hooks, use_hooks
+from train.loop import RunLoop
 
 
 @pytest.fixture(scope="module")
@@ -209,24 +211,17 @@ def test_another_arch_in_run_json_is_the_cause_that_is_named(run: Path, tmp_path
 
 
 @pytest.mark.parametrize("finished", [0, 1])
-def test_ctrl_c_keeps_a_finished_epoch_and_no_empty_folder(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: int
-) -> None:
-    from train import loop
-
-    real = loop._epoch
-
-    def interrupted(fit: loop.Fit) -> None:
-        if fit.state.epoch == finished:
+def test_ctrl_c_keeps_a_finished_epoch_and_no_empty_folder(store: Path, tmp_path: Path, finished: int) -> None:
+    def interrupt(loop: RunLoop) -> None:
+        if loop.state.epoch == finished:
             raise KeyboardInterrupt
-        real(fit)
 
-    monkeypatch.setattr(loop, "_epoch", interrupted)
-    ended = train(store, tmp_path / "run")
+    with use_hooks(Hooks(on_epoch_start=interrupt)):
+        ended = train(store, tmp_path / "run")
     assert (ended.returncode, ended.stderr) == (130, "stopped by Ctrl-C\n")
     assert (tmp_path / "run").exists() == bool(finished)
     if finished:
-        assert f"It can go on: make train RESUME={tmp_path / 'run'}" in ended.stdout
+        assert f"To resume it: make train RESUME={tmp_path / 'run'}" in ended.stdout
         assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "stopped"
         assert reproduce(tmp_path / "run")[0] == 0
 

@@ -3,12 +3,17 @@ weights. Tests that interrupt runs use it, in this process and in others."""
 
 import hashlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import torch
 from torch import nn
+
+from pipeline.loader import Batch
+from train.hooks import Hooks, use_hooks
+from train.loop import RunLoop
 
 
 def tiny_net(arch: str, num_bands: int, num_classes: int | None, *, pool: bool = True) -> nn.Module:
@@ -42,17 +47,22 @@ def outcome(run: Path) -> dict[str, object]:
 
 
 class Steps:
-    """Wraps `train_step`: writes down the loss (hex) of every step, and can act when a step is reached."""
+    """Notes the loss (hex) of every micro-batch of the runs within `watch`, and can act after each.
 
-    def __init__(self, act: Callable[[int], None] = lambda number: None) -> None:
-        from train import loop
+    `act` gets the number of the micro-batch, counted from 1. `loop` is the run that is watched.
+    """
 
+    def __init__(self, act: Callable[[int], object] = lambda number: None) -> None:
         self.losses: list[str] = []
-        self._act, self._step = act, loop.train_step
-        self.patch = mock.patch("train.loop.train_step", self)
+        self.loop: RunLoop | None = None
+        self._act = act
 
-    def __call__(self, *arguments: object, **more: object) -> tuple[torch.Tensor, torch.Tensor]:
-        loss, logits = self._step(*arguments, **more)  # type: ignore[arg-type]
+    @property
+    def watch(self) -> AbstractContextManager[None]:
+        """While it lasts, runs that begin or resume are watched."""
+        return use_hooks(Hooks(on_batch_end=self._note))
+
+    def _note(self, loop: RunLoop, batch: Batch, loss: torch.Tensor) -> None:
+        self.loop = loop
         self.losses.append(float(loss).hex())
         self._act(len(self.losses))
-        return loss, logits

@@ -59,12 +59,12 @@ def save_checkpoint(run: Path, trainer: Trainer, state: State, record: Record) -
     Raises:
         OSError: the disk is full, say; the checkpoints before are untouched.
     """
-    unfinished = state.unfinished
+    accumulated = state.accumulated
     tensors = trainer.tensors()
-    if unfinished.chips:
-        tensors["unfinished.losses"] = torch.stack(unfinished.losses)
-        tensors["unfinished.logits"] = torch.cat(unfinished.logits)
-        tensors["unfinished.tiles"] = torch.from_numpy(np.concatenate(unfinished.chips))
+    if accumulated.chips:
+        tensors["unfinished.losses"] = torch.stack(accumulated.losses)
+        tensors["unfinished.logits"] = torch.cat(accumulated.logits)
+        tensors["unfinished.tiles"] = torch.from_numpy(np.concatenate(accumulated.chips))
     if state.best_logits is not None:
         tensors["best_logits"] = torch.from_numpy(state.best_logits)
     values = {
@@ -76,8 +76,8 @@ def save_checkpoint(run: Path, trainer: Trainer, state: State, record: Record) -
             "best_value": state.best_value if math.isfinite(state.best_value) else None,
             "best_sha256": state.best_sha256,
         },
-        "seconds": unfinished.seconds,
-        "first_wait_s": unfinished.first_wait_s,
+        "seconds": accumulated.seconds,
+        "first_wait_s": accumulated.first_wait_s,
         "trainer": trainer.values(),
         "config": record.values["config"],
         "identity": record.identity,
@@ -199,12 +199,12 @@ def restore(checkpoint: Checkpoint, trainer: Trainer) -> State:
         state.best_logits = tensors["best_logits"].numpy()
     if "unfinished.tiles" in tensors:
         device = trainer.device.device
-        state.unfinished = EpochAccumulator(
+        state.accumulated = EpochAccumulator(
             losses=list(tensors["unfinished.losses"].to(device)),
             logits=[tensors["unfinished.logits"].to(device)],
             chips=[tensors["unfinished.tiles"].numpy()],
         )
-    state.unfinished.seconds, state.unfinished.first_wait_s = dict(values.seconds), values.first_wait_s
+    state.accumulated.seconds, state.accumulated.first_wait_s = dict(values.seconds), values.first_wait_s
     return state
 
 

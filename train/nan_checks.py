@@ -22,10 +22,10 @@ class NotFiniteError(UserError):
 
 def check_losses(state: State, config: Config, store: Store) -> None:
     """Names the chips of the epoch's first batch whose loss is not finite."""
-    losses = state.unfinished.losses
+    losses = state.accumulated.losses
     finite = torch.isfinite(torch.stack(losses)).cpu() if losses else torch.ones(1)
     if not finite.all():
-        chips = np.concatenate(state.unfinished.chips).reshape(len(losses), -1)[int(finite.int().argmin())]
+        chips = np.concatenate(state.accumulated.chips).reshape(len(losses), -1)[int(finite.int().argmin())]
         names = ", ".join(store.names[chips].tolist())
         raise NotFiniteError(state, config, f"the loss is not finite; the first such batch holds {names}")
 
@@ -37,7 +37,7 @@ def check_weights(state: State, config: Config, *nets: nn.Module) -> None:
         raise NotFiniteError(state, config, f"the weights are not finite after step {state.step}")
 
 
-def check_scores(state: State, config: Config, part: str, logits: np.ndarray) -> None:
-    """(chips, classes) logits of a part."""
+def check_scores(state: State, config: Config, split: str, logits: np.ndarray) -> None:
+    """Check the (chips, classes) logits of a split."""
     if not np.isfinite(logits).all():
-        raise NotFiniteError(state, config, f"scores of the {part} part are not finite")
+        raise NotFiniteError(state, config, f"scores of the {split} split are not finite")

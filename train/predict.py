@@ -14,12 +14,12 @@ from train.step import eval_step
 
 def predict(
     model: nn.Module, loader: ChipLoader, device: Device, *, label: str, num_chips: int,
-    between: Callable[[], None] = lambda: None,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> np.ndarray:  # fmt: skip
     """Scores of every chip once, in the loader's order.
 
-    cuDNN chooses by fixed rules here, not by timing: two processes then run the same kernels. `between` is called
-    after each batch.
+    cuDNN chooses by fixed rules here, not by timing: two processes then run the same kernels. `after_batch` is
+    called after each batch.
 
     Returns:
         (chips, classes) float32 logits.
@@ -33,5 +33,5 @@ def predict(
         for batch in loader.epoch(0):
             logits.append(eval_step(model, device, batch.images_nchw)[: batch.num_valid])
             progress.update(batch.num_valid)
-            between()
+            after_batch()
     return torch.cat(logits).cpu().numpy()  # the one wait for the device: scores are needed on the host now

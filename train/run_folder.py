@@ -88,7 +88,7 @@ def commit() -> str:
 
 
 @contextmanager
-def held(run: Path) -> Iterator[None]:
+def locked(run: Path) -> Iterator[None]:
     """Hold an exclusive lock on a run's folder: one process at a time trains it. See `files.locked_folder`.
 
     Raises:

@@ -66,7 +66,7 @@ class State:
 
     epoch: int = 0
     step: int = 0
-    unfinished: EpochAccumulator = field(default_factory=EpochAccumulator)
+    accumulated: EpochAccumulator = field(default_factory=EpochAccumulator)
     lines: list[dict[str, Any]] = field(default_factory=list)
     best: int = -1
     best_value: float = -math.inf
@@ -75,11 +75,11 @@ class State:
 
     def gathered(self, world: World) -> "State":
         """The same with what all ranks have given to the epoch under way."""
-        if world.size == 1 or not self.unfinished.chips:
+        if world.size == 1 or not self.accumulated.chips:
             return self
-        losses, logits, chips = self.unfinished.gathered(world)
-        unfinished = replace(self.unfinished, losses=list(losses), logits=[logits], chips=[chips])
-        return replace(self, unfinished=unfinished)
+        losses, logits, chips = self.accumulated.gathered(world)
+        accumulated = replace(self.accumulated, losses=list(losses), logits=[logits], chips=[chips])
+        return replace(self, accumulated=accumulated)
 
     def finish_epoch(self, line: dict[str, Any], value: float, test: Score) -> bool:
         """Add a finished epoch and begin the next. `value` (val's mAP, else test's) chooses the best.
@@ -88,7 +88,7 @@ class State:
             Whether this epoch is the best so far: then its weights are to be kept, and `best_sha256` set.
         """
         self.lines.append(line)
-        self.epoch, self.step, self.unfinished = self.epoch + 1, 0, EpochAccumulator()
+        self.epoch, self.step, self.accumulated = self.epoch + 1, 0, EpochAccumulator()
         better = self.best < 0 or value > self.best_value
         if better:
             self.best, self.best_value, self.best_logits = len(self.lines) - 1, value, test.logits

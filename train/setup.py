@@ -34,6 +34,16 @@ class Data:
     branches: tuple[Branch, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is trained: the configuration and its data, on which device, by which ranks."""
+
+    config: Config
+    data: Data
+    device: Device
+    world: World
+
+
 def open_data(config: Config) -> Data:
     """Open and check everything that needs no model.
 

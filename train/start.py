@@ -14,13 +14,17 @@ from train.config import Config
 from train.contract.record import read_record
 from train.device import AMP_SETTING, Device, amp_name, choose_device, processes
 from train.distributed import join_world, leave_world, lost_another
+from train.fit import fit
 from train.initial_weights import resolve_weights
 from train.launch import launch, under_torchrun
-from train.loop import fit
 from train.memory import is_out_of_memory, too_much
 from train.record import check_fed
-from train.setup import Data, check_batch, open_data
+from train.setup import Data, Job, check_batch, open_data
 from train.signals import Stopped
+
+# Most often the rank that failed first has said why. torchrun then ends this process before it says the same; on a
+# machine with many other processes that took more than 5 s.
+_LET_RANK_0_SPEAK_S = 30
 
 
 def start(config: Config, wanted_run: str | None, resume: Path | None, run_file: Path | None) -> int:
@@ -41,18 +45,19 @@ def start(config: Config, wanted_run: str | None, resume: Path | None, run_file:
     try:
         if resume is None:
             config = resolve_weights(config)
-        folder = fit(config, data, device, world, wanted_run, resume)
+        job = Job(config=config, data=data, device=device, world=world)
+        folder = fit(job, wanted_run, resume)
     except Stopped as stopped:
         return stopped.code
     except (UserError, OSError):
         if not world.main:
-            time.sleep(5)  # rank 0 most often says the same, and torchrun then ends this process before it does too
+            time.sleep(_LET_RANK_0_SPEAK_S)
         raise
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise UserError(too_much(config, world.size)) from error
         if isinstance(error, RuntimeError) and world.size > 1 and lost_another(error):
-            time.sleep(5)  # the one that ended has said why
+            time.sleep(_LET_RANK_0_SPEAK_S)
             raise UserError("another process of this run has ended.") from error
         raise
     finally:

@@ -51,6 +51,12 @@ class Trainer:
         """The network that is evaluated and saved."""
         return self.ema.net if self.ema else self.net
 
+    @property
+    def last_lr(self) -> float:
+        """The learning rate of the newest step. Checkpoints of earlier versions hold only that of the next step."""
+        group = self.optimizer.param_groups[-1]
+        return float(group.get("last_lr", group["lr"]))
+
     def unsynced(self) -> AbstractContextManager[None]:
         """While it lasts, gradients of several ranks are added up here and not averaged yet."""
         inner = getattr(self.model, "_orig_mod", self.model)  # torch.compile's wrapper keeps the module there
@@ -149,22 +155,22 @@ def _model(net: nn.Module, config: Config, device: Device, ranks: int) -> nn.Mod
 
 
 def train_step(
-    trainer: Trainer, images: torch.Tensor, labels: torch.Tensor, *, part: int = 0
+    trainer: Trainer, images: torch.Tensor, labels: torch.Tensor, *, micro_batch: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Forward and backward; with the last of `accumulate` parts also the update.
+    """Forward and backward; with the last of `accumulate` micro-batches also the update.
 
     Args:
         images: (B, channels, height, width), channels-last memory.
         labels: (B, classes) float32.
-        part: which of the `accumulate` batches of this step it is, from 0.
+        micro_batch: which of the `accumulate` micro-batches of this step it is, from 0.
 
     Returns:
         Scalar loss and (B, classes) float32 logits, both on the device and detached.
     """
     device = trainer.device
-    if part == 0:
+    if micro_batch == 0:
         trainer.optimizer.zero_grad(set_to_none=True)
-    last = part == trainer.accumulate - 1
+    last = micro_batch == trainer.accumulate - 1
     with nullcontext() if last else trainer.unsynced():
         with torch.autocast(device.kind, device.amp, enabled=device.amp is not None):
             logits = trainer.model(images)
