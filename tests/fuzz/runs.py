@@ -49,7 +49,7 @@ def make_bases(bases: Path) -> None:
             ("foreign", 0, ("--seed", "7")),
         ):
             steps = Steps(lambda reached, step=step: os.kill(os.getpid(), signal.SIGTERM) if reached == step else None)
-            with steps.patch:
+            with steps.watch:
                 command = ["train", "--store", str(store.path), "--run", str(bases / name), *SETTINGS, *more]
                 if quiet(lambda command=command: _main(command)) != (75 if step else 0):
                     raise RuntimeError(f"{name}: the base run went wrong")
