@@ -48,7 +48,11 @@ def right_batch(row: Row, work: Work) -> RowBatch:
 
 @pytest.mark.parametrize(
     "row",
-    [ROWS[name] for name in (BASELINE, "canopy-lz4-rgb", "dataloader-pil", "litdata")],
+    [
+        ROWS[BASELINE],
+        ROWS["litdata"],
+        *(pytest.param(ROWS[name], marks=pytest.mark.slow) for name in ("canopy-lz4-rgb", "dataloader-pil")),
+    ],
     ids=lambda row: str(row.name),
 )
 def test_check_takes_the_right_batch_and_no_other(row: Row, work: Work) -> None:
@@ -119,6 +123,7 @@ def test_kept_workers_follow_the_epoch(work: Work) -> None:
     assert list(Order(2)) == [(0, 0), (0, 1)]
 
 
+@pytest.mark.slow
 def test_loader_mode_end_to_end(work: Work, tmp_path: Path) -> None:
     names = [BASELINE, "canopy-lz4", "canopy-device-host"]
     done = python(

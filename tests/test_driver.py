@@ -1,25 +1,27 @@
 """A driver that a GPU build cannot use is one line, and the tests still collect: shown with stubs of libcuda, in C."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.chips import to_store, write_chips
+from helpers.commands import ROOT, Ended
 
 from train.cuda_driver import Driver, why_not
 
-ROOT = Path(__file__).resolve().parents[1]
 STUB = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
-int cuInit(unsigned flags) { return INIT; }
-int cuDriverGetVersion(int *version) { *version = VERSION; return 0; }
-int cuDeviceGetCount(int *count) { *count = COUNT; return INIT; }
+#include <stdlib.h>
+static int set(const char *name) { return atoi(getenv(name)); }
+int cuInit(unsigned flags) { return set("INIT"); }
+int cuDriverGetVersion(int *version) { *version = set("VERSION"); return 0; }
+int cuDeviceGetCount(int *count) { *count = set("COUNT"); return set("INIT"); }
 static int missing(void) { return 801; }
 /* CUDA's runtime asks here for every function of the driver; those that are not above are not supported. */
 static int find(const char *name, void **function) {
@@ -35,27 +37,49 @@ int cuGetProcAddress_v2(const char *name, void **function, int v, unsigned long 
     return find(name, function);
 }
 """
-Stub = Callable[..., dict[str, str]]
 CUDA_BUILD = pytest.mark.skipif(torch.version.cuda is None, reason="torch is a build for the CPU only")
+# version, cuInit's answer, number of GPUs -> what `obstacle` says, in a fork for each.
+REASONS = """
+import os, sys
+from train.cuda_driver import gpu_available, obstacle
+
+for case in sys.argv[1:]:
+    if os.fork() == 0:
+        os.environ.update(zip(("VERSION", "INIT", "COUNT"), case.split(",")))
+        print(gpu_available(), obstacle().reason, flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0
+"""
+# Three commands in one process, and what each of them printed, as JSON.
+COMMANDS = """
+import json, sys
+from helpers.commands import here
+from bench.gpu_check import main as gpu_check
+from train.__main__ import main as train
+from tiny import tiny_networks
+
+store, run = sys.argv[1:]
+words = ["--task", 1, "--store", store, "--epochs", 1, "--batch", 8, "--weights", "none", "--run"]
+with tiny_networks():
+    ended = [
+        here(train, "train", *words, f"{run}/refused", "--gpu", 0),
+        here(gpu_check, "bench.gpu_check"),
+        here(train, "train", *words, f"{run}/default"),
+    ]
+print(json.dumps([vars(each) for each in ended]))
+"""
 
 
-@pytest.fixture
-def stub(tmp_path: Path) -> Stub:
-    """Environment of a child process whose libcuda.so.1 is the stub."""
+@pytest.fixture(scope="module")
+def old_driver(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment of a child process whose libcuda.so.1 is the stub; CUDA 12.4 unless the child says otherwise."""
     if shutil.which("gcc") is None:
         pytest.skip("no gcc, which compiles the stub driver")
-
-    def make(*, version: int = 12040, init: int = 0, count: int = 1) -> dict[str, str]:
-        folder = tmp_path / f"driver-{version}-{init}-{count}"
-        folder.mkdir()
-        (folder / "stub.c").write_text(STUB)
-        defined = [f"-DVERSION={version}", f"-DINIT={init}", f"-DCOUNT={count}"]
-        subprocess.run(
-            ["gcc", "-shared", "-fPIC", *defined, "-o", folder / "libcuda.so.1", folder / "stub.c", "-ldl"], check=True
-        )
-        return {**os.environ, "LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(ROOT)}
-
-    return make
+    folder = tmp_path_factory.mktemp("driver")
+    (folder / "stub.c").write_text(STUB)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "libcuda.so.1", folder / "stub.c", "-ldl"], check=True)
+    driver = {"VERSION": "12040", "INIT": "0", "COUNT": "1", "LD_LIBRARY_PATH": str(folder)}
+    return {**os.environ, **driver, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
 
 
 def python(environment: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -64,73 +88,55 @@ def python(environment: dict[str, str], *arguments: object) -> subprocess.Comple
     )
 
 
-def reason(environment: dict[str, str]) -> str:
-    """`obstacle` in a process with that driver, with warnings as errors."""
-    code = "from train.cuda_driver import gpu_available, obstacle; print(gpu_available(), obstacle().reason)"
-    ended = python(environment, "-W", "error", "-c", code)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stderr == ""
-    available, _, text = ended.stdout.rstrip("\n").partition(" ")
-    assert available == "False"
-    assert "\n" not in text
-    return text
+@CUDA_BUILD
+def test_every_obstacle_of_a_driver_is_named_with_what_is_needed(old_driver: dict[str, str]) -> None:
+    """With warnings as errors: torch warns of some of these."""
+    major = int(torch.version.cuda.split(".")[0])  # type: ignore[union-attr]
+    old = [version for version in ((12, 4), (11, 8)) if version[0] < major]
+    cases = [f"{version[0] * 1000 + version[1] * 10},0,1" for version in old]
+    cases += ["14000,100,1", "14000,0,0", "14000,999,1", "14000,7,1"]
+    ended = python(old_driver, "-W", "error", "-c", REASONS, *cases)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    lines = ended.stdout.splitlines()
+    assert len(lines) == len(cases)
+    assert all(line.startswith("False ") for line in lines)
+    for (number, minor), line in zip(old, lines, strict=False):
+        assert f"supports CUDA up to {number}.{minor};" in line
+        assert f"needs a driver for CUDA {major}.0 or later" in line
+        assert "CUDA=12" in line
+    none, no_count, suspended, other = (line.removeprefix("False ") for line in lines[len(old) :])
+    assert none == no_count == "the NVIDIA driver finds no GPU (is CUDA_VISIBLE_DEVICES set?)"
+    assert "does not start (cuInit: error 999; often after the machine was suspended" in suspended
+    assert "does not start (cuInit: error 7; `nvidia-smi` may say more)" in other
 
 
 @CUDA_BUILD
-@pytest.mark.parametrize(("version", "shown"), [(12040, "12.4"), (11080, "11.8")])
-def test_an_old_driver_is_named_with_what_is_needed(stub: Stub, version: int, shown: str) -> None:
-    major = torch.version.cuda.split(".")[0]  # type: ignore[union-attr]
-    if version >= int(major) * 1000:
-        pytest.skip(f"torch is built for CUDA {major}")
-    text = reason(stub(version=version))
-    assert f"supports CUDA up to {shown};" in text
-    assert f"needs a driver for CUDA {major}.0 or later" in text
-    assert "CUDA=12" in text
-
-
-@CUDA_BUILD
-def test_a_driver_without_a_gpu_and_one_that_does_not_start_are_named(stub: Stub) -> None:
-    assert reason(stub(version=14000, init=100)) == "the NVIDIA driver finds no GPU (is CUDA_VISIBLE_DEVICES set?)"
-    assert reason(stub(version=14000, count=0)) == "the NVIDIA driver finds no GPU (is CUDA_VISIBLE_DEVICES set?)"
-    assert "does not start (cuInit: error 999; often after the machine was suspended" in reason(
-        stub(version=14000, init=999)
-    )
-    assert "does not start (cuInit: error 7; `nvidia-smi` may say more)" in reason(stub(version=14000, init=7))
-
-
-@CUDA_BUILD
-def test_training_under_an_old_driver_refuses_a_given_gpu_and_says_why_it_takes_the_cpu(
-    stub: Stub, tmp_path: Path
+def test_under_an_old_driver_a_given_gpu_is_refused_and_the_default_is_the_cpu_with_the_reason(
+    old_driver: dict[str, str], tmp_path: Path
 ) -> None:
     chips = write_chips(tmp_path / "tif", count=40)
     store = to_store(chips, tmp_path / "chips.zarr").path
-    command = ("-m", "train", "--task", 1, "--store", store, "--epochs", 1, "--batch", 8, "--weights", "none")
-    environment = stub()
-    given = python(environment, *command, "--run", tmp_path / "given", "--gpu", 0)
-    assert (given.returncode, given.stdout, given.stderr.count("\n")) == (2, "", 1)
+    ended = python(old_driver, "-c", COMMANDS, store, tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    refused, gpu_check, default = (Ended(**each) for each in json.loads(ended.stdout))
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
     assert (
-        "error: GPU=0: no GPU can be used on this machine: the NVIDIA driver supports CUDA up to 12.4" in given.stderr
+        "error: GPU=0: no GPU can be used on this machine: the NVIDIA driver supports CUDA up to 12.4" in refused.stderr
     )
-    assert "CUDA=12" in given.stderr
-    assert not (tmp_path / "given").exists()
-    default = python(environment, *command, "--run", tmp_path / "default")
+    assert "CUDA=12" in refused.stderr
+    assert not (tmp_path / "refused").exists()
     assert (default.returncode, default.stderr) == (0, "")
     assert default.stdout.count("running on the CPU. (The NVIDIA driver supports CUDA up to 12.4") == 1
+    assert (gpu_check.returncode, gpu_check.stdout, gpu_check.stderr.count("\n")) == (2, "", 1)
+    assert "supports CUDA up to 12.4" in gpu_check.stderr
+    assert "Nothing was checked" in gpu_check.stderr
 
 
 @CUDA_BUILD
-def test_the_tests_are_collected_under_an_old_driver(stub: Stub) -> None:
-    ended = python(stub(), "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "tests")
+@pytest.mark.slow
+def test_the_tests_are_collected_under_an_old_driver(old_driver: dict[str, str]) -> None:
+    ended = python(old_driver, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "tests")
     assert ended.returncode == 0, ended.stdout[-2000:]
-
-
-def test_gpu_check_under_an_old_driver_is_one_line(stub: Stub) -> None:
-    if torch.version.cuda is None:
-        pytest.skip("torch is a build for the CPU only")
-    ended = python(stub(), "-m", "bench.gpu_check")
-    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
-    assert "supports CUDA up to 12.4" in ended.stderr
-    assert "Nothing was checked" in ended.stderr
 
 
 def test_what_a_driver_says_is_judged_by_what_was_built() -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import tifffile
 import torch
 from helpers.chips import BANDS, to_store, write_chips
 from helpers.commands import train
+from tiny import tiny_networks
 
 from analysis.audit import audit
 from analysis.export import export
@@ -23,6 +25,12 @@ from analysis.report import report
 from preprocess.verify import info
 
 ONNX_TYPE = {"int16": "tensor(int16)", "float32": "tensor(float)"}
+
+
+@pytest.fixture(autouse=True)
+def tiny() -> Iterator[None]:
+    with tiny_networks():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +43,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SimpleNamespace]
         chips.values[5, 1] = chips.values[5].max()  # a constant band, for the audit
         write_tiff(folder / "tif" / "t_5.tif", np.moveaxis(chips.values[5], 0, -1))
         store = to_store(chips, folder / "chips.zarr")
-        ended = train(store.local_path, folder / "run", "--epochs", 1, "--crop", 28, task=3)
+        with tiny_networks():
+            ended = train(store.local_path, folder / "run", "--epochs", 1, "--crop", 28, task=3)
         assert ended.returncode == 0, ended.stderr
         run = load_run(folder / "run")
         (folder / "new").mkdir()
@@ -76,6 +85,8 @@ def test_predict_gives_the_runs_scores_to_the_bit_and_names_values_that_are_not_
         assert "expected finite values, found 1 NaN and 0 infinite values" in reason
 
 
+# Exporting takes 10 s of CPU time, whatever the network.
+@pytest.mark.parametrize("trained", ["float32", pytest.param("int16", marks=pytest.mark.slow)], indirect=True)
 def test_the_exported_network_takes_the_files_own_values(trained: SimpleNamespace) -> None:
     folder = export(trained.run.path, store_path=None)
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
