@@ -242,11 +242,11 @@ def test_a_right_gpu_is_compared_once_and_takes_less_than_two_seconds(
     started = time.process_time()
     assert setup.reading(config, data, GPU)["decode"] == "auto"
     assert time.process_time() - started < 2
-    assert capsys.readouterr().out == "the GPU's first batches equal the CPU's (gpu-gpu_proof.json)\n"
+    assert capsys.readouterr().out == "the GPU's first batches equal the CPU's (gpu-proof.json)\n"
     assert setup.reading(config, data, GPU)["decode"] == "auto"
     assert made.calls == ["device"]
     assert capsys.readouterr().out == ""
-    ((key, kept),) = json.loads(Path("gpu-gpu_proof.json").read_text()).items()
+    ((key, kept),) = json.loads(Path("gpu-proof.json").read_text()).items()
     assert kept == {"decode": "device", "reason": ""}
     assert key.startswith(f"a GPU; driver unknown; torch {torch.__version__.split('+')[0]}")
     assert f"; {data.store.layout.dtype} lz4 4x32x32 in {data.store.layout.chunk_rows} rows; " in key
@@ -283,7 +283,7 @@ def test_wrong_decoding_is_one_line_and_host_decode_or_a_refusal_of_decode_devic
     made = made_of(monkeypatch, device=flip_a_bit)
     line = (
         "a GPU decodes LZ4 wrongly (chips: 1 of 14 differ, number 6 in 1 of 4,096 values): decoding on the host "
-        "(gpu-gpu_proof.json).\n"
+        "(gpu-proof.json).\n"
     )
     data = replace(data, split=replace(data.split, train=CHIPS))
     for _ in range(2):  # the second from the file
@@ -324,18 +324,18 @@ def test_a_folder_that_cannot_be_written_and_a_damaged_file_cost_a_comparison(
 ) -> None:
     made, config = made_of(monkeypatch), config_of(data.store)
     for text in ("", "[]", "{", '{"a": 1}', '{"a": {"decode": "moon", "reason": ""}}', '{"a": {"decode": "host"}}'):
-        Path("gpu-gpu_proof.json").write_text(text)
+        Path("gpu-proof.json").write_text(text)
         before = len(made.calls)
         setup.reading(config, data, GPU)
         assert len(made.calls) == before + 1
-    Path("gpu-gpu_proof.json").unlink()
+    Path("gpu-proof.json").unlink()
     monkeypatch.setattr(gpu_proof, "write_atomic", lambda path, data: (_ for _ in ()).throw(PermissionError(13, "no")))
     assert setup.reading(config, data, GPU)["decode"] == "auto"
-    assert not Path("gpu-gpu_proof.json").exists()
+    assert not Path("gpu-proof.json").exists()
 
 
 def test_on_the_cpu_nothing_is_compared(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     made = made_of(monkeypatch)
     setup.reading(config_of(data.store), data, Device(device=CPU, amp=None, name="CPU"))
     assert made.calls == []
-    assert not Path("gpu-gpu_proof.json").exists()
+    assert not Path("gpu-proof.json").exists()
