@@ -1,1 +1,1 @@
-"""ResNets for any bands. Knows torch and torchvision only; leaves data and training to others."""
+"""ResNets for any bands. Imports torch and torchvision only; leaves data and training to others."""

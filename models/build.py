@@ -1,4 +1,7 @@
-"""Architecture + branches + weights -> a model whose input channels are the branches' bands in order."""
+"""Builds a network from an architecture, its branches and weights. Input channels: the branches' bands, in order.
+
+Leaves the names and shapes of tensors to `weights`, conv1's filters to `resnet`, training to others.
+"""
 
 import hashlib
 import socket
@@ -13,19 +16,19 @@ from models.resnet import RGB, Branch, WeightsError, adapt_conv1, branch, make_r
 from models.two_branch import TwoBranch
 from models.weights import Weights, check_names, check_values, weights_of
 
-DOWNLOAD_TIMEOUT_S = 20.0  # a node without a network must say so, not hang
+DOWNLOAD_TIMEOUT_S = 20.0  # without a network, an error must come instead of endless waiting
 
 
 def build(arch: str, branches: tuple[Branch, ...], num_classes: int, weights: Weights | None = None, *,
           new_bands: str = "kaiming", pool: bool = True) -> nn.Module:  # fmt: skip
-    """Make a model.
+    """Make a network.
 
     Args:
         arch: one of `archs.ARCHS`.
-        branches: one: a plain ResNet; more: `TwoBranch`.
+        branches: one branch gives a plain ResNet, several give a `TwoBranch`.
         num_classes: outputs.
-        weights: pretrained weights that the trunks start from, or None. The last layer is always new.
-        new_bands: conv1's filters of bands that `weights` has none for; one of `resnet.NEW_BANDS`.
+        weights: pretrained weights that the trunks start from, or None. The last layer always starts random.
+        new_bands: conv1's filters for bands that have none in `weights`; one of `resnet.NEW_BANDS`.
         pool: see `resnet.make_resnet`.
 
     Raises:
@@ -48,24 +51,24 @@ def load_trunk(
     net: nn.Module, arch: str, spec: Branch, state: dict[str, torch.Tensor], bands: tuple[str, ...] | None,
     source: str, new_bands: str,
 ) -> None:  # fmt: skip
-    """Put pretrained weights into a trunk; `fc` keeps its own.
+    """Load pretrained weights into a trunk, except for `fc`.
 
     Args:
         net: from `resnet.make_resnet`.
-        arch: which architecture it is.
+        arch: its architecture.
         spec: the trunk's bands.
-        state: torchvision's names. conv1 has 3 channels (red, green, blue), or the branch's.
-        bands: of conv1's channels, if they are known; then channels are matched by name.
-        source: where the weights come from, for the error's line.
-        new_bands: which filters bands get that the weights have none for; see `resnet.adapt_conv1`.
+        state: tensors by torchvision's names. conv1 has 3 channels (red, green, blue), or those of the branch.
+        bands: of conv1's channels in `state`, if they are known; then channels are matched by name.
+        source: where the weights come from; begins every error.
+        new_bands: filters for bands that have none in `state`; see `resnet.adapt_conv1`.
 
     Raises:
         WeightsError: names the tensors that do not fit.
     """
-    own = {name: value for name, value in net.state_dict().items() if not name.startswith("fc.")}
-    check_names(state, own, arch, source)
+    fresh = {name: value for name, value in net.state_dict().items() if not name.startswith("fc.")}
+    check_names(state, fresh, arch, source)
     values = check_values(state, source)
-    values["conv1.weight"] = _filters(values["conv1.weight"], own["conv1.weight"], spec, bands, source, new_bands)
+    values["conv1.weight"] = _filters(values["conv1.weight"], fresh["conv1.weight"], spec, bands, source, new_bands)
     net.load_state_dict({**net.state_dict(), **values})
 
 
@@ -95,16 +98,16 @@ def head_parameters(net: nn.Module) -> list[nn.Parameter]:
 
 
 def imagenet_file(arch: str) -> Path:
-    """Where torchvision keeps, or looks for, the architecture's ImageNet weights."""
+    """Where torchvision stores the ImageNet weights of an architecture."""
     url: str = torchvision.models.get_model_weights(arch).DEFAULT.url
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
 
 
 def imagenet_weights(arch: str) -> Weights:
-    """torchvision's default ImageNet weights, from its cache or downloaded into it; the hash is checked each time.
+    """torchvision's default ImageNet weights, from its cache or downloaded into it. The hash is checked each time.
 
     Raises:
-        WeightsError: they cannot be had; the line says what to do.
+        WeightsError: the weights are not available here; the message says what to do.
     """
     weights = torchvision.models.get_model_weights(arch).DEFAULT
     path, timeout = imagenet_file(arch), socket.getdefaulttimeout()
@@ -113,11 +116,11 @@ def imagenet_weights(arch: str) -> Weights:
         if path.exists():
             _check_hash(path)
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (URLError, OSError, RuntimeError) as error:  # the last: torch's for a download with another hash
+    except (URLError, OSError, RuntimeError) as error:  # torch raises the last for a download with a wrong hash
         reason = " ".join(str(error).split())[:160]
         raise WeightsError(
-            f"ImageNet weights of {arch} cannot be had here ({reason}). Copy {path.name} from another machine's "
-            f"torchvision cache to {path.parent}, or pass WEIGHTS=path.safetensors or WEIGHTS=none."
+            f"ImageNet weights of {arch} are not available here ({reason}). Copy {path.name} from the torchvision "
+            f"cache of another machine to {path.parent}, or pass WEIGHTS=path.safetensors or WEIGHTS=none."
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)
@@ -125,14 +128,14 @@ def imagenet_weights(arch: str) -> Weights:
 
 
 def _check_hash(path: Path) -> None:
-    """Hold a file in torchvision's cache to the hash in its name, which torchvision checks after a download only.
+    """Compare a file in torchvision's cache with the hash in its name. torchvision does so only after a download.
 
     Raises:
-        OSError: it is damaged, or cannot be read.
+        OSError: the file is damaged, or cannot be read.
     """
     if not path.is_file():
-        raise OSError("its place in the cache is taken by something that is no file")
+        raise OSError("the path in the cache exists, but is not a regular file")
     with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(path.stem.rsplit("-", 1)[-1]):
-        raise OSError(f"the file in the cache is damaged: its SHA-256 begins with {found[:8]}")
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(path.stem.rsplit("-", 1)[-1]):
+        raise OSError(f"the file in the cache is damaged: its SHA-256 begins with {digest[:8]}")

@@ -1,14 +1,14 @@
 """torchvision's ResNets for any number of bands, and how conv1 is adapted to them.
 
-Names of parameters stay torchvision's, so a state dict of either fits the other but for conv1 and fc.
+Parameters have torchvision's names, so that a state dict of either fits the other, except for conv1 and fc.
 
-conv1 of a pretrained network has filters for red, green and blue, (64, 3, 7, 7). For a trunk's bands:
+conv1 of a pretrained network has filters for red, green and blue, (64, 3, 7, 7). The filters for a trunk's bands:
 
-- a band that stands for a colour gets that colour's filter;
-- a new band beside colours (NIR beside R, G, B) gets, by choice, a Kaiming-He filter (normal, fan-out, ReLU:
-  what torchvision draws for every convolution; the default), the mean of the three filters, or a copy of red's;
-- a trunk without any colour (NIR alone) gets the sum of the three filters, shared between its bands: with
-  one band that is exactly the pretrained network fed with the band three times. With "copy-red" it gets red's.
+- A band that stands for a colour gets that colour's filter.
+- A new band beside colours (NIR beside R, G, B) gets, by choice, a Kaiming-He filter (normal, fan-out, ReLU: as
+  torchvision initialises every convolution; the default), the mean of the three filters, or a copy of red's.
+- The bands of a trunk without any colour (NIR alone) share the sum of the three filters equally. With one band this is
+  exactly the pretrained network fed with the band three times. With "copy-red" they share red's filter instead.
 """
 
 from dataclasses import dataclass
@@ -23,20 +23,23 @@ NEW_BANDS = ("kaiming", "mean", "copy-red")
 
 
 class WeightsError(Exception):
-    """Weights that do not fit or cannot be had; the text is one line."""
+    """Weights that do not fit or are not available. The text is one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Branch:
-    """One trunk's input. `bands` are its channels; `colours` says, channel by channel, which of RGB's
-    pretrained filters it gets (None: a new one). They differ only when another order is wanted on purpose."""
+    """The input of one trunk.
+
+    bands: its channels. colours: for each channel the colour whose pretrained filter it gets (None: a new filter). The
+    two differ only for INPUT=course, which feeds blue into red's filter as the reference project does.
+    """
 
     bands: tuple[str, ...]
     colours: tuple[str | None, ...]
 
 
 def branch(*bands: str) -> Branch:
-    """A branch whose colours are the bands of those names."""
+    """A branch where each of red, green and blue gets the filter of its own colour."""
     return Branch(bands=bands, colours=tuple(band if band in RGB else None for band in bands))
 
 
@@ -47,7 +50,7 @@ def make_resnet(arch: str, num_bands: int, num_classes: int | None, *, pool: boo
         arch: one of `archs.ARCHS`.
         num_bands: channels of conv1.
         num_classes: outputs of `fc`; None replaces it by the identity, for features (B, 512 or 2048).
-        pool: the max pooling behind conv1. Without it all later layers see twice the resolution: for small chips.
+        pool: max pooling after conv1. Without it all later layers have twice the resolution, for small chips.
     """
     net: Any = torchvision.models.get_model(arch, weights=None)
     old = net.conv1
@@ -70,12 +73,12 @@ def num_features(arch: str) -> int:
 def adapt_conv1(
     pretrained: torch.Tensor, spec: Branch, fresh: torch.Tensor, new_bands: str = "kaiming"
 ) -> torch.Tensor:
-    """Weights of conv1 for a branch.
+    """Weights of conv1 for a branch; the head of this file has the rules.
 
     Args:
         pretrained: (64, 3, 7, 7), input channels red, green, blue.
         spec: bands and the colours that they stand for.
-        fresh: (64, bands, 7, 7) newly initialised; with "kaiming" its filters are kept for new bands.
+        fresh: (64, bands, 7, 7), newly initialised; with "kaiming" new bands keep these filters.
         new_bands: one of `NEW_BANDS`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Late fusion: one trunk a group of bands, features joined, one linear layer. Task 3's model."""
+"""Late fusion, the network of Task 3: one trunk per group of bands, joined features, one linear layer."""
 
 from typing import cast
 
@@ -22,6 +22,6 @@ class TwoBranch(nn.Module):
 
     def forward(self, images_nchw: torch.Tensor) -> torch.Tensor:
         """Logits."""
-        parts = torch.split(images_nchw, self._widths, dim=1)
-        features = [trunk(part) for trunk, part in zip(self.trunks, parts, strict=True)]
+        groups = torch.split(images_nchw, self._widths, dim=1)
+        features = [trunk(bands) for trunk, bands in zip(self.trunks, groups, strict=True)]
         return cast(torch.Tensor, self.fc(torch.cat(features, dim=1)))

@@ -58,7 +58,7 @@ class View:
 class Reading:
     """How batches are made: device, reading threads, engine, cache, where LZ4 chunks are decoded.
 
-    The arguments of `loader.train_loader`. `engines.choose_engine` replaces what cannot be had by what is used.
+    These are arguments of `loader.train_loader`. `engines.choose_engine` may fall back to a smaller cache.
 
     Raises:
         ArgumentError: an argument is unknown.

@@ -396,7 +396,7 @@ def test_imagenet_weights_that_cannot_be_had(store: Path, tmp_path: Path, monkey
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there: no network
     ended = train(store, tmp_path / "auto", "--weights", "auto", "--epochs", "1")
     assert ended.returncode == 0, ended.stderr
-    assert "ImageNet weights of resnet18 cannot be had here" in ended.stdout
+    assert "ImageNet weights of resnet18 are not available here" in ended.stdout
     assert "Training from scratch" in ended.stdout
     assert json.loads((tmp_path / "auto" / "run.json").read_text())["config"]["weights"] == "none"
     ended = train(store, tmp_path / "mean", "--weights", "auto", "--conv1", "mean", task=4)

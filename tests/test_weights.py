@@ -210,13 +210,13 @@ def test_weights_that_resolve_to_scratch(
     store: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def offline(arch: str) -> None:
-        raise module.WeightsError(f"ImageNet weights of {arch} cannot be had here.")
+        raise module.WeightsError(f"ImageNet weights of {arch} are not available here.")
 
     monkeypatch.setattr(module, "imagenet_weights", offline)
     assert resolve_weights(config(store, "auto", 4)).weights == "none"
     for settings, found in (
-        ({"conv1": "mean"}, "CONV1=mean has no effect without pretrained weights. ImageNet weights of resnet18 cannot"),
-        ({"finetune": "head"}, "ImageNet weights of resnet18 cannot be had here."),
+        ({"conv1": "mean"}, "CONV1=mean has no effect without pretrained weights. ImageNet weights of resnet18 are"),
+        ({"finetune": "head"}, "ImageNet weights of resnet18 are not available here."),
     ):
         assert refused(lambda s=settings: resolve_weights(config(store, "auto", 4, **s))).startswith(found)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from models.build import imagenet_weights
 from models.resnet import Branch, WeightsError
-from models.weights import KEY, Facts, Weights, file_weights
+from models.weights import KEY, NetworkInfo, Weights, file_weights
 from preprocess.console import UserError, one_line, say
 from preprocess.files import open_regular
 from train.config import Config
@@ -18,11 +18,11 @@ def model_metadata(
     config: Config, branches: tuple[Branch, ...], classes: tuple[str, ...], *, pool: bool
 ) -> dict[str, str]:
     """What a model file says of its network, for safetensors. One entry: several would have no fixed order."""
-    facts = Facts(
+    info = NetworkInfo(
         arch=config.arch, task=config.task, bands=tuple(spec.bands for spec in branches), input=config.input,
         pool=pool, classes=classes,
     )  # fmt: skip
-    return {KEY: facts.text()}
+    return {KEY: info.text()}
 
 
 def resolve_weights(config: Config) -> Config:
@@ -59,8 +59,8 @@ def initial_weights(config: Config, branches: tuple[Branch, ...], *, pool: bool)
     else:
         path = Path(config.weights)
         _check_file(path)
-        weights = file_weights(path)
-        _check_facts(weights, config)
+        weights = file_weights(path, f"WEIGHTS={path}")
+        _check_info(weights, config)
     if config.conv1 != "kaiming" and not weights.lack_bands(branches):
         raise WeightsError(
             f"CONV1={config.conv1} has no effect here: {weights.source} has filters for all bands. Leave CONV1 out."
@@ -81,12 +81,12 @@ def _check_file(path: Path) -> None:
         raise WeightsError(f"WEIGHTS={path}: {expected}, found: {error.strerror}.") from error
 
 
-def _check_facts(weights: Weights, config: Config) -> None:
+def _check_info(weights: Weights, config: Config) -> None:
     """Hold a file of one of our runs to the settings; its bands are compared where they are used."""
-    facts = weights.facts
-    if facts is None:
+    info = weights.info
+    if info is None:
         return
-    for name, found, expected in (("ARCH", facts.arch, config.arch), ("INPUT", facts.input, config.input)):
+    for name, found, expected in (("ARCH", info.arch, config.arch), ("INPUT", info.input, config.input)):
         if found != expected:
             raise WeightsError(
                 f"{weights.source}: expected a run of {name}={expected}, found one of {name}={found}. "
@@ -96,13 +96,13 @@ def _check_facts(weights: Weights, config: Config) -> None:
 
 def _line(weights: Weights, pool: bool) -> str:
     """What is read, what is left out, what is converted."""
-    facts, count = weights.facts, weights.num_classes
+    info, count = weights.info, weights.num_classes
     parts = [f"its last layer{f' ({count} classes)' if count is not None else ''} is not used"] if weights.last else []
     if weights.other_dtypes:
         verb = "rounded" if "float64" in weights.other_dtypes else "converted"
         parts.append(f"{', '.join(weights.other_dtypes)} is {verb} to float32")
-    if facts is not None and facts.pool != pool:
-        before, now = ("with", "without") if facts.pool else ("without", "with")
+    if info is not None and info.pool != pool:
+        before, now = ("with", "without") if info.pool else ("without", "with")
         parts.append(f"it was trained {before} max pooling, this run is {now}")
-    run = f"a run of TASK={facts.task} on {' | '.join(','.join(group) for group in facts.bands)}" if facts else ""
+    run = f"a run of TASK={info.task} on {' | '.join(','.join(group) for group in info.bands)}" if info else ""
     return f"{weights.source}: {'; '.join([part for part in (run, *parts) if part]) or 'all of it is used'}"
