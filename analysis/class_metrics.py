@@ -10,22 +10,12 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 import threadpoolctl
-from sklearn.metrics import average_precision_score
 
 NUM_RESAMPLES = 2000
 SEED = 0
 INTERVAL = (2.5, 97.5)  # percentiles: 95 %
 FEW_POSITIVES = 30  # below it an interval says more about luck than about the model; such classes are greyed
 NUM_BINS = 10
-
-
-def class_ap(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """(classes,) AP over all rows, ranked in float64; NaN where a class has no positive."""
-    scores = np.asarray(logits, np.float64)
-    ap = np.full(labels.shape[1], np.nan)
-    for index in np.flatnonzero(labels.any(axis=0)):
-        ap[index] = average_precision_score(labels[:, index], scores[:, index])
-    return ap
 
 
 def resample_counts(num_chips: int, num_resamples: int = NUM_RESAMPLES, seed: int = SEED) -> np.ndarray:

@@ -58,7 +58,7 @@ def draw_curves(run: Path) -> Path:
 
 def _draw(axes: Axes, lines: tuple[EpochLine, ...], what: str, title: str) -> None:
     epochs = [line.epoch for line in lines]
-    for part in lines[0].parts:
+    for part in lines[0].splits:
         # NaN (no class has a positive) leaves a gap.
         values = [line.loss(part) if what == "loss" else line.mean_ap(part) for line in lines]
         axes.plot(epochs, values, label=part, markersize=4, linewidth=1.6, **_STYLE[part])

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.special import expit
 
-from analysis.class_metrics import class_ap, mean_over_classes
 from preprocess.console import UserError, say
 from train.config import Config
 from train.contract.metrics import EpochLine, read_metrics
 from train.contract.record import Record, read_record
 from train.contract.results import MadeWith, Results, read_results
+from train.metrics import class_ap, mean_ap, probabilities
 
 _LOSS_TITLES = {"bce": "binary cross-entropy", "soft_margin": "multi-label soft margin"}
 
@@ -92,8 +91,8 @@ def check_scores(path: Path, results: Results) -> None:
     # `preds` may lie as float32.
     for key, expected, found, tolerance in (
         ("AP", ap, results.ap, 1e-9),
-        ("mAP", mean_over_classes(ap), results.mean_ap, 1e-9),
-        ("preds", expit(logits), results.probabilities, 1e-6),
+        ("mAP", mean_ap(ap), results.mean_ap, 1e-9),
+        ("preds", probabilities(logits), results.probabilities, 1e-6),
         ("testperfs", ap, results.test_ap[results.epoch - 1], 1e-9),
     ):
         if not np.allclose(expected, found, rtol=0, atol=tolerance, equal_nan=True):

@@ -35,7 +35,7 @@ def curve(run: Run, what: str) -> Figure:
     title, unit = (f"Loss ({kind})", "nats, mean over classes") if what == "loss" else ("mAP", "mAP (0 to 1)")
     figure, axes = new(f"{title} after each epoch", "epoch", unit)
     epochs = _epochs(run, axes)
-    for part in run.history[0].parts:
+    for part in run.history[0].splits:
         # NaN (no class has a positive) leaves a gap.
         values = [line.loss(part) if what == "loss" else line.mean_ap(part) for line in run.history]
         axes.plot(epochs, values, label=part, markersize=4, linewidth=1.6, **PART_STYLE[part])

@@ -20,7 +20,7 @@ from train.contract.verdict import write_verdict
 from train.device import AMP_SETTING, Device, amp_name, choose_device, prepare_torch
 from train.metrics import class_ap, mean_ap, probabilities
 from train.predict import predict
-from train.record import check_fed
+from train.record import check_inputs
 from train.setup import Data, make_eval_loader, make_model, open_data
 
 # Largest difference of a probability that another device or format may make; the mean may be a tenth of it. On 1,024
@@ -48,7 +48,7 @@ def reproduce(run: Path, *, store: str | None, gpu: str | None) -> bool:
     config = record.config.replace(store=place, gpu=gpu or record.config.gpu, gpu_given=bool(gpu))
     data = open_data(config)
     if data.store.fingerprint == before.store.fingerprint and data.split.sha256() == before.split.sha256:
-        check_fed(record, config, data, f"RUN={run}")  # else it is another network's input, and the verdict says so
+        check_inputs(record, config, data, f"RUN={run}")  # else it is another network's input, and the verdict says so
     torch.set_num_threads(before.machine.threads)  # sums are split by threads; another number, other roundings
     device = choose_device(config.replace(amp=AMP_SETTING[before.amp]), amp_may_differ=True)
     prepare_torch(config, device)

@@ -10,7 +10,7 @@ import numpy as np
 from train.contract.fields import sealed
 from train.contract.metrics import digests
 from train.contract.record import identity_of
-from train.contract.results import _array_digest
+from train.contract.results import array_digest
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -55,7 +55,7 @@ def rewrite(
         values = sealed(values | {"identity": identity_of(values)})
         chain = digests(values["identity"], history)
         history = [line | {"digest": each} for line, each in zip(history, chain, strict=True)]
-        kept = {name: _array_digest(array) for name, array in found.items()}
+        kept = {name: array_digest(array) for name, array in found.items()}
         depends = sealed(depends | {"identity": values["identity"], "lines": chain, "arrays": kept})
     (run / "run.json").write_text(json.dumps(values))
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))

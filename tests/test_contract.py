@@ -32,7 +32,7 @@ from train.contract.fields import parse
 from train.contract.metrics import read_metrics
 from train.contract.record import read_record
 from train.contract.results import read_results
-from train.record import check_fed
+from train.record import check_inputs
 from train.setup import Data, open_data
 
 JSON = st.recursive(
@@ -384,7 +384,7 @@ def test_a_value_in_a_run_json_of_version_1_is_read_or_one_line(data: st.DataObj
         assert line == "" or "run.json" in line
         if line == "":
             record = read_record(Path(folder))
-            one_line(lambda: check_fed(record, record.config, v1_data(), "RESUME=run"))
+            one_line(lambda: check_inputs(record, record.config, v1_data(), "RESUME=run"))
 
 
 @functools.cache

@@ -202,7 +202,7 @@ def test_a_setting_that_is_not_known_is_one_line(
 
 @pytest.mark.parametrize(
     ("content", "found"),
-    [("", "expected a line an epoch, found none"), ("1\n", "to be an object, found 1"), ("{\n", "expected JSON")],
+    [("", "expected one line per epoch, found none"), ("1\n", "to be an object, found 1"), ("{\n", "expected JSON")],
 )
 def test_a_history_without_epochs_is_one_line(
     made: SimpleNamespace, tmp_path: Path, refused: Callable, content: str, found: str

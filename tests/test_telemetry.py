@@ -6,6 +6,7 @@ import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +21,13 @@ from preprocess.splits import make_split
 from preprocess.zarr_store import Store
 from train import telemetry
 from train.config import make_config
+from train.contract.metrics import EpochLine, split_fields
 from train.device import Device, choose_device, least_used
 from train.hooks import Hooks, Phase, use_hooks
 from train.loop import RunLoop
 from train.memory import estimate_bytes, is_out_of_memory, saved_elements, too_much
+from train.messages import advice, time_lines
+from train.run_state import SECONDS
 from train.sanity_checks import chance_alarm, data_alarms
 from train.sync_batchnorm import share_statistics
 
@@ -91,28 +95,33 @@ def test_a_tracker_that_is_not_there_is_one_line(store: Store, tmp_path: Path, m
     assert not (tmp_path / "run").exists()
 
 
-def line(wait_s: float, first_s: float = 0.0) -> dict[str, object]:
-    """31,000 chips in 10 s and the first batch's wait."""
+def line(wait_s: float, first_s: float = 0.0) -> EpochLine:
+    """31,000 chips in 10 s and the wait for the first batch."""
     took_s = 10.0 + first_s
-    seconds = dict.fromkeys(telemetry.SECONDS, 1.0) | {"wait": wait_s + first_s}
-    return {"chips_per_s": 31_000 / took_s, "train_s": took_s, "seconds": seconds, "first_wait_s": first_s, "gpu": {}}
+    seconds = dict.fromkeys(SECONDS, 1.0) | {"wait": wait_s + first_s}
+    scores: dict[str, Any] = {}
+    for split in ("train", "test"):
+        scores |= split_fields(split, loss=0.5, mean_ap=0.5, ap={"a": 0.5})
+    return EpochLine(
+        epoch=1, lr=0.1, chips_per_s=31_000 / took_s, wait_share=(wait_s + first_s) / took_s, train_s=took_s,
+        seconds=seconds, first_wait_s=first_s, **scores,
+    )  # fmt: skip
 
 
 CPU = Device(device=torch.device("cpu"), amp=None, name="CPU")
 
 
 def test_advice_names_both_rates_when_data_is_waited_for() -> None:
-    assert telemetry.advice(line(0.5), CPU) == telemetry.advice(line(0.5, first_s=9.0), CPU) == ""
+    assert advice(line(0.5), CPU) == advice(line(0.5, first_s=9.0), CPU) == ""
     for first_s in (0.0, 9.0):
-        assert telemetry.advice(line(5.0, first_s), CPU) == (
-            "  50 % waiting: the loader gives 3,100 chips/s, the CPU takes 6,200: more WORKERS, or CODEC=none"
+        assert advice(line(5.0, first_s), CPU) == (
+            "  50 % of the time is waiting for data: the loader gives 3,100 chips/s, the CPU trains 6,200. "
+            "Try more WORKERS, or CODEC=none."
         )
 
 
 def test_the_time_is_split(run: Path) -> None:
-    assert telemetry.time_line(line(1.0)) == (
-        "  wait 1.0 s, copy 1.0, step 1.0, evaluate 1.0, checkpoint 1.0; 3100 chips/s"
-    )
+    assert time_lines(line(1.0)) == ["  wait 1.0 s, copy 1.0, step 1.0, evaluate 1.0, checkpoint 1.0; 3100 chips/s"]
     for entry in (json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()):
         assert all(value > 0 for name, value in entry["seconds"].items() if name != "checkpoint")
         parts = [entry["seconds"][name] for name in ("wait", "copy", "step")]
@@ -184,7 +193,7 @@ def test_data_alarms(tmp_path: Path) -> None:
     split = make_split(str(tmp_path / "split.csv"), store)
     assert data_alarms(store, split) == [
         "the train split has no chip of c: cannot be learnt.",
-        "1 chips of the test split have the very pixels of a train chip (t_11): its scores flatter.",
+        "1 chips of the test split are pixel-identical to training chips (t_11); test scores are optimistic.",
     ]
     assert data_alarms(store, dataclasses.replace(split, train=split.train[1:])) == [
         "the train split has no chip of c: cannot be learnt."
@@ -193,18 +202,18 @@ def test_data_alarms(tmp_path: Path) -> None:
 
 def test_scores_of_chance_are_said() -> None:
     labels = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 0]])
-    assert chance_alarm(labels, 0.375, "test").startswith("test mAP 0.3750 is what chance gives (0.3750)")
+    assert chance_alarm(labels, 0.375, "test").startswith("test mAP 0.3750 is no better than chance (0.3750). Are")
     assert chance_alarm(labels, 0.5, "test") == ""
     assert chance_alarm(labels * 0, float("nan"), "test") == ""
     often = np.arange(20)[:, None] > 0
     assert chance_alarm(often, 1.0, "test") == ""
-    assert "what chance gives" in chance_alarm(often, 0.95, "test")
+    assert "no better than chance" in chance_alarm(often, 0.95, "test")
 
 
 def test_a_run_on_shuffled_labels_says_that_it_is_chance(store: Store, tmp_path: Path) -> None:
     with tiny_networks():
         ended = train(store.path, tmp_path / "run", *SETTINGS, "--shuffle-labels")
-    assert "is what chance gives" in ended.stdout
+    assert "is no better than chance" in ended.stdout
 
 
 def test_memory_is_that_of_the_tensors_kept() -> None:
@@ -249,14 +258,14 @@ def test_out_of_memory_is_one_line(store: Store, tmp_path: Path) -> None:
         "error: BATCH=20: the GPU's memory is not enough. Try ACCUMULATE=2 (the same update in smaller parts), "
         "or BATCH=10.\n"
     )
-    for settings, ranks, advice in (
+    for settings, ranks, expected in (
         ({"batch": 15}, 1, "Try BATCH=7."),
         ({"batch": 16, "accumulate": 16}, 1, "Try a smaller CROP or ARCH."),
         ({"batch": 12}, 4, "Try BATCH=4."),
         ({"batch": 12, "accumulate": 2}, 2, "Try BATCH=4."),
     ):
         config = make_config("default", task=1, store="s", **settings)
-        assert too_much(config, ranks).endswith(advice)
+        assert too_much(config, ranks).endswith(expected)
     for dali in (
         RuntimeError("Error in GPU operator: CUDA runtime API error cudaErrorMemoryAllocation (2):\nout of memory"),
         RuntimeError(

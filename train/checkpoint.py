@@ -13,7 +13,6 @@ from model.safetensors where that is the same file. Leaves the values inside to 
 import dataclasses
 import hashlib
 import json
-import math
 import re
 import shutil
 from contextlib import suppress
@@ -29,8 +28,8 @@ from safetensors.torch import load, save
 from preprocess.console import UserError, say
 from preprocess.files import FILE_FAULTS, open_regular, remove_temporary, write_atomic
 from train.config import Config
-from train.contract.checkpoint import CheckpointValues, read_values
-from train.contract.metrics import check_lines, finite, read_metrics
+from train.contract.checkpoint import CheckpointValues, StateValues, read_values
+from train.contract.metrics import check_epochs, read_metrics
 from train.contract.record import Record, check_settings
 from train.run_state import EpochAccumulator, State
 from train.step import Trainer
@@ -67,23 +66,12 @@ def save_checkpoint(run: Path, trainer: Trainer, state: State, record: Record) -
         tensors["unfinished.tiles"] = torch.from_numpy(np.concatenate(accumulated.chips))
     if state.best_logits is not None:
         tensors["best_logits"] = torch.from_numpy(state.best_logits)
-    values = {
-        "state": {
-            "epoch": state.epoch,
-            "step": state.step,
-            "lines": [finite(line) for line in state.lines],
-            "best": state.best,
-            "best_value": state.best_value if math.isfinite(state.best_value) else None,
-            "best_sha256": state.best_sha256,
-        },
-        "seconds": accumulated.seconds,
-        "first_wait_s": accumulated.first_wait_s,
-        "trainer": trainer.values(),
-        "config": record.values["config"],
-        "identity": record.identity,
-    }
+    values = CheckpointValues(
+        state=StateValues.of(state), seconds=accumulated.seconds, first_wait_s=accumulated.first_wait_s,
+        trainer=trainer.values(), config=record.config, identity=record.identity,
+    )  # fmt: skip
     host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data = save(host, metadata={"values": json.dumps(values)})
+    data = save(host, metadata={"values": values.text()})
     checksum = xxhash.xxh3_64_hexdigest(data)
     path = folder(run) / f"e{state.epoch + 1:03}-s{state.step:05}-b{state.best + 1:03}-{checksum}.safetensors"
     _write(path, data)
@@ -174,7 +162,8 @@ def check_same_run(run: Path, record: Record, checkpoint: Checkpoint) -> None:
     except UserError as error:
         say(f"{error} It is written again from the checkpoint.")
         return
-    lines = check_lines(list(checkpoint.values.state.lines), record, checkpoint.path.name)
+    lines = checkpoint.values.state.lines
+    check_epochs(lines, record, checkpoint.path.name)
     both = min(len(lines), len(history))
     if lines[:both] != history[:both]:
         raise UserError(
@@ -284,7 +273,7 @@ def _check_values(checkpoint: Checkpoint, record: Record, named: tuple[int, ...]
     if len(state.lines) != state.epoch or state.best >= state.epoch or (state.epoch > 0) != (state.best >= 0):
         raise ValueError(f"broken ({len(state.lines)} finished epochs in epoch {state.epoch + 1})")
     try:
-        check_lines(list(state.lines), dataclasses.replace(record, version=1), "lines")
+        check_epochs(state.lines, dataclasses.replace(record, version=1), "lines")
     except UserError as error:
         raise ValueError(f"broken ({error})") from error
     classes = len(record.classes)

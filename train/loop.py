@@ -11,19 +11,21 @@ import torch
 
 from pipeline.loader import Batch, ChipLoader
 from preprocess.console import Progress, say
+from train.contract.metrics import EpochLine, split_fields
 from train.hooks import Hooks
 from train.losses import loss_function
-from train.metrics import class_ap, mean_ap
+from train.messages import advice, epoch_lines, time_lines
+from train.metrics import class_ap
 from train.nan_checks import check_losses, check_scores
 from train.predict import predict
-from train.record import chosen_on, epoch_lines
+from train.record import selection_split
 from train.run_life import ActiveRun
 from train.run_state import Score, State
 from train.sanity_checks import chance_alarm
 from train.setup import Job
 from train.signals import Stopped, StopSignals
 from train.step import Trainer, train_step
-from train.telemetry import GpuUse, LossMeter, advice, time_line
+from train.telemetry import GpuUse, LossMeter
 
 
 @dataclass(kw_only=True)
@@ -71,31 +73,29 @@ class RunLoop:
         """The steps of this epoch that are left, the evaluation, a checkpoint, and the files of the run."""
         gpu = GpuUse(self.job.device)
         self.train(gpu)
-        line = self._train_line() | {"gpu": gpu.summary()}
-        started, written_s = time.perf_counter(), line["seconds"]["checkpoint"]
-        scores = {split: self.evaluate(split) for split in self.eval_loaders}
-        for split, score in scores.items():
-            line |= {f"{split}_loss": score.loss, f"{split}_map": score.mean_ap, f"{split}_ap": self._named(score.ap)}
-        line["seconds"]["evaluate"] = time.perf_counter() - started - (line["seconds"]["checkpoint"] - written_s)
-        best = self.state.finish_epoch(line, scores[chosen_on(self.job.data)].mean_ap, scores["test"])
+        scores = {"train": self._train_score()}
+        seconds = self.state.accumulated.seconds
+        started, written_s = time.perf_counter(), seconds["checkpoint"]
+        scores |= {split: self.evaluate(split) for split in self.eval_loaders}
+        seconds["evaluate"] = time.perf_counter() - started - (seconds["checkpoint"] - written_s)
+        line = self._line(scores, gpu)
+        best = self.state.finish_epoch(line, scores[selection_split(self.job.data)].mean_ap, scores["test"])
         if not self.trainer.step_every_batch:
             self.trainer.schedule.step()
         self.run.save(best=best)
         self.run.publish(weights=best)
         if self.run.record:
-            self._report(line, scores)
+            self._report(line)
 
-    def _report(self, line: dict[str, Any], scores: dict[str, Score]) -> None:
+    def _report(self, line: EpochLine) -> None:
         """Log the epoch, and say how it went."""
         data, device = self.job.data, self.job.device
         self.run.track(line)
-        for text in [*epoch_lines(self.job.config, self.state), *time_line(line).split("\n")]:
-            say(text)
         alarms = [
-            chance_alarm(data.store.labels[data.split.indices(split)], score.mean_ap, split)
-            for split, score in scores.items()
+            chance_alarm(data.store.labels[data.split.indices(split)], line.mean_ap(split), split)
+            for split in self.eval_loaders
         ]
-        for text in (advice(line, device), *alarms):
+        for text in (*epoch_lines(self.job.config, self.state), *time_lines(line), advice(line, device), *alarms):
             if text:
                 say(text)
 
@@ -105,7 +105,7 @@ class RunLoop:
             config, state = self.job.config, self.state
             self.trainer.net.train()
             loss_meter = LossMeter(self.job.device)
-            previous = f" mAP {state.lines[-1]['test_map']:.3f}" if state.lines else ""
+            previous = f" mAP {state.lines[-1].mean_ap('test'):.3f}" if state.lines else ""
             first = state.step * config.accumulate  # micro-batch
             # A generator that is closed, not read to its end: an incomplete step may follow the last one.
             micro_batches = cast(Generator[Batch, None, None], self.train_loader.epoch(state.epoch, first))
@@ -187,29 +187,29 @@ class RunLoop:
             )  # fmt: skip
             return Score(loss=float(loss), ap=class_ap(labels, logits), logits=logits)
 
-    def _train_line(self) -> dict[str, Any]:
-        """The epoch's values from its steps. This waits for the device."""
+    def _train_score(self) -> Score:
+        """The scores that the epoch's steps made, on augmented chips. This waits for the device.
+
+        They are nearly free, and a little behind the weights.
+        """
         check_losses(self.state, self.job.config, self.job.data.store)
         started = time.perf_counter()
         accumulated = self.state.accumulated
         losses, logits, chips = accumulated.gathered(self.job.world)
         accumulated.seconds["step"] += time.perf_counter() - started
         ap = class_ap(self.job.data.store.labels[chips], logits.numpy())
-        seconds = accumulated.seconds
-        training_s = seconds["wait"] + seconds["copy"] + seconds["step"]
-        return {
-            "epoch": self.state.epoch + 1,
-            "lr": self.trainer.last_lr,
-            "train_loss": float(losses.double().mean()),
-            # Of the scores made while learning, on augmented chips: nearly free, and a little behind the weights.
-            "train_map": mean_ap(ap),
-            "train_ap": self._named(ap),
-            "chips_per_s": len(chips) / training_s,
-            "wait_share": seconds["wait"] / training_s,
-            "train_s": training_s,
-            "seconds": seconds,
-            "first_wait_s": accumulated.first_wait_s,
-        }
+        return Score(loss=float(losses.double().mean()), ap=ap, logits=logits.numpy())
 
-    def _named(self, ap: np.ndarray) -> dict[str, float]:
-        return dict(zip(self.job.data.store.classes, ap.tolist(), strict=True))
+    def _line(self, scores: dict[str, Score], gpu: GpuUse) -> EpochLine:
+        accumulated, classes = self.state.accumulated, self.job.data.store.classes
+        seconds = accumulated.seconds
+        train_s = seconds["wait"] + seconds["copy"] + seconds["step"]
+        fields: dict[str, Any] = {}
+        for split, score in scores.items():
+            ap = dict(zip(classes, score.ap.tolist(), strict=True))
+            fields |= split_fields(split, loss=score.loss, mean_ap=score.mean_ap, ap=ap)
+        return EpochLine(
+            epoch=self.state.epoch + 1, lr=self.trainer.last_lr, chips_per_s=len(scores["train"].logits) / train_s,
+            wait_share=seconds["wait"] / train_s, train_s=train_s, seconds=dict(seconds),
+            first_wait_s=accumulated.first_wait_s, gpu=gpu.summary(), **fields,
+        )  # fmt: skip

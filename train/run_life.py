@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from preprocess.console import UserError, say
 from train import run_folder
@@ -24,14 +23,15 @@ from train.checkpoint import (
     save_best,
     save_checkpoint,
 )
+from train.contract.metrics import EpochLine
 from train.contract.record import Record, write_record
 from train.hooks import Hooks, active_hooks
 from train.initial_weights import model_metadata
-from train.memory import estimate_bytes
+from train.messages import introduce
 from train.nan_checks import NotFiniteError, check_losses, check_weights
-from train.record import describe, introduce, publish, surroundings, upgraded
+from train.record import describe, network_inputs, publish, surroundings
 from train.run_state import State
-from train.setup import Job, crop_of, pools
+from train.setup import Job, pools
 from train.step import Trainer
 from train.telemetry import Tracker, open_trackers, scalars
 
@@ -72,9 +72,9 @@ class ActiveRun:
         self.folder = run_folder.new_run_folder(name, job.config.task)
         try:
             self.locks.enter_context(run_folder.locked(self.folder))
-            self.record = describe(job.config, job.data, job.device, job.world.size)
+            self.record = describe(job)
             write_record(self.folder, self.record)
-            self._introduce()
+            introduce(job, self.trainer, self.folder, loader_bytes=self.loader_bytes)
         except BaseException:
             run_folder.remove_if_empty(self.folder)
             raise
@@ -94,7 +94,7 @@ class ActiveRun:
             )
         if world.main and record.version == 1:
             check_same_run(run, record, checkpoint)
-            record = upgraded(record, job.config, job.data)
+            record = record.as_version_2(network_inputs(job.config, job.data))
             # With its identity, before run.json has that: a kill in between leaves a run of version 1.
             save_checkpoint(run, self.trainer, self.state, record)
         self.state.accumulated.keep_share(world.rank, world.size)
@@ -102,28 +102,12 @@ class ActiveRun:
         if not world.main:
             return
         mend_best(run, self.state)
-        now = surroundings(job.device, world.size)
-        place = {"epoch": self.state.epoch + 1, "step": self.state.step, "commit": now["commit"]}
-        self.record = record.changed(state="training", **now, resumed=[*record.values.get("resumed", []), place])
+        epoch, step = self.state.epoch + 1, self.state.step
+        self.record = record.resumed_at(epoch, step, surroundings(job.device, world.size))
         write_record(run, self.record)
         self.publish(weights=True)
-        self._introduce()
-        say(
-            f"  resumes in epoch {place['epoch']} after step {place['step']} of {self.steps_per_epoch} "
-            f"({checkpoint.path.name})"
-        )
-
-    def _introduce(self) -> None:
-        """Say what is trained and, on a GPU, how much memory that needs."""
-        job, net = self.job, self.trainer.net
-        introduce(job.config, job.data, job.device, net, self.folder)
-        if job.device.kind != "cuda":
-            return
-        image = (len(job.data.inputs.bands), *crop_of(job.config, job.data))
-        num_bytes = estimate_bytes(
-            net, job.config, image, amp=job.device.amp is not None, ranks=job.world.size, loader_bytes=self.loader_bytes
-        )
-        say(f"  about {num_bytes / 2**30:.1f} GiB of GPU memory at BATCH={job.config.batch}")
+        introduce(job, self.trainer, self.folder, loader_bytes=self.loader_bytes)
+        say(f"  resumes in epoch {epoch} after step {step} of {self.steps_per_epoch} ({checkpoint.path.name})")
 
     @contextmanager
     def tracking(self) -> Iterator[None]:
@@ -139,10 +123,10 @@ class ActiveRun:
             for tracker in self.trackers:
                 tracker.close()
 
-    def track(self, line: dict[str, Any]) -> None:
+    def track(self, line: EpochLine) -> None:
         """Log one epoch."""
         for tracker in self.trackers:
-            tracker.log(scalars(line), line["epoch"])
+            tracker.log(scalars(line), line.epoch)
 
     @property
     def checkpoint_is_due(self) -> bool:
@@ -198,7 +182,7 @@ class ActiveRun:
             return
         if self.record:
             with suppress(OSError):  # a full disk may be the reason for the interruption
-                write_record(self.folder, self.record.changed(state="stopped", best_epoch=self.state.best + 1))
+                write_record(self.folder, self.record.with_state("stopped", best_epoch=self.state.best + 1))
         if isinstance(error, NotFiniteError):
             say(f"{self.folder}: stopped. The last good checkpoint is kept, but resuming would diverge again.")
         else:
@@ -207,6 +191,6 @@ class ActiveRun:
     def finish(self) -> None:
         """Write that the run is done, and remove its checkpoints."""
         if self.record:
-            done = {"state": "done", "best_epoch": self.state.best + 1, "model_sha256": self.state.best_sha256}
-            write_record(self.folder, self.record.changed(**done))
+            epoch, sha256 = self.state.best + 1, self.state.best_sha256
+            write_record(self.folder, self.record.with_state("done", best_epoch=epoch, model_sha256=sha256))
             remove_checkpoints(self.folder)

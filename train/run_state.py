@@ -6,11 +6,11 @@ stopped: order and augmentation are functions of (seed, epoch, chip). Leaves fil
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
 
+from train.contract.metrics import EpochLine
 from train.distributed import World
 from train.metrics import mean_ap
 
@@ -67,7 +67,7 @@ class State:
     epoch: int = 0
     step: int = 0
     accumulated: EpochAccumulator = field(default_factory=EpochAccumulator)
-    lines: list[dict[str, Any]] = field(default_factory=list)
+    lines: list[EpochLine] = field(default_factory=list)
     best: int = -1
     best_value: float = -math.inf
     best_logits: np.ndarray | None = None
@@ -81,7 +81,7 @@ class State:
         accumulated = replace(self.accumulated, losses=list(losses), logits=[logits], chips=[chips])
         return replace(self, accumulated=accumulated)
 
-    def finish_epoch(self, line: dict[str, Any], value: float, test: Score) -> bool:
+    def finish_epoch(self, line: EpochLine, value: float, test: Score) -> bool:
         """Add a finished epoch and begin the next. `value` (val's mAP, else test's) chooses the best.
 
         Returns:

@@ -18,7 +18,7 @@ from train.fit import fit
 from train.initial_weights import resolve_weights
 from train.launch import launch, under_torchrun
 from train.memory import is_out_of_memory, too_much
-from train.record import check_fed
+from train.record import check_inputs
 from train.setup import Data, Job, check_batch, open_data
 from train.signals import Stopped
 
@@ -87,7 +87,7 @@ def _device(config: Config, data: Data, resume: Path | None, local_rank: int | N
     if resume is None:
         return choose_device(config, local_rank=local_rank)
     record = read_record(resume)
-    check_fed(record, config, data, f"RESUME={resume}")
+    check_inputs(record, config, data, f"RESUME={resume}")
     settings = config.replace(amp=AMP_SETTING[record.amp])
     device = choose_device(settings, amp_may_differ=True, local_rank=local_rank)
     ranks = int(os.environ["WORLD_SIZE"]) if local_rank is not None else 1

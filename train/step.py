@@ -74,14 +74,12 @@ class Trainer:
             found["rng.cuda"] = torch.cuda.get_rng_state(self.device.device)
         return found
 
-    def values(self) -> dict[str, Any]:
-        """All that a checkpoint keeps and JSON can say."""
-        return {
-            "updates": self.updates,
-            "groups": self.optimizer.state_dict()["param_groups"],
-            "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
+    def values(self) -> TrainerValues:
+        """Everything else that a checkpoint keeps."""
+        return TrainerValues(
+            updates=self.updates, groups=tuple(self.optimizer.state_dict()["param_groups"]),
+            schedule=self.schedule.state_dict(), scaler=self.scaler.state_dict(),
+        )  # fmt: skip
 
     def restore(self, tensors: dict[str, torch.Tensor], values: TrainerValues) -> None:
         """The reverse of `tensors` and `values`.

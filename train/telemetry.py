@@ -1,13 +1,14 @@
-"""What a run tells while it goes: TensorBoard, a tracker if one is asked for, where the time went, and what to do.
+"""Measurements while a run trains, and where they are logged: TensorBoard, and the tracker that TRACKER names.
 
-Nothing here waits for the device. metrics.jsonl and results.npz are `record`'s.
+In: epochs, losses, the device. Out: curves, the newest loss, how busy the GPU is. Nothing here waits for the device.
+Leaves metrics.jsonl and results.npz to `record`, and the lines on the terminal to `messages`.
 """
 
 import hashlib
 import math
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -15,11 +16,9 @@ from torch.utils.tensorboard import SummaryWriter
 from preprocess.console import UserError, one_line
 from preprocess.files import named_errors
 from train.config import Config
+from train.contract.metrics import EpochLine
 from train.contract.record import Record
 from train.device import Device
-from train.run_state import SECONDS
-
-WAIT_SHARE = 0.05  # of the training time: above it, advice is given
 
 
 class Tracker(Protocol):
@@ -91,26 +90,15 @@ def open_trackers(config: Config, run: Path, record: Record) -> list[Tracker]:
     return [TensorBoard(run), *trackers]
 
 
-def scalars(line: dict[str, Any]) -> dict[str, float]:
-    """An epoch's line as named curves; what is not a number (a class without positives) is left out."""
-    found = {"lr": line["lr"], "speed/chips_per_s": line["chips_per_s"], "speed/wait_share": line["wait_share"]}
-    found |= {f"seconds/{name}": value for name, value in line["seconds"].items()}
-    found |= {f"gpu/{name}": value for name, value in line.get("gpu", {}).items()}  # runs that began before it was kept
-    for part in ("train", "val", "test"):
-        if f"{part}_loss" in line:
-            found |= {f"loss/{part}": line[f"{part}_loss"], f"mAP/{part}": line[f"{part}_map"]}
-            found |= {f"AP_{part}/{one_line(name)}": value for name, value in line[f"{part}_ap"].items()}
-    return {name: value for name, value in found.items() if not math.isnan(value)}
-
-
-def time_line(line: dict[str, Any]) -> str:
-    """Where the epoch's time went, and on a GPU, in a second line, how busy and how full it was while training."""
-    seconds = line["seconds"]
-    parts = ", ".join(f"{name} {seconds[name]:.1f}" for name in SECONDS[1:])
-    text = f"  wait {seconds['wait']:.1f} s, {parts}; {line['chips_per_s']:.0f} chips/s"
-    if gpu := line["gpu"]:
-        text += f"\n  GPU {gpu['busy_percent']:.0f} % busy, at most {gpu['used_gib']:.1f} GiB of it in use"
-    return text
+def scalars(line: EpochLine) -> dict[str, float]:
+    """An epoch as named curves. Values that do not exist (AP of a class without positive chips) are left out."""
+    curves = {"lr": line.lr, "speed/chips_per_s": line.chips_per_s, "speed/wait_share": line.wait_share}
+    curves |= {f"seconds/{name}": value for name, value in line.seconds.items()}
+    curves |= {f"gpu/{name}": value for name, value in line.gpu.items()}
+    for split in line.splits:
+        curves |= {f"loss/{split}": line.loss(split), f"mAP/{split}": line.mean_ap(split)}
+        curves |= {f"AP_{split}/{one_line(name)}": line.ap(split, name) for name in line.test_ap}
+    return {name: value for name, value in curves.items() if not math.isnan(value)}
 
 
 class GpuUse:
@@ -142,20 +130,6 @@ class GpuUse:
         if not self._busy:
             return {}
         return {"busy_percent": sum(self._busy) / len(self._busy), "used_gib": max(self._used)}
-
-
-def advice(line: dict[str, Any], device: Device) -> str:
-    """One sentence where the loader holds training up; empty otherwise. An epoch's first batch does not count."""
-    chips = line["chips_per_s"] * line["train_s"]
-    wait_s = line["seconds"]["wait"] - line["first_wait_s"]
-    steady_s = line["train_s"] - line["first_wait_s"]
-    if wait_s <= WAIT_SHARE * steady_s:
-        return ""
-    what = "GPU" if device.kind == "cuda" else "CPU"
-    return (
-        f"  {100 * wait_s / steady_s:.0f} % waiting: the loader gives {chips / steady_s:,.0f} chips/s, "
-        f"the {what} takes {chips / (steady_s - wait_s):,.0f}: more WORKERS, or CODEC=none"
-    )
 
 
 class LossMeter:

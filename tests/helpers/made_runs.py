@@ -1,6 +1,7 @@
 """Folders of runs with made-up scores."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import average_precision_score
@@ -8,9 +9,18 @@ from sklearn.metrics import average_precision_score
 from preprocess.splits import make_split
 from preprocess.zarr_store import Store
 from train.config import make_config
-from train.contract.metrics import write_metrics
-from train.contract.record import new_record, write_record
-from train.contract.results import write_results
+from train.contract.metrics import EpochLine, split_fields, write_metrics
+from train.contract.record import (
+    Chip,
+    InputsRef,
+    Machine,
+    SplitRef,
+    StoreRef,
+    Surroundings,
+    new_record,
+    write_record,
+)
+from train.contract.results import TestScores, write_results
 
 
 def write_run(
@@ -29,34 +39,34 @@ def write_run(
     ap[present] = [average_precision_score(labels[:, c], logits[:, c].astype(float)) for c in present]
     config = make_config("default", task=1, store=str(store.path), epochs=2)
     layout = store.layout
-    bands = ["red", "green", "blue"]
+    bands = ("red", "green", "blue")
     record = new_record(
-        {
-            "state": "done", "started": "today", "config": vars(config), "versions": {"torch": "2"}, "amp": "off",
-            "commit": "abc+changes", "machine": {"device": "CPU", "threads": 2, "system": "Linux"},
-            "store": {"path": str(store.path), "fingerprint": store.fingerprint, "chips": store.num_chips},
-            "split": {"rule": rule, "sha256": split.sha256(), "train": 1, "val": 0, "test": len(names),
-                      "epoch_chosen_on": "test"},
-            "inputs": {"kind": "raw", "bands": bands, "mean": [0.0] * 3, "std": [1.0] * 3, "branches": [bands],
-                       "crop": list(config.crop_of(layout.height, layout.width)), "pool": True,
-                       "chip": {"height": layout.height, "width": layout.width, "dtype": layout.dtype}},
-            "classes": list(store.classes), "best_epoch": 2, "model_sha256": "f" * 64,
-        }
-    )  # fmt: skip
-    mean_ap = float(np.nanmean(ap)) if present else None
-    by_name = {name: None if np.isnan(v) else v for name, v in zip(store.classes, ap.tolist(), strict=True)}
-    line = {"lr": 0.1, "train_loss": 0.5, "test_loss": 0.6, "train_map": mean_ap, "test_map": mean_ap,
-            "train_ap": by_name, "test_ap": by_name, "chips_per_s": 100.0, "wait_share": 0.1, "train_s": 1.0,
-            "seconds": {"wait": 0.1, "step": 0.9}, "first_wait_s": 0.1}  # fmt: skip
-    lines = [{"epoch": number, **line} for number in (1, 2)]
+        started="today", config=config, amp="off", classes=store.classes,
+        surroundings=Surroundings(
+            commit="abc+changes", versions={"torch": "2"}, machine=Machine(device="CPU", threads=2, system="Linux")
+        ),
+        store=StoreRef(path=str(store.path), fingerprint=store.fingerprint, chips=store.num_chips),
+        split=SplitRef(rule=rule, sha256=split.sha256(), train=1, val=0, test=len(names), epoch_chosen_on="test"),
+        inputs=InputsRef(
+            kind="raw", bands=bands, mean=(0.0,) * 3, std=(1.0,) * 3, branches=(bands,),
+            crop=config.crop_of(layout.height, layout.width),
+            chip=Chip(height=layout.height, width=layout.width, dtype=layout.dtype),
+        ),
+    ).with_state("done", best_epoch=2, model_sha256="f" * 64)  # fmt: skip
+    scores: dict[str, Any] = {}
+    for name, loss in (("train", 0.5), ("test", 0.6)):
+        by_class = dict(zip(store.classes, ap.tolist(), strict=True))
+        scores |= split_fields(name, loss=loss, mean_ap=float(np.nanmean(ap)) if present else np.nan, ap=by_class)
+    lines = [
+        EpochLine(
+            epoch=number, lr=0.1, chips_per_s=100.0, wait_share=0.1, train_s=1.0, seconds={"wait": 0.1, "step": 0.9},
+            first_wait_s=0.1, **scores,
+        )
+        for number in (1, 2)
+    ]  # fmt: skip
     path.mkdir(parents=True)
     write_record(path, record)
-    arrays = {
-        "epoch": np.array(2), "AP": ap, "mAP": np.array(np.nan if mean_ap is None else mean_ap), "labels": labels,
-        "fnames": names, "logits": logits, "preds": 1 / (1 + np.exp(-logits.astype(float))),
-        "classes": np.array(store.classes), "trainlosses": np.full(2, 0.5), "testlosses": np.full(2, 0.6),
-        "testperfs": np.stack([ap, ap]),
-    }  # fmt: skip
-    write_results(path, record, arrays, lines, "f" * 64)
+    test_scores = TestScores(epoch=2, names=names, labels=labels, logits=logits)
+    write_results(path, record, test_scores, lines, "f" * 64)
     write_metrics(path, record, lines)
     return path

@@ -1,12 +1,14 @@
-"""What a checkpoint says beside its tensors: JSON in the metadata of its safetensors file."""
+"""The values that a checkpoint holds beside its tensors: JSON in the metadata of its safetensors file."""
 
+import dataclasses
+import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from train.config import Config
 from train.contract.fields import Count, Rule, Sha256, decode, parse
-from train.contract.metrics import with_nan
+from train.contract.metrics import EpochLine
 
 if TYPE_CHECKING:
     from train.run_state import State
@@ -14,14 +16,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class StateValues:
-    """`State` without its tensors. `lines` are epochs as metrics.jsonl has them, without digests."""
+    """`State` without its tensors. `lines` are the finished epochs, without digests.
+
+    `best_value` is None before the first epoch ends, and where the best epoch has no mAP.
+    """
 
     epoch: Count
     step: Count
-    lines: tuple[dict[str, Any], ...]
+    lines: tuple[EpochLine, ...]
     best: Annotated[int, Rule("-1 or more", lambda value: value >= -1)]
     best_value: float | None
     best_sha256: str
+
+    @classmethod
+    def of(cls, state: "State") -> "StateValues":
+        """The values of a state."""
+        return cls(
+            epoch=state.epoch, step=state.step, lines=tuple(state.lines), best=state.best,
+            best_value=state.best_value if math.isfinite(state.best_value) else None, best_sha256=state.best_sha256,
+        )  # fmt: skip
 
     def restored(self) -> "State":
         """The state that a run continues from, still without its tensors."""
@@ -29,7 +42,7 @@ class StateValues:
 
         value = self.best_value
         return State(
-            epoch=self.epoch, step=self.step, lines=[with_nan(line) for line in self.lines], best=self.best,
+            epoch=self.epoch, step=self.step, lines=list(self.lines), best=self.best,
             best_value=(math.nan if self.best >= 0 else -math.inf) if value is None else value,
             best_sha256=self.best_sha256,
         )  # fmt: skip
@@ -37,7 +50,7 @@ class StateValues:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerValues:
-    """Updates that were made, and torch's own states of the optimiser's groups, the schedule and the scaler."""
+    """The number of optimizer steps so far, and torch's own states of parameter groups, schedule and scaler."""
 
     updates: Count
     groups: tuple[dict[str, Any], ...]
@@ -47,7 +60,7 @@ class TrainerValues:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointValues:
-    """All but the tensors. `identity` is None in version 1."""
+    """All but the tensors. `seconds` and `first_wait_s` are of the epoch in progress. Version 1 has no `identity`."""
 
     state: StateValues
     seconds: dict[str, float]
@@ -56,12 +69,25 @@ class CheckpointValues:
     config: Config
     identity: Sha256 | None = None
 
+    def text(self) -> str:
+        """As JSON."""
+        state = {field.name: getattr(self.state, field.name) for field in dataclasses.fields(self.state)}
+        values = {
+            "state": state | {"lines": [line.values() for line in self.state.lines]},
+            "seconds": self.seconds,
+            "first_wait_s": self.first_wait_s,
+            "trainer": dataclasses.asdict(self.trainer),
+            "config": self.config.model_dump(),
+            "identity": self.identity,
+        }
+        return json.dumps(values)
+
 
 def read_values(text: str, where: str) -> CheckpointValues:
-    """The values of a checkpoint. (Version 1 wrote NaN where JSON wants null.)
+    """The values of a checkpoint. (Version 1 wrote NaN, which JSON does not have, in the place of null.)
 
     Raises:
-        UserError: one is odd; names it.
+        UserError: a value is wrong; names it.
     """
     values: CheckpointValues = decode(CheckpointValues, parse(text, where, nan_as_null=True), where)
     return values

@@ -1,5 +1,7 @@
-"""metrics.jsonl: a line an epoch. Each carries a digest of itself and of the line before, the first of the run's
-identity: any first lines of the file prove themselves, and no other run's line fits behind them.
+"""metrics.jsonl: one line per epoch. Each line holds a digest of itself and of the digest before it.
+
+The chain of digests begins with the run's identity. So the first lines of a file that was cut are still proved to be
+whole, and a line of another run is noticed.
 """
 
 import dataclasses
@@ -32,9 +34,11 @@ _TOLERANCE = 1e-14  # of a mean or sum that was rounded in another order
 
 @dataclass(frozen=True, kw_only=True)
 class EpochLine:
-    """One epoch. mAP and AP are None where no class, or the class, has a positive chip; `val_*` without a val split.
+    """One epoch, counted from 1.
 
-    `train_*` scores are of augmented chips, made while learning. `seconds` by kind; `gpu` is empty without NVML.
+    An AP is None where its class has no positive chip, mAP where no class has one. `val_*` are None without a val
+    split. `train_*` are the scores that the training steps made, on augmented chips. `seconds` are per kind of work;
+    `gpu` is empty where NVML tells nothing.
     """
 
     epoch: Positive
@@ -47,7 +51,7 @@ class EpochLine:
     train_s: NonNegative
     seconds: dict[str, float]
     first_wait_s: float
-    gpu: dict[str, float] = field(default_factory=dict)  # runs that began before it was kept have none
+    gpu: dict[str, float] = field(default_factory=dict)  # early runs have none
     val_loss: float | None = None
     val_map: Share | None = None
     val_ap: dict[str, Share | None] | None = None
@@ -57,63 +61,59 @@ class EpochLine:
     digest: Sha256 = ""
 
     @property
-    def parts(self) -> tuple[str, ...]:
+    def splits(self) -> tuple[str, ...]:
         """The splits that were scored."""
         return SPLIT_NAMES if self.val_loss is not None else ("train", "test")
 
-    def loss(self, part: str) -> float:
-        """Mean loss of "train", "val" or "test"; NaN where that was not scored."""
-        return _number(getattr(self, f"{part}_loss"))
+    def loss(self, split: str) -> float:
+        """Mean loss of "train", "val" or "test"; NaN if that split was not scored."""
+        return _nan_if_none(getattr(self, f"{split}_loss"))
 
-    def mean_ap(self, part: str) -> float:
-        """mAP of a split; NaN where it has none."""
-        return _number(getattr(self, f"{part}_map"))
+    def mean_ap(self, split: str) -> float:
+        """mAP of a split; NaN if it has none."""
+        return _nan_if_none(getattr(self, f"{split}_map"))
 
-    def ap(self, part: str, name: str) -> float:
-        """AP of a class; NaN where it has no positive chip."""
-        return _number((getattr(self, f"{part}_ap") or {}).get(name))
+    def ap(self, split: str, name: str) -> float:
+        """AP of a class; NaN for a class without a positive chip."""
+        return _nan_if_none((getattr(self, f"{split}_ap") or {}).get(name))
 
     def values(self) -> dict[str, Any]:
-        """As JSON, without the digest and what was not scored."""
-        found = dataclasses.asdict(self)
+        """JSON values, without the digest and without a val split that does not exist."""
         skipped = {"digest"} | ({"val_loss", "val_map", "val_ap"} if self.val_loss is None else set())
-        return {name: value for name, value in found.items() if name not in skipped}
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in skipped}
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def finite(values: dict[str, Any]) -> dict[str, Any]:
-    """NaN (a class without positive chips) as null: JSON has no NaN."""
+def split_fields(split: str, *, loss: float, mean_ap: float, ap: dict[str, float]) -> dict[str, Any]:
+    """The fields of `EpochLine` for one split. AP and mAP are NaN where there is none."""
     return {
-        key: finite(value)
-        if isinstance(value, dict)
-        else (None if isinstance(value, float) and math.isnan(value) else value)
-        for key, value in values.items()
+        f"{split}_loss": loss,
+        f"{split}_map": _none_if_nan(mean_ap),
+        f"{split}_ap": {name: _none_if_nan(value) for name, value in ap.items()},
     }
 
 
-def with_nan(values: dict[str, Any]) -> dict[str, Any]:
-    """The reverse of `finite`."""
-    return {key: with_nan(value) if isinstance(value, dict) else (math.nan if value is None else value)
-            for key, value in values.items()}  # fmt: skip
+def _nan_if_none(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _none_if_nan(value: float) -> float | None:
+    return None if math.isnan(value) else value  # JSON has no NaN
 
 
 def digests(identity: str, lines: Sequence[dict[str, Any]]) -> list[str]:
-    """The digest of each line, given without it, of the run with this identity."""
-    chain, found = identity, []
+    """The digest of each line of the run with this identity. The lines are JSON values without digests."""
+    chain, result = identity, []
     for line in lines:
         chain = hashlib.sha256(chain.encode() + canonical(line)).hexdigest()
-        found.append(chain)
-    return found
+        result.append(chain)
+    return result
 
 
-def write_metrics(run: Path, record: Record, lines: Sequence[dict[str, Any]]) -> None:
-    """Write metrics.jsonl from the epochs' values, atomically."""
-    values = [finite(line) for line in lines]
+def write_metrics(run: Path, record: Record, lines: Sequence[EpochLine]) -> None:
+    """Write metrics.jsonl atomically."""
+    values = [line.values() for line in lines]
     chained = [line | {"digest": each} for line, each in zip(values, digests(record.identity, values), strict=True)]
-    check_lines(chained, record, str(run / "metrics.jsonl"))
+    _read_lines(chained, record, str(run / "metrics.jsonl"))
     write_atomic(run / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in chained).encode())
 
 
@@ -121,7 +121,7 @@ def read_metrics(run: Path, record: Record) -> tuple[EpochLine, ...]:
     """The epochs of a run whose run.json is `record`.
 
     Raises:
-        UserError: there is none, a line is damaged or altered, or the file is another run's.
+        UserError: the file is missing or another run's, or a line is damaged or altered.
     """
     path = run / "metrics.jsonl"
     try:
@@ -134,44 +134,44 @@ def read_metrics(run: Path, record: Record) -> tuple[EpochLine, ...]:
     if not text.endswith("\n") and text:
         raise UserError(f"{path}: expected a newline at its end, found none: it was cut. Restore it from a copy.")
     if not lines:
-        raise UserError(f"{path}: expected a line an epoch, found none. Train again.")
-    return check_lines(lines, record, str(path))
+        raise UserError(f"{path}: expected one line per epoch, found none. Train again.")
+    return _read_lines(lines, record, str(path))
 
 
-def check_lines(lines: list[Any], record: Record, where: str) -> tuple[EpochLine, ...]:
-    """The lines as epochs.
+def _read_lines(lines: list[Any], record: Record, where: str) -> tuple[EpochLine, ...]:
+    epochs = [decode(EpochLine, line, f"{where} line {number}") for number, line in enumerate(lines, 1)]
+    check_epochs(epochs, record, where)
+    if record.version == 1:
+        return tuple(epochs)
+    values = [{name: value for name, value in line.items() if name != "digest"} for line in lines]
+    for number, (each, epoch) in enumerate(zip(digests(record.identity, values), epochs, strict=True), 1):
+        if each != epoch.digest:
+            raise UserError(
+                f"{where} line {number}: expected the digest of this line and of those before it, found another one. "
+                "The line changed since the run wrote it, or it is another run's. Restore it from a copy, or train "
+                "again."
+            )
+    return tuple(epochs)
 
-    Raises:
-        UserError: one is odd or altered; names it.
-    """
-    found = []
-    for number, line in enumerate(lines, 1):
+
+def check_epochs(epochs: Sequence[EpochLine], record: Record, where: str) -> None:
+    """UserError if epochs are not those of the run with this record; names the line."""
+    for number, epoch in enumerate(epochs, 1):
         at = f"{where} line {number}"
-        epoch: EpochLine = decode(EpochLine, line, at)
         if epoch.epoch != number:
             raise odd(at, "epoch", str(number), epoch.epoch)
         if epoch.epoch > record.config.epochs:
             raise odd(at, "epoch", f"at most {record.config.epochs}", epoch.epoch)
         if (epoch.val_loss is None) != (record.split.val == 0):
             raise UserError(f"{at}: expected val_loss {'' if record.split.val else 'not '}to be there.")
-        for part in epoch.parts:
-            _check_scores(epoch, part, record, at)
+        for split in epoch.splits:
+            _check_scores(epoch, split, record, at)
         if record.version == 1:
             _check_times(epoch, at)
-        found.append(epoch)
-    if record.version > 1:
-        values = [{name: value for name, value in line.items() if name != "digest"} for line in lines]
-        for number, (each, epoch) in enumerate(zip(digests(record.identity, values), found, strict=True), 1):
-            if each != epoch.digest:
-                raise UserError(
-                    f"{where} line {number}: expected the digest of this line and those before, found another: it "
-                    "changed since the run wrote it, or is another run's. Restore it from a copy, or train again."
-                )
-    return tuple(found)
 
 
 def _check_times(epoch: EpochLine, at: str) -> None:
-    """What a line without a digest can prove of its times: they are sums and quotients of each other."""
+    """Check the times of a line without a digest. They are sums and quotients of each other."""
     if not {"wait", "copy", "step"} <= epoch.seconds.keys() or not epoch.train_s:
         return
     chips = epoch.chips_per_s * epoch.train_s
@@ -184,11 +184,11 @@ def _check_times(epoch: EpochLine, at: str) -> None:
             raise UserError(f"{at}: expected {name} to be {expected:g} by the other fields, found {found:g}.")
 
 
-def _check_scores(epoch: EpochLine, part: str, record: Record, at: str) -> None:
-    ap = getattr(epoch, f"{part}_ap")
+def _check_scores(epoch: EpochLine, split: str, record: Record, at: str) -> None:
+    ap = getattr(epoch, f"{split}_ap")
     if ap is None or tuple(ap) != record.classes:
-        raise UserError(f"{at}: expected {part}_ap of the classes {', '.join(record.classes)}, found others.")
+        raise UserError(f"{at}: expected {split}_ap of the classes {', '.join(record.classes)}, found others.")
     present = [value for value in ap.values() if value is not None]
-    mean, saved = math.fsum(present) / len(present) if present else math.nan, epoch.mean_ap(part)
+    mean, saved = math.fsum(present) / len(present) if present else math.nan, epoch.mean_ap(split)
     if math.isnan(mean) != math.isnan(saved) or abs(mean - saved) > _TOLERANCE:
-        raise UserError(f"{at}: expected {part}_map to be the mean of {part}_ap, found {saved}.")
+        raise UserError(f"{at}: expected {split}_map to be the mean of {split}_ap, found {saved}.")

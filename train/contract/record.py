@@ -103,6 +103,15 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What a run was computed with; they may change when it is resumed."""
+
+    commit: str
+    versions: dict[str, str]
+    machine: Machine
+
+
+@dataclass(frozen=True, kw_only=True)
 class Resumed:
     """Where a run was resumed: epoch from 1, steps of it that were done, commit of the code."""
 
@@ -135,13 +144,45 @@ class Record:
     sha256: dict[str, str] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict, repr=False, compare=False, metadata={"json": False})
 
-    def changed(self, **changes: Any) -> "Record":
-        """The same with other JSON values."""
+    def with_state(self, state: str, *, best_epoch: int, model_sha256: str | None = None) -> "Record":
+        """The record of a run that was stopped or is done. `best_epoch` counts from 1; 0: no epoch has ended yet."""
+        weights = {} if model_sha256 is None else {"model_sha256": model_sha256}
+        return self._changed({"state": state, "best_epoch": best_epoch, **weights})
+
+    def resumed_at(self, epoch: int, step: int, surroundings: "Surroundings") -> "Record":
+        """The record of a run that continues in an epoch (counted from 1), with `step` of its steps done."""
+        place = {"epoch": epoch, "step": step, "commit": surroundings.commit}
+        resumed = [*self.values.get("resumed", []), place]
+        return self._changed({"state": "training", **dataclasses.asdict(surroundings), "resumed": resumed})
+
+    def as_version_2(self, inputs: InputsRef) -> "Record":
+        """The record of a run of version 1 that is resumed, with an identity."""
+        return _identified(self.values | {"inputs": dataclasses.asdict(inputs)})
+
+    def _changed(self, changes: dict[str, Any]) -> "Record":
         return _record({**self.values, **changes}, "run.json")
 
 
-def new_record(values: dict[str, Any]) -> Record:
-    """The record of a run that begins, or of a version 1 run that is resumed, from JSON values without identity."""
+def new_record(
+    *, started: str, config: Config, surroundings: Surroundings, amp: str, store: StoreRef, split: SplitRef,
+    inputs: InputsRef, classes: tuple[str, ...],
+) -> Record:  # fmt: skip
+    """The record of a run that begins."""
+    values = {
+        "state": "training",
+        "started": started,
+        "config": config.model_dump(),
+        **dataclasses.asdict(surroundings),
+        "amp": amp,
+        "store": dataclasses.asdict(store),
+        "split": dataclasses.asdict(split),
+        "inputs": dataclasses.asdict(inputs),
+        "classes": list(classes),
+    }
+    return _identified(values)
+
+
+def _identified(values: dict[str, Any]) -> Record:
     values = {"version": VERSION, "id": secrets.token_hex(16), **values}
     return _record(values | {"identity": identity_of(values)}, "run.json")
 

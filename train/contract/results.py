@@ -13,7 +13,6 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,8 +20,9 @@ from preprocess.console import UserError
 from preprocess.files import open_regular, write_atomic
 from train.config import Config
 from train.contract.fields import Sha256, check_seal, decode, odd, parse, sealed
-from train.contract.metrics import EpochLine, digests, finite
+from train.contract.metrics import EpochLine, digests
 from train.contract.record import Amp, Machine, Record, SplitRef, StoreRef, check_settings
+from train.metrics import mean_ap, probabilities
 
 _COPIED = ("config", "versions", "machine", "amp", "store", "split", "commit")  # of run.json
 # Kinds of numpy's dtypes and number of dimensions of each array.
@@ -52,6 +52,16 @@ class MadeWith:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TestScores:
+    """Logits (N, classes) of the test split after the best epoch (counted from 1), its labels, and its chips' names."""
+
+    epoch: int
+    names: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
 class Results:
     """Scores of the test split (N chips, C classes) after the best epoch, and the losses of E epochs.
 
@@ -73,15 +83,28 @@ class Results:
     made_with: MadeWith
 
 
-def write_results(
-    run: Path, record: Record, arrays: dict[str, np.ndarray], lines: Sequence[dict[str, Any]], model_sha256: str
-) -> None:
+def write_results(run: Path, record: Record, scores: TestScores, lines: Sequence[EpochLine], model_sha256: str) -> None:
     """Write results.npz atomically: the arrays of `_ARRAYS`, and from run.json what they depend on."""
+    test_ap = np.array([[line.ap("test", name) for name in record.classes] for line in lines])
+    best_ap = test_ap[scores.epoch - 1]
+    arrays = {
+        "epoch": np.array(scores.epoch),
+        "AP": best_ap,
+        "mAP": np.array(mean_ap(best_ap)),
+        "labels": scores.labels,
+        "preds": probabilities(scores.logits),
+        "fnames": scores.names,
+        "trainlosses": np.array([line.loss("train") for line in lines]),
+        "testlosses": np.array([line.loss("test") for line in lines]),
+        "testperfs": test_ap,
+        "logits": scores.logits,
+        "classes": np.array(record.classes),
+    }
     made = {name: record.values[name] for name in _COPIED} | {
         "model_sha256": model_sha256,
         "identity": record.identity,
-        "lines": digests(record.identity, [finite(line) for line in lines]),
-        "arrays": {name: _array_digest(array) for name, array in arrays.items()},
+        "lines": digests(record.identity, [line.values() for line in lines]),
+        "arrays": {name: array_digest(array) for name, array in arrays.items()},
     }
     data = io.BytesIO()
     np.savez(data, allow_pickle=False, **arrays, depends_on=np.array(json.dumps(sealed(made))))
@@ -152,7 +175,8 @@ def _array(data: bytes, name: str) -> np.ndarray:
     return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
 
 
-def _array_digest(array: np.ndarray) -> str:
+def array_digest(array: np.ndarray) -> str:
+    """SHA-256 of an array's dtype, shape and values."""
     head = f"{array.dtype.str} {array.shape} ".encode()
     return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
 
@@ -196,7 +220,7 @@ def _made_with(arrays: dict[str, np.ndarray], where: str) -> MadeWith:
         check_seal(values, at)
     made: MadeWith = decode(MadeWith, values, at)
     if second:
-        found = {name: _array_digest(array) for name, array in arrays.items() if name != "depends_on"}
+        found = {name: array_digest(array) for name, array in arrays.items() if name != "depends_on"}
         if altered := [name for name in found if found[name] != made.arrays.get(name)]:
             raise UserError(f"{where}: {', '.join(altered)} changed since the run wrote it. Restore it from a copy.")
     return made
