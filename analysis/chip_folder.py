@@ -1,7 +1,7 @@
-"""A folder of TIFFs without labels -> test batches, through the graph that evaluated the run. No store in between.
+"""A folder of TIFFs without labels -> test batches, in the view that evaluated the run. No store is made.
 
-In: paths, the stored bands, a run's inputs. Out: an object with `epoch`, as `train.predict` takes. A file that cannot
-be used is noted and stands as zeros in its batch, so that the others keep their places and their scores.
+In: paths, the stored bands, a run's inputs. Out: a `ChipLoader` over a reader of TIFFs. A file that cannot be used is
+noted in `TiffReader.bad` and becomes zeros in its batch, so that the others keep their places and their scores.
 """
 
 import os
@@ -29,7 +29,7 @@ from train.gpu_proof import check_images, first_images
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """TIFFs below a folder in the order of their names; `names` are paths below it, without the suffix."""
+    """TIFFs below a folder, sorted by name; `names` are paths below the folder, without the suffix."""
 
     names: list[str]
     paths: list[Path]
@@ -38,10 +38,10 @@ class Files:
 
 
 def list_files(folder: Path) -> Files:
-    """Every TIFF below `folder`, as `make zarr` finds them. Hidden ones are left out, and counted in a line.
+    """Every TIFF below `folder`, as `make zarr` finds them. Hidden files are left out; one line has their number.
 
     Raises:
-        UserError: no folder, no TIFF, or two files of one name.
+        UserError: no folder, no TIFF, or two files with one name.
     """
     if not folder.is_dir():
         raise UserError(
@@ -52,8 +52,8 @@ def list_files(folder: Path) -> Files:
         say(f"DATA={folder}: {text}")
     if not listing.names:
         raise UserError(f"DATA={folder}: expected TIFFs ({', '.join(SUFFIXES)}), found none.")
-    if odd := next((name for name in listing.names if not _is_utf8(name)), None):
-        raise UserError(f"DATA={folder}: expected names of files in UTF-8, found {odd!r}. Rename it.")
+    if unreadable := next((name for name in listing.names if not _is_utf8(name)), None):
+        raise UserError(f"DATA={folder}: expected file names in UTF-8, found {unreadable!r}. Rename this file.")
     named = sorted((stem(name), folder / name) for name in listing.names)
     for (name, path), (other, twin) in pairwise(named):
         if name == other:
@@ -78,34 +78,37 @@ def _is_utf8(name: str) -> bool:
 def expected_layout(
     run: Run, files: Files, bands: tuple[str, ...] | None, store: Store | None, reason: str
 ) -> Layout:  # fmt: skip
-    """What every file is held to: bands, size and dtype of the chips that the run was trained on.
+    """The bands, size and dtype that every file must have: those of the chips that the run was trained on.
 
-    They are its store's, where that opens; else those that run.json keeps; only where neither is there, those of the
-    first file that can be read. `bands` are said by the user, of the files, in their order; None: as in the store.
-    `store` and `reason`: see `store_of`.
+    They come from the run's store if it opens, else from run.json, else from the first file that can be read.
+
+    Args:
+        run, files: the run, and the files to score.
+        bands: of the files, in their order, as the user gives them; None: as in the store.
+        store, reason: from `store_of`.
 
     Raises:
-        UserError: the files' bands are not known, or the first file had to be asked and none can be used.
+        UserError: the bands of the files are not known, or a file is needed for the layout and none can be used.
     """
     chip = store.layout if store else run.record.inputs.chip
     bands = bands or (chip.bands if chip else ())
     if not bands:
-        raise UserError(f"{reason} Or say what the files hold: BANDS=blue,green,red,nir.")
+        raise UserError(f"{reason} Or name the bands of the files: BANDS=blue,green,red,nir.")
     if chip is None:
-        say(f"{run.path}: run.json does not say the chips' height, width, dtype; the first file that can be read does.")
+        say(f"{run.path}: run.json lacks the height, width and dtype of the chips; using those of the first good file.")
         return _first_layout(files, bands)
     return plan_layout(bands=bands, height=chip.height, width=chip.width, dtype=chip.dtype, codec="none")
 
 
 def store_of(run: Run) -> tuple[Store | None, str]:
-    """The run's store; where it has gone or is another by now, None and the reason."""
+    """The run's store; None and the reason if it cannot be opened or its fingerprint has changed."""
     try:
         store, expected = open_store(run.config.store), run.made_with.store.fingerprint
     except UserError as error:
         return None, str(error)
     if store.fingerprint != expected:
-        found = store.fingerprint[:12]
-        return None, f"{store.path}: expected the store with fingerprint {expected[:12]}, found {found}."
+        fingerprint = store.fingerprint[:12]
+        return None, f"{store.path}: expected the store with fingerprint {expected[:12]}, found {fingerprint}."
     return store, ""
 
 
@@ -125,9 +128,10 @@ def _first_layout(files: Files, bands: tuple[str, ...]) -> Layout:
 
 @dataclass(kw_only=True)
 class TiffReader:
-    """Reads `bands` of files by number, as `pipeline.chunks.ChunkReader` reads them of a store. `bad`: why not.
+    """Reads `bands` of files by number, as `pipeline.chunks.ChunkReader` reads them from a store.
 
-    `axes` names the files' stored dimensions, where the store was made with AXES.
+    axes: the files' stored dimensions, if the store was made with AXES. bad: files that cannot be used, by number, each
+    with the reason.
     """
 
     files: Files
@@ -137,8 +141,8 @@ class TiffReader:
     bad: dict[int, str] = field(default_factory=dict)
 
     def decode(self, chips: np.ndarray, out: np.ndarray, flip_rows: np.ndarray | None = None) -> None:
-        """Read files into `out`, (N, bands, height, width); zeros, and a reason in `bad`, for one that cannot be
-        used."""
+        """Read files into `out`, (N, bands, height, width). A file that cannot be used becomes zeros and a reason in
+        `bad`."""
         assert flip_rows is None  # test batches are never flipped
         for row, chip in enumerate(chips.tolist()):
             self._read(chip, out[row])
@@ -190,9 +194,9 @@ def check_gpu(reader: TiffReader, inputs: Inputs, config: Config, device: Device
     def images(device: Device) -> np.ndarray:
         loader = folder_loader(reader, inputs, config, device)
         first = loader.subset(np.arange(min(config.test_batch, len(reader.files.names))))
-        made = first_images(first.epoch(0))
+        pixels = first_images(first.epoch(0))
         loader.close()
-        return made
+        return pixels
 
     if device.kind == "cuda":
         crop = config.crop_of(reader.layout.height, reader.layout.width)

@@ -216,4 +216,4 @@ def test_a_file_whose_name_is_no_text_is_one_line(tmp_path: Path, refused: Calla
     from analysis.chip_folder import list_files
 
     (tmp_path / os.fsdecode(b"a\xff.tif")).touch()
-    assert "expected names of files in UTF-8, found 'a\\udcff.tif'" in refused(lambda: list_files(tmp_path))
+    assert "expected file names in UTF-8, found 'a\\udcff.tif'" in refused(lambda: list_files(tmp_path))
