@@ -44,7 +44,7 @@ def main() -> int:
         from analysis.report import report as make_report
 
         others = tuple(Path(name.strip()) for name in args.compare.split(",") if name.strip())
-        make_report(args.run, compare=others, wanted_class=args.wanted_class, store_path=args.store)
+        make_report(args.run, compare=others, class_name=args.wanted_class, store_path=args.store)
         return 0
     if args.command == "audit":
         from analysis.audit import audit as look_through

@@ -1,7 +1,7 @@
-"""The first sections of a report: curves an epoch, and Task 2 with its chips.
+"""The first sections of a report: curves per epoch, and Task 2 (tail accuracy) with its chips.
 
-In: a run and what was computed from it. Out: `page.Section`s; figures and tables are written on the way. Leaves
-classes, decisions and comparison to `verdicts`, putting the page together to `report`.
+In: a run and its metrics. Out: `page.Section`s; figures and tables are written on the way. Leaves classes, decisions
+and comparison to `score_sections`, the page to `report`.
 """
 
 from collections.abc import Sequence
@@ -14,29 +14,29 @@ from analysis import plots, tail
 from analysis.figures import Figures
 from analysis.finished_run import Run
 from analysis.page import Cards, Note, Section, Tables, card
-from analysis.pictures import Chip, Room, pictures
+from analysis.pictures import ChipImages, ImageBudget, pictures
 from analysis.ranking import Ranking
 from analysis.slugs import listed
 from preprocess.zarr_store import Store
 
-SMALLEST_SIDE = 96  # pixels of the page: smaller chips are shown at the next whole multiple of their own
+SMALLEST_SIDE = 96  # pixels on the page: a smaller chip is enlarged by the smallest whole factor that reaches this
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
-    """Where figures and tables go."""
+class Artifacts:
+    """Writers of the page's figures and tables."""
 
     figures: Figures
     tables: Tables
 
 
 def shown_side(side: int) -> int:
-    """Pixels of the page for a chip of `side` pixels: a whole multiple, so that every pixel stays square."""
+    """Side on the page, in pixels, of a chip of `side` pixels: a whole multiple, so that every pixel stays square."""
     return side * max(1, -(-SMALLEST_SIDE // side))
 
 
-def curves(run: Run, kept: Kept) -> Section:
-    """Losses, mAP and class AP an epoch; learning rate; speed."""
+def curves(run: Run, artifacts: Artifacts) -> Section:
+    """Losses, mAP and AP of each class per epoch; learning rate; speed."""
     section = Section(id="curves", title="Curves")
     for name, figure in (
         ("loss", plots.curve(run, "loss")),
@@ -45,96 +45,96 @@ def curves(run: Run, kept: Kept) -> Section:
         ("speed", plots.speed(run)),
         ("class_ap_epochs", plots.class_ap_curves(run)),
     ):
-        section.plot(kept.figures.add(name, figure))
+        section.plot(artifacts.figures.add(name, figure))
     section.note(
-        "Train scores are those made while learning, on augmented chips; test scores are made after the epoch. "
-        "A class without a positive in a part has no AP there and leaves a gap."
+        "Train scores are taken during training, on augmented chips; test scores are taken after the epoch. "
+        "A class without a positive in a split has no AP there and leaves a gap."
     )
     history = pd.json_normalize([line.values() for line in run.history])
-    kept.tables.add("epochs", history)
+    artifacts.tables.add("epochs", history)
     columns = [c for c in history.columns if "." not in c and "_ap" not in c]
     section.blocks.append(
-        kept.tables.add("epochs_short", history[columns], "Each epoch; all classes: tables/epochs.csv.")
+        artifacts.tables.add("epochs_short", history[columns], "All epochs. AP of each class: tables/epochs.csv.")
     )
     return section
 
 
-def task_2(run: Run, ranking: Ranking, store: Store | str, kept: Kept) -> Section:
-    """Tail accuracy, and the best and worst chips of a class. `store` is a reason where there are no pictures."""
+def task_2(run: Run, ranking: Ranking, store: Store | str, artifacts: Artifacts) -> Section:
+    """Tail accuracy, and the best and worst chips of a class. `store` is a reason if no images can be shown."""
     section = Section(id="task-2", title="Tail accuracy, best and worst chips")
-    own = tail.tail_accuracy(run.labels, run.probabilities, tail.own_thresholds(run.probabilities))
+    per_class = tail.tail_accuracy(run.labels, run.probabilities, tail.own_thresholds(run.probabilities))
     common = tail.tail_accuracy(run.labels, run.probabilities, tail.common_thresholds(run.probabilities))
     shares = tail.tail_accuracy(run.labels, run.probabilities, tail.quantile_thresholds(run.probabilities))
     section.note(
-        "Of the chips that a class is given with more than a threshold, the share that has it. An empty tail has no "
-        "value: it is left out of the mean, and the lower panel shows how many classes count."
+        "Tail accuracy: precision among the chips scored above the threshold. Where no chip is above it, a class "
+        "has no "
+        "value and does not count in the mean; the lower panel shows how many classes count."
     )
-    section.plot(kept.figures.add("tail_accuracy", plots.tail(common, own, run.classes)))
-    section.plot(kept.figures.add("tail_shares", plots.tail_quantiles(shares)))
-    kept.tables.add("tail_each_class", _tail_frame(own, run.classes))
-    kept.tables.add(
+    section.plot(artifacts.figures.add("tail_accuracy", plots.tail(common, per_class, run.classes)))
+    section.plot(artifacts.figures.add("tail_shares", plots.tail_quantiles(shares)))
+    artifacts.tables.add("tail_each_class", _tail_frame(per_class, run.classes))
+    artifacts.tables.add(
         "tail_shares", _tail_frame(shares, run.classes).assign(share=np.repeat(tail.TAIL_SHARES, len(run.classes)))
     )
     mean = pd.DataFrame({"threshold": common.thresholds[:, 0], "mean tail accuracy": common.mean,
                          "classes that count": common.num_classes})  # fmt: skip
     each = pd.DataFrame(common.accuracy, columns=list(run.classes))
-    kept.tables.add("tail_common_each_class", pd.concat([mean, each], axis=1))
-    section.blocks.append(kept.tables.add("tail_common", mean, "On thresholds that all classes share."))
-    name, ap, room = run.classes[ranking.class_index], run.ap[ranking.class_index], Room(blocks=2)
+    artifacts.tables.add("tail_common_each_class", pd.concat([mean, each], axis=1))
+    section.blocks.append(artifacts.tables.add("tail_common", mean, "At thresholds common to all classes."))
+    name, ap, budget = run.classes[ranking.class_index], run.ap[ranking.class_index], ImageBudget(blocks=2)
     section.note(
-        f"Chips of {name} (AP {'none' if np.isnan(ap) else f'{ap:.4f}'}), by score; equal scores in the order of their "
-        "names. Colour is red, green, blue as stored, stretched from the 1st to the 99th percentile of the chips shown."
+        f"Chips of {name} (AP {'none' if np.isnan(ap) else f'{ap:.4f}'}), ordered by score, equal scores by name. "
+        "Colours are the stored red, green and blue, stretched from the 1st to the 99th percentile of the shown chips."
     )
     if isinstance(store, str):
-        section.note(f"No pictures: {store}", "warn")
+        section.note(f"No images: {store}", "warn")
     for title, rows in (("highest", ranking.best), ("lowest", ranking.worst)):
-        shown, side = _chips(run, rows, store, room)
+        shown, side = _images(run, rows, store, budget)
         cards = [
-            [card(str(run.names[row]), chip, _said(run, row, ranking))] for row, chip in zip(rows, shown, strict=True)
+            [card(str(run.names[row]), chip, _card_lines(run, row, ranking))]
+            for row, chip in zip(rows, shown, strict=True)
         ]
         section.blocks.append(Cards(title=f"The {len(rows)} {title} scores of {name}", groups=cards, side=side))
         if not isinstance(store, str):
             section.blocks += left_out(shown)
-        kept.tables.add(f"{title}_{name}", _ranking_frame(run, rows, ranking))
+        artifacts.tables.add(f"{title}_{name}", _ranking_frame(run, rows, ranking))
     return section
 
 
-def _tail_frame(found: tail.Tail, names: tuple[str, ...]) -> pd.DataFrame:
-    """A row a threshold and class."""
+def _tail_frame(values: tail.Tail, names: tuple[str, ...]) -> pd.DataFrame:
+    """One row per threshold and class."""
     return pd.DataFrame(
         {
-            "class": list(names) * len(found.thresholds),
-            "threshold": found.thresholds.ravel(),
-            "chips in the tail": found.count.ravel(),
-            "tail accuracy": found.accuracy.ravel(),
+            "class": list(names) * len(values.thresholds),
+            "threshold": values.thresholds.ravel(),
+            "chips in the tail": values.count.ravel(),
+            "tail accuracy": values.accuracy.ravel(),
         }
     )
 
 
-def left_out(shown: Sequence[Chip | None]) -> list[Note]:
-    """A line about chips whose pictures had no room on the page, or none."""
+def left_out(shown: Sequence[ChipImages | None]) -> list[Note]:
+    """A note about chips whose images exceed the page's size limit; empty if there are none."""
     count = sum(chip is None for chip in shown)
-    return (
-        [Note(text=f"{count} of these are not shown: their pictures would make the page too large.")] if count else []
-    )
+    return [Note(text=f"{count} of these are not shown: their images would make the page too large.")] if count else []
 
 
-def _chips(run: Run, rows: np.ndarray, store: Store | str, room: Room) -> tuple[list[Chip | None], int]:
+def _images(run: Run, rows: np.ndarray, store: Store | str, budget: ImageBudget) -> tuple[list[ChipImages | None], int]:
     if isinstance(store, str):
         return [None] * len(rows), 0
     chip_of = {str(name): index for index, name in enumerate(store.names)}
     chips = np.array([chip_of[str(run.names[row])] for row in rows])
-    return pictures(store, chips[:, None], room), shown_side(max(store.layout.height, store.layout.width))
+    return pictures(store, chips[:, None], budget), shown_side(max(store.layout.height, store.layout.width))
 
 
 def _tags(run: Run, row: int) -> str:
     return listed(np.array(run.classes)[run.labels[row] == 1].tolist())
 
 
-def _said(run: Run, row: int, ranking: Ranking) -> list[str]:
+def _card_lines(run: Run, row: int, ranking: Ranking) -> list[str]:
     index = ranking.class_index
-    has = "has it" if run.labels[row, index] else "has it not"
-    return [f"{run.probabilities[row, index]:.6f}, {has}", _tags(run, row)]
+    label = "labelled" if run.labels[row, index] else "not labelled"
+    return [f"{run.probabilities[row, index]:.6f}, {label}", _tags(run, row)]
 
 
 def _ranking_frame(run: Run, rows: np.ndarray, ranking: Ranking) -> pd.DataFrame:
@@ -144,7 +144,7 @@ def _ranking_frame(run: Run, rows: np.ndarray, ranking: Ranking) -> pd.DataFrame
             "image_name": run.names[rows],
             "probability": run.probabilities[rows, index],
             "logit": run.logits[rows, index],
-            "has the class": run.labels[rows, index],
+            "label": run.labels[rows, index],
             "tags": [_tags(run, row) for row in rows],
         }
     )

@@ -1,8 +1,8 @@
-"""How well each class is found: AP with a bootstrap interval, precision and recall, calibration.
+"""Metrics per class: AP with a bootstrap interval, precision and recall, calibration.
 
-In: labels and scores of one part. Out: arrays a class. Definitions are scikit-learn's; only the bootstrap is coded
-here, because 2,000 times 17 calls of `average_precision_score` would take minutes (this: 2 s for 13,359 chips). A class
-without positives has no AP: NaN.
+In: labels and scores of one split. Out: arrays per class. Definitions are scikit-learn's. Only the bootstrap is coded
+here, because 2,000 times 17 calls of `average_precision_score` would take minutes (this takes 2 s for 13,359 chips). A
+class without positives has no AP: NaN.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ import threadpoolctl
 NUM_RESAMPLES = 2000
 SEED = 0
 INTERVAL = (2.5, 97.5)  # percentiles: 95 %
-FEW_POSITIVES = 30  # below it an interval says more about luck than about the model; such classes are greyed
+FEW_POSITIVES = 30  # with fewer, an interval says more about luck than about the model; such classes are grey
 NUM_BINS = 10
 
 
 def resample_counts(num_chips: int, num_resamples: int = NUM_RESAMPLES, seed: int = SEED) -> np.ndarray:
-    """(resamples, chips) int16: how often each chip is drawn when `num_chips` are drawn with replacement."""
+    """(resamples, chips) int16: how often each chip occurs when `num_chips` chips are drawn with replacement."""
     rng = np.random.Generator(np.random.Philox(key=seed))
     counts = np.empty((num_resamples, num_chips), np.int16)
     for row in counts:
@@ -28,9 +28,9 @@ def resample_counts(num_chips: int, num_resamples: int = NUM_RESAMPLES, seed: in
 
 
 def bootstrap_ap(labels: np.ndarray, logits: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """AP of every resample, all classes on the same resamples.
+    """AP of every resample; all classes use the same resamples.
 
-    One sort a class serves all resamples: a resample only weighs the sorted chips.
+    One sort per class serves all resamples: a resample only changes the weights of the sorted chips.
 
     Args:
         labels: (N, classes) 0/1.
@@ -43,12 +43,12 @@ def bootstrap_ap(labels: np.ndarray, logits: np.ndarray, counts: np.ndarray) -> 
     scores = np.asarray(logits, np.float64)
     order = np.argsort(-scores, axis=0, kind="stable")
     ranked = np.take_along_axis(scores, order, axis=0)
-    ends = np.ones(ranked.shape, np.bool_)  # the last of equal scores: only there is a threshold
+    ends = np.ones(ranked.shape, np.bool_)  # the last of equal scores: thresholds exist only there
     ends[:-1] = ranked[1:] != ranked[:-1]
     hits = np.take_along_axis(labels == 1, order, axis=0)
     order, hits, ends = (np.ascontiguousarray(array.T) for array in (order.astype(np.int32), hits, ends))
-    # numba sets the number of OpenMP threads when it first starts them, and leaves it so. torch shares the library: a
-    # training in the same process would then add in another order.
+    # numba sets the number of OpenMP threads when it first starts them and never resets it. torch shares that library,
+    # so a later training in this process would add in another order.
     threads = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
     with threadpoolctl.threadpool_limits(limits=threads, user_api="openmp"):
         return np.asarray(_weighted_ap(order, hits, ends, counts))
@@ -76,7 +76,7 @@ def _weighted_ap(order: np.ndarray, hits: np.ndarray, ends: np.ndarray, counts: 
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(low, high) 95 % percentile interval along the first axis; resamples without a value are left out."""
+    """(low, high) 95 % percentile interval along the first axis; resamples without a value are skipped."""
     columns = values.reshape(len(values), -1)
     bounds = np.full((2, columns.shape[1]), np.nan)
     for index in range(columns.shape[1]):
@@ -96,9 +96,10 @@ def mean_over_classes(ap: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """One class. Arrays one value a bin of equal width; NaN (forecast, share) where a bin is empty.
+    """Calibration of one class. Arrays hold one value per bin of equal width; forecast and share of an empty bin are
+    NaN.
 
-    `reference` is the Brier score of always saying the class's share of the part.
+    `reference` is the Brier score of always predicting the class's share of the split.
     """
 
     forecast: np.ndarray
@@ -125,14 +126,15 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray) -> Calibration:
 def cooccurrence(labels: np.ndarray) -> np.ndarray:
     """(classes, classes): share of the chips with the row's class that also have the column's; NaN without any."""
     wide = labels.astype(np.int64)
-    both, own = wide.T @ wide, wide.sum(axis=0)[:, None]
-    return np.asarray(np.divide(both, own, out=np.full(both.shape, np.nan), where=own > 0))
+    both, single = wide.T @ wide, wide.sum(axis=0)[:, None]
+    return np.asarray(np.divide(both, single, out=np.full(both.shape, np.nan), where=single > 0))
 
 
 def false_alarms(labels: np.ndarray, decided: np.ndarray) -> np.ndarray:
-    """(classes, classes): of the chips with the row's class but not the column's, the share decided as the column's.
+    """(classes, classes) false positives by true class.
 
-    On the diagonal the share that is missed: has the class, not decided so. NaN where there is no such chip.
+    Of the chips with the row's class but without the column's, the share that is predicted as the column's. The
+    diagonal is the share of missed chips: they have the class but are not predicted so. NaN where no such chip exists.
     """
     has, lacks = labels.astype(np.int64), 1 - labels.astype(np.int64)
     wrong, chances = has.T @ (decided * lacks), has.T @ lacks

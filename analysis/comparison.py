@@ -1,6 +1,7 @@
-"""Several runs on the same chips: AP side by side, and paired bootstrap intervals of the differences.
+"""Compare runs on the same chips: paired bootstrap intervals of the differences of AP and mAP.
 
-Paired: a resample draws the same chips for both runs, so what makes a chip hard for both cancels out.
+In: runs. Out: `Difference`s. Paired: a resample draws the same chips for both runs, so chips that are hard for both
+cancel out.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from preprocess.console import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """`other` minus the run that is reported: mAP and (classes,) AP, each with its 95 % interval."""
+    """`other` minus the reported run: mAP and (classes,) AP, each with its 95 % interval."""
 
     other: Run
     mean_ap: float
@@ -25,25 +26,25 @@ class Difference:
 
 
 def check_comparable(run: Run, other: Run) -> None:
-    """UserError unless both were scored on the same chips, classes and labels, in the same order."""
-    where = f"COMPARE={other.path}"
+    """Raise UserError unless both runs were scored on the same chips, classes and labels in the same order."""
+    setting = f"COMPARE={other.path}"
     if run.classes != other.classes:
-        raise UserError(f"{where}: expected the classes {', '.join(run.classes)}, found {', '.join(other.classes)}.")
+        raise UserError(f"{setting}: expected the classes {', '.join(run.classes)}, found {', '.join(other.classes)}.")
     if not np.array_equal(run.names, other.names):
         raise UserError(
-            f"{where}: expected the {len(run.names)} test chips of {run.path}, found {len(other.names)} others. "
+            f"{setting}: expected the {len(run.names)} test chips of {run.path}, found {len(other.names)} others. "
             "Compare runs of the same STORE and SPLIT."
         )
     if not np.array_equal(run.labels, other.labels):
-        raise UserError(f"{where}: the test chips have other labels than in {run.path} (shuffled?).")
+        raise UserError(f"{setting}: expected the labels of {run.path}, found others (SHUFFLE_LABELS=1?).")
 
 
 def difference(run: Run, other: Run, run_ap: np.ndarray, counts: np.ndarray) -> Difference:
     """Compare two runs.
 
     Args:
-        run: what is reported.
-        other: what it is compared with.
+        run: the reported run.
+        other: the run to compare with.
         run_ap: (resamples, classes), `bootstrap_ap` of `run` with the same counts.
         counts: (resamples, N).
     """

@@ -1,7 +1,7 @@
-"""Chips that belong together: the same pixels, nearly the same picture, or side by side in one scene.
+"""Find chips that must stay in one split: exact duplicates, near duplicates, neighbours in one scene.
 
-In: a store and its `Features`. Out: pairs of chip numbers, and groups that a split must not divide. A model that has
-seen one of them in training knows something of the other.
+In: a store and its `Features`. Out: pairs of chips, and groups of them. A model that was trained on one chip of a pair
+knows something about the other.
 """
 
 import json
@@ -16,56 +16,58 @@ from analysis.features import Features
 from preprocess.splits import groups_path
 from preprocess.zarr_store import Store, write_atomic
 
-# Of 64 bits. Unlike pictures differ in about 32; a JPEG of quality 50 or noise of a tenth of the contrast moves 0 to 4.
+# Of 64 bits. Different images differ in about 32; JPEG of quality 50, or noise of a tenth of the contrast, flips 0 to
+# 4.
 MAX_HAMMING = 8
-# Root mean square difference of the thumbnails, as a share of their own contrast.
+# Root mean square difference of the thumbnails, as a share of their contrast.
 MAX_DIFFERENCE = 0.15
-# Rank correlation of two lines' steps from pixel to pixel, at least; see `neighbours` for what else is asked.
+# Smallest rank correlation of two lines' steps from pixel to pixel; `neighbours` has the other conditions.
 MIN_CORRELATION = 0.5
-# How much further than chance's best, in Fisher's z. z is about normal, and the best of n^2 pairs lies 4 (n = 90) to 6
-# (n = 40,000) deviations out: at 1.3 times that, less than 0.002 pairs are expected by chance.
+# Factor above the best correlation by chance, in Fisher's z. z is about normal, and the best of n^2 pairs lies 4 (n =
+# 90) to 6 (n = 40,000) deviations out; beyond 1.3 times that, fewer than 0.002 pairs are expected by chance.
 CHANCE_MARGIN = 1.3
-# At this correlation and above two lines are one line: of a chip and its mirrored or turned copy, not of two places.
+# From this correlation on, two lines are the same line: of a chip and its mirrored or rotated copy, not of two places.
 SAME_LINE = 0.99
 _BLOCK = 1024  # rows of the correlation matrix at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """(P, 2) chip numbers, the smaller first, ascending; `how` a word a pair."""
+    """(P, 2) chip indices, the smaller first, ascending; `how`: one reason per pair."""
 
     chips: np.ndarray
     how: list[str]
 
 
 def exact_duplicates(store: Store) -> Pairs:
-    """Pairs of chips with the same pixels, by their 64-bit checksums; each with the first of its kind."""
+    """Pairs of chips with equal 64-bit checksums of their pixels; each chip is paired with the first equal one."""
     _, first, inverse = np.unique(store.checksum, return_index=True, return_inverse=True)
     again = np.flatnonzero(first[inverse] != np.arange(store.num_chips))
     return _pairs([(int(first[inverse[chip]]), int(chip), "same pixels") for chip in again])
 
 
-def learnt_twins(pairs: Pairs, learnt: np.ndarray) -> Pairs:
-    """Each chip that is the same as one that is `learnt` (N,) and not learnt itself, with the first such one.
+def trained_twins(pairs: Pairs, trained: np.ndarray) -> Pairs:
+    """Pair each untrained chip with the first equal chip that is `trained` (N,).
 
-    Of pairs that name each copy with the first of its kind only, as `exact_duplicates` does: A, B and C are the same,
-    and C is learnt, makes two, though (B, C) is no pair.
+    `pairs` come from `exact_duplicates`, which pairs each copy only with the first one. If A, B and C are equal and C
+    is trained, the result is (A, C) and (B, C), although (B, C) is not in `pairs`.
     """
     found = []
-    for group in groups(len(learnt), pairs):
-        known = [chip for chip in group if learnt[chip]]
+    for group in groups(len(trained), pairs):
+        known = [chip for chip in group if trained[chip]]
         found += [
-            (min(chip, known[0]), max(chip, known[0]), "same pixels") for chip in group if known and not learnt[chip]
+            (min(chip, known[0]), max(chip, known[0]), "same pixels") for chip in group if known and not trained[chip]
         ]
     return _pairs(found)
 
 
 def near_duplicates(store: Store, features: Features) -> Pairs:
-    """Pairs whose hashes are close and whose thumbnails differ by little of their contrast; exact ones left out.
+    """Pairs with close hashes whose thumbnails differ by a small share of their contrast; exact duplicates are
+    excluded.
 
-    A chip without contrast looks like any other of its kind: it is left to `constant`.
+    A chip without contrast equals any other such chip; `pixel_checks` reports these as constant.
     """
-    checksum = store.checksum  # a read; there are as many pairs as chips and more
+    checksum = store.checksum  # read once: there can be more pairs than chips
     usable = np.flatnonzero((features.low < features.high).any(axis=1))
     rows = _close_hashes(features.hash[usable], MAX_HAMMING)
     found = []
@@ -80,7 +82,7 @@ def near_duplicates(store: Store, features: Features) -> Pairs:
 
 
 def _close_hashes(hashes: np.ndarray, most: int) -> np.ndarray:
-    """(P, 2) rows whose hashes differ in at most `most` bits, the smaller row first. Every pair is looked at."""
+    """(P, 2) rows whose hashes differ in at most `most` bits, the smaller row first. Compares every pair."""
     found = [np.empty((0, 2), np.int64)]
     for one in range(len(hashes) - 1):
         twins = np.flatnonzero(np.bitwise_count(hashes[one + 1 :] ^ hashes[one]) <= most) + one + 1
@@ -90,20 +92,20 @@ def _close_hashes(hashes: np.ndarray, most: int) -> np.ndarray:
 
 
 def neighbours(features: Features) -> tuple[Pairs, float]:
-    """Pairs whose edges continue each other, left to right or top to bottom, and the correlation that was asked for.
+    """Pairs whose edges continue each other, left to right or top to bottom, and the required correlation.
 
-    Two lines match if each is the other's best match of all chips, at the same level, and their steps from pixel to
-    pixel correlate clearly more than those of any pair of lines of which one is reversed: such pairs match by chance,
-    so the store itself says how much chance can do. (Small chips have short lines, and chance does more.) Reversed
-    lines that are the same are no chance but a chip and its copy turned by 180 degrees, and say nothing of it. A chip
-    and its mirrored copy have a whole edge in common and are among the pairs.
+    Two lines match if each is the other's best match among all chips, their levels are equal, and their steps from
+    pixel to pixel correlate clearly more than those of any pair of lines with one reversed. Reversed pairs match only
+    by chance, so they show how much correlation chance gives in this store. (Small chips have short lines, and chance
+    gives more.) Equal reversed lines are excluded: they belong to a chip and its copy rotated by 180 degrees. A chip
+    and its mirrored copy share a whole edge and are among the pairs.
     """
     found: list[tuple[int, int, str]] = []
     needed = 0.0
     for first, second, how in ((1, 0, "left to right"), (3, 2, "top to bottom")):
         ends, starts = features.edges[:, first], features.edges[:, second]
-        kept = ~np.isnan(ends[0, 0])
-        ends, starts = ends[..., kept], starts[..., kept]
+        valid = ~np.isnan(ends[0, 0])
+        ends, starts = ends[..., valid], starts[..., valid]
         reversed_best = _best_matches(_steps(ends), _steps(starts[..., ::-1]))[1]
         chance = reversed_best[reversed_best < SAME_LINE].max(initial=0)
         threshold = max(MIN_CORRELATION, float(np.tanh(CHANCE_MARGIN * np.arctanh(chance))))
@@ -113,18 +115,16 @@ def neighbours(features: Features) -> tuple[Pairs, float]:
             two = int(partner[one])
             if back[two] == one and _same_level(ends[one, 0], starts[two, 0]):
                 same = correlation[one] >= SAME_LINE
-                found.append(
-                    (min(one, two), max(one, two), "the same edge: mirrored, or they overlap" if same else how)
-                )
+                found.append((min(one, two), max(one, two), "the same edge: mirrored or overlapping" if same else how))
     return _pairs(found), needed
 
 
 def _steps(lines: np.ndarray) -> np.ndarray:
     """(N, channels, side) -> (N, channels * (side - 1)): ranks of the steps from pixel to pixel, scaled to length 1.
 
-    Ranks, since one tall step (a cloud's edge) would make any two lines alike that have one at the same place. Zeros
-    for lines of which more than half the steps are equal to another: those of dark water, of saturated cloud or of 8
-    bits have so few different steps that chance makes them the same.
+    Ranks are used because one high step (the edge of a cloud) would make any two lines similar that have one at the
+    same place. A line becomes zeros if more than half of its steps equal another step: lines in dark water, saturated
+    clouds or 8-bit data have so few different steps that they match by chance.
     """
     steps = np.diff(lines, axis=2)
     distinct = (np.diff(np.sort(steps, axis=2), axis=2) > 1e-6).sum(axis=2) + 1
@@ -136,7 +136,7 @@ def _steps(lines: np.ndarray) -> np.ndarray:
 
 
 def _best_matches(ends: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For every end the best start and its correlation, for every start the best end; never a chip with itself.
+    """For every end the best start and its correlation, and for every start the best end; a chip never matches itself.
 
     Args:
         ends, starts: (N, D) rows of length 1.
@@ -158,23 +158,24 @@ def _best_matches(ends: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _same_level(end: np.ndarray, start: np.ndarray) -> bool:
-    """The lines lie nearer to each other than each varies along itself."""
+    """Whether the lines differ less from each other than each varies along its length."""
     return bool(
         np.abs(end - start).mean() < (np.abs(end - end.mean()).mean() + np.abs(start - start.mean()).mean()) / 2
     )
 
 
-def _pairs(found: list[tuple[int, int, str]]) -> Pairs:
-    """Each pair once, with all that was said of it."""
-    said: dict[tuple[int, int], list[str]] = {}
-    for one, two, how in sorted(set(found)):
-        said.setdefault((one, two), []).append(how)
-    return Pairs(chips=np.array(list(said), np.int64).reshape(-1, 2), how=[", ".join(hows) for hows in said.values()])
+def _pairs(matches: list[tuple[int, int, str]]) -> Pairs:
+    """Each pair once, with all its reasons."""
+    reasons: dict[tuple[int, int], list[str]] = {}
+    for one, two, how in sorted(set(matches)):
+        reasons.setdefault((one, two), []).append(how)
+    chips = np.array(list(reasons), np.int64).reshape(-1, 2)
+    return Pairs(chips=chips, how=[", ".join(hows) for hows in reasons.values()])
 
 
 def groups(num_chips: int, *pairs: Pairs) -> list[list[int]]:
-    """Chips that are joined by any pair, directly or through others; groups of two and more, ascending."""
-    chips = np.concatenate([found.chips for found in pairs])
+    """Chips connected by pairs, directly or through others; groups of two or more, ascending."""
+    chips = np.concatenate([kind.chips for kind in pairs])
     links = coo_array((np.ones(len(chips)), (chips[:, 0], chips[:, 1])), shape=(num_chips, num_chips))
     _, label = connected_components(links, directed=False)
     order = np.argsort(label, kind="stable")
@@ -182,7 +183,7 @@ def groups(num_chips: int, *pairs: Pairs) -> list[list[int]]:
     return sorted(piece.tolist() for piece in pieces if len(piece) > 1)
 
 
-def write_groups(store: Store, found: list[list[int]]) -> None:
-    """Keep the groups beside the store, where SPLIT=blocked looks for them."""
-    text = json.dumps({"fingerprint": store.fingerprint, "groups": found})
+def write_groups(store: Store, chip_groups: list[list[int]]) -> None:
+    """Write the groups beside the store, where SPLIT=blocked reads them."""
+    text = json.dumps({"fingerprint": store.fingerprint, "groups": chip_groups})
     write_atomic(groups_path(store.local_path), text.encode())

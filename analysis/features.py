@@ -1,7 +1,7 @@
-"""One pass over a store's pixels -> a few numbers a chip, which is all that an audit looks at afterwards.
+"""One pass over a store's pixels -> features per chip, from which an audit computes everything else.
 
-In: a store. Out: `Features`, about 12 KB a chip (256 x 256 x 4). Memory while reading: one block of chips. Leaves what
-is alike, or odd, to `similar` and `oddities`.
+In: a store. Out: `Features`, about 12 KB per chip (256 x 256 x 4). While reading, memory holds one block of chips.
+Leaves duplicates to `duplicates` and odd pixels to `pixel_checks`.
 """
 
 import os
@@ -24,13 +24,13 @@ SIDES = ("left", "right", "top", "bottom")
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Arrays one row a chip.
+    """Arrays with one row per chip.
 
-    low, high (N, bands): smallest and largest value. at_high (N, bands): pixels that have the largest. empty (N,):
+    low, high (N, bands): smallest and largest value. at_high (N, bands): pixels with the largest value. empty (N,):
     pixels that are 0 in every band. hash (N,) uint64: perceptual hash of the mean over bands. thumbnail (N, bands, 16,
-    16) float32: area means. edges (N, 4, channels, side) float32: the outermost lines, left, right, top, bottom, of the
-    mean over standardised bands and of the last band minus the others' mean; the longer side's length, a shorter one
-    padded with NaN.
+    16) float32: area means. edges (N, 4, channels, side) float32: the outermost pixel lines (left, right, top, bottom)
+    of the mean over standardised bands, and of the last band minus the mean of the others; `side` is the longer side, a
+    shorter line is padded with NaN.
     """
 
     low: np.ndarray
@@ -46,22 +46,22 @@ def read_features(store: Store) -> Features:
     """Read every chip once.
 
     Raises:
-        DamagedChunkError: names a chip that cannot be read.
+        DamagedChunkError: a chip cannot be read; names it.
     """
     mean, std = store.band_statistics(np.arange(store.num_chips))
     scale = np.where(std > 0, std, 1).astype(np.float32)[:, None, None]
-    parts: list[tuple[np.ndarray, ...]] = []
+    blocks: list[tuple[np.ndarray, ...]] = []
     with Progress("audit", total=store.num_chips, unit="chips") as progress:
         for values in _blocks(store):
             standard = (values - mean.astype(np.float32)[:, None, None]) / scale
-            parts.append((*_extremes(values), *_shape(standard), _edges(standard)))
+            blocks.append((*_extremes(values), *_shape(standard), _edges(standard)))
             progress.update(len(values))
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    columns = [np.concatenate(column) for column in zip(*blocks, strict=True)]
     return Features(**dict(zip(Features.__dataclass_fields__, columns, strict=True)))
 
 
 def _blocks(store: Store) -> Iterator[np.ndarray]:
-    """(chips, bands, height, width) float32 and store-typed values, a block at a time, in store order."""
+    """(chips, bands, height, width) values in the store's dtype, block by block, in stored order."""
     layout, reader = store.layout, ChunkReader(store, store.layout.bands)
     step = max(1, BLOCK_BYTES // layout.chip_bytes)
     shape = (len(layout.bands), layout.height, layout.width)
@@ -70,7 +70,7 @@ def _blocks(store: Store) -> Iterator[np.ndarray]:
         for first in range(0, store.num_chips, step):
             values = np.empty((min(step, store.num_chips - first), *shape), layout.dtype)
             rows = np.array_split(np.arange(len(values)), threads)
-            list(pool.map(partial(_read_rows, reader, first, values), [part for part in rows if len(part)]))
+            list(pool.map(partial(_read_rows, reader, first, values), [block for block in rows if len(block)]))
             yield values
 
 
@@ -87,7 +87,7 @@ def _extremes(values: np.ndarray) -> tuple[np.ndarray, ...]:
 def _shape(standard: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(perceptual hash, thumbnails) of (chips, bands, height, width) standardised values.
 
-    The hash is pHash's: the signs of the 8 x 8 lowest frequencies about their median, of a 32 x 32 picture.
+    The hash is pHash: the 8 x 8 lowest frequencies of a 32 x 32 image, each compared with their median.
     """
     picture = area_means(standard.mean(axis=1), HASH_SIDE)
     low = dctn(picture, axes=(1, 2), norm="ortho")[:, :8, :8].reshape(len(picture), -1)
@@ -97,7 +97,7 @@ def _shape(standard: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def area_means(values: np.ndarray, side: int) -> np.ndarray:
-    """Mean over boxes of the last two axes, to `side` x `side` at most; float32."""
+    """Mean over boxes of the last two axes, at most `side` x `side` of them; float32."""
     for axis in (-2, -1):
         length = values.shape[axis]
         edges = np.linspace(0, length, min(side, length) + 1).astype(int)
@@ -111,7 +111,7 @@ def _edges(standard: np.ndarray) -> np.ndarray:
     """(chips, 4, channels, longer side) from (chips, bands, height, width)."""
     channels = [standard.mean(axis=1)]
     if standard.shape[1] > 1:
-        # Brightness hides what the bands do not share. On 675 Landsat and Sentinel-2 chips with 1,170 neighbours the
+        # Brightness hides differences between bands. On 675 Landsat and Sentinel-2 chips with 1,170 neighbours, the
         # mean alone found 224 of them, with this difference 564, none wrong.
         channels.append(standard[:, -1] - standard[:, :-1].mean(axis=1))
     picture = np.stack(channels, axis=1)

@@ -1,6 +1,7 @@
-"""How figures look, and how they are kept: inline SVG that follows light and dark, and a PNG for paper and slides.
+"""The look of figures, and their files: inline SVG that follows light and dark mode, and PNG for paper and slides.
 
-Colours are Okabe and Ito's, told apart by colour-blind eyes; line styles, markers and hatches tell them apart in grey.
+In: matplotlib figures. Out: SVG text and PNG files. Colours are Okabe and Ito's, which colour-blind readers can tell
+apart; line styles, markers and hatches differ in grey, too.
 """
 
 import html
@@ -21,7 +22,7 @@ from analysis.slugs import slug
 from preprocess.console import is_plain, one_line
 from preprocess.zarr_store import write_atomic
 
-INK, FAINT = "#1b1f24", "#8a9099"  # text; grids and what stands behind
+INK, FAINT = "#1b1f24", "#8a9099"  # text; grids and background lines
 BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 RUN_STYLES: tuple[dict[str, Any], ...] = (
     {"color": BLUE, "hatch": ""},
@@ -42,20 +43,20 @@ matplotlib.rcParams.update(
         "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False,
         "legend.frameon": False, "grid.color": FAINT, "grid.alpha": 0.35, "axes.grid": True, "axes.axisbelow": True,
         "hatch.linewidth": 0.6,
-        "text.parse_math": False,  # a `$` in a class's or run's name is a `$`
+        "text.parse_math": False,  # a `$` in the name of a class or run stays a `$`
     }
 )  # fmt: skip
 
 
 @dataclass(kw_only=True)
 class Figures:
-    """Keeps the figures of a page: `add` writes NAME.png and returns the SVG to put inline."""
+    """The figures of a page: `add` writes NAME.png and returns the inline SVG."""
 
     folder: Path
     names: list[str] = field(default_factory=list)
 
     def add(self, name: str, figure: Figure) -> str:
-        """Write one figure; returns SVG text without a header, whose ink is the page's own."""
+        """Write one figure; returns SVG text without a header, drawn in the page's text colour."""
         name = slug(name)
         self.folder.mkdir(parents=True, exist_ok=True)
         _escape(figure)
@@ -66,7 +67,7 @@ class Figures:
         self.names.append(name)
         text = svg.getvalue()
         text = text[text.index("<svg") :]
-        # Two figures of a page must not share ids: clip paths would be taken from the first.
+        # Two figures of a page must not share ids: the second would use the clip paths of the first.
         text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
         title = re.escape(INK)
         return re.sub(title, "currentColor", text, flags=re.IGNORECASE).replace(
@@ -74,21 +75,23 @@ class Figures:
         )
 
     def tidy(self) -> None:
-        """Remove the PNGs that an earlier page left in the folder."""
+        """Remove PNGs of an earlier page from the folder."""
         for path in self.folder.glob("*.png"):
             if path.stem not in self.names:
                 path.unlink()
 
 
 def shown(names: Iterable[str]) -> list[str]:
-    """Names for ticks, whose text is set while the figure is drawn (`_escape` sees all other text). A long one is cut,
-    for matplotlib would leave no width for the axes; tables have it whole."""
+    """Names for tick labels, whose text is set during drawing (`_escape` handles all other text).
+
+    A long name is cut, since matplotlib would leave no width for the axes; tables have it in full.
+    """
     lines = [one_line(name) for name in names]
     return [line if len(line) <= MAX_TICK else f"{line[: MAX_TICK - 1]}…" for line in lines]
 
 
 def _escape(figure: Figure) -> None:
-    """Show invisible and control characters in the names of classes and runs as escapes."""
+    """Replace invisible and control characters in the names of classes and runs by escapes."""
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         if not is_plain(text.get_text()):
@@ -96,7 +99,7 @@ def _escape(figure: Figure) -> None:
 
 
 def new(title: str, xlabel: str, ylabel: str, *, height: float = 3.4, width: float = WIDTH_IN) -> tuple[Figure, Axes]:
-    """A figure with one panel, with its title and axis names."""
+    """A figure with one panel, a title and axis labels."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
@@ -106,7 +109,7 @@ def new(title: str, xlabel: str, ylabel: str, *, height: float = 3.4, width: flo
 def panels(
     names: Iterable[str], title: str, xlabel: str, ylabel: str, *, row_height: float = 1.55
 ) -> tuple[Figure, Iterator[tuple[str, Axes]]]:
-    """Small panels, one a name, in the names' order, three a row, on the same axes."""
+    """Small panels, one per name in the order of the names, three per row, with shared axes."""
     listed = list(names)
     rows = math.ceil(len(listed) / PANEL_COLUMNS)
     figure = Figure(figsize=(WIDTH_IN, row_height * rows + 0.9), layout="constrained")
@@ -114,7 +117,7 @@ def panels(
     for index, axes in enumerate(grid):
         if index >= len(listed):
             axes.set_axis_off()
-        # The panel below is switched off: the lowest one that is drawn shows its numbers.
+        # If the panel below is switched off, the lowest visible one shows the tick labels.
         axes.tick_params(labelsize=8, labelbottom=index + PANEL_COLUMNS >= len(listed))
     for name, axes in zip(listed, grid, strict=False):
         axes.set_title(name, fontsize=8.5, pad=3)

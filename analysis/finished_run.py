@@ -1,7 +1,7 @@
-"""A run's folder -> `Run`: scores, labels, names and history, checked against each other before anything is drawn.
+"""Read a run's folder: scores, labels, names and history, checked against each other.
 
-In: run.json, metrics.jsonl and results.npz, as `train.contract` reads them: neither torch nor DALI is loaded. Leaves
-every number that is computed from the scores to `tail`, `ranking`, `classes` and `decisions`.
+In: run.json, metrics.jsonl and results.npz, through `train.contract`, without torch or DALI. Out: `Run`. Leaves metrics
+to `class_metrics`, `tail`, `ranking` and `f2_thresholds`.
 """
 
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ def loss_title(name: str) -> str:
 class Run:
     """One finished or stopped run.
 
-    names (N,) of the test split's chips; labels (N, classes) uint8; logits (N, classes) float64, what everything is
-    ranked by; probabilities (N, classes) float64; ap (classes,) with NaN where a class has no positive; epoch from 1.
-    `record` is run.json, `made_with` what the scores depend on, `history` an entry an epoch.
+    names (N,) of the test split's chips; labels (N, classes) uint8; logits (N, classes) float64, by which chips are
+    ranked; probabilities (N, classes) float64; ap (classes,), NaN where a class has no positive; epoch from 1. `record`
+    is run.json, `made_with` the inputs of the scores, `history` one entry per epoch.
     """
 
     path: Path
@@ -53,20 +53,20 @@ class Run:
 
     @property
     def config(self) -> Config:
-        """The configuration of the scores."""
+        """The configuration with which the scores were made."""
         return self.made_with.config
 
     @property
     def positives(self) -> np.ndarray:
-        """(classes,) chips of the test split that have the class."""
+        """(classes,) number of test chips with the class."""
         return np.asarray(self.labels.sum(axis=0, dtype=np.int64))
 
 
 def load_run(path: Path) -> Run:
-    """Read a run. A line says where a kill left one file an epoch behind the other.
+    """Read a run. Prints a line if a kill left one file an epoch behind the other.
 
     Raises:
-        UserError: a file is missing or damaged, or the files do not belong together; names it.
+        UserError: a file is missing or damaged, or files belong to different runs; names the file.
     """
     record = read_record(path)
     history = read_metrics(path, record)
@@ -74,7 +74,7 @@ def load_run(path: Path) -> Run:
     if len(history) != len(results.train_losses):
         say(
             f"{path}: metrics.jsonl holds {len(history)} epochs, results.npz {len(results.train_losses)}: the run was "
-            f"interrupted between them. make train RESUME={path} mends it."
+            f"killed in between. `make train RESUME={path}` repairs it."
         )
     check_scores(path / "results.npz", results)
     return Run(
@@ -85,10 +85,10 @@ def load_run(path: Path) -> Run:
 
 
 def check_scores(path: Path, results: Results) -> None:
-    """UserError if AP, mAP or probabilities are not those of the logits and labels."""
+    """Raise UserError if AP, mAP or probabilities do not follow from logits and labels."""
     logits = results.logits.astype(np.float64)
     ap = class_ap(results.labels, logits)
-    # `preds` may lie as float32.
+    # `preds` may be stored as float32.
     for key, expected, found, tolerance in (
         ("AP", ap, results.ap, 1e-9),
         ("mAP", mean_ap(ap), results.mean_ap, 1e-9),
@@ -96,4 +96,4 @@ def check_scores(path: Path, results: Results) -> None:
         ("testperfs", ap, results.test_ap[results.epoch - 1], 1e-9),
     ):
         if not np.allclose(expected, found, rtol=0, atol=tolerance, equal_nan=True):
-            raise UserError(f"{path}: the saved {key} is not that of the saved scores; the file was altered.")
+            raise UserError(f"{path}: the saved {key} does not follow from the saved scores; the file was altered.")

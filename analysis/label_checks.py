@@ -1,7 +1,7 @@
-"""What is odd about tags: contradictions, gaps, repetitions, and labels that a model doubts.
+"""Checks of labels: contradictory, missing and repeated tags, and labels that a model doubts.
 
-In: a store's labels, its CSV where it is at hand, a run's scores. Out: `Finding`s. The store keeps a tag once however
-often the CSV repeats it, so repetitions are found in the CSV only.
+In: a store's labels; optionally its CSV and a run's scores. Out: `Finding`s. The store keeps a repeated tag once, so
+repetitions can only be found in the CSV.
 """
 
 from dataclasses import dataclass, field
@@ -18,44 +18,44 @@ from preprocess.image_names import stem
 from preprocess.labels import TagRow, read_labels, read_tags, settings_of
 from preprocess.zarr_store import Store
 
-MIN_EXAMPLES = 10  # of each kind: below it cleanlab's estimate of a class's noise means nothing
+MIN_EXAMPLES = 10  # of each kind; with fewer, cleanlab's estimate of a class's noise is meaningless
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One kind of oddity. `chips`: (F, k) chip numbers that belong together (k = 1: chips); `said` a line each.
+    """The result of one check. `chips`: (F, k) chip indices, one group of k chips per row; `reasons`: one line per row.
 
-    `missing` says why it was not looked for; then nothing was found because nothing was sought.
+    `missing` says why the check was skipped; it is empty otherwise.
     """
 
     title: str
     about: str
     chips: np.ndarray = field(default_factory=lambda: np.empty((0, 1), np.int64))
-    said: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
     missing: str = ""
 
 
-def _finding(title: str, about: str, found: list[tuple[int, str]]) -> Finding:
-    chips = np.array([chip for chip, _ in found], np.int64).reshape(-1, 1)
-    return Finding(title=title, about=about, chips=chips, said=[said for _, said in found])
+def _finding(title: str, about: str, rows: list[tuple[int, str]]) -> Finding:
+    chips = np.array([chip for chip, _ in rows], np.int64).reshape(-1, 1)
+    return Finding(title=title, about=about, chips=chips, reasons=[reason for _, reason in rows])
 
 
 def exclusive_findings(store: Store, exclusive: tuple[str, ...]) -> list[Finding]:
-    """Chips with several, and with none, of classes of which each has exactly one.
+    """Chips with several, and chips with none, of a set of classes that exclude each other.
 
     Raises:
-        UserError: a class that the store has not.
+        UserError: the store does not have one of the classes.
     """
     titles = ("Contradictory tags", "None of the exclusive tags")
     if not exclusive:
-        return [Finding(title=title, about="", missing="EXCLUSIVE=a,b,c names classes that exclude each other.")
+        return [Finding(title=title, about="", missing="needs EXCLUSIVE=a,b,c, classes that exclude each other.")
                 for title in titles]  # fmt: skip
     for name in exclusive:
         if name not in store.classes:
             raise UserError(f"EXCLUSIVE={','.join(exclusive)}: expected classes of the store, found {name!r}.")
     columns = [store.classes.index(name) for name in exclusive]
     count = store.labels[:, columns].sum(axis=1)
-    about = f"Of {', '.join(exclusive)} a chip should have exactly one."
+    about = f"A chip should have exactly one of {', '.join(exclusive)}."
     return [
         _finding(title, about, [(int(chip), tags_of(store, chip)) for chip in np.flatnonzero(rows).tolist()])
         for title, rows in zip(titles, (count > 1, count == 0), strict=True)
@@ -63,25 +63,28 @@ def exclusive_findings(store: Store, exclusive: tuple[str, ...]) -> list[Finding
 
 
 def tags_of(store: Store, chip: int) -> str:
-    """The chip's tags, in the classes' order."""
+    """The chip's tags in class order."""
     return listed(np.array(store.classes)[store.labels[chip] == 1].tolist())
 
 
 def csv_findings(store: Store, path: Path | None) -> list[Finding]:
-    """Rows that repeat a tag, and chips whose tags are not the store's.
+    """Rows that repeat a tag, and chips whose tags in the CSV differ from the store.
 
     Raises:
-        UserError: the CSV cannot be read, or is of other chips.
+        UserError: the CSV cannot be read, or lacks chips of the store.
     """
     titles = ("Repeated tags", "Tags differ from the CSV")
     if path is None:
-        return [Finding(title=title, about="", missing="LABELS=file.csv is needed.") for title in titles]
+        return [Finding(title=title, about="", missing="needs LABELS=file.csv.") for title in titles]
     settings = settings_of(store)
     table = read_labels(path, store.classes, settings)
     chip_of = {stem(str(name).strip()): chip for chip, name in enumerate(store.names)}
     row_of = {stem(name): row for row, name in enumerate(table.names)}
     if absent := [name for name in chip_of if name not in row_of]:
-        raise UserError(f"LABELS={path}: {len(absent)} chips of the store are not in it, e.g. {absent[0]}.")
+        raise UserError(
+            f"LABELS={path}: expected a row for every chip of the store, found none for {len(absent)} "
+            f"(for example {absent[0]})."
+        )
     repeated = []
     rows_of: dict[str, list[TagRow]] = {}  # several in the long format
     for row in read_tags(path, settings, store.classes)[1]:
@@ -95,26 +98,26 @@ def csv_findings(store: Store, path: Path | None) -> list[Finding]:
     rows = np.array([row_of[name] for name in chip_of])
     differ = np.flatnonzero((table.labels[rows] != store.labels).any(axis=1))
     return [
-        _finding(titles[0], "A tag that is named twice counts once.", sorted(repeated)),
+        _finding(titles[0], "A repeated tag counts once.", sorted(repeated)),
         _finding(titles[1], "The CSV has changed since the conversion.", [(int(chip), "") for chip in differ]),
     ]
 
 
 def doubted_labels(store: Store, run: Run | None) -> Finding:
-    """Labels that cleanlab (confident learning, both of its prunings) takes for wrong, the most doubted first.
+    """Labels that cleanlab (confident learning, both prunings) considers wrong, the most doubtful first.
 
-    Only the test split is judged: its scores were made by a model that has not learnt these labels.
+    Only test labels are checked: the model was not trained on them.
 
     Raises:
-        UserError: the run is of other chips or classes.
+        UserError: the run has other chips or classes.
     """
     title = "Labels that the model doubts"
     if run is None:
-        return Finding(title=title, about="", missing="RUN=runs/task1 gives the scores for it.")
+        return Finding(title=title, about="", missing="needs the scores of a run, RUN=runs/task1.")
     chip_of = {str(name): chip for chip, name in enumerate(store.names)}
     if run.classes != store.classes or any(name not in chip_of for name in run.names.tolist()):
         raise UserError(f"RUN={run.path}: expected a run on {store.path}, found other chips or classes.")
-    found: list[tuple[float, int, str]] = []
+    rows: list[tuple[float, int, str]] = []
     for index, name in enumerate(run.classes):
         truth = run.labels[:, index].astype(np.int64)
         if min(truth.sum(), (1 - truth).sum()) < MIN_EXAMPLES:
@@ -123,10 +126,10 @@ def doubted_labels(store: Store, run: Run | None) -> Finding:
         doubted = find_label_issues(truth, scores, filter_by="both", n_jobs=1)
         quality = get_label_quality_scores(truth, scores)
         for row in np.flatnonzero(doubted).tolist():
-            says = f"{name}: {'tagged' if truth[row] else 'not tagged'}, p = {scores[row, 1]:.4f}"
-            found.append((float(quality[row]), chip_of[str(run.names[row])], says))
+            reason = f"{name}: {'tagged' if truth[row] else 'not tagged'}, p = {scores[row, 1]:.4f}"
+            rows.append((float(quality[row]), chip_of[str(run.names[row])], reason))
     about = (
         f"By cleanlab, from the scores of {run.name} on its {len(run.names):,} test chips; classes with fewer than "
-        f"{MIN_EXAMPLES} examples of either kind are left out."
+        f"{MIN_EXAMPLES} positives or negatives are skipped."
     )
-    return _finding(title, about, [(chip, says) for _, chip, says in sorted(found)])
+    return _finding(title, about, [(chip, reason) for _, chip, reason in sorted(rows)])

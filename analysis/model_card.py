@@ -1,4 +1,7 @@
-"""A small model card: what goes in, what comes out, how good it is, what to beware of."""
+"""A small model card: input, output, scores, limitations.
+
+In: a run, its store, the comparison of the export. Out: Markdown.
+"""
 
 from typing import Any
 
@@ -11,24 +14,26 @@ from preprocess.zarr_store import Store
 
 
 def _cell(name: str) -> str:
-    """A class's name in a table of Markdown."""
+    """A class's name, escaped for a Markdown table."""
     return one_line(name).replace("|", "\\|")
 
 
 def model_card(run: Run, store: Store, parity: dict[str, Any]) -> str:
-    """Markdown from the run's own records."""
+    """The card as Markdown, from the run's files."""
     layout, made = store.layout, run.made_with
     chosen = made.split.epoch_chosen_on
     rows = "\n".join(
         f"| {index} | {_cell(name)} | {count} | {'-' if np.isnan(ap) else f'{ap:.4f}'} |"
         for index, (name, count, ap) in enumerate(zip(run.classes, run.positives.tolist(), run.ap, strict=True))
     )
-    beware = [
-        f"The epoch was chosen on the {chosen} part" + (", which flatters the scores." if chosen == "test" else "."),
-        "Chips of one scene lie in train and test under a random split; scores on new scenes can be lower.",
-        "The classes' thresholds are not 0.5: `make report` tunes them for F2, `make predict` uses those.",
+    limitations = [
+        f"The epoch was chosen on the {chosen} split" + ("; test scores are optimistic." if chosen == "test" else "."),
+        "With a random split, chips of one scene are in train and test; scores on new scenes can be lower.",
+        "`make report` tunes a threshold per class for F2, and `make predict` uses it; 0.5 is not the best threshold.",
     ]
-    gap = f"{parity['onnx_from_torch']:.2g} at most in a logit, {parity['onnx_from_torch_share']:.2g} of the largest"
+    differences = (
+        f"{parity['onnx_from_torch']:.2g} at most per logit, {parity['onnx_from_torch_share']:.2g} of the largest"
+    )
     shape = f"(batch, {len(layout.bands)}, {layout.height}, {layout.width}) {layout.dtype}"
     return f"""# {one_line(run.name)}: {run.config.arch}, task {run.config.task}
 
@@ -37,10 +42,10 @@ Multi-label classification of {layout.height} x {layout.width} satellite chips i
 | | |
 |---|---|
 | input `chips` | {shape}, raw file values, bands {", ".join(layout.bands)} |
-| inside | centre crop, choice of bands, standardisation |
+| preprocessing inside | centre crop, choice of bands, standardisation |
 | output `logits` | (batch, {len(run.classes)}) float32; probability = sigmoid |
 | test mAP | {run.mean_ap:.4f} on {len(run.names):,} chips (split {made.split.rule}) |
-| parity | onnxruntime - torch: {gap}, on {parity["chips"]} chips |
+| parity | onnxruntime - torch: {differences}, on {parity["chips"]} chips |
 | weights, sha256 | {made.model_sha256} |
 | commit | {made.commit} |
 | made by | `{train_command(run.config)}` |
@@ -49,7 +54,7 @@ Multi-label classification of {layout.height} x {layout.width} satellite chips i
 |---|---|---|---|
 {rows}
 
-## Beware
+## Limitations
 
-{chr(10).join(f"- {line}" for line in beware)}
+{chr(10).join(f"- {line}" for line in limitations)}
 """

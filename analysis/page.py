@@ -1,7 +1,7 @@
-"""One page that opens anywhere: sections of text, tables, figures and chips -> self-contained HTML.
+"""One self-contained HTML page from sections of text, tables, figures and chips.
 
-In: blocks. Out: HTML that asks for nothing from outside, follows light and dark, fits a phone and prints. Tables are
-written as CSV beside it. Leaves what is on the page to `report` and `audit`.
+In: blocks. Out: HTML without external requests that follows light and dark mode, fits a phone and prints well. Tables
+are also written as CSV. Leaves the content to `report` and `audit`.
 """
 
 import math
@@ -12,7 +12,7 @@ import jinja2
 import markupsafe
 import pandas as pd
 
-from analysis.pictures import Chip, data_uri
+from analysis.pictures import ChipImages, data_uri
 from analysis.slugs import slug
 from analysis.tables import table_bytes
 from preprocess.console import one_line
@@ -23,7 +23,7 @@ _TEMPLATES = Path(__file__).with_name("templates")
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """A paragraph; `kind` is "text", "warn" (something to know before believing a number) or "code"."""
+    """A paragraph; `kind` is "text", "warn" (to read before trusting a number) or "code"."""
 
     text: str
     kind: str = "text"
@@ -39,7 +39,7 @@ class Plot:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Cells as text, the first column a name; `muted` rows are greyed; `words`: cells are sentences."""
+    """Cells as text; the first column holds names. `muted` rows are grey; `words`: cells are sentences."""
 
     columns: list[str]
     rows: list[list[str]]
@@ -50,7 +50,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One chip: its pictures as data URIs ("" for none), its name and what is said of it."""
+    """One chip: its images as data URIs ("" for none), its name and lines of text."""
 
     name: str
     colour: str
@@ -60,7 +60,7 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Cards:
-    """Chips side by side; `groups` keeps those together that belong together (pairs of duplicates)."""
+    """Chips side by side; each group (such as a pair of duplicates) stays together."""
 
     title: str
     groups: list[list[Card]]
@@ -69,7 +69,7 @@ class Cards:
 
 @dataclass(kw_only=True)
 class Section:
-    """One part of a page."""
+    """One section of a page."""
 
     id: str
     title: str
@@ -86,7 +86,7 @@ class Section:
 
 @dataclass(kw_only=True)
 class Tables:
-    """Keeps the tables of a page: `add` writes NAME.csv, in full precision, and returns what the page shows."""
+    """The tables of a page: `add` writes NAME.csv in full precision and returns the table for the page."""
 
     folder: Path
     names: list[str] = field(default_factory=list)
@@ -95,7 +95,7 @@ class Tables:
         self, name: str, frame: pd.DataFrame, caption: str = "", *, digits: int = 4,
         muted: frozenset[int] = frozenset(), show: int | None = None,
     ) -> Table:  # fmt: skip
-        """Write a table; the first `show` rows go on the page."""
+        """Write a table; the page shows the first `show` rows, by default all."""
         name = slug(name)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(self.folder / f"{name}.csv", table_bytes(frame))
@@ -110,7 +110,7 @@ class Tables:
         )
 
     def tidy(self) -> None:
-        """Remove the CSVs that an earlier page left in the folder."""
+        """Remove CSVs of an earlier page from the folder."""
         for path in self.folder.glob("*.csv"):
             if path.stem not in self.names:
                 path.unlink()
@@ -125,8 +125,8 @@ def _cell(value: object, digits: int) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def card(name: str, chip: Chip | None, lines: list[str]) -> Card:
-    """A chip's card; without pictures where there is no chip to show."""
+def card(name: str, chip: ChipImages | None, lines: list[str]) -> Card:
+    """A chip's card; without images if `chip` is None."""
     return Card(
         name=name,
         colour=data_uri(chip.colour) if chip else "",
@@ -135,18 +135,18 @@ def card(name: str, chip: Chip | None, lines: list[str]) -> Card:
     )
 
 
-def _seen(value: object) -> object:
-    """Text with invisible and direction characters as escapes, but for the lines of a code block. Markup is our own."""
+def _escape(value: object) -> object:
+    """Escape invisible and direction characters in text; line breaks and our own markup stay."""
     if not isinstance(value, str) or isinstance(value, markupsafe.Markup):
         return value
     return "\n".join(one_line(line) for line in value.split("\n"))
 
 
 def render(path: Path, *, title: str, subtitle: str, facts: list[tuple[str, str]], sections: list[Section]) -> None:
-    """Write the page. `facts` are (what, value), shown first and large."""
+    """Write the page. `facts` are (name, value), shown first in large type."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, finalize=_seen,
+        trim_blocks=True, lstrip_blocks=True, finalize=_escape,
     )  # fmt: skip
     template = environment.get_template("page.html.j2")
     html = template.render(

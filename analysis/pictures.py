@@ -1,7 +1,7 @@
-"""Chips as pictures, from the store: native pixels, one value of the store one pixel of the PNG.
+"""Images of chips from the store: each pixel of the PNG is one stored pixel.
 
-In: a store and chip numbers. Out: PNG bytes, colour (red, green, blue by name) and NIR. Brightness is stretched between
-two percentiles of the chips shown together, a band at a time, so that chips of one page can be compared.
+In: a store and chip indices. Out: PNG bytes, in colour (bands red, green, blue) and NIR. Each band is stretched between
+two percentiles of the chips shown together, so that chips of one page can be compared.
 """
 
 import base64
@@ -15,13 +15,13 @@ from pipeline.chunks import ChunkReader
 from preprocess.zarr_store import Store
 
 COLOUR = ("red", "green", "blue")
-PAGE_BYTES = 6_000_000  # of pictures as text; with figures and tables a page stays below 10 MB
+PAGE_BYTES = 6_000_000  # of images as text; with figures and tables a page stays below 10 MB
 LOW_PERCENTILE, HIGH_PERCENTILE = 1, 99
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chip:
-    """A chip's pictures as PNG bytes; `colour_bands` says what is shown as colour, "" for `nir` where there is none."""
+class ChipImages:
+    """A chip's images as PNG bytes. `colour` shows `colour_bands`; `nir` is empty without such a band."""
 
     index: int
     colour: bytes
@@ -29,12 +29,12 @@ class Chip:
 
 
 def colour_bands(store: Store) -> tuple[str, ...]:
-    """Red, green and blue where the store has them, else its first band, shown grey."""
+    """Red, green and blue if the store has them, else its first band, shown in grey."""
     return COLOUR if set(COLOUR) <= set(store.layout.bands) else store.layout.bands[:1]
 
 
 def read_chips(store: Store, chips: np.ndarray, bands: tuple[str, ...]) -> np.ndarray:
-    """(chips, bands, height, width) of the store's own values."""
+    """(chips, bands, height, width) stored values."""
     layout = store.layout
     reader = ChunkReader(store, bands)
     values = np.empty((len(chips), len(bands), layout.height, layout.width), layout.dtype)
@@ -51,9 +51,12 @@ def stretch(values: np.ndarray) -> np.ndarray:
 
 
 @dataclass(kw_only=True)
-class Room:
-    """What the pictures of a page may still take as text. `blocks` of chips are ahead, each of which may take an equal
-    share of what is left, and its first group in any case where that fits."""
+class ImageBudget:
+    """Bytes that the images of a page may still take as text.
+
+    `blocks`: blocks of chips still to come. Each may take an equal share of the rest; its first group may take all of
+    it.
+    """
 
     blocks: int
     left: int = PAGE_BYTES
@@ -65,35 +68,36 @@ class Room:
         return share
 
 
-def pictures(store: Store, chips: np.ndarray, room: Room) -> list[Chip | None]:
-    """The chips of (groups, k) chips in the order given, stretched together; None for all from the first group on that
-    has no room.
+def pictures(store: Store, chips: np.ndarray, budget: ImageBudget) -> list[ChipImages | None]:
+    """Images of (groups, k) chips in this order, stretched together.
+
+    From the first group on that exceeds the budget, all are None.
 
     Raises:
         DamagedChunkError: a chip cannot be read.
     """
-    shown: list[Chip | None] = [None] * chips.size
+    shown: list[ChipImages | None] = [None] * chips.size
     if not chips.size:
         return shown
-    share, taken, wide = room.next_share(), 0, chips.shape[1]
+    share, taken, wide = budget.next_share(), 0, chips.shape[1]
     colour = stretch(read_chips(store, chips.ravel(), colour_bands(store)))
     nir = stretch(read_chips(store, chips.ravel(), ("nir",))) if "nir" in store.layout.bands else None
     for first in range(0, chips.size, wide):
         group = [
-            Chip(index=int(chip), colour=_png(colour[row]), nir=_png(nir[row]) if nir is not None else b"")
+            ChipImages(index=int(chip), colour=_png(colour[row]), nir=_png(nir[row]) if nir is not None else b"")
             for row, chip in enumerate(chips.ravel()[first : first + wide], first)
         ]
         size = sum(len(data_uri(png)) for picture in group for png in (picture.colour, picture.nir))
-        if size > (share - taken if first else room.left):
+        if size > (share - taken if first else budget.left):
             break
         shown[first : first + wide] = group
         taken += size
-        room.left -= size
+        budget.left -= size
     return shown
 
 
 def _png(bands: np.ndarray) -> bytes:
-    """(1 or 3, height, width) uint8 -> PNG, grey or RGB, each value as it is."""
+    """(1 or 3, height, width) uint8 -> PNG, grey or RGB, values unchanged."""
     data = io.BytesIO()
     values = bands[0] if len(bands) == 1 else np.ascontiguousarray(np.moveaxis(bands, 0, -1))
     Image.fromarray(values).save(data, format="PNG")
@@ -101,5 +105,5 @@ def _png(bands: np.ndarray) -> bytes:
 
 
 def data_uri(png: bytes) -> str:
-    """The picture as text to put into a page."""
+    """A PNG as text for an HTML page."""
     return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -1,4 +1,7 @@
-"""The figures of a report, each from arrays that are already computed. Leaves looks to `figures`."""
+"""The figures of a report.
+
+In: computed arrays. Out: matplotlib figures. Leaves the look to `figures`.
+"""
 
 from typing import Any
 
@@ -13,34 +16,34 @@ from analysis.figures import BLUE, FAINT, GREEN, INK, ORANGE, RUN_STYLES, new, p
 from analysis.finished_run import Run, loss_title
 from analysis.tail import TAIL_SHARES, Tail
 
-PART_STYLE: dict[str, dict[str, Any]] = {
+SPLIT_STYLE: dict[str, dict[str, Any]] = {
     "train": {"color": BLUE, "linestyle": "-", "marker": "o"},
     "val": {"color": GREEN, "linestyle": ":", "marker": "s"},
     "test": {"color": ORANGE, "linestyle": "--", "marker": "^"},
 }
-_PR_POINTS = 300  # of each curve, in a picture 130 pixels wide
+_PR_POINTS = 300  # per curve, in an image 130 pixels wide
 
 
 def _epochs(run: Run, axes: Axes) -> list[int]:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     epochs = [line.epoch for line in run.history]
     if len(epochs) == 1:
-        axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)  # else matplotlib's ticks are thousandths of an epoch
+        axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)  # otherwise the ticks are thousandths of an epoch
     return epochs
 
 
-def curve(run: Run, what: str) -> Figure:
-    """ "loss" or "map" of every part, an epoch; the epoch that was kept is marked."""
+def curve(run: Run, quantity: str) -> Figure:
+    """ "loss" or "map" of every split per epoch; the chosen epoch is marked."""
     kind = loss_title(run.config.loss)
-    title, unit = (f"Loss ({kind})", "nats, mean over classes") if what == "loss" else ("mAP", "mAP (0 to 1)")
+    title, unit = (f"Loss ({kind})", "nats, mean over classes") if quantity == "loss" else ("mAP", "mAP (0 to 1)")
     figure, axes = new(f"{title} after each epoch", "epoch", unit)
     epochs = _epochs(run, axes)
     for part in run.history[0].splits:
         # NaN (no class has a positive) leaves a gap.
-        values = [line.loss(part) if what == "loss" else line.mean_ap(part) for line in run.history]
-        axes.plot(epochs, values, label=part, markersize=4, linewidth=1.6, **PART_STYLE[part])
-    axes.axvline(run.epoch, color=FAINT, linewidth=1, zorder=0, label=f"kept: epoch {run.epoch}")
-    axes.set_ylim(bottom=0, top=1.02 if what == "map" else None)
+        values = [line.loss(part) if quantity == "loss" else line.mean_ap(part) for line in run.history]
+        axes.plot(epochs, values, label=part, markersize=4, linewidth=1.6, **SPLIT_STYLE[part])
+    axes.axvline(run.epoch, color=FAINT, linewidth=1, zorder=0, label=f"chosen: epoch {run.epoch}")
+    axes.set_ylim(bottom=0, top=1.02 if quantity == "map" else None)
     axes.legend(fontsize=9)
     return figure
 
@@ -52,7 +55,7 @@ def class_ap_curves(run: Run) -> Figure:
         epochs = _epochs(run, axes)
         for part in ("train", "test"):
             values = [line.ap(part, name) for line in run.history]
-            axes.plot(epochs, values, label=part, markersize=2.5, linewidth=1.2, **PART_STYLE[part])
+            axes.plot(epochs, values, label=part, markersize=2.5, linewidth=1.2, **SPLIT_STYLE[part])
         axes.set_ylim(0, 1.02)
     figure.axes[0].legend(fontsize=7, loc="lower right")
     return figure
@@ -61,15 +64,15 @@ def class_ap_curves(run: Run) -> Figure:
 def learning_rate(run: Run) -> Figure:
     """Learning rate of each epoch's last step."""
     schedule = run.config.schedule
-    figure, axes = new(f"Learning rate ({schedule})", "epoch", "learning rate of its last step", height=2.6)
+    figure, axes = new(f"Learning rate ({schedule})", "epoch", "learning rate of the last step", height=2.6)
     axes.plot(_epochs(run, axes), [line.lr for line in run.history], "o-", color=BLUE, markersize=4, linewidth=1.6)
     axes.set_ylim(bottom=0)
     return figure
 
 
 def speed(run: Run) -> Figure:
-    """Chips a second while training, and the share of that time spent waiting for data."""
-    figure, axes = new("Speed while training", "epoch", "chips/s", height=2.6)
+    """Chips/s during training, and the share of that time spent waiting for data."""
+    figure, axes = new("Training speed", "epoch", "chips/s", height=2.6)
     epochs = _epochs(run, axes)
     axes.plot(
         epochs, [line.chips_per_s for line in run.history], "o-", color=BLUE, markersize=4, label="chips/s (left)"
@@ -87,28 +90,26 @@ def speed(run: Run) -> Figure:
     return figure
 
 
-def tail(common: Tail, own: Tail, classes: tuple[str, ...]) -> Figure:
-    """Mean tail accuracy over classes on common thresholds; below it how many classes count; each class behind."""
+def tail(common: Tail, per_class: Tail, classes: tuple[str, ...]) -> Figure:
+    """Mean tail accuracy over classes at common thresholds, and below it the number of classes that count."""
     figure = Figure(figsize=(5.2, 4.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    upper.plot(own.thresholds, own.accuracy, color=FAINT, linewidth=0.8, alpha=0.7)
-    upper.plot([], [], color=FAINT, linewidth=0.8, label="each class, to its own highest score")
-    upper.plot(
-        common.thresholds[:, 0], common.mean, "o-", color=BLUE, markersize=4, label="mean over the classes below"
-    )
-    upper.set(title="Tail accuracy", ylabel="share that has the class", ylim=(0, 1.03))
+    upper.plot(per_class.thresholds, per_class.accuracy, color=FAINT, linewidth=0.8, alpha=0.7)
+    upper.plot([], [], color=FAINT, linewidth=0.8, label="each class, up to its highest score")
+    upper.plot(common.thresholds[:, 0], common.mean, "o-", color=BLUE, markersize=4, label="mean over classes")
+    upper.set(title="Tail accuracy", ylabel="precision", ylim=(0, 1.03))
     upper.legend(fontsize=9, loc="lower left")
     step = common.thresholds[1, 0] - common.thresholds[0, 0]
     lower.bar(common.thresholds[:, 0], common.num_classes, width=0.6 * step or 0.01, color=BLUE)
-    lower.set(xlabel="threshold on the probability (strictly above)", ylabel="classes", ylim=(0, len(classes) * 1.1))
+    lower.set(xlabel="probability threshold (strictly above)", ylabel="classes", ylim=(0, len(classes) * 1.1))
     lower.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
     return figure
 
 
 def tail_quantiles(tails: Tail) -> Figure:
-    """Tail accuracy of the highest-scored share of chips, where every class has a value."""
-    figure, axes = new("Accuracy of the highest-scored chips", "chips in the tail (share of the part)",
-                       "share that has the class")  # fmt: skip
+    """Precision among the highest-scored share of chips, for which every class has a value."""
+    figure, axes = new("Precision among the highest-scored chips", "chips in the tail (share of the split)",
+                       "precision")  # fmt: skip
     shares = np.array(TAIL_SHARES)
     axes.plot(shares, tails.accuracy, color=FAINT, linewidth=0.8, alpha=0.7)
     axes.plot([], [], color=FAINT, linewidth=0.8, label="each class")
@@ -116,14 +117,14 @@ def tail_quantiles(tails: Tail) -> Figure:
     axes.set(xscale="log", ylim=(0, 1.03))
     axes.invert_xaxis()
     axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.xaxis.set_minor_formatter(NullFormatter())  # a logarithmic axis writes its own as mathtext
+    axes.xaxis.set_minor_formatter(NullFormatter())  # a logarithmic axis labels minor ticks with mathtext
     axes.legend(fontsize=9, loc="lower left")
     return figure
 
 
 def ap_bars(run: Run, low: np.ndarray, high: np.ndarray) -> Figure:
-    """AP of every class with its interval, chance beside it; few positives are greyed."""
-    figure, axes = new("AP of each class, 95 % interval, and chance", "AP (0 to 1)", "class (positives)",
+    """AP of every class with its interval and chance level; classes with few positives are grey."""
+    figure, axes = new("AP of each class with 95 % interval, and chance", "AP (0 to 1)", "class (positives)",
                        height=0.27 * len(run.classes) + 1.3)  # fmt: skip
     rows, positives = np.arange(len(run.classes)), run.positives
     colours = [FAINT if count < FEW_POSITIVES else BLUE for count in positives]
@@ -141,7 +142,7 @@ def ap_bars(run: Run, low: np.ndarray, high: np.ndarray) -> Figure:
 
 
 def precision_recall(run: Run) -> Figure:
-    """Precision over recall of every class, chance dashed."""
+    """Precision over recall of every class; chance is dashed."""
     figure, grid = panels(run.classes, "Precision and recall of each class", "recall (0 to 1)", "precision (0 to 1)")
     for index, (name, axes) in enumerate(grid):
         truth = run.labels[:, index]
@@ -151,33 +152,33 @@ def precision_recall(run: Run) -> Figure:
             axes.text(0.5, 0.5, "no positive", ha="center", fontsize=8)
             continue
         precision, recall, _ = precision_recall_curve(truth, run.logits[:, index])
-        # From recall 0 up. Where a positive is found the step has the precision that AP counts for it.
+        # In order of rising recall. At each positive the step has the precision that AP counts for it.
         precision, recall = precision[::-1], recall[::-1]
-        kept = np.unique(np.searchsorted(recall, np.linspace(0, 1, _PR_POINTS)))
+        points = np.unique(np.searchsorted(recall, np.linspace(0, 1, _PR_POINTS)))
         colour = FAINT if truth.sum() < FEW_POSITIVES else BLUE
-        axes.step(recall[kept], precision[kept], where="pre", color=colour, linewidth=1.2)
+        axes.step(recall[points], precision[points], where="pre", color=colour, linewidth=1.2)
         axes.set_title(f"{name} {run.ap[index]:.3f}", fontsize=8.5, pad=3)
     return figure
 
 
 def reliability(run: Run, calibrations: list[Calibration]) -> Figure:
-    """Forecast against what happened, a point a bin, its size the number of chips."""
-    figure, grid = panels(run.classes, "Calibration of each class (Brier score)", "forecast probability",
-                          "share that has the class")  # fmt: skip
+    """Predicted probability and observed share, one point per bin; its size shows the number of chips."""
+    figure, grid = panels(run.classes, "Calibration of each class (Brier score)", "predicted probability",
+                          "share with the class")  # fmt: skip
     for index, (name, axes) in enumerate(grid):
-        found = calibrations[index]
+        calibration = calibrations[index]
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1)
         colour = FAINT if run.positives[index] < FEW_POSITIVES else BLUE
-        sizes = 4 + 8 * np.log10(np.maximum(found.count, 1))
-        axes.plot(found.forecast, found.share, color=colour, linewidth=1)
-        axes.scatter(found.forecast, found.share, s=sizes, color=colour)
+        sizes = 4 + 8 * np.log10(np.maximum(calibration.count, 1))
+        axes.plot(calibration.forecast, calibration.share, color=colour, linewidth=1)
+        axes.scatter(calibration.forecast, calibration.share, s=sizes, color=colour)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-        axes.set_title(f"{name} {found.brier:.3f}", fontsize=8.5, pad=3)
+        axes.set_title(f"{name} {calibration.brier:.3f}", fontsize=8.5, pad=3)
     return figure
 
 
 def heat(values: np.ndarray, classes: tuple[str, ...], title: str, xlabel: str, ylabel: str) -> Figure:
-    """A (classes, classes) matrix of shares; NaN is left blank. Light is much, in grey too."""
+    """A (classes, classes) matrix of shares; NaN is left blank. Lighter is more, in grey, too."""
     side = max(3.4, 0.24 * len(classes) + 1.6)
     figure, axes = new(title, xlabel, ylabel, height=side + 0.5, width=max(5.2, side))
     mesh = axes.pcolormesh(np.ma.masked_invalid(values), cmap="cividis", vmin=0, vmax=1, edgecolors="face")
@@ -194,10 +195,10 @@ def grouped_bars(
     classes: tuple[str, ...], values: list[tuple[str, np.ndarray]], title: str, xlabel: str,
     chance: np.ndarray | None = None,
 ) -> Figure:  # fmt: skip
-    """Horizontal bars side by side: `values` are (name, (classes,)) in order; `chance` (classes,) is marked on them."""
+    """Horizontal bars side by side: `values` are (name, (classes,)) in order; `chance` (classes,) is marked."""
     figure, axes = new(title, xlabel, "class", height=(0.13 * len(values) + 0.14) * len(classes) + 1.4)
     rows, step = np.arange(len(classes)), 0.8 / len(values)
-    keys: list[tuple[Any, str]] = []  # given as they are: matplotlib leaves out labels that begin with "_"
+    keys: list[tuple[Any, str]] = []  # passed to the legend: matplotlib skips labels that begin with "_"
     for index, (name, row) in enumerate(values):
         style = RUN_STYLES[index % len(RUN_STYLES)]
         bars = axes.barh(
@@ -217,7 +218,7 @@ def grouped_bars(
 
 def differences(rows: list[tuple[str, float, float, float]], title: str) -> Figure:
     """Points with intervals around 0: `rows` are (name, difference, low, high)."""
-    figure, axes = new(title, "difference of AP (other - this)", "class", height=0.27 * len(rows) + 1.2)
+    figure, axes = new(title, "difference of AP (other - this run)", "class", height=0.27 * len(rows) + 1.2)
     positions = np.arange(len(rows))
     axes.axvline(0, color=INK, linewidth=1)
     for position, (_, value, low, high) in zip(positions, rows, strict=True):

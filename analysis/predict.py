@@ -1,8 +1,9 @@
-"""`make predict`: a run and a folder of TIFFs without labels -> a CSV of scores, and Kaggle's submission form.
+"""`make predict`: score a folder of TIFFs without labels.
 
-Block by block: memory does not grow with the folder, and a block that is done is a file in OUT.partial, so a stop at
-any moment loses one block and the same command goes on. Scores are the run's own to the bit on the same machine: same
-graph, same batch size, same threads. A file that cannot be used is named and left out; the others are scored.
+In: a run and a folder. Out: a CSV of scores, and a submission file in Kaggle's form. Chips are scored in blocks, so
+memory does not grow with the folder. Each finished block is a file in OUT.partial: a stop at any moment loses one block
+at most, and the same command resumes. On the same machine the scores equal the run's to the bit: same graph, batch size
+and threads. A file that cannot be used is named and skipped.
 """
 
 import hashlib
@@ -33,13 +34,13 @@ from train.metrics import probabilities
 from train.predict import predict as predict_logits
 
 BLOCK_BATCHES = 32  # of 64 chips: a block is 2,048 chips, seconds of work
-AMP = {"off": "off", "float16": "fp16", "bfloat16": "bf16"}  # as saved -> as in the configuration
-MAX_LINES = 20  # of bad files on the terminal; the file beside OUT has all
+AMP = {"off": "off", "float16": "fp16", "bfloat16": "bf16"}  # in the run's files -> in the configuration
+MAX_LINES = 20  # of bad files on the terminal; OUT_bad.csv has all of them
 
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """Files of a prediction: scores, Kaggle's form, what could not be used, and the folder of blocks in work."""
+    """Files of a prediction: scores, Kaggle's form, bad files, and the folder of finished blocks."""
 
     scores: Path
     submission: Path
@@ -51,7 +52,8 @@ def output_files(out: Path) -> Output:
     """The files that belong to OUT.
 
     Raises:
-        UserError: OUT or its submission exists. (OUT.partial beside a submission alone: it was stopped in between.)
+        UserError: OUT or its submission exists. A submission without OUT but with OUT.partial comes from a stopped
+            prediction and is overwritten.
     """
     output = Output(
         scores=out,
@@ -59,15 +61,15 @@ def output_files(out: Path) -> Output:
         bad=out.with_name(f"{out.stem}_bad{out.suffix}"),
         partial=out.with_name(out.name + ".partial"),
     )
-    found = [output.scores, *([] if output.partial.exists() else [output.submission])]
-    for path in found:
+    final = [output.scores, *([] if output.partial.exists() else [output.submission])]
+    for path in final:
         if path.exists():
-            raise UserError(f"OUT={out}: {path} exists already. Choose another name, or remove it.")
+            raise UserError(f"OUT={out}: {path} exists. Choose another OUT, or remove the file.")
     return output
 
 
 def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | None, gpu: str | None, tta: bool) -> int:
-    """Score a folder; returns the number of files that could not be used.
+    """Score a folder; returns the number of bad files.
 
     Raises:
         UserError: the run, the folder or OUT cannot be used.
@@ -76,15 +78,16 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
     config = run.config.replace(gpu=gpu or run.config.gpu, gpu_given=bool(gpu), amp=AMP[run.made_with.amp])
     store, reason = store_of(run)
     layout = expected_layout(run, files, bands, store, reason)
-    axes = store.source.get("axes") if store else None  # how the conversion had to read files like these
+    axes = store.source.get("axes") if store else None  # how the conversion read such files
     reader = TiffReader(files=files, layout=layout, bands=(), axes=axes)
     inputs = inputs_of(run, store)
     reader.bands = inputs.stored_bands
     if missing := [band for band in reader.bands if band not in reader.layout.bands]:
         raise UserError(
-            f"BANDS={','.join(reader.layout.bands)}: expected {', '.join(missing)} too, which the run needs."
+            f"BANDS={','.join(reader.layout.bands)}: the run also needs {', '.join(missing)}. Name all bands of the "
+            "files in their order."
         )
-    torch.set_num_threads(run.made_with.machine.threads)  # another number, other roundings
+    torch.set_num_threads(run.made_with.machine.threads)  # another number of threads rounds differently
     device = choose_device(config, amp_may_differ=True)
     prepare_torch(config, device)
     model, digest = load_saved(run)
@@ -96,15 +99,15 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
     step = BLOCK_BATCHES * config.test_batch
     blocks = [np.arange(first, min(first + step, len(files.names))) for first in range(0, len(files.names), step)]
     with locked(output.partial, "prediction"):
-        if output.scores.exists():  # another prediction ended between the question and the lock
-            with suppress(OSError):  # blocks are there, of whatever they are: they stay
+        if output.scores.exists():  # another prediction ended between the check and the lock
+            with suppress(OSError):  # the folder holds other blocks: they stay
                 output.partial.joinpath("lock").unlink()
                 output.partial.rmdir()
             output_files(out)
         _begin(output, _settings(reader, run, digest, config, device, tta))
         done = [_read_block(output, number, len(chips)) is not None for number, chips in enumerate(blocks)]
         if any(done):
-            say(f"{output.partial}: going on, {sum(done)} of {len(blocks)} blocks are done.")
+            say(f"{output.partial}: resuming: {sum(done)} of {len(blocks)} blocks are done.")
         for number, chips in enumerate(blocks):
             if not done[number]:
                 label = f"predict, block {number + 1}/{len(blocks)}"
@@ -117,7 +120,7 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
 
 
 def _settings(reader: TiffReader, run: Run, digest: str, config: Config, device: Device, tta: bool) -> dict[str, Any]:
-    """What must be the same for blocks to fit together."""
+    """Settings that all blocks of a prediction must share."""
     files, layout = reader.files, reader.layout
     listing = hashlib.sha256(json.dumps(files.names).encode())
     listing.update(files.size.tobytes() + files.mtime_ns.tobytes())
@@ -129,13 +132,13 @@ def _settings(reader: TiffReader, run: Run, digest: str, config: Config, device:
 
 
 def _begin(output: Output, settings: dict[str, Any]) -> None:
-    """Start OUT.partial, or keep its blocks if they were made with these settings."""
+    """Create OUT.partial, or keep its blocks if they were made with the same settings."""
     record, text = output.partial / "settings.json", json.dumps(settings, indent=1)
     if record.exists() and record.read_text() == text:
         return
     others = [path for path in output.partial.iterdir() if path.name != "lock"]
     if others:
-        say(f"{output.partial}: begun with other files or another model; it starts anew.")
+        say(f"{output.partial}: made from other files or another model; starting again.")
     for path in others:
         path.unlink()
     write_atomic(record, text.encode())
@@ -148,28 +151,28 @@ def _write_block(output: Output, number: int, logits: np.ndarray, bad: dict[int,
 
 
 def _read_block(output: Output, number: int, num_chips: int) -> tuple[np.ndarray, dict[int, str]] | None:
-    """(logits, bad files) of a block; None if it is not there or was torn by a power cut."""
+    """(logits, bad files) of a block; None if it is missing or damaged (by a power cut)."""
     try:
         with np.load(io.BytesIO((output.partial / f"{number}.npz").read_bytes()), allow_pickle=False) as block:
             logits, bad = block["logits"], json.loads(str(block["bad"]))
     except Exception:
-        # zipfile, zlib and numpy each raise their own kinds; whatever it is, the block is made again.
+        # zipfile, zlib and numpy raise errors of many kinds; in each case the block is scored again.
         return None
     return (logits, {int(chip): reason for chip, reason in bad.items()}) if len(logits) == num_chips else None
 
 
 def _finish(output: Output, run: Run, files: Files, num_blocks: int) -> int:
-    """Join the blocks into the CSVs, a block at a time, and remove OUT.partial. Returns the number of bad files."""
+    """Join the blocks into the CSVs, block by block, and remove OUT.partial. Returns the number of bad files."""
     tuning, _ = f2_thresholds.halves(len(run.labels))
     thresholds = f2_thresholds.tune(run.labels[tuning], run.logits[tuning])
     join_tags, how = tags_form(run.classes)
     bad: list[tuple[str, str]] = []
     first = 0
-    # In OUT.partial, which is removed as a whole: a kill here leaves nothing else behind.
-    beside = {path: output.partial / path.name for path in (output.scores, output.submission)}
+    # Written in OUT.partial, which is removed as a whole: a kill here leaves nothing else behind.
+    temporary = {path: output.partial / path.name for path in (output.scores, output.submission)}
     with (
-        open(beside[output.scores], "w", newline="", encoding="utf-8") as scores,
-        open(beside[output.submission], "w", newline="", encoding="utf-8") as form,
+        open(temporary[output.scores], "w", newline="", encoding="utf-8") as scores,
+        open(temporary[output.submission], "w", newline="", encoding="utf-8") as form,
     ):
         score_rows, form_rows = CsvWriter(scores), CsvWriter(form)
         score_rows.writerow(["image_name", *run.classes])
@@ -178,7 +181,7 @@ def _finish(output: Output, run: Run, files: Files, num_blocks: int) -> int:
             block = np.load(output.partial / f"{number}.npz")
             logits, reasons = block["logits"], json.loads(str(block["bad"]))
             block.close()
-            values, decided = probabilities(logits), logits > thresholds.values
+            values, predicted = probabilities(logits), logits > thresholds.values
             for row in range(len(logits)):
                 name = files.names[first + row]
                 if (reason := reasons.get(str(first + row))) is not None:
@@ -186,17 +189,17 @@ def _finish(output: Output, run: Run, files: Files, num_blocks: int) -> int:
                     continue
                 # Python writes the shortest text that reads back as the same float64.
                 score_rows.writerow([name, *values[row].tolist()])
-                form_rows.writerow([name, join_tags(np.array(run.classes)[decided[row]].tolist())])
+                form_rows.writerow([name, join_tags(np.array(run.classes)[predicted[row]].tolist())])
             first += len(logits)
     if bad:
         _report_bad(output, bad)
     else:
-        output.bad.unlink(missing_ok=True)  # of an earlier prediction of this name
-    for path in (output.submission, output.scores):  # OUT last: where it stands, all of it does
-        os.replace(beside[path], path)
+        output.bad.unlink(missing_ok=True)  # from an earlier prediction with this OUT
+    for path in (output.submission, output.scores):  # OUT last: if it exists, all of the prediction does
+        os.replace(temporary[path], path)
     shutil.rmtree(output.partial)
     good = len(files.names) - len(bad)
-    tags = f"their tags, by the thresholds tuned for F2{how}"
+    tags = f"their tags at the thresholds tuned for F2{how}"
     say(f"{output.scores}: scores of {good} chips; {output.submission}: {tags}")
     return len(bad)
 
@@ -207,4 +210,4 @@ def _report_bad(output: Output, bad: list[tuple[str, str]]) -> None:
     write_atomic(output.bad, text.getvalue().encode())
     for _, reason in bad[:MAX_LINES]:
         say(f"bad: {reason}")
-    say(f"{output.bad}: {len(bad)} files could not be used and are left out")
+    say(f"{output.bad}: {len(bad)} files could not be used and were skipped")

@@ -1,4 +1,4 @@
-"""The chips that a class is seen in most and least: highest and lowest scores, ties in name order."""
+"""The chips with the highest and lowest scores of a class; ties are ordered by name."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ COUNT = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Row numbers of the run's arrays: `best` from the highest score down, `worst` from the lowest up."""
+    """Row numbers in the run's arrays: `best` from the highest score down, `worst` from the lowest up."""
 
     class_index: int
     best: np.ndarray
@@ -20,25 +20,25 @@ class Ranking:
 
 
 def extremes(scores: np.ndarray, names: np.ndarray, count: int = COUNT) -> tuple[np.ndarray, np.ndarray]:
-    """(best, worst) rows of (N,) scores; equal scores are in the order of their names."""
+    """(best, worst) rows of (N,) scores; equal scores are ordered by name."""
     return np.lexsort((names, -scores))[:count], np.lexsort((names, scores))[:count]
 
 
-def choose_class(run: Run, wanted: str | None) -> int:
-    """The index of class `wanted`, or of the class with the highest AP (the first of several).
+def choose_class(run: Run, class_name: str | None) -> int:
+    """Index of the class, by default of the class with the highest AP (the first of several).
 
     Raises:
         UserError: no such class.
     """
-    if wanted is None:
+    if class_name is None:
         return 0 if np.isnan(run.ap).all() else int(np.nanargmax(run.ap))
-    if wanted not in run.classes:
-        raise UserError(f"CLASS={wanted}: expected one of {', '.join(run.classes)}.")
-    return run.classes.index(wanted)
+    if class_name not in run.classes:
+        raise UserError(f"CLASS={class_name}: expected one of {', '.join(run.classes)}.")
+    return run.classes.index(class_name)
 
 
-def rank(run: Run, wanted: str | None) -> Ranking:
-    """Rank the test split by one class's logits, which do not tie where probabilities round to 1."""
-    index = choose_class(run, wanted)
+def rank(run: Run, class_name: str | None) -> Ranking:
+    """Rank the test split by one class's logits. Probabilities would tie where they round to 1."""
+    index = choose_class(run, class_name)
     best, worst = extremes(run.logits[:, index], run.names)
     return Ranking(class_index=index, best=best, worst=worst)

@@ -1,7 +1,7 @@
-"""`make report`: one run -> one HTML page, its figures as PNG and its tables as CSV, in RUN/report/.
+"""`make report`: write one HTML page about a run, with figures as PNG and tables as CSV, into RUN/report/.
 
-In: run folders and, for the pictures, the store. Needs neither a GPU nor the training packages. Leaves every number to
-`tail`, `ranking`, `classes`, `decisions` and `comparison`, and every section to `sections`, `verdicts`, `provenance`.
+In: run folders and, for the images, the store. Needs neither a GPU nor torch. Leaves the numbers to `tail`, `ranking`,
+`class_metrics`, `f2_thresholds` and `comparison`, the sections to `chip_sections`, `score_sections` and `run_sections`.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from analysis import class_metrics, comparison
-from analysis.chip_sections import Kept, curves, task_2
+from analysis.chip_sections import Artifacts, curves, task_2
 from analysis.figures import Figures
 from analysis.finished_run import Run, load_run
 from analysis.page import Note, Section, Tables, render
@@ -20,35 +20,35 @@ from preprocess.console import UserError, say
 from preprocess.zarr_store import Store, open_store
 
 
-def report(run_path: Path, *, compare: tuple[Path, ...], wanted_class: str | None, store_path: str | None) -> Path:
+def report(run_path: Path, *, compare: tuple[Path, ...], class_name: str | None, store_path: str | None) -> Path:
     """Make the report and return its path.
 
     Raises:
-        UserError: a run cannot be read, runs cannot be compared, or no such class.
+        UserError: a run cannot be read, runs cannot be compared, or the class does not exist.
     """
     run = load_run(run_path)
     others = [load_run(path) for path in compare]
     names = [run.name, *(other.name for other in others)]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"COMPARE: expected runs of different names, found {', '.join(repeated)} more than once.")
+        raise UserError(f"COMPARE: expected runs with different names, found {', '.join(repeated)} more than once.")
     for other in others:
         comparison.check_comparable(run, other)
-    ranking = rank(run, wanted_class)
+    ranking = rank(run, class_name)
     store = _store(run, store_path)
     folder = run_path / "report"
-    kept = Kept(figures=Figures(folder=folder / "figures"), tables=Tables(folder=folder / "tables"))
+    artifacts = Artifacts(figures=Figures(folder=folder / "figures"), tables=Tables(folder=folder / "tables"))
     counts = class_metrics.resample_counts(len(run.labels))
     resampled = class_metrics.bootstrap_ap(run.labels, run.logits, counts)
     sections = [
-        curves(run, kept),
-        task_2(run, ranking, store, kept),
-        each_class(run, resampled, kept),
-        decided(run, kept),
+        curves(run, artifacts),
+        task_2(run, ranking, store, artifacts),
+        each_class(run, resampled, artifacts),
+        decided(run, artifacts),
     ]
     if others:
-        found = [comparison.difference(run, other, resampled, counts) for other in others]
-        sections.append(compared(run, found, kept))
-    sections += [reproduction(run, kept), provenance(run)]
+        differences = [comparison.difference(run, other, resampled, counts) for other in others]
+        sections.append(compared(run, differences, artifacts))
+    sections += [reproduction(run, artifacts), provenance(run)]
     _warn(run, sections[0])
     low, high = (float(bound) for bound in class_metrics.interval(class_metrics.mean_over_classes(resampled)))
     best = run.classes[ranking.class_index]
@@ -60,17 +60,17 @@ def report(run_path: Path, *, compare: tuple[Path, ...], wanted_class: str | Non
         f"epoch {run.epoch} of {len(run.history)}, chosen on {split.epoch_chosen_on}",
         facts=[
             ("test mAP", _number(run.mean_ap)),
-            ("its 95 % interval", f"{_number(low)} to {_number(high)}" if low <= high else "none"),
-            ("mAP of chance", _number(float(class_metrics.mean_over_classes(np.where(chance > 0, chance, np.nan))))),
-            ("classes that count", f"{int((run.positives > 0).sum())} of {len(run.classes)}"),
-            (f"{'best' if wanted_class is None else 'chosen'} class", f"{best} {_number(run.ap[ranking.class_index])}"),
+            ("95 % interval", f"{_number(low)} to {_number(high)}" if low <= high else "none"),
+            ("mAP by chance", _number(float(class_metrics.mean_over_classes(np.where(chance > 0, chance, np.nan))))),
+            ("classes with positives", f"{int((run.positives > 0).sum())} of {len(run.classes)}"),
+            (f"{'best' if class_name is None else 'chosen'} class", f"{best} {_number(run.ap[ranking.class_index])}"),
             ("split", Path(split.rule).name),
         ],
         sections=sections,
     )
-    kept.figures.tidy()
-    kept.tables.tidy()
-    say(f"{folder / 'report.html'}: the report ({len(kept.figures.names)} figures, tables beside it)")
+    artifacts.figures.tidy()
+    artifacts.tables.tidy()
+    say(f"{folder / 'report.html'}: the report ({len(artifacts.figures.names)} figures; tables in {folder / 'tables'})")
     return folder / "report.html"
 
 
@@ -78,9 +78,9 @@ def _number(value: float) -> str:
     return "none" if np.isnan(value) else f"{value:.4f}"
 
 
-def _store(run: Run, wanted: str | None) -> Store | str:
-    """The run's store, or why there is none to take pictures from; one that is named must be the right one."""
-    path = wanted or run.config.store
+def _store(run: Run, store_path: str | None) -> Store | str:
+    """The run's store, or the reason why it cannot be opened. A store given by the user must be the right one."""
+    path = store_path or run.config.store
     expected = run.made_with.store.fingerprint
     try:
         store = open_store(path)
@@ -89,31 +89,34 @@ def _store(run: Run, wanted: str | None) -> Store | str:
                 f"{path}: expected the store with fingerprint {expected[:12]}, found {store.fingerprint[:12]}."
             )
     except UserError as error:
-        if wanted is not None:
+        if store_path is not None:
             raise
-        say(f"no pictures in the report: {error} (STORE=... if it has moved)")
+        say(f"no images in the report: {error} If the store has moved, give STORE=....")
         return str(error)
     return store
 
 
 def _warn(run: Run, section: Section) -> None:
-    """What a reader must know before believing the scores, at the top."""
+    """Put warnings at the top that a reader needs before trusting the scores."""
     warnings = []
     if run.made_with.split.epoch_chosen_on == "test":
         warnings.append(
-            "The epoch was chosen on the test split, which flatters: VAL=0.1 chooses it on a part of train."
+            "The epoch was chosen on the test split; test scores are optimistic. VAL=0.1 selects the epoch on held-out "
+            "training data."
         )
     rule = run.made_with.split.rule.partition(" + val ")[0]
     if rule == "blocked":
-        warnings.append("The split kept together the duplicates and neighbours that `make audit` found; others leak.")
-    elif not rule.endswith(".csv"):
-        warnings.append("Neighbouring chips come from one scene, so a random split leaks from train to test.")
-    if not run.positives.any():
         warnings.append(
-            "No chip of the test split has any class: there is no AP, and nothing can be said of the model."
+            "The split keeps the duplicates and neighbours found by `make audit` together; undetected ones leak."
         )
+    elif not rule.endswith(".csv"):
+        warnings.append(
+            "Neighbouring chips come from one scene, so a random split leaks from train to test; scores are optimistic."
+        )
+    if not run.positives.any():
+        warnings.append("No chip of the test split has any class, so there is no AP and no statement about the model.")
     if run.config.shuffle_labels:
-        warnings.append("The labels were shuffled (SHUFFLE_LABELS=1): these scores are of chance.")
+        warnings.append("The labels were shuffled (SHUFFLE_LABELS=1): these scores are chance level.")
     if run.record.state != "done":
         warnings.append(f"The run is not done (state: {run.record.state}).")
     section.blocks[:0] = [Note(text=text, kind="warn") for text in warnings]

@@ -1,7 +1,8 @@
-"""Load a run's model in this process, predict its test split again, compare with what was saved, say why not.
+"""`make reproduce`: load a run's model in a new process, predict its test split again, compare with the saved scores.
 
-Three verdicts. Bit-identical: every logit is the same. Within rounding: everything that decides the scores is
-the same, but the device or the software differs, and so do the last digits. Different: with the likely cause.
+In: a run and its store. Out: a table, reproduce.json and reproduce.csv, and one of three verdicts. Bit-identical: every
+logit is equal. Within rounding: all inputs of the scores are equal, but device or software differ, and so do the last
+digits. Different: with the likely cause.
 """
 
 from dataclasses import dataclass
@@ -23,21 +24,22 @@ from train.predict import predict
 from train.record import check_inputs
 from train.setup import Data, make_eval_loader, make_model, open_data
 
-# Largest difference of a probability that another device or format may make; the mean may be a tenth of it. On 1,024
-# real chips and ResNet-18, 10-bit mantissas (fp16) made 0.009 and bf16 0.045; of more chips the largest is larger.
+# Largest difference of a probability that another device or number format may cause; the mean may reach a tenth of it.
+# On 1,024 real chips with ResNet-18, 10-bit mantissas (fp16) gave 0.009 and bf16 0.045; more chips give a larger
+# maximum.
 ROUNDING = {"off": 1e-4, "float16": 3e-2, "bfloat16": 0.15}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Something that is not as it was. `decides`: it changes what is computed, not only how it is rounded."""
+    """A change since the scores were saved. `decides`: it changes what is computed, not only how it is rounded."""
 
-    what: str
+    text: str
     decides: bool
 
 
 def reproduce(run: Path, *, store: str | None, gpu: str | None) -> bool:
-    """Predict again and print the comparison. True for bit-identical or within rounding.
+    """Predict again and print the comparison. Returns True for bit-identical or within rounding.
 
     Raises:
         UserError: the run or its store cannot be read.
@@ -48,12 +50,14 @@ def reproduce(run: Path, *, store: str | None, gpu: str | None) -> bool:
     config = record.config.replace(store=place, gpu=gpu or record.config.gpu, gpu_given=bool(gpu))
     data = open_data(config)
     if data.store.fingerprint == before.store.fingerprint and data.split.sha256() == before.split.sha256:
-        check_inputs(record, config, data, f"RUN={run}")  # else it is another network's input, and the verdict says so
-    torch.set_num_threads(before.machine.threads)  # sums are split by threads; another number, other roundings
+        check_inputs(record, config, data, f"RUN={run}")  # otherwise the input is different, and the verdict says so
+    torch.set_num_threads(before.machine.threads)  # sums are split by threads, so another number rounds differently
     device = choose_device(config.replace(amp=AMP_SETTING[before.amp]), amp_may_differ=True)
     prepare_torch(config, device)
     if len(data.store.classes) != len(saved.classes):
-        raise UserError(f"{config.store}: {len(data.store.classes)} classes; the run has {len(saved.classes)}.")
+        raise UserError(
+            f"{config.store}: expected the {len(saved.classes)} classes of the run, found {len(data.store.classes)}."
+        )
     model = make_model(config, data, pretrained=False)
     model_sha256 = run_folder.load_model(run, model)
     model = model.to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -80,20 +84,20 @@ def reproduce(run: Path, *, store: str | None, gpu: str | None) -> bool:
     say(text)
     write_verdict(run, reproduced=reproduced, text=text, model_sha256=model_sha256, table=table)
     if table is not None:
-        say(f"{run / 'reproduce.csv'}: this table")
+        say(f"{run / 'reproduce.csv'}: the table above")
     return reproduced
 
 
 def _differences(before: MadeWith, data: Data, device: Device, model_sha256: str) -> list[Difference]:
-    found = []
+    differences = []
 
-    def compare(what: str, old: object, new: object, *, decides: bool = True) -> None:
+    def compare(name: str, old: object, new: object, *, decides: bool = True) -> None:
         if old != new:
-            found.append(Difference(what=f"{what}: was {old}, is {new}", decides=decides))
+            differences.append(Difference(text=f"{name}: was {old}, is {new}", decides=decides))
 
     compare("store (fingerprint)", before.store.fingerprint[:12], data.store.fingerprint[:12])
     compare("split (sha256)", before.split.sha256[:12], data.split.sha256()[:12])
-    # Also when a run was killed between saving the weights of a new best epoch and its scores.
+    # They also differ if a run was killed between saving the weights and the scores of a new best epoch.
     compare("weights (sha256 of model.safetensors)", before.model_sha256[:12], model_sha256[:12])
     amp = amp_name(device.amp)
     compare("AMP", before.amp, amp, decides=False)
@@ -103,11 +107,11 @@ def _differences(before: MadeWith, data: Data, device: Device, model_sha256: str
     for package, version in before.versions.items():
         compare(f"software {package}", version, now.get(package), decides=False)
     compare("commit of the code", before.commit, run_folder.commit(), decides=False)
-    return found
+    return differences
 
 
 def _table(data: Data, saved: Run, logits: np.ndarray) -> pd.DataFrame:
-    """A row a class and one for the mean; AP is NaN where the test split has no positive."""
+    """One row per class and one for the mean; AP is NaN where the test split has no positive."""
     labels = data.store.labels[data.split.test]
     again = class_ap(labels, logits)
     table = pd.DataFrame(
@@ -126,20 +130,21 @@ def _verdict(
     run: Path, saved: Run, logits: np.ndarray, differences: list[Difference], limit: float, *,
     same_chips: bool,
 ) -> tuple[bool, str]:  # fmt: skip
-    """Whether the scores are the saved ones, and the line that says so."""
-    causes = "; ".join(difference.what for difference in differences)
+    """Whether the scores are reproduced, and the verdict as one line."""
+    causes = "; ".join(difference.text for difference in differences)
     if not same_chips:
         likely = causes or "the split"
-        return False, f"{run}: DIFFERENT: the test split holds other chips than were saved. Likely cause: {likely}."
+        return False, f"{run}: DIFFERENT: the test split has other chips than the saved scores. Likely cause: {likely}."
     gap = np.abs(probabilities(logits) - saved.probabilities)
-    found = f"difference of the {gap.size} probabilities: mean {gap.mean():.3g}, max {gap.max():.3g}"
-    say(found)
+    summary = f"difference of the {gap.size} probabilities: mean {gap.mean():.3g}, max {gap.max():.3g}"
+    say(summary)
     if np.array_equal(logits, saved.logits) and not gap.any():
-        return True, f"{run}: BIT-IDENTICAL.{f' (Although changed since: {causes}.)' if causes else ''}"
+        return True, f"{run}: BIT-IDENTICAL.{f' (Changed since then: {causes}.)' if causes else ''}"
     decided = any(difference.decides for difference in differences)
     if differences and not decided and gap.max() <= limit and gap.mean() <= limit / 10:
-        return True, f"{run}: WITHIN ROUNDING of another device or software ({causes}); {found}."
+        return True, f"{run}: WITHIN ROUNDING of another device or software ({causes}); {summary}."
     likely = (
-        causes or "none found: same store, split, transform, weights, software and device; kernels that do not repeat?"
+        causes
+        or "none found: store, split, transform, weights, software and device are equal; nondeterministic kernels?"
     )
-    return False, f"{run}: DIFFERENT ({found}). Likely cause: {likely}."
+    return False, f"{run}: DIFFERENT ({summary}). Likely cause: {likely}."

@@ -1,8 +1,11 @@
-"""The sections of a report about a run itself: what `make reproduce` found, and what the scores were made with."""
+"""Sections of a report about the run: the last result of `make reproduce`, and provenance.
+
+In: a run. Out: `page.Section`s, and the `make train` command of a configuration.
+"""
 
 import shlex
 
-from analysis.chip_sections import Kept
+from analysis.chip_sections import Artifacts
 from analysis.finished_run import Run
 from analysis.page import Section, Table
 from analysis.tables import read_table
@@ -15,7 +18,7 @@ _VARIABLES = ("task", "store", "recipe", "deterministic", "shuffle_labels", *(na
 
 
 def train_command(config: Config) -> str:
-    """The `make train` that a configuration is of, without what the recipe or the default says or has no effect."""
+    """The `make train` command of a configuration, without default, recipe and ineffective settings."""
     values = config.model_dump()
     unused = without_effect(config, values)
     known = make_config(config.recipe, task=config.task, store="").model_dump()
@@ -36,52 +39,57 @@ def train_command(config: Config) -> str:
     return " ".join(["make train", *parts])
 
 
-def reproduction(run: Run, kept: Kept) -> Section:
-    """What `make reproduce` found last, with its table a class.
+def reproduction(run: Run, artifacts: Artifacts) -> Section:
+    """The last result of `make reproduce`, with its table per class.
 
     Raises:
-        UserError: its files are damaged.
+        UserError: a file of the result is damaged.
     """
     section = Section(id="reproduction", title="Reproduction")
-    verdict, table = run.path / "reproduce.json", run.path / "reproduce.csv"
-    if not verdict.exists():
-        section.note("Not tried yet. The model is loaded in a new process and the test split predicted again by:")
+    table = run.path / "reproduce.csv"
+    if not (run.path / "reproduce.json").exists():
+        section.note("Not tried yet. This command loads the model in a new process and predicts the test split again:")
         section.note(f"make reproduce RUN={shlex.quote(str(run.path))}", "code")
         return section
-    found = read_verdict(run.path)
-    if found.model_sha256 != run.made_with.model_sha256:
-        section.note("What follows was found with earlier weights of this run: reproduce it again.", "warn")
-    section.note(found.text, "text" if found.reproduced else "warn")
-    if found.table is None:
-        section.note("An earlier version wrote this without a digest; `make reproduce` writes one that has it.", "warn")
-    if (data := read_verdict_table(run.path, found)) is not None:
+    verdict = read_verdict(run.path)
+    if verdict.model_sha256 != run.made_with.model_sha256:
+        section.note("This result belongs to earlier weights of the run. Run `make reproduce` again.", "warn")
+    section.note(verdict.text, "text" if verdict.reproduced else "warn")
+    if verdict.table is None:
+        section.note(
+            "An earlier version wrote this without a digest. `make reproduce` writes it again with one.", "warn"
+        )
+    if (data := read_verdict_table(run.path, verdict)) is not None:
         try:
             frame = read_table(data, words=("class",))
         except ValueError as error:
             again = f"Run `make reproduce RUN={shlex.quote(str(run.path))}` again."
             raise UserError(f"{table}: damaged ({error}). {again}") from error
-        section.blocks.append(kept.tables.add("reproduction", frame, "AP saved and AP again.", digits=8))
+        section.blocks.append(
+            artifacts.tables.add("reproduction", frame, "Saved AP and AP of the repetition.", digits=8)
+        )
     return section
 
 
 def provenance(run: Run) -> Section:
-    """Configuration, code, versions, data and machine of the scores, and how to get the same."""
+    """Configuration, code, versions, data and machine of the scores, and the commands that reproduce them."""
     section = Section(id="provenance", title="Provenance")
     made, record = run.made_with, run.record
-    section.note("To get the same, at the commit below:")
+    section.note("To reproduce the run at the commit below:")
     again = f"make reproduce RUN={shlex.quote(str(run.path))}    # predicts again and compares"
     section.note(f"{train_command(run.config)}\n{again}", "code")
     if made.commit.endswith("+changes"):
         section.note(
-            "The code differed from its commit when this was trained: the commit alone does not say all.", "warn"
+            "The code had uncommitted changes when the run was trained, so the commit alone does not reproduce it.",
+            "warn",
         )
     split, store = made.split, made.store
-    parts = ", ".join(f"{count:,} {part}" for part in ("train", "val", "test") if (count := getattr(split, part)))
+    sizes = ", ".join(f"{count:,} {name}" for name in ("train", "val", "test") if (count := getattr(split, name)))
     rows = [
         ["run", f"{run.path} ({record.state}, started {record.started})"],
         ["commit", made.commit],
         ["store", f"{store.path}: {store.chips:,} chips, fingerprint {store.fingerprint}"],
-        ["split", f"{split.rule}: {parts}; sha256 {split.sha256}"],
+        ["split", f"{split.rule}: {sizes}; sha256 {split.sha256}"],
         ["epoch chosen on", split.epoch_chosen_on],
         ["weights, sha256", made.model_sha256],
         ["machine", f"{made.machine.device}; {made.machine.threads} threads; {made.machine.system}"],
@@ -89,10 +97,8 @@ def provenance(run: Run) -> Section:
         ["versions", ", ".join(f"{name} {version}" for name, version in made.versions.items())],
     ]
     section.blocks.append(
-        Table(columns=["what", "value"], rows=[[str(cell) for cell in row] for row in rows], words=True)
+        Table(columns=["fact", "value"], rows=[[str(cell) for cell in row] for row in rows], words=True)
     )
     settings = [[name, str(value)] for name, value in run.config.model_dump().items()]
-    section.blocks.append(
-        Table(columns=["setting", "value"], rows=settings, caption="The whole configuration.", words=True)
-    )
+    section.blocks.append(Table(columns=["setting", "value"], rows=settings, caption="All settings.", words=True))
     return section

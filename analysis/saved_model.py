@@ -1,4 +1,7 @@
-"""A run's folder -> its network with the best epoch's weights, and what it is fed. Needs no store."""
+"""Load a run's network with the weights of its best epoch, and its inputs. Needs no store.
+
+In: a run's folder. Out: `SavedModel`.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,13 +70,13 @@ def load_model(run: str | Path, *, store: Store | None = None) -> SavedModel:
 
 
 def inputs_of(run: Run, store: Store | None) -> Inputs:
-    """Bands and scaling, as run.json keeps them.
+    """Bands and scaling from run.json.
 
-    Since version 2 the run's identity binds them. In a run of version 1 they are computed again from its store, where
-    that is at hand.
+    Since version 2 the run's identity covers them. For a run of version 1 they are computed again if its store is
+    given.
 
     Raises:
-        UserError: they are others.
+        UserError: the computed values differ.
     """
     kept = run.record.inputs
     inputs = Inputs(kind=kept.kind, bands=kept.bands, mean=kept.mean, std=kept.std)
@@ -99,11 +102,13 @@ def _course(inputs: Inputs) -> Inputs:
 def _from_store(run: Run, store: Store, kept: Inputs) -> Inputs:
     try:
         split = make_split(run.config.split, store, val=run.config.val)
-    except UserError as error:  # its CSV or groups have gone
-        say(f"{run.path / 'run.json'}: mean and std cannot be computed again and are used unproved ({error})")
+    except UserError as error:  # its CSV or groups no longer exist
+        say(f"{run.path / 'run.json'}: mean and std cannot be checked and are used unchecked ({error})")
         return kept
     if split.sha256() != run.record.split.sha256:
-        say(f"{run.path / 'run.json'}: mean and std are used unproved: SPLIT={run.config.split} gives other chips now.")
+        say(
+            f"{run.path / 'run.json'}: mean and std are used unchecked: SPLIT={run.config.split} gives other chips now."
+        )
         return kept
     return raw_inputs(store, run.record.inputs.bands, split.train)
 

@@ -1,19 +1,19 @@
-"""The sections of a report that judge: each class, decisions, and the comparison with other runs.
+"""Sections of a report about scores: classes, decisions, and the comparison with other runs.
 
-In: a run and what was computed from it. Out: `page.Section`s; figures and tables are written on the way.
+In: a run and its metrics. Out: `page.Section`s; figures and tables are written on the way.
 """
 
 import numpy as np
 import pandas as pd
 
 from analysis import class_metrics, f2_thresholds, plots
-from analysis.chip_sections import Kept
+from analysis.chip_sections import Artifacts
 from analysis.comparison import Difference
 from analysis.finished_run import Run
 from analysis.page import Section
 
 
-def each_class(run: Run, resampled_ap: np.ndarray, kept: Kept) -> Section:
+def each_class(run: Run, resampled_ap: np.ndarray, artifacts: Artifacts) -> Section:
     """AP with intervals and chance, precision and recall, calibration, co-occurrence."""
     section = Section(id="classes", title="Classes")
     low, high = class_metrics.interval(resampled_ap)
@@ -25,19 +25,20 @@ def each_class(run: Run, resampled_ap: np.ndarray, kept: Kept) -> Section:
     chance = run.positives / len(run.labels)
     section.note(
         f"Intervals: 95 % percentiles of {len(resampled_ap):,} bootstrap resamples of the test chips (seed "
-        f"{class_metrics.SEED}). Chance is the share of chips that have the class: what random scores reach."
+        f"{class_metrics.SEED}). Chance is the share of chips with the class, which random scores reach."
     )
     if few:
         names = ", ".join(run.classes[index] for index in sorted(few))
         section.note(
-            f"Grey, fewer than {class_metrics.FEW_POSITIVES} positives, so luck decides much: {names}.", "warn"
+            f"Grey: fewer than {class_metrics.FEW_POSITIVES} positives, so the scores depend much on luck: {names}.",
+            "warn",
         )
-    section.plot(kept.figures.add("class_ap", plots.ap_bars(run, low, high)))
-    section.plot(kept.figures.add("precision_recall", plots.precision_recall(run)), "Title: AP. Dashed: chance.")
-    section.plot(kept.figures.add("calibration", plots.reliability(run, calibrations)),
+    section.plot(artifacts.figures.add("class_ap", plots.ap_bars(run, low, high)))
+    section.plot(artifacts.figures.add("precision_recall", plots.precision_recall(run)), "Title: AP. Dashed: chance.")
+    section.plot(artifacts.figures.add("calibration", plots.reliability(run, calibrations)),
                  "Title: Brier score. The line is perfect calibration; larger points hold more chips.")  # fmt: skip
     section.plot(
-        kept.figures.add(
+        artifacts.figures.add(
             "cooccurrence",
             plots.heat(class_metrics.cooccurrence(run.labels), run.classes, "Tags that occur together",
                        "share that also has", "chips with"),
@@ -46,55 +47,55 @@ def each_class(run: Run, resampled_ap: np.ndarray, kept: Kept) -> Section:
     frame = pd.DataFrame(
         {
             "class": run.classes, "positives": run.positives, "chance": chance, "AP": run.ap, "low": low, "high": high,
-            "Brier": [found.brier for found in calibrations],
-            "Brier of chance": [found.reference for found in calibrations],
+            "Brier": [one.brier for one in calibrations],
+            "Brier of chance": [one.reference for one in calibrations],
         }
     )  # fmt: skip
     section.blocks.append(
-        kept.tables.add("classes", frame, "AP with its 95 % interval, chance, Brier score.", muted=few)
+        artifacts.tables.add("classes", frame, "AP with its 95 % interval, chance, Brier score.", muted=few)
     )
     bins = np.arange(class_metrics.NUM_BINS) / class_metrics.NUM_BINS
-    kept.tables.add(
+    artifacts.tables.add(
         "calibration",
         pd.concat(
             [
-                pd.DataFrame({"class": name, "bin from": bins, "chips": found.count, "forecast": found.forecast,
-                              "share": found.share})
-                for name, found in zip(run.classes, calibrations, strict=True)
+                pd.DataFrame({"class": name, "bin from": bins, "chips": one.count, "forecast": one.forecast,
+                              "share": one.share})
+                for name, one in zip(run.classes, calibrations, strict=True)
             ]
         ),
     )  # fmt: skip
     return section
 
 
-def decided(run: Run, kept: Kept) -> Section:
-    """Thresholds for F2, tuned on one half and reported on the other."""
+def decided(run: Run, artifacts: Artifacts) -> Section:
+    """Thresholds for F2, tuned on one half of the test split and reported on the other."""
     section = Section(id="decisions", title="Decisions")
     tuning, reporting = f2_thresholds.halves(len(run.labels))
-    found = f2_thresholds.tune(run.labels[tuning], run.logits[tuning])
+    thresholds = f2_thresholds.tune(run.labels[tuning], run.logits[tuning])
     truth, before = run.labels[reporting], run.logits[reporting] > 0
-    after = run.logits[reporting] > found.values
+    after = run.logits[reporting] > thresholds.values
     section.note(
         f"Thresholds for F2 were tuned on {len(tuning):,} of the test chips ({f2_thresholds.NUM_FOLDS} folds, seed "
-        f"{f2_thresholds.SEED}; the mean of the folds' thresholds); everything here is reported on the other "
-        f"{len(reporting):,}. F2 samples is Kaggle's measure. Macro is over the classes with a positive."
+        f"{f2_thresholds.SEED}; mean over the folds' thresholds); all scores here are from the other "
+        f"{len(reporting):,}. F2 samples is Kaggle's metric. Macro is the mean over classes with a positive."
     )
     kinds = f2_thresholds.scores(truth, before), f2_thresholds.scores(truth, after)
     section.blocks.append(
-        kept.tables.add(
+        artifacts.tables.add(
             "f_scores",
             pd.DataFrame({"score": list(kinds[0]), "all thresholds 0.5": list(kinds[0].values()),
                           "tuned thresholds": list(kinds[1].values())}),
-            "Before and after.",
+            "Before and after tuning.",
         )
     )  # fmt: skip
     each = pd.DataFrame(
         {
             "class": run.classes,
-            "threshold": 1 / (1 + np.exp(-found.values)),
+            "threshold": 1 / (1 + np.exp(-thresholds.values)),
             "F2 at 0.5": [f2_thresholds.f_beta(truth[:, c], before[:, c]) for c in range(len(run.classes))],
             "F2 tuned": [f2_thresholds.f_beta(truth[:, c], after[:, c]) for c in range(len(run.classes))],
-            "F2 in the folds": found.held_out_f2,
+            "F2 on held-out folds": thresholds.held_out_f2,
             "positives tuned on": run.labels[tuning].sum(axis=0, dtype=int),
             "positives reported on": truth.sum(axis=0, dtype=int),
         }
@@ -102,66 +103,69 @@ def decided(run: Run, kept: Kept) -> Section:
     without = truth.sum(axis=0) == 0
     each.loc[without, ["F2 at 0.5", "F2 tuned"]] = np.nan
     section.plot(
-        kept.figures.add(
+        artifacts.figures.add(
             "f2",
             plots.grouped_bars(
                 run.classes, [("threshold 0.5", each["F2 at 0.5"].to_numpy()), ("tuned", each["F2 tuned"].to_numpy())],
-                "F2 of each class, before and after", "F2 (0 to 1)",
+                "F2 of each class, before and after tuning", "F2 (0 to 1)",
             ),
         )
     )  # fmt: skip
     section.plot(
-        kept.figures.add(
+        artifacts.figures.add(
             "false_alarms",
-            plots.heat(class_metrics.false_alarms(truth, after), run.classes, "Taken for, with tuned thresholds",
-                       "decided as (has it not)", "chips with"),
+            plots.heat(class_metrics.false_alarms(truth, after), run.classes,
+                       "False positives by true class, tuned thresholds",
+                       "predicted as (but not labelled)", "chips with"),
         ),
-        "Of the chips with the row's class but not the column's, the share decided as the column's. Diagonal: missed.",
+        "Of the chips with the row's class but without the column's, the share predicted as the column's. Diagonal: "
+        "missed.",
     )  # fmt: skip
-    muted = frozenset(np.flatnonzero(~found.tuned).tolist())
+    muted = frozenset(np.flatnonzero(~thresholds.tuned).tolist())
     section.blocks.append(
-        kept.tables.add("thresholds", each, muted=muted,
-                        caption=f"Grey: fewer than {f2_thresholds.NUM_FOLDS} positives to tune on, 0.5 stays.")
+        artifacts.tables.add("thresholds", each, muted=muted,
+                        caption=f"Grey: fewer than {f2_thresholds.NUM_FOLDS} positives to tune on; threshold 0.5.")
     )  # fmt: skip
     return section
 
 
-def compared(run: Run, found: list[Difference], kept: Kept) -> Section:
+def compared(run: Run, differences: list[Difference], artifacts: Artifacts) -> Section:
     """AP of several runs side by side, and the intervals of their differences."""
     section = Section(id="comparison", title="Comparison")
-    for entry in found:
+    for entry in differences:
         low, high = entry.mean_ap_interval
-        verdict = "no difference can be told" if low <= 0 <= high else ("better" if low > 0 else "worse")
+        verdict = "no clear difference" if low <= 0 <= high else ("better" if low > 0 else "worse")
         names = f"{_titled(entry.other)} - {_titled(run)}"
         section.note(f"{names}: mAP {entry.mean_ap:+.4f}, 95 % CI {low:+.4f} to {high:+.4f}: {verdict}.")
     section.note(
-        "Paired bootstrap: each resample draws the same test chips for both runs. The interval is about these chips, "
-        "not about training again with another seed."
+        "Paired bootstrap: each resample draws the same test chips for both runs. The interval covers the choice of "
+        "chips, "
+        "not training again with another seed."
     )
-    runs = [run, *(entry.other for entry in found)]
+    runs = [run, *(entry.other for entry in differences)]
     chance = run.positives / len(run.labels)
     section.plot(
-        kept.figures.add(
+        artifacts.figures.add(
             "comparison",
             plots.grouped_bars(run.classes, [(other.name, other.ap) for other in runs], "AP of each class, by run",
                                "AP (0 to 1)", chance),
         )
     )  # fmt: skip
-    for entry in found:
+    for entry in differences:
         rows = [("mAP", entry.mean_ap, *entry.mean_ap_interval)]
         rows += [(name, float(entry.ap[c]), float(entry.ap_low[c]), float(entry.ap_high[c]))
                  for c, name in enumerate(run.classes) if not np.isnan(entry.ap[c])]  # fmt: skip
         title = f"{entry.other.name} - {run.name}"
-        section.plot(kept.figures.add(f"difference_{entry.other.name}", plots.differences(rows, title)),
-                     "Filled: the interval leaves out 0.")  # fmt: skip
-        kept.tables.add(f"difference_{entry.other.name}",
+        section.plot(artifacts.figures.add(f"difference_{entry.other.name}", plots.differences(rows, title)),
+                     "Filled: the interval excludes 0.")  # fmt: skip
+        artifacts.tables.add(f"difference_{entry.other.name}",
                         pd.DataFrame(rows, columns=["class", "difference", "low", "high"]))  # fmt: skip
     of_mean = float(class_metrics.mean_over_classes(np.where(chance > 0, chance, np.nan)))
-    # Columns by position: a run may be named as another column is.
+    # Columns by position: a run may have the name of another column.
     columns = [[*run.classes, "mAP"], [*chance, of_mean], *([*other.ap, other.mean_ap] for other in runs)]
     frame = pd.DataFrame(dict(enumerate(columns)))
     frame.columns = pd.Index(["class", "chance", *(other.name for other in runs)])
-    section.blocks.append(kept.tables.add("comparison", frame, "Chance, and AP by run."))
+    section.blocks.append(artifacts.tables.add("comparison", frame, "Chance, and AP by run."))
     return section
 
 

@@ -1,4 +1,4 @@
-"""Names that users chose (classes, runs) -> names of files and ids in markup."""
+"""Names that users chose (classes, runs) -> file names and ids in HTML."""
 
 import hashlib
 import re
@@ -8,9 +8,9 @@ MAX_LENGTH = 80  # characters; file systems allow 255 bytes, suffix included
 
 
 def slug(name: str) -> str:
-    """Letters, digits, `_`, `.` and `-` as they are, all else `_`; never empty, no path, no hidden file.
+    """A safe file name: characters other than letters, digits, `_`, `.` and `-` become `_`; no path, no hidden file.
 
-    A name that had to be changed ends in 6 hex digits of its own, so that `a/b` and `a b` stay two files.
+    A changed name ends in 6 hex digits of its hash, so that `a/b` and `a b` give two files.
     """
     plain = re.sub(r"[^\w.-]", "_", name)[:MAX_LENGTH].lstrip(".")
     if plain == name and name:
@@ -19,6 +19,6 @@ def slug(name: str) -> str:
 
 
 def listed(tags: Iterable[str]) -> str:
-    """A chip's tags in one line, separated by commas where one of them holds a space; "no tag" for none."""
+    """A chip's tags in one line, separated by commas if one of them has a space; "no tag" for none."""
     names = list(tags)
     return (", " if any(" " in name for name in names) else " ").join(names) or "no tag"

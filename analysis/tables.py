@@ -1,6 +1,7 @@
-"""CSV, written and read back exactly: names stay the words that they are, numbers the same float64.
+"""CSV that reads back exactly: names stay text, numbers stay the same float64.
 
-A class may be called nan, NA, None or True: only the reader of a table knows which columns hold words.
+In: tables and rows. Out: CSV text and back. A class may be called nan, NA, None or True, so the reader must name the
+columns that hold text.
 """
 
 import csv
@@ -26,12 +27,12 @@ class CsvWriter:
 
     def writerow(self, row: Sequence[object]) -> None:
         """Write one row."""
-        # Python's csv quotes a cell with a line feed, but not one with a carriage return, which ends a line as well.
+        # Python's csv quotes a cell with a line feed, but not one with a carriage return, which also ends a line.
         odd = any(isinstance(cell, str) and "\r" in cell for cell in row)
         (self._quoted if odd else self._plain).writerow(row)
 
     def writerows(self, rows: Iterable[Sequence[object]]) -> None:
-        """Write several."""
+        """Write several rows."""
         for row in rows:
             self.writerow(row)
 
@@ -48,7 +49,7 @@ def read_table(data: bytes, words: tuple[str, ...]) -> pd.DataFrame:
     """The reverse of `table_bytes`; the columns in `words` hold text, the others numbers.
 
     Raises:
-        ValueError: it is no such CSV.
+        ValueError: the data is not such a CSV.
     """
     try:
         header, *rows = csv.reader(io.StringIO(data.decode(), newline=""), strict=True)
@@ -69,9 +70,9 @@ def _numbers(cells: list[str]) -> list[int] | list[float]:
 
 
 def tags_form(classes: Sequence[str]) -> tuple[Callable[[list[str]], str], str]:
-    """Choose the format of the tags column, so that every class can be read back; and a line that explains it.
+    """Choose a form of the tags column from which every class can be read back, and the words that explain it.
 
-    Separated by spaces, else by the first of , ; | that no class contains; else as a JSON list.
+    Tags are separated by spaces, else by the first of , ; | that no class contains; else they are a JSON list.
     """
     for separator in SEPARATORS:
         if not any(separator in name or (separator == " " and name.split() != [name]) for name in classes):

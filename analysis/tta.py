@@ -12,13 +12,13 @@ class Symmetries(nn.Module):
         self.net = net
 
     def forward(self, images_nchw: torch.Tensor) -> torch.Tensor:
-        """Mean logits; what is returned for an image and for any of its symmetries differs by rounding only."""
+        """Mean logits; for an image and any of its symmetries they differ by rounding only."""
         logits = [self.net(view) for view in views(images_nchw)]
         return torch.stack(logits).mean(dim=0)
 
 
 def views(images_nchw: torch.Tensor) -> list[torch.Tensor]:
-    """The image flipped and, where it is square, transposed in every way, in channels-last memory."""
+    """All flips of the image and, if it is square, of its transpose, in channels-last memory."""
     square = images_nchw.shape[2] == images_nchw.shape[3]
     bases = [images_nchw, images_nchw.transpose(2, 3)] if square else [images_nchw]
     flips: list[list[int]] = [[], [2], [3], [2, 3]]

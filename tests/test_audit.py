@@ -118,7 +118,7 @@ def doubting_run(path: Path, store: Store, swapped: tuple[int, int]) -> Path:
         ("Near duplicates", ["near"]), ("Near duplicates, in train and in test", ["near"]),
         ("Neighbours", ["beside", "below"]), ("Neighbours, in train and in test", ["beside"]),
         ("Constant", ["constant", "one band"]), ("Saturated", ["saturated"]), ("Partly empty", ["empty"]),
-        ("Far from the others", ["far"]), ("Unlike its JPEG", ["jpeg"]), ("Contradictory tags", ["contradictory"]),
+        ("Outliers", ["far"]), ("Different from the JPEG", ["jpeg"]), ("Contradictory tags", ["contradictory"]),
         ("None of the exclusive tags", ["none"]), ("Repeated tags", ["repeated"]), ("Tags differ from the CSV", []),
         ("Labels that the model doubts", ["swapped 0", "swapped 1"]),
     ],
@@ -186,7 +186,7 @@ def test_turned_and_mirrored_copies_do_not_hide_the_neighbours(tmp_path: Path) -
     (tmp_path / "more").mkdir()
     found, needed = duplicates.neighbours(read_features(store_of(tmp_path / "more", chips)))
     assert found.chips.tolist() == [[3, 30], [5, 31], [12, 13]]
-    assert found.how == ["left to right", "top to bottom", "the same edge: mirrored, or they overlap"]
+    assert found.how == ["left to right", "top to bottom", "the same edge: mirrored or overlapping"]
     assert abs(needed - level) < 0.1
 
 
@@ -208,8 +208,8 @@ def test_every_copy_in_test_of_a_chip_in_train_counts(tmp_path: Path, capsys: py
     assert found["Exact duplicates"].chips.tolist() == [[copies[0], copies[1]], [copies[0], copies[2]]]
     across = found["Exact duplicates, in train and in test"]
     assert across.chips.tolist() == [[copies[0], copies[2]], [copies[1], copies[2]]]
-    assert across.said == ["same pixels"] * 2
-    assert "test chips of a group with train chips 2" in Page(tmp_path / "chips.zarr.audit/audit.html").text
+    assert across.reasons == ["same pixels"] * 2
+    assert "test chips in a group with train chips 2" in Page(tmp_path / "chips.zarr.audit/audit.html").text
 
 
 def test_jpegs_of_other_shapes_and_none_at_all(tmp_path: Path, refused: Callable) -> None:
@@ -223,10 +223,10 @@ def test_jpegs_of_other_shapes_and_none_at_all(tmp_path: Path, refused: Callable
     for row, shown in ((0, chips[0]), (1, chips[1].transpose(1, 0, 2)), (2, chips[3])):
         colours = np.clip(shown[..., [2, 1, 0]] / 40, 0, 255).astype(np.uint8)
         Image.fromarray(colours).resize((2 * colours.shape[1], 2 * colours.shape[0])).save(folder / f"t_{row}.jpg")
-    found = look(store, jpeg=folder)["Unlike its JPEG"]
+    found = look(store, jpeg=folder)["Different from the JPEG"]
     assert found.chips.tolist() == [[1], [2]]
-    assert found.said[0] == "t_1.jpg is 64 x 16 pixels, the chip 8 x 32"
-    assert "3 of 6 chips have a JPEG; 3 have none" in found.about
+    assert found.reasons[0] == "t_1.jpg is 64 x 16 pixels, the chip 8 x 32"
+    assert "3 of 6 chips have a JPEG; 3 without one were skipped" in found.about
 
 
 def test_what_can_be_refused_is_before_a_pixel_is_read(planted: SimpleNamespace, tmp_path: Path,
@@ -256,7 +256,7 @@ def test_the_split_is_the_runs_where_none_is_given(planted: SimpleNamespace, tmp
     assert "another division" not in capsys.readouterr().out
     trained_on("0" * 64)
     look(planted.store, run_path=run)
-    assert "the run was trained on another division" in capsys.readouterr().out
+    assert "the run was trained on another split" in capsys.readouterr().out
 
 
 def test_a_blocked_split_divides_no_group(planted: SimpleNamespace) -> None:
@@ -302,10 +302,10 @@ def test_what_was_not_looked_for_is_said(uint8_store: Store, capsys: pytest.Capt
     findings = audit(uint8_store.path, labels=None, jpeg=None, run_path=None, split_rule="course", exclusive=None)
     missing = {finding.title for finding in findings if finding.missing}
     assert missing == {
-        "Unlike its JPEG", "Contradictory tags", "None of the exclusive tags", "Repeated tags",
+        "Different from the JPEG", "Contradictory tags", "None of the exclusive tags", "Repeated tags",
         "Tags differ from the CSV", "Labels that the model doubts",
     }  # fmt: skip
-    assert "Repeated tags: not looked for: LABELS=file.csv is needed." in capsys.readouterr().out
+    assert "Repeated tags: skipped: needs LABELS=file.csv." in capsys.readouterr().out
 
 
 def test_features_are_those_of_the_pixels(planted: SimpleNamespace) -> None:
@@ -361,7 +361,7 @@ def test_the_real_labels_repeat_a_tag_73_times_and_lack_the_weather_once(shared:
     several, none = label_checks.exclusive_findings(store, exclusive_classes(table.classes))
     assert len(several.chips) == 0
     assert len(none.chips) == 1
-    assert set(table.classes) - set(none.said[0].split()) >= set(PRESETS["planet"].exclusive)
+    assert set(table.classes) - set(none.reasons[0].split()) >= set(PRESETS["planet"].exclusive)
 
 
 def test_the_neighbours_of_real_scenes_are_found_without_a_wrong_one(shared: Path, tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ def test_the_neighbours_of_real_scenes_are_found_without_a_wrong_one(shared: Pat
     convert(Request(data=data / "tiles", labels=data / "train.csv", store=tmp_path / "s.zarr",
                     bands=("blue", "green", "red", "nir")))  # fmt: skip
     store = open_store(tmp_path / "s.zarr")
-    with open(data / "chips_index.csv", newline="") as file:
+    with open(data / "tiles_index.csv", newline="") as file:
         place = {row["image_name"]: (row["scene"], int(row["y"]), int(row["x"])) for row in csv.DictReader(file)}
     at = [place[name] for name in store.names.tolist()]
     found, _ = duplicates.neighbours(read_features(store))

@@ -112,7 +112,7 @@ def test_audit_and_report_are_made_without_a_warning(trained: SimpleNamespace) -
             for finding in audit(trained.store.local_path, labels=None, jpeg=None, run_path=None, split_rule="course",
                                  exclusive=())
         }  # fmt: skip
-        page = report(trained.run.path, compare=(), wanted_class=None, store_path=None)
+        page = report(trained.run.path, compare=(), class_name=None, store_path=None)
     assert findings["Constant"].chips.tolist() == [[5]]
     assert findings["Constant"].said == [trained.store.layout.bands[1]]
     assert page.exists()

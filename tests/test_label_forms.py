@@ -337,7 +337,7 @@ def test_a_store_keeps_how_its_labels_are_read_and_the_audit_reads_them_so(tmp_p
     assert store.labels.tolist() == [[1, 1], [0, 1], [0, 0]]
     assert store.csv_row.tolist() == [0, 1, 2]  # of chips, in the order of their first row
     repeated, differ = csv_findings(store, path)
-    assert (repeated.chips.tolist(), repeated.said) == ([[0]], ["line 5: road repeated"])
+    assert (repeated.chips.tolist(), repeated.reasons) == ([[0]], ["line 5: road repeated"])
     assert len(differ.chips) == 0
     write(tmp_path, "file;label\nt_0;Inland waters\nt_1;\nt_2;\n".replace("t_0;", "t_0.jpg;"))
     assert csv_findings(store, path)[1].chips.tolist() == [[0], [1]]

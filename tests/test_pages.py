@@ -23,8 +23,8 @@ from preprocess.zarr_store import Store
 
 def test_a_test_part_without_any_positive(tmp_path: Path, session_store: Store) -> None:
     run = write_run(tmp_path / "run", session_store, without=3)
-    page = Page(report(run, compare=(), wanted_class=None, store_path=None))
-    for words in ("test mAP none", "its 95 % interval none", "mAP of chance none", "best class a none",
+    page = Page(report(run, compare=(), class_name=None, store_path=None))
+    for words in ("test mAP none", "95 % interval none", "mAP by chance none", "best class a none",
                   "No chip of the test split has any class"):  # fmt: skip
         assert words in page.text
     assert "nan" not in page.text.lower().split()
@@ -35,8 +35,8 @@ def test_a_test_part_without_any_positive(tmp_path: Path, session_store: Store) 
     [
         ("course", "a random split leaks", "kept together"),
         ("0.7,0.1,0.2@3", "a random split leaks", "kept together"),
-        ("blocked", "kept together the duplicates", "a random split leaks"),
-        ("blocked + val 0.1", "kept together the duplicates", "a random split leaks"),
+        ("blocked", "keeps the duplicates", "a random split leaks"),
+        ("blocked + val 0.1", "keeps the duplicates", "a random split leaks"),
         ("scenes.csv", "Curves", "a random split leaks"),
         ("scenes.csv + val 0.1", "Curves", "a random split leaks"),
     ],
@@ -68,7 +68,7 @@ def test_names_that_are_no_file_names_and_no_markup(tmp_path: Path, session_chip
     ]
     draw_curves(run)
     for wanted in NAMES[:2]:
-        path = report(run, compare=tuple(others), wanted_class=wanted, store_path=None)
+        path = report(run, compare=tuple(others), class_name=wanted, store_path=None)
         page, text = Page(path), path.read_text()
         assert "<b>(2)" not in text
         assert "<b>&" not in text
@@ -98,7 +98,7 @@ def test_a_store_of_one_class(tmp_path: Path, session_chips: Chips) -> None:
     write_csv(tmp_path / "tags.csv", rows)
     chips = Chips(session_chips.folder, tmp_path / "tags.csv", session_chips.values, session_chips.tags)
     run = write_run(tmp_path / "run", to_store(chips, tmp_path / "chips.zarr"), without=0)
-    report(run, compare=(), wanted_class=None, store_path=None)
+    report(run, compare=(), class_name=None, store_path=None)
     frame = pd.read_csv(run / "report/tables/f_scores.csv").set_index("score")
     assert frame.loc["F2 macro"].tolist() == frame.loc["F2 micro"].tolist()
     assert (frame > 0).all().all()
@@ -116,13 +116,13 @@ def test_a_page_of_large_chips_stays_small(tmp_path: Path) -> None:
         shutil.copy(chips.folder / f"t_{index}.tif", chips.folder / f"t_{index + 1}.tif")
     store = to_store(chips, tmp_path / "chips.zarr")
     run = write_run(tmp_path / "run", store)
-    page = report(run, compare=(), wanted_class=None, store_path=None)
+    page = report(run, compare=(), class_name=None, store_path=None)
     audit(store.path, labels=None, jpeg=None, run_path=None, split_rule=None, exclusive=None)
     for path in (page, tmp_path / "chips.zarr.audit/audit.html"):
         assert path.stat().st_size < 10e6
         shown = Page(path)
         assert len(shown.pictures) >= 8
-        assert "are not shown: their pictures would make the page too large" in shown.text
+        assert "are not shown: their images would make the page too large" in shown.text
     assert len(Page(page).pictures) == 10  # two highest, three lowest, each in colour and NIR
 
 

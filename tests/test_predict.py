@@ -107,7 +107,7 @@ def test_a_stop_in_the_middle_and_a_second_run_give_the_same_file(
         block.write_bytes(block.read_bytes()[:100])
     with mock.patch.object(predict, "BLOCK_BATCHES", 1):
         assert score(trained, trained.new, out) == 0
-    assert ("going on, 1 of 2 blocks" in capsys.readouterr().out) == (not torn)
+    assert ("resuming: 1 of 2 blocks" in capsys.readouterr().out) == (not torn)
     assert out.read_bytes() == whole.read_bytes()
 
 
@@ -118,7 +118,7 @@ def test_blocks_of_other_bands_are_not_taken(
     with mock.patch.object(predict, "CsvWriter", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         score(trained, trained.new, out)
     assert score(trained, trained.new, out, bands=turned) == 0
-    assert "it starts anew" in capsys.readouterr().out
+    assert "starting again" in capsys.readouterr().out
     assert score(trained, trained.new, tmp_path / "turned.csv", bands=turned) == 0
     assert out.read_bytes() == (tmp_path / "turned.csv").read_bytes()
 
@@ -228,7 +228,7 @@ def test_nothing_of_an_earlier_prediction_is_overwritten_or_left(
     out = tmp_path / "out.csv"
     (tmp_path / "out_submission.csv").write_text("mine")
     text = refused(lambda: score(trained, trained.new, out))
-    assert "out_submission.csv exists already" in text
+    assert "out_submission.csv exists" in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out_submission.csv"]
     (tmp_path / "out_submission.csv").unlink()
     (tmp_path / "out_bad.csv").write_text("image_name,reason\nold,gone\n")
@@ -264,12 +264,12 @@ def test_two_predictions_into_one_file_at_once_are_refused(
         return begin(root, work)
 
     with mock.patch.object(predict, "locked", late):
-        assert "exists already" in refused(lambda: score(trained, trained.new, out))
+        assert "exists. Choose another OUT" in refused(lambda: score(trained, trained.new, out))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv"]
 
 
 def test_refusals(trained: SimpleNamespace, whole: Path, tmp_path: Path, refused: Callable) -> None:
-    assert "exists already" in refused(lambda: score(trained, trained.new, whole))
+    assert "exists. Choose another OUT" in refused(lambda: score(trained, trained.new, whole))
     out = tmp_path / "out.csv"
     assert "found nothing" in refused(lambda: score(trained, tmp_path / "none", out))
     (tmp_path / "data").mkdir()

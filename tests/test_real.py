@@ -68,7 +68,7 @@ def landsat(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             bands=("blue", "green", "red", "nir"),
         )
     )  # fmt: skip
-    with open(data / "chips_index.csv", newline="") as file:
+    with open(data / "tiles_index.csv", newline="") as file:
         rows = [[row["image_name"], "test" if row["scene"] == "landsat7" else "train"] for row in csv.DictReader(file)]
     with open(folder / "scenes.csv", "w", newline="") as file:
         csv.writer(file).writerows([["image_name", "part"], *rows])
