@@ -160,7 +160,10 @@ def test_a_store_that_has_moved(made: SimpleNamespace, tmp_path: Path, uint8_sto
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"AP": np.array([0.25, 0.75, np.nan]), "mAP": np.array(0.5)}, "the saved AP does not follow from the saved scores"),
+        (
+            {"AP": np.array([0.25, 0.75, np.nan]), "mAP": np.array(0.5)},
+            "the saved AP does not follow from the saved scores",
+        ),
         ({"logits": np.zeros((3, 3))}, "expected finite logits"),
         ({"classes": np.array(["a"])}, "with a name each"),
         ({"labels": None}, "labels is not there"),
