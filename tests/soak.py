@@ -36,7 +36,7 @@ from preprocess import console
 from preprocess.console import UserError
 from preprocess.zarr_store import Store
 from train.__main__ import main as train_main
-from train.checkpoint import folder
+from train.checkpoint_files import folder
 from train.contract.record import read_record
 from train.hooks import Hooks, use_hooks
 from train.loop import RunLoop

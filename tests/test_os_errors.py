@@ -24,7 +24,7 @@ from preprocess import console
 from preprocess.files import atomic_file, locked, locked_folder, named_errors, open_regular
 from preprocess.workers import run_tasks
 from preprocess.zarr_store import Store
-from train.checkpoint import sweep
+from train.checkpoint_files import sweep
 
 
 def test_a_regular_file_and_a_link_to_one_are_opened(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from tiny import Steps, outcome, tiny_networks
 from analysis.__main__ import main as analysis_main
 from preprocess.files import open_regular
 from preprocess.zarr_store import Store
-from train.checkpoint import folder
+from train.checkpoint_files import folder
 from train.contract.record import read_record
 from train.device import Device, choose_device
 from train.hooks import Hooks, use_hooks
@@ -184,7 +184,7 @@ def test_a_broken_checkpoint_is_noticed_and_the_one_before_taken(
     with steps.watch:
         ended = resume(tmp_path / "run")
     assert ended.returncode == 0, ended.stderr
-    line = f"{newest}: broken (its checksum is not the one in its name); taking the one before.\n"
+    line = f"{newest}: broken (its checksum is not the one in its name); using the one before it.\n"
     assert ended.stdout.count(line) == 1
     assert steps.losses == undisturbed[1][STEPS + 2 :]
     assert outcome(tmp_path / "run") == outcome(undisturbed[0])
@@ -258,7 +258,7 @@ def test_a_checkpoint_of_another_run_is_set_aside(
     shutil.copy(foreign[-1], folder(tmp_path / "run"))
     ended = resume(tmp_path / "run")
     assert ended.returncode == 0, ended.stderr
-    assert f"{folder(tmp_path / 'run') / foreign[-1].name}: of another run; taking the one before.\n" in ended.stdout
+    assert f"{folder(tmp_path / 'run') / foreign[-1].name}: of another run; using the one before it.\n" in ended.stdout
     assert f"({own[-1].name})" in ended.stdout
     assert outcome(tmp_path / "run") == outcome(undisturbed[0])
 

@@ -7,7 +7,8 @@ import torch
 
 from pipeline.loader import ChipLoader
 from train import run_folder
-from train.checkpoint import load_checkpoint, sweep
+from train.checkpoint import load_checkpoint
+from train.checkpoint_files import sweep
 from train.contract.record import read_record
 from train.device import prepare_torch
 from train.loop import RunLoop

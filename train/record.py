@@ -13,7 +13,7 @@ from preprocess.console import UserError
 from preprocess.splits import SPLIT_NAMES
 from preprocess.zarr_store import write_atomic
 from train import run_folder
-from train.checkpoint import best_weights
+from train.checkpoint_files import best_weights
 from train.config import Config
 from train.contract.metrics import write_metrics
 from train.contract.record import Chip, InputsRef, Machine, Record, SplitRef, StoreRef, Surroundings, new_record

@@ -13,16 +13,8 @@ from pathlib import Path
 
 from preprocess.console import UserError, say
 from train import run_folder
-from train.checkpoint import (
-    Checkpoint,
-    check_same_run,
-    last_good,
-    mend_best,
-    remove_checkpoints,
-    restore,
-    save_best,
-    save_checkpoint,
-)
+from train.checkpoint import Checkpoint, check_same_run, restore, save_checkpoint
+from train.checkpoint_files import last_good, mend_best, remove_checkpoints, save_best
 from train.contract.metrics import EpochLine
 from train.contract.record import Record, write_record
 from train.hooks import Hooks, active_hooks
