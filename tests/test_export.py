@@ -2,9 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -21,8 +22,30 @@ from analysis.finished_run import Run, load_run
 from preprocess.zarr_store import open_store
 
 
+def once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that gives its first result again."""
+    results: list[Any] = []
+
+    def call(*arguments: Any, **more: Any) -> Any:
+        if not results:
+            results.append(function(*arguments, **more))
+        return results[0]
+
+    return call
+
+
+@pytest.fixture(scope="module", autouse=True)
+def conversions() -> Iterator[None]:
+    """All exports here are of one network. It is converted once, which takes 10 s of CPU time."""
+    with (
+        mock.patch.object(torch.export, "export", once(torch.export.export)),
+        mock.patch.object(torch.onnx, "export", once(torch.onnx.export)),
+    ):
+        yield
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(conversions: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Task 3, whose bands are chosen and re-ordered: R, G, B | NIR of files with B, G, R, NIR."""
     chips = write_chips(tmp_path_factory.mktemp("export") / "tif", count=120, height=40, width=32)
     folder = chips.folder.parent

@@ -146,6 +146,7 @@ def test_a_waiting_gpu_is_said() -> None:
     assert "the GPU waits 40% of the time" in verdict(Result(passed=34), slow)
 
 
+@pytest.mark.slow
 def test_the_gpu_tests_need_only_what_training_needs() -> None:
     """Collected in a process in which everything else that the project installs is missing."""
     missing = (

@@ -10,13 +10,17 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from helpers.chips import to_store, write_chips
 from helpers.files import tree
 
-KILLS = 20
+KILLS = [5, pytest.param(20, marks=pytest.mark.slow)]
+# Tenths of a second after the conversion has begun.
+MOMENTS = [range(0, 12, 4), pytest.param(range(12), marks=pytest.mark.slow)]
 
 
-def test_killed_20_times_ends_in_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wanted", KILLS)
+def test_killed_again_and_again_a_conversion_ends_in_the_same_bytes(tmp_path: Path, wanted: int) -> None:
     """Only a SIGKILL that met a conversion at work counts: its process alive, its partial store begun."""
     chips = write_chips(tmp_path / "tif", count=1500, height=48, width=48)  # six shards
     whole = to_store(chips, tmp_path / "whole.zarr")
@@ -34,7 +38,7 @@ def test_killed_20_times_ends_in_the_same_bytes(tmp_path: Path) -> None:
     shutil.rmtree(target)
     rng = random.Random(0)
     kills, torn = 0, set()
-    while kills < KILLS:
+    while kills < wanted or (len(torn) < 2 and kills < 20):
         process = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         while process.poll() is None and not (partial / "plan.json").exists():
             time.sleep(0.002)
@@ -56,7 +60,8 @@ def test_killed_20_times_ends_in_the_same_bytes(tmp_path: Path) -> None:
     assert len(torn) > 1  # they were stopped at different places
 
 
-def test_ctrl_c_at_any_moment_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moments", MOMENTS, ids=len)
+def test_ctrl_c_at_any_moment_is_one_line(tmp_path: Path, moments: range) -> None:
     """As a terminal sends it: to the command and every process that it started; our code prints no traceback."""
     chips = write_chips(tmp_path / "tif", count=1500, height=48, width=48)
     command = [
@@ -64,7 +69,7 @@ def test_ctrl_c_at_any_moment_is_one_line(tmp_path: Path) -> None:
         "--store", str(tmp_path / "s.zarr"), "--bands", "blue,green,red,nir", "--jobs", "2",
     ]  # fmt: skip
     stopped = 0
-    for moment in range(12):
+    for moment in moments:
         process = subprocess.Popen(
             command, cwd=Path(__file__).resolve().parents[1], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
