@@ -5,15 +5,15 @@ import numpy as np
 from pipeline.order import Augmentation
 
 
-def augment(chip: np.ndarray, draws: Augmentation, row: int, crop: tuple[int, int]) -> np.ndarray:
+def augment(chip: np.ndarray, parameters: Augmentation, row: int, crop: tuple[int, int]) -> np.ndarray:
     """(bands, height, width) -> (bands, crop height, crop width), by the four documented steps."""
-    if draws.flip_rows[row]:
+    if parameters.flip_rows[row]:
         chip = chip[:, ::-1]
-    if draws.transpose[row]:
+    if parameters.transpose[row]:
         chip = chip.transpose(0, 2, 1)
-    top, left = int(draws.crop_y[row]), int(draws.crop_x[row])
+    top, left = int(parameters.crop_y[row]), int(parameters.crop_x[row])
     chip = chip[:, top : top + crop[0], left : left + crop[1]]
-    return chip[:, :, ::-1] if draws.mirror[row] else chip
+    return chip[:, :, ::-1] if parameters.mirror[row] else chip
 
 
 def center(chip: np.ndarray, crop: tuple[int, int]) -> np.ndarray:

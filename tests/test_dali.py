@@ -1,4 +1,4 @@
-"""What we know of DALI's limits and habits on a GPU, as far as it can be shown without one."""
+"""DALI's limits and behaviour on a GPU, as far as they can be shown without a GPU."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_only_dalis_warning_about_npp_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the exact versions that are installed here `check_cuda_runtime` warns, once a process."""
+    """With the installed versions `check_cuda_runtime` warns once per process."""
     if backend.GetNppVersion() != -1:
         pytest.skip("this DALI finds NPP")
     monkeypatch.setattr(backend, "GetCudaVersion", lambda: 13000)
@@ -52,7 +52,7 @@ def test_only_dalis_warning_about_npp_is_hidden(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_first_gpu_pipeline_of_a_process_is_built_without_a_warning() -> None:
-    """`build` asks `check_cuda_runtime` where a pipeline needs a GPU; a CPU pipeline is told that it does."""
+    """`build` calls `check_cuda_runtime` if a pipeline needs a GPU. Here a CPU pipeline claims to need one."""
     code = """
 import tempfile
 import warnings
@@ -83,7 +83,7 @@ assert asked and backend.cuda_checked
     assert ended.returncode == 0, ended.stderr[-2000:]
 
 
-def test_what_a_loader_takes_of_a_gpu_is_counted_by_hand(session_store: Store) -> None:
+def test_the_gpu_memory_of_a_loader_equals_a_count_by_hand(session_store: Store) -> None:
     layout = plan_layout(bands=BANDS, height=16, width=16, dtype="uint16", codec="lz4")
     reader = ChunkReader(session_store, BANDS[:3])
     spec = GraphSpec(
@@ -121,7 +121,7 @@ def test_cuda_graphs_are_captured_beside_no_dali_loader(
 
 
 def test_buffers_given_to_dali_are_left_alone_while_it_may_read_them(session_store: Store) -> None:
-    """A slot is filled again five batches later at the earliest; by then its batch has come out."""
+    """A slot is filled again five batches later at the earliest. By then its batch has come out."""
     from pipeline.dali_source import PREFETCH_QUEUE_DEPTH, Source
     from pipeline.plans import BatchPlan
     from pipeline.readahead import DEPTH

@@ -1,4 +1,4 @@
-"""The compiled pass equals DALI's graph to the bit, and the oracle; a batch's memory is its own while it is held."""
+"""The direct engine equals DALI's graph to the bit, and numpy; nothing overwrites a batch that somebody holds."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ from preprocess.zarr_store import Store, open_store
 
 @pytest.fixture(scope="module")
 def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Store]:
-    """Stores by (dtype, codec, size, bands), made once: sizes with one chunk a band and with several."""
+    """Stores by (dtype, codec, size, bands), each made once; some sizes have one chunk per band, some several."""
     made: dict[tuple[object, ...], Store] = {}
 
     def make(dtype: str, codec: str, size: tuple[int, int], bands: int) -> Store:
@@ -83,7 +83,7 @@ def test_test_batches_equal_the_graphs(request: pytest.FixtureRequest, kind: str
 
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[tuple[object, ...], list[str], np.ndarray, Augmentation, tuple[int, int]]:
-    """(store, bands, chips, augmentation parameters, crop): whatever `augment` may be asked for."""
+    """(store, bands, chips, augmentation parameters, crop): any request that `augment` accepts."""
     size, num_bands = draw(st.sampled_from((((16, 16), 4), ((150, 260), 3), ((200, 200), 2), ((7, 40), 1))))
     kind = draw(st.sampled_from(DTYPES)), draw(st.sampled_from(("lz4", "none"))), size, num_bands
     names = BANDS if num_bands == 4 else ("red", "green", "blue") if num_bands == 3 else ("band1", "band2")[:num_bands]
@@ -96,14 +96,14 @@ def requests(draw: st.DrawFn) -> tuple[tuple[object, ...], list[str], np.ndarray
     def each(values: st.SearchStrategy, dtype: type) -> np.ndarray:
         return np.array(draw(st.lists(values, min_size=len(chips), max_size=len(chips))), dtype)
 
-    draws = Augmentation(
+    parameters = Augmentation(
         flip_rows=each(st.booleans(), bool),
         transpose=each(st.booleans() if square else st.just(False), bool),
         crop_y=each(st.integers(0, size[0] - crop[0]), np.int32),
         crop_x=each(st.integers(0, size[1] - crop[1]), np.int32),
         mirror=each(st.booleans(), bool),
     )
-    return kind, bands, np.array(chips), draws, crop
+    return kind, bands, np.array(chips), parameters, crop
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -111,18 +111,18 @@ def requests(draw: st.DrawFn) -> tuple[tuple[object, ...], list[str], np.ndarray
 def test_any_request_equals_numpy(
     make_store: Callable[..., Store], request: tuple[Any, ...], mean: float, scale: float
 ) -> None:
-    """Any chips, bands, crops and flips: to the bit, in float32 with one rounding for each step."""
-    kind, bands, chips, draws, crop = request
+    """Any chips, bands, crops and flips, to the bit: float32 with one rounding per step."""
+    kind, bands, chips, parameters, crop = request
     store = make_store(*kind)
     values = zarr.open_group(store.path, mode="r")["tiles"][...]
     reader = ChunkReader(store, tuple(bands))
-    found = np.full((len(chips), *crop, len(bands)), np.nan, np.float32)
+    images = np.full((len(chips), *crop, len(bands)), np.nan, np.float32)
     means, scales = (np.float32(value) + np.arange(len(bands), dtype=np.float32) for value in (mean, scale))
-    reader.augment(chips, draws, found, means, scales)
+    reader.augment(chips, parameters, images, means, scales)
     for row, chip in enumerate(chips.tolist()):
         pixels = values[chip][[store.layout.bands.index(band) for band in bands]]
-        moved = np.moveaxis(oracle.augment(pixels, draws, row, crop), 0, -1).astype(np.float32)
-        assert np.array_equal(found[row], (moved - means) * scales)
+        moved = np.moveaxis(oracle.augment(pixels, parameters, row, crop), 0, -1).astype(np.float32)
+        assert np.array_equal(images[row], (moved - means) * scales)
 
 
 def test_a_held_batch_is_not_overwritten(session_store: Store) -> None:
@@ -132,7 +132,7 @@ def test_a_held_batch_is_not_overwritten(session_store: Store) -> None:
     copies = [batch.images_nchw.clone() for batch in loader.epoch(0)]
     assert len({images.data_ptr() for images in held}) == 30
     assert all(torch.equal(one, other) for one, other in zip(held, copies, strict=True))
-    # Given back, the memory serves again: an epoch whose batches are dropped makes nothing new.
+    # Memory that nobody holds is used again: an epoch whose batches are dropped allocates nothing.
     before = {images.data_ptr() for images in held}
     del held
     assert {batch.images_nchw.data_ptr() for batch in loader.epoch(1)} - before == set()
@@ -146,7 +146,9 @@ def test_batches_are_channels_last(session_store: Store) -> None:
     assert batch.images_nchw.dtype is torch.float32
 
 
-def test_what_it_cannot_do_takes_the_graph_or_is_refused(session_store: Store, refused: Callable[..., str]) -> None:
+def test_what_the_direct_engine_cannot_do_goes_to_dali_or_is_refused(
+    session_store: Store, refused: Callable[..., str]
+) -> None:
     chips = np.arange(300)
     raw, course = raw_inputs(session_store, BANDS, chips), course_inputs(session_store, 4)
     assert train_loader(session_store, chips, raw, batch_size=8).engine == "direct"
@@ -158,7 +160,7 @@ def test_what_it_cannot_do_takes_the_graph_or_is_refused(session_store: Store, r
     assert "expected one of" in refused(lambda: eval_loader(session_store, chips, raw, batch_size=8, engine="gpu"))
 
 
-def test_damage_is_named(tmp_path: Path) -> None:
+def test_a_damaged_chunk_is_named(tmp_path: Path) -> None:
     from preprocess import zarr_store
     from preprocess.shard import DamagedChunkError
 

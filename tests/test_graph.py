@@ -1,4 +1,4 @@
-"""Graphs are constructed for the GPU without one; the CPU's values equal oracles made of numpy, torch and PIL."""
+"""GPU graphs are built without a GPU; values on the CPU equal those of numpy, torch and PIL."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_gpu_graph_of_uint8_is_constructed() -> None:
 
 
 def shown_as_pil(chips: np.ndarray) -> np.ndarray:
-    """The graph's own `course_values`, unscaled."""
+    """`course_values` of the graph, unscaled."""
 
     @pipeline_def(batch_size=len(chips), num_threads=2, device_id=None)
     def graph() -> object:
@@ -93,7 +93,7 @@ def test_course_equals_the_formula_on_every_pair_of_high_bytes() -> None:
 
 
 def test_resize_is_near_torchs_antialiased_resize(session_store: Store) -> None:
-    """Another library's filter: near, not equal. A ramp and a checkerboard show shifts and missing antialiasing."""
+    """The filters differ, so values are near, not equal. A ramp shows a shift, a checkerboard missing antialiasing."""
     y, x = np.mgrid[:64, :64]
     ramp, board = (y * 500 + x * 300).astype(np.uint16), (((y // 2 + x // 2) % 2) * 40000).astype(np.uint16)
     chips = np.stack([ramp, board])[:, None]

@@ -1,4 +1,4 @@
-"""Batches equal an oracle, whatever the batch size, threads, codec or history; every test chip counts once."""
+"""Batches equal those of numpy for any batch size, threads, codec and earlier epochs; every test chip counts once."""
 
 import shutil
 from collections.abc import Callable
@@ -40,9 +40,9 @@ def test_train_chips_equal_the_oracle(
     loader = train_loader(store, TRAIN, UNSCALED, batch_size=15, seed=3, flips=flips)
     images = by_chip(loader, 4)
     assert set(images) == set(TRAIN)
-    draws = augmentation(3, 4, TRAIN, height=16, width=16, crop=CROP, flips=flips)
+    parameters = augmentation(3, 4, TRAIN, height=16, width=16, crop=CROP, flips=flips)
     for row, chip in enumerate(TRAIN):
-        expected = oracle.augment(session_chips.values[chip][[2, 1, 3]], draws, row, CROP)
+        expected = oracle.augment(session_chips.values[chip][[2, 1, 3]], parameters, row, CROP)
         assert np.array_equal(images[chip].numpy(), expected.astype(np.float32))
 
 
@@ -54,24 +54,26 @@ def test_chips_that_are_not_square_or_uint8(tmp_path: Path) -> None:
         store = to_store(chips, tmp_path / f"{dtype}.zarr")
         inputs = Inputs(kind="raw", bands=("blue", "red"), mean=(0.0,) * 2, std=(1.0,) * 2)
         loader = train_loader(store, np.arange(20), inputs, batch_size=5, flips="dihedral")
-        draws = augmentation(0, 0, np.arange(20), height=24, width=40, crop=(21, 35), flips="dihedral")
+        parameters = augmentation(0, 0, np.arange(20), height=24, width=40, crop=(21, 35), flips="dihedral")
         for chip, image in by_chip(loader, 0).items():
-            expected = oracle.augment(chips.values[chip][[2, 0]], draws, chip, (21, 35))
+            expected = oracle.augment(chips.values[chip][[2, 0]], parameters, chip, (21, 35))
             assert np.array_equal(image.numpy(), expected.astype(np.float32))
 
 
 def test_every_crop_position_is_hit_exactly(tmp_path: Path) -> None:
-    """DALI takes positions as float32 shares of the room: each must come back as its pixel."""
+    """DALI takes positions as float32 shares of the crop slack. Each must come back as its exact pixel."""
     from helpers.chips import to_store, write_chips
 
     chips = write_chips(tmp_path / "tif", count=400, bands=1, height=101, width=131)
     store = to_store(chips, tmp_path / "s.zarr")
     inputs = Inputs(kind="raw", bands=("band1",), mean=(0.0,), std=(1.0,))
     loader = train_loader(store, np.arange(400), inputs, batch_size=50, crop=(3, 5), flips="none")
-    draws = augmentation(0, 0, np.arange(400), height=101, width=131, crop=(3, 5), flips="none")
-    assert len(set(draws.crop_y)) > 90
+    parameters = augmentation(0, 0, np.arange(400), height=101, width=131, crop=(3, 5), flips="none")
+    assert len(set(parameters.crop_y)) > 90
     for chip, image in by_chip(loader, 0).items():
-        assert np.array_equal(image.numpy(), oracle.augment(chips.values[chip], draws, chip, (3, 5)).astype(np.float32))
+        assert np.array_equal(
+            image.numpy(), oracle.augment(chips.values[chip], parameters, chip, (3, 5)).astype(np.float32)
+        )
 
 
 @pytest.mark.parametrize("test", ["center", "resize"])
@@ -162,7 +164,7 @@ def test_the_short_train_batch_is_dropped(session_store: Store) -> None:
 
 
 def test_one_batch_an_epoch(session_store: Store) -> None:
-    """Shorter than DALI's queue."""
+    """The epoch is shorter than DALI's queue."""
     loader = train_loader(session_store, TRAIN[:20], UNSCALED, batch_size=20)
     for epoch in range(3):
         assert [len(batch.chips) for batch in loader.epoch(epoch)] == [20]
@@ -172,8 +174,8 @@ def test_batches_are_channels_last_views_and_stay_valid(session_store: Store) ->
     loader = train_loader(session_store, TRAIN, UNSCALED, batch_size=10)
     batches = list(loader.epoch(0))
     copies = [image.clone() for batch in loader.epoch(0) for image in batch.images_nchw]
-    kept = [image for batch in batches for image in batch.images_nchw]
-    assert all(torch.equal(one, two) for one, two in zip(kept, copies, strict=True))
+    held = [image for batch in batches for image in batch.images_nchw]
+    assert all(torch.equal(one, two) for one, two in zip(held, copies, strict=True))
     for batch in batches:
         images = batch.images_nchw
         assert images.is_contiguous(memory_format=torch.channels_last)
@@ -196,7 +198,7 @@ def test_damage_ends_the_epoch_with_its_line_and_nothing_hangs(tmp_path: Path, s
         list(loader.epoch(0))
 
 
-def test_statistics_are_the_train_parts(session_store: Store, session_chips: Chips) -> None:
+def test_statistics_are_those_of_the_train_split(session_store: Store, session_chips: Chips) -> None:
     inputs = raw_inputs(session_store, ("red",), TRAIN)
     values = session_chips.values[TRAIN, 2].astype(np.float64)
     assert inputs.mean[0] == pytest.approx(values.mean(), rel=1e-14)
@@ -204,7 +206,7 @@ def test_statistics_are_the_train_parts(session_store: Store, session_chips: Chi
 
 
 @pytest.mark.parametrize(
-    ("arguments", "found"),
+    ("arguments", "message"),
     [
         ({"batch_size": 151}, "batch_size=151: expected at most 150, the number of chips."),
         ({"flips": "maybe"}, "flips=maybe: expected one of none, horizontal, both, dihedral."),
@@ -213,11 +215,13 @@ def test_statistics_are_the_train_parts(session_store: Store, session_chips: Chi
         ({"batch_size": 0}, "batch_size=0"),
     ],
 )
-def test_refusals(session_store: Store, refused: Callable, arguments: dict, found: str) -> None:
+def test_wrong_arguments_are_refused_by_name(
+    session_store: Store, refused: Callable, arguments: dict, message: str
+) -> None:
     settings = {"batch_size": 10, **arguments}
-    assert found in refused(lambda: train_loader(session_store, TRAIN, UNSCALED, **settings))
+    assert message in refused(lambda: train_loader(session_store, TRAIN, UNSCALED, **settings))
 
 
-def test_bands_that_are_not_there(uint8_store: Store, refused: Callable) -> None:
+def test_bands_that_the_store_lacks_are_refused(uint8_store: Store, refused: Callable) -> None:
     text = refused(lambda: raw_inputs(uint8_store, ("red", "nir"), np.arange(5)))
     assert "band 'nir' is wanted, but the store has red, green, blue" in text

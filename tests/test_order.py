@@ -10,11 +10,11 @@ SIZE = {"height": 40, "width": 40, "crop": (35, 35)}
 
 
 def test_words_are_philox_at_that_counter() -> None:
-    found = np.stack([words(7, 3, 9000, word) for word in range(4)], axis=1)
+    ours = np.stack([words(7, 3, 9000, word) for word in range(4)], axis=1)
     for chip in (0, 1, 49, 4095, 4096, 8999):
-        # numpy raises the counter before it draws, so chip t is block t + 1.
+        # numpy raises the counter before it makes numbers, so chip t is block t + 1.
         direct = np.random.Philox(key=np.array([7, 3], np.uint64)).advance(chip).random_raw(4)
-        assert np.array_equal(found[chip], direct)
+        assert np.array_equal(ours[chip], direct)
 
 
 def test_a_chip_does_not_depend_on_its_neighbours() -> None:
@@ -28,8 +28,8 @@ def test_the_order_is_a_permutation_that_keeps_relative_places() -> None:
     whole = epoch_order(1, 2, np.arange(300))
     assert np.array_equal(np.sort(whole), np.arange(300))
     assert not np.array_equal(whole, np.arange(300))
-    part = epoch_order(1, 2, CHIPS)
-    assert np.array_equal(part, whole[np.isin(whole, CHIPS)])
+    some = epoch_order(1, 2, CHIPS)
+    assert np.array_equal(some, whole[np.isin(whole, CHIPS)])
 
 
 def test_seeds_and_epochs_differ() -> None:
@@ -38,22 +38,22 @@ def test_seeds_and_epochs_differ() -> None:
 
 
 @pytest.mark.parametrize("flips", FLIPS)
-def test_draws_cover_what_they_may_and_nothing_else(flips: str) -> None:
-    draws = augmentation(0, 0, np.arange(4000), flips=flips, **SIZE)
-    assert set(draws.crop_y) == set(range(6)) == set(draws.crop_x)
-    kinds = {tuple(bits) for bits in zip(draws.transpose, draws.flip_rows, draws.mirror, strict=True)}
+def test_parameters_take_all_their_values_and_no_others(flips: str) -> None:
+    parameters = augmentation(0, 0, np.arange(4000), flips=flips, **SIZE)
+    assert set(parameters.crop_y) == set(range(6)) == set(parameters.crop_x)
+    kinds = {tuple(bits) for bits in zip(parameters.transpose, parameters.flip_rows, parameters.mirror, strict=True)}
     assert len(kinds) == {"none": 1, "horizontal": 2, "both": 4, "dihedral": 8}[flips]
-    counts = np.bincount(draws.crop_y)
+    counts = np.bincount(parameters.crop_y)
     assert counts.min() > 4000 / 6 * 0.8
 
 
 def test_chips_that_are_not_square_are_never_transposed() -> None:
-    draws = augmentation(0, 0, np.arange(500), height=40, width=30, crop=(35, 26), flips="dihedral")
-    assert not draws.transpose.any()
-    assert draws.flip_rows.any()
+    parameters = augmentation(0, 0, np.arange(500), height=40, width=30, crop=(35, 26), flips="dihedral")
+    assert not parameters.transpose.any()
+    assert parameters.flip_rows.any()
 
 
-def test_no_room_means_no_crop() -> None:
-    draws = augmentation(0, 0, np.arange(50), height=16, width=16, crop=(16, 16), flips="none")
-    assert not draws.crop_y.any()
-    assert not draws.crop_x.any()
+def test_a_crop_of_the_whole_chip_starts_at_zero() -> None:
+    parameters = augmentation(0, 0, np.arange(50), height=16, width=16, crop=(16, 16), flips="none")
+    assert not parameters.crop_y.any()
+    assert not parameters.crop_x.any()

@@ -79,12 +79,12 @@ def test_batches_equal_numpy(
     store: Store = request.getfixturevalue(kind)
     inputs = Inputs(kind="raw", bands=bands, mean=(0.0,) * len(bands), std=(1.0,) * len(bands))
     chips = np.arange(200, 290)
-    draws = augmentation(0, 1, chips, height=16, width=16, crop=(14, 14), flips="dihedral")
+    parameters = augmentation(0, 1, chips, height=16, width=16, crop=(14, 14), flips="dihedral")
     seen = 0
     for batch in train_loader(store, chips, inputs, batch_size=30, flips="dihedral", engine=engine).epoch(1):
         for chip, image in zip(batch.chips.tolist(), batch.images_nchw.numpy(), strict=True):
             pixels = session_chips.values[chip][[BANDS.index(band) for band in bands]]
-            assert np.array_equal(image, oracle.augment(pixels, draws, chip - 200, (14, 14)).astype(np.float32))
+            assert np.array_equal(image, oracle.augment(pixels, parameters, chip - 200, (14, 14)).astype(np.float32))
             seen += 1
     assert seen == 90
 

@@ -1,4 +1,4 @@
-"""What is kept in memory gives the batches that streaming gives, to the bit; what does not fit is said."""
+"""Batches from a cache equal those read from the store, to the bit. A cache that does not fit falls back."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ def batches(loader: ChipLoader, epoch: int) -> list[torch.Tensor]:
 
 @pytest.fixture(scope="module", params=["lz4", "none"])
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Chips of several chunks a band."""
+    """Chips of several chunks per band."""
     folder = tmp_path_factory.mktemp("resident")
     return to_store(
         write_chips(folder / "tif", count=20, height=300, width=200), folder / "s.zarr", codec=request.param
@@ -53,7 +53,7 @@ def test_later_epochs_touch_no_disk_and_loaders_share(tmp_path: Path) -> None:
     path = zarr_store.shard_path(store.local_path, 0)
     path.write_bytes(b"\0" * path.stat().st_size)
     assert all(map(torch.equal, batches(loader, 0), first))
-    other = eval_loader(store, np.arange(12), inputs, batch_size=4, cache="host")  # would find the damage
+    other = eval_loader(store, np.arange(12), inputs, batch_size=4, cache="host")  # reading the disk would raise
     assert len(batches(other, 0)) == 3
 
 
@@ -74,7 +74,7 @@ def test_input_course_and_resizing_from_the_host_cache(session_store: Store) -> 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [(40, 40), (30, 50)])
 def test_gathered_batches_equal_streamed_ones(tmp_path: Path, dtype: str, size: tuple[int, int]) -> None:
-    """What runs on the GPU under CACHE=device, on the CPU."""
+    """The engine of CACHE=device, run on the CPU."""
     folder = write_chips(tmp_path / "tif", count=100, bands=4, height=size[0], width=size[1], dtype=dtype)
     store = to_store(folder, tmp_path / "s.zarr")
     inputs, chips = raw_inputs(store, ("nir", "red", "green"), np.arange(100)), np.arange(3, 97)
