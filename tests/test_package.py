@@ -1,5 +1,6 @@
 """The package `canopy`: the names that other people's code imports."""
 
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -8,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.chips import to_store, write_chips
 from tiny import tiny_networks
 
 import canopy
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize("name", canopy.__all__)
@@ -35,8 +39,7 @@ def test_the_version_is_that_of_the_installed_package() -> None:
 def test_importing_the_package_loads_no_heavy_library_and_none_of_the_projects_modules() -> None:
     heavy = {"torch", "nvidia", "numpy", "zarr", "preprocess", "pipeline", "models", "train", "analysis"}
     code = f"import sys, canopy; dir(canopy); print(sorted({heavy} & set(sys.modules)))"
-    root = Path(__file__).resolve().parents[1]
-    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
 
 
@@ -59,3 +62,16 @@ def test_a_loaded_model_gives_the_scores_that_its_run_saved(fixture: Path) -> No
     assert saved.classes == run.classes
     assert not saved.net.training
     assert np.allclose(logits, run.logits, rtol=1e-3, atol=1e-3)  # other processors round differently
+
+
+def test_the_snippet_of_the_readme_runs_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also without a GPU: then `device="cuda:0"` falls back to the CPU."""
+    chips = write_chips(tmp_path / "tif", count=60, height=64, width=64)
+    (tmp_path / "demo").mkdir()
+    to_store(chips, tmp_path / "demo" / "chips.zarr")
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(snippet, {})
+    assert "torch.Size([16, 4, 56, 56]) torch.Size([16, 3])" in capsys.readouterr().out
