@@ -52,9 +52,9 @@ FEW, MANY = range(MAX_INFLATE_CHUNKS + 1), range(sys.maxsize)
 class EngineRow:
     """One row of `ENGINES`: what an engine can do.
 
-    device, decode: the device that makes the images; where LZ4 chunks are decoded, on the "host" or the "device".
-    cache: "none" where the store is read in every epoch. source: "files" where any reader with `decode` will do, such
-    as that of `make predict`. chunks: LZ4 chunks in a batch.
+    device: makes the images. decode: LZ4 chunks are decoded on the "host" or the "device". cache: "none" reads the
+    store in every epoch. source: "files" means that any `ChipReader` will do, such as that of `make predict`. chunks:
+    LZ4 chunks in a batch.
     """
 
     engine: str
@@ -74,7 +74,7 @@ class EngineRow:
         return f"{self.engine} ({self.device}, decode on the {self.decode})"
 
     def missing(self, request: dict[str, Any]) -> dict[str, str]:
-        """What is requested and this engine cannot do: by column, what the engine needs instead, in words."""
+        """The columns of a request that this engine cannot do, each with what the engine needs, in words."""
         can = vars(self) | {"device": (self.device,), "decode": ("auto", self.decode), "engine": ("auto", self.engine)}
         return {column: _need(column, can[column]) for column, value in request.items() if value not in can[column]}
 
@@ -102,9 +102,7 @@ _WORDS = {
     "center": "no resizing",
     "lz4": "an LZ4 store",
     "store": "a store",
-}  # fmt: skip
-
-
+}
 _CHUNKS = f"at most {MAX_INFLATE_CHUNKS:,} LZ4 chunks in a batch"
 
 

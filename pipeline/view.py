@@ -14,7 +14,7 @@ from preprocess.console import ArgumentError, one_line, say_once
 from preprocess.layout import Layout
 
 TESTS = ("center", "resize")
-ENGINES = ("auto", "direct", "dali")
+ENGINE_NAMES = ("auto", "direct", "dali")
 CACHES = ("none", "host", "device")
 DECODES = ("auto", "host", "device")
 DTYPES = (torch.float32, torch.float16)
@@ -71,7 +71,7 @@ class Reading:
     decode: str = "auto"
 
     def __post_init__(self) -> None:
-        _check_choice("engine", self.engine, ENGINES)
+        _check_choice("engine", self.engine, ENGINE_NAMES)
         _check_choice("cache", self.cache, CACHES)
         _check_choice("decode", self.decode, DECODES)
 

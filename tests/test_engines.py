@@ -17,8 +17,7 @@ from pipeline.chunks import MAX_INFLATE_CHUNKS
 from pipeline.engines import ENGINES, Choice, choose_engine
 from pipeline.inputs import Inputs, raw_inputs
 from pipeline.loader import eval_loader, train_loader
-from pipeline.view import CACHES, DECODES, DTYPES, TESTS, Reading, View
-from pipeline.view import ENGINES as NAMES
+from pipeline.view import CACHES, DECODES, DTYPES, ENGINE_NAMES, TESTS, Reading, View
 from preprocess.codecs import CODECS
 from preprocess.console import ArgumentError, UserError, say_once, setting_names
 from preprocess.layout import plan_layout
@@ -73,7 +72,7 @@ def test_which_engine_runs_when(
 
 def test_every_request_gets_an_engine_that_can_do_it_or_one_line() -> None:
     refused = set()
-    columns = (CPU, GPU), DTYPES, (RAW, COURSE), (None, *TESTS), CODECS, CACHES, DECODES, NAMES
+    columns = (CPU, GPU), DTYPES, (RAW, COURSE), (None, *TESTS), CODECS, CACHES, DECODES, ENGINE_NAMES
     for device, dtype, inputs, test, codec, cache, decode, engine in product(*columns):
         view = View(inputs=inputs, crop=(224, 224), dtype=dtype, test=test)
         try:
