@@ -255,7 +255,7 @@ def test_out_of_memory_is_one_line(store: Store, tmp_path: Path) -> None:
         ended = train(store.path, tmp_path / "run", *SETTINGS)
     assert ended.returncode == 2
     assert ended.stderr == (
-        "error: BATCH=20: the GPU's memory is not enough. Try ACCUMULATE=2 (the same update in smaller parts), "
+        "error: BATCH=20: the GPU has too little memory. Try ACCUMULATE=2 (the same step in smaller batches), "
         "or BATCH=10.\n"
     )
     for settings, ranks, expected in (

@@ -1,4 +1,4 @@
-"""Losses over (B, classes) logits: scalar float32, mean over batch and classes, whatever autocast does around them."""
+"""Losses over (B, classes) logits: the mean over batch and classes as a float32 scalar, also under autocast."""
 
 import numpy as np
 import torch
@@ -12,15 +12,15 @@ def loss_function(
     name: str, logits: torch.Tensor, labels: torch.Tensor, *, positive_weight: torch.Tensor | None = None,
     smoothing: float = 0.0,
 ) -> torch.Tensor:  # fmt: skip
-    """A loss.
+    """The loss of a batch.
 
     Args:
         name: "bce": binary cross-entropy with logits. "soft_margin": torch's multi-label soft margin loss (the same
             function, summed in another order). "asymmetric": easy negatives count less.
         logits: (B, classes).
         labels: (B, classes) float 0/1.
-        positive_weight: (classes,) factor of a positive's term; None: 1.
-        smoothing: 0/1 become s/2 and 1 - s/2.
+        positive_weight: (classes,) factor of the term of a positive label; None: 1.
+        smoothing: s; labels 0 and 1 become s/2 and 1 - s/2.
     """
     logits = logits.float()
     if smoothing:
@@ -34,7 +34,7 @@ def loss_function(
 
 def _asymmetric(logits: torch.Tensor, labels: torch.Tensor, positive_weight: torch.Tensor | None) -> torch.Tensor:
     p = torch.sigmoid(logits)
-    shifted = (p - MARGIN).clamp(min=0)  # of a negative: below the margin it costs nothing
+    shifted = (p - MARGIN).clamp(min=0)  # a negative with a probability below the margin costs nothing
     positive = labels * (1 - p) ** GAMMA_POSITIVE * functional.logsigmoid(logits)
     negative = (1 - labels) * shifted**GAMMA_NEGATIVE * torch.log1p(-shifted)
     if positive_weight is not None:
@@ -43,9 +43,9 @@ def _asymmetric(logits: torch.Tensor, labels: torch.Tensor, positive_weight: tor
 
 
 def positive_weights(labels: np.ndarray, balance: float) -> torch.Tensor | None:
-    """(classes,) float32: (negatives / positives) ** balance of the train split's 0/1 labels; None for balance 0.
+    """(classes,) float32: (negatives / positives) ** balance of the training labels (0/1); None for balance 0.
 
-    A class without positives, or without negatives, keeps 1.
+    The weight is 1 for a class without positives or without negatives.
     """
     if not balance:
         return None

@@ -1,6 +1,6 @@
-"""Losses, weights and scores that are not finite: one line that ends the run before they become a checkpoint.
+"""Losses, weights and scores that are not finite end the run with one line, before they are in a checkpoint.
 
-Each check waits for the device, so it stands where the device is waited for anyway.
+Each check waits for the device, so it is called only where the host waits anyway.
 """
 
 import numpy as np
@@ -14,14 +14,14 @@ from train.run_state import State
 
 
 class NotFiniteError(UserError):
-    """The network has come to nothing: going on would come to the same again."""
+    """Training has diverged. Resuming would diverge again."""
 
     def __init__(self, state: State, config: Config, what: str) -> None:
         super().__init__(f"epoch {state.epoch + 1}: {what}. Train again with a smaller LR (now {config.lr}).")
 
 
 def check_losses(state: State, config: Config, store: Store) -> None:
-    """Names the chips of the epoch's first batch whose loss is not finite."""
+    """Check the losses of the epoch so far; the error names the chips of the first batch that is not finite."""
     losses = state.accumulated.losses
     finite = torch.isfinite(torch.stack(losses)).cpu() if losses else torch.ones(1)
     if not finite.all():
@@ -31,7 +31,7 @@ def check_losses(state: State, config: Config, store: Store) -> None:
 
 
 def check_weights(state: State, config: Config, *nets: nn.Module) -> None:
-    """A step's loss is from before its update: after the last one nothing else has looked at the weights."""
+    """Check the weights. The loss of a step is computed before its update, so it does not show the last update."""
     weights = [value for net in nets for value in net.state_dict().values() if value.is_floating_point()]
     if not torch.stack([torch.isfinite(value).all() for value in weights]).all():
         raise NotFiniteError(state, config, f"the weights are not finite after step {state.step}")

@@ -1,4 +1,4 @@
-"""A model and a test loader -> logits on the host. The one way in which scores are made, in training and after."""
+"""A model and an eval loader -> logits on the host. All scores are made here, in training and in analysis."""
 
 from collections.abc import Callable
 
@@ -18,8 +18,8 @@ def predict(
 ) -> np.ndarray:  # fmt: skip
     """Scores of every chip once, in the loader's order.
 
-    cuDNN chooses by fixed rules here, not by timing: two processes then run the same kernels. `after_batch` is
-    called after each batch.
+    cuDNN chooses kernels by fixed rules here, not by timing, so that two processes run the same kernels. `after_batch`
+    is called after each batch.
 
     Returns:
         (chips, classes) float32 logits.
@@ -34,4 +34,4 @@ def predict(
             logits.append(eval_step(model, device, batch.images_nchw)[: batch.num_valid])
             progress.update(batch.num_valid)
             after_batch()
-    return torch.cat(logits).cpu().numpy()  # the one wait for the device: scores are needed on the host now
+    return torch.cat(logits).cpu().numpy()  # the only wait for the device

@@ -1,15 +1,15 @@
-"""Signals that ask a run to stop: it ends its step, writes a checkpoint and leaves with a code that says so."""
+"""Signals that stop a run: it finishes its step, writes a checkpoint, and ends with an exit code of its own."""
 
 import signal
 from types import FrameType, TracebackType
 from typing import Any
 
-STOPPED = 75  # EX_TEMPFAIL of sysexits.h: run the same again. After SIGTERM or SIGUSR1 (what schedulers send)
+STOPPED = 75  # after SIGTERM or SIGUSR1, which schedulers send. EX_TEMPFAIL of sysexits.h: try again later
 CTRL_C = 130
 
 
 class Stopped(Exception):
-    """A checkpoint is written and the run ends; `code` is the exit code."""
+    """A signal stopped the run, and a checkpoint is written. `code` is the exit code."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -17,7 +17,7 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """While in its context, SIGTERM, SIGUSR1 and Ctrl-C only set `code`; a second Ctrl-C ends at once."""
+    """Within its context, SIGTERM, SIGUSR1 and Ctrl-C only set `code`. A second Ctrl-C ends the run at once."""
 
     def __init__(self) -> None:
         self.code = 0
