@@ -242,7 +242,7 @@ def test_a_right_gpu_is_compared_once_and_takes_less_than_two_seconds(
     started = time.process_time()
     assert setup.reading(config, data, GPU)["decode"] == "auto"
     assert time.process_time() - started < 2
-    assert capsys.readouterr().out == "the GPU's first batches equal the CPU's (gpu-proof.json)\n"
+    assert capsys.readouterr().out == "the first batches of the GPU equal those of the CPU (gpu-proof.json)\n"
     assert setup.reading(config, data, GPU)["decode"] == "auto"
     assert made.calls == ["device"]
     assert capsys.readouterr().out == ""
@@ -282,8 +282,8 @@ def test_wrong_decoding_is_one_line_and_host_decode_or_a_refusal_of_decode_devic
 ) -> None:
     made = made_of(monkeypatch, device=flip_a_bit)
     line = (
-        "a GPU decodes LZ4 wrongly (chips: 1 of 14 differ, number 6 in 1 of 4,096 values): decoding on the host "
-        "(gpu-proof.json).\n"
+        "a GPU decodes LZ4 wrongly (chips: 1 of 14 differ, number 6 in 1 of 4,096 values); decoding on the host "
+        "instead (gpu-proof.json).\n"
     )
     data = replace(data, split=replace(data.split, train=CHIPS))
     for _ in range(2):  # the second from the file

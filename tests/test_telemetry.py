@@ -331,7 +331,7 @@ def test_without_nvml_training_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert use.summary() == {}
     assert least_used(2) == 0
     assert capsys.readouterr().out == (
-        "GPU=auto: how used the GPUs are cannot be known here (Not Supported): taking GPU 0 of 2.\n"
+        "GPU=auto: the use of the GPUs cannot be measured here (Not Supported); using GPU 0 of 2.\n"
     )
 
 

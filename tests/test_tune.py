@@ -97,7 +97,7 @@ def test_without_a_gpu_the_cpu_is_tuned_for(
     monkeypatch.setattr(tune, "measure", lambda stores, device, batch: {("lz4", "host", 2): 10.0})
     monkeypatch.setattr("sys.argv", ["tune", "--store", str(session_store.path), *given])
     assert tune.main() == 0
-    assert "no GPU can be used on this machine: running on the CPU." in capsys.readouterr().out
+    assert "no GPU can be used on this machine (" in capsys.readouterr().out
     assert tune.lookup(session_store, "cpu") == tune.Tuned(workers=2, decode="host", chips_per_s=10.0)
 
 

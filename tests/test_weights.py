@@ -116,9 +116,14 @@ def test_runs_of_other_tasks_and_inputs_are_refused(
     for path, task, settings, found in (
         (four, 1, {}, "expected 3 bands (red,green,blue), found a run of TASK=4 on 4 bands (red,green,blue,nir)."),
         (four, 3, {}, "expected 4 bands (red,green,blue | nir), found a run of TASK=4"),
-        (course, 1, {}, "expected a run of INPUT=raw, found one of INPUT=course. Set INPUT=course, or other WEIGHTS."),
-        (runs(1), 1, {"input": "course"}, "expected a run of INPUT=course, found one of INPUT=raw."),
-        (four, 4, {"arch": "resnet34"}, "expected a run of ARCH=resnet34, found one of ARCH=resnet18."),
+        (
+            course,
+            1,
+            {},
+            "expected a run with INPUT=raw, found one with INPUT=course. Set INPUT=course, or other WEIGHTS.",
+        ),
+        (runs(1), 1, {"input": "course"}, "expected a run with INPUT=course, found one with INPUT=raw."),
+        (four, 4, {"arch": "resnet34"}, "expected a run with ARCH=resnet34, found one with ARCH=resnet18."),
     ):
         text = refused(lambda p=path, t=task, s=settings: start_from(store, p, t, **s))
         assert text.startswith(f"WEIGHTS={path}: {found}")

@@ -1,7 +1,7 @@
-"""Whether a GPU can be used here and, if not, why. The driver is asked: torch says less, and as a warning.
+"""Whether a GPU can be used here and, if not, why. The driver tells more than torch, which only warns.
 
-In: libcuda.so.1 (the driver's own library), the CUDA versions that torch and DALI were built for. Out: an `Obstacle`
-with one clause for a person, or None. Leaves what to do about it to `device`.
+In: libcuda.so.1 (the driver's library), the CUDA versions that torch and DALI were built for. Out: an `Obstacle` with
+the reason in words, or None. Leaves the decision to `device`.
 """
 
 import ctypes
@@ -15,17 +15,17 @@ from pathlib import Path
 import torch
 
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
-# Errors of cuInit that have a cure of their own, by their number in cuda.h.
+# What to do about some errors of cuInit, by their number in cuda.h.
 _CURES = {
     802: "the GPU's fabric manager is not running yet; start it, or wait",
-    803: "the driver's library and kernel module are of different versions; restart the machine",
-    999: "often after the machine was suspended; `sudo rmmod nvidia_uvm && sudo modprobe nvidia_uvm`, or restart it",
+    803: "the driver's library and its kernel module have different versions; restart the machine",
+    999: "often after the machine was suspended; run `sudo rmmod nvidia_uvm && sudo modprobe nvidia_uvm`, or restart",
 }
 
 
 @dataclass(frozen=True)
 class Obstacle:
-    """Why no GPU can be used. `present`: there is a driver and a GPU behind it, or the driver cannot tell."""
+    """Why no GPU can be used. `present`: there is a driver and it has a GPU, or cannot tell whether it has one."""
 
     reason: str
     present: bool
@@ -33,7 +33,7 @@ class Obstacle:
 
 @dataclass(frozen=True)
 class Driver:
-    """What libcuda says. version (13, 0) is the newest CUDA that the driver knows; error is cuInit's, 0 if none."""
+    """What libcuda returns: the newest CUDA version that the driver supports, as (13, 0); cuInit's error, 0 if none."""
 
     version: tuple[int, int]
     error: int
@@ -41,32 +41,32 @@ class Driver:
 
 
 def gpu_available() -> bool:
-    """`torch.cuda.is_available()`, without torch's warning about an old driver: `obstacle` says that in one line."""
+    """`torch.cuda.is_available()` without torch's warning about an old driver; `obstacle` has that in one line."""
     return obstacle() is None
 
 
 @functools.cache
 def obstacle() -> Obstacle | None:
-    """Why no GPU can be used in this process; None where one can."""
+    """Why no GPU can be used in this process; None if one can."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         available = torch.cuda.is_available()
     driver, versions = ask_driver(), built_for()
-    if available:  # then only DALI can be in the way: it may be a build for another CUDA than torch's
+    if available:  # then only DALI can be the obstacle: it may be built for another CUDA version than torch
         return None if driver is None else too_old(driver, *versions)
-    said = " ".join(" ".join(str(warning.message).split()) for warning in caught)
+    warned = " ".join(" ".join(str(warning.message).split()) for warning in caught)
     return why_not(driver, *versions) or Obstacle(
-        f"torch {torch.__version__} finds none ({said or 'it gives no reason'})", present=True
+        f"torch {torch.__version__} finds none ({warned or 'it gives no reason'})", present=True
     )
 
 
 def why_not(driver: Driver | None, torch_cuda: str | None, dali_cuda: int | None) -> Obstacle | None:
-    """What the driver's answers mean.
+    """Why no GPU can be used, from the driver's answers; None if they show no reason.
 
     Args:
         driver: from `ask_driver`.
-        torch_cuda: CUDA version that torch was built for ("13.0"); None for a CPU build.
-        dali_cuda: CUDA major that DALI was built for; None if it is not installed.
+        torch_cuda: the CUDA version that torch was built for ("13.0"); None for a CPU build.
+        dali_cuda: the CUDA major version that DALI was built for; None if it is not installed.
     """
     if driver is None:
         return Obstacle("there is no NVIDIA driver: libcuda.so.1 cannot be loaded", present=False)
@@ -74,8 +74,8 @@ def why_not(driver: Driver | None, torch_cuda: str | None, dali_cuda: int | None
         return Obstacle("the NVIDIA driver finds no GPU (is CUDA_VISIBLE_DEVICES set?)", present=False)
     if torch_cuda is None:
         return Obstacle(f"torch {torch.__version__} is a build for the CPU only", present=True)
-    if found := too_old(driver, torch_cuda, dali_cuda):
-        return found
+    if outdated := too_old(driver, torch_cuda, dali_cuda):
+        return outdated
     if driver.error:
         cure = _CURES.get(driver.error, "`nvidia-smi` may say more")
         return Obstacle(f"the NVIDIA driver does not start (cuInit: error {driver.error}; {cure})", present=True)
@@ -83,7 +83,7 @@ def why_not(driver: Driver | None, torch_cuda: str | None, dali_cuda: int | None
 
 
 def too_old(driver: Driver, torch_cuda: str | None, dali_cuda: int | None) -> Obstacle | None:
-    """Whether torch or DALI need a newer driver. A driver that knows a CUDA major runs any minor version of it."""
+    """The obstacle if torch or DALI need a newer driver. A driver runs all minor versions of a CUDA major version."""
     needed = max(int((torch_cuda or "0").split(".")[0]), dali_cuda or 0)
     if driver.version >= (needed, 0):
         return None
@@ -96,12 +96,12 @@ def too_old(driver: Driver, torch_cuda: str | None, dali_cuda: int | None) -> Ob
 
 
 def ask_driver() -> Driver | None:
-    """The driver's own answers; None where there is no driver."""
+    """The driver's answers; None if there is no driver."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
         version, devices = ctypes.c_int(0), ctypes.c_int(0)
         error = cuda.cuInit(0)
-        cuda.cuDriverGetVersion(ctypes.byref(version))  # answers whether cuInit worked or not
+        cuda.cuDriverGetVersion(ctypes.byref(version))  # works even if cuInit failed
         if error == 0:
             error = cuda.cuDeviceGetCount(ctypes.byref(devices))
     except (OSError, AttributeError):
@@ -110,7 +110,7 @@ def ask_driver() -> Driver | None:
 
 
 def built_for() -> tuple[str | None, int | None]:
-    """CUDA version of torch ("13.0") and CUDA major of DALI (13); None for a CPU build, or if it is not installed."""
+    """CUDA version of torch ("13.0"; None: a CPU build), CUDA major version of DALI (13; None: not installed)."""
     for major in (13, 12):
         try:
             importlib.metadata.version(f"nvidia-dali-cuda{major}0")
@@ -121,10 +121,10 @@ def built_for() -> tuple[str | None, int | None]:
 
 
 def driver_release() -> str:
-    """The driver's release ("580.65.06"), by which verdicts about it are kept; "unknown" where Linux does not say."""
+    """The driver's release ("580.65.06"), which is part of the key of a GPU proof; "unknown" if Linux does not tell."""
     try:
         text = Path("/proc/driver/nvidia/version").read_text()
     except OSError:
         return "unknown"
-    found = re.search(r"\b\d{3}\.\d+(?:\.\d+)?\b", text)
-    return found[0] if found else "unknown"
+    release = re.search(r"\b\d{3}\.\d+(?:\.\d+)?\b", text)
+    return release[0] if release else "unknown"

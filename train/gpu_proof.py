@@ -1,10 +1,11 @@
-"""Before the first epoch on a GPU: the batches that it makes are compared with those of the CPU.
+"""Before the first epoch on a GPU, compare its batches with those of the CPU.
 
-Nothing else would notice a wrong batch: DALI never reads nvCOMP's statuses, and chunks that were not written are zeros.
+Nothing else would notice a wrong batch: DALI never reads the status codes of nvCOMP, and a chunk that was not decoded
+is zeros.
 
-In: configuration, store, inputs, the device. Out: where LZ4 chunks may be decoded, or a refusal. Whole chips must be
-equal to the bit, finished images within rounding. The verdict is kept in gpu-proof.json in the current folder, beside
-tune.json, one for each GPU, driver, version, layout and way of loading; later runs skip the comparison (1 to 2 s).
+In: configuration, store, inputs, device. Out: where LZ4 chunks may be decoded, or a refusal. Whole chips must be equal
+to the bit, finished images within rounding. The verdict is kept in gpu-proof.json in the current folder, beside
+tune.json, per GPU, driver, version, layout and way of loading. Later runs skip the comparison, which takes 1 to 2 s.
 """
 
 import dataclasses
@@ -38,20 +39,26 @@ from train.device import Device
 from train.memory import is_out_of_memory
 
 PATH = Path("gpu-proof.json")
-_CHIPS, _BYTES = 64, 64 * 2**20  # compared: that many chips, or fewer where they are large
-# Largest difference allowed, as a share of an image's own value. float16 keeps 11 bits: two roundings of it may differ
-# by one unit of the last.
+_CHIPS, _BYTES = 64, 64 * 2**20  # the number of chips that are compared; fewer if they are large
+# The largest difference allowed, as a share of the image's value. float16 keeps 11 bits, and two roundings to it may
+# differ by one unit of the last bit.
 _SHARE = {"float32": 2.0**-17, "float16": 2.0**-9}
-# The same, as a share of the largest value of a band before scaling: what subtracting a large mean leaves, and what two
-# implementations of a resampling filter differ by.
+# The same as a share of the band's largest value before scaling. It covers the rounding that is left when a large mean
+# is subtracted, and the difference between two implementations of a resampling filter.
 _BAND_SHARE = {"center": 2.0**-20, "resize": 2.0**-12}
-Pictures = dict[str, np.ndarray]  # "chips": (N, bands, height, width) as stored; others: finished (N, bands, h, w)
+Pictures = dict[
+    str, np.ndarray
+]  # "chips": (N, bands, height, width) as stored; others: finished images (N, bands, h, w)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """decode: where chunks may be decoded, "device" or "host"; "" if images are wrong either way. reason: "" if all is
-    right. compared: batches were made and compared; otherwise an exception was the reason, which is not kept."""
+    """The result of a comparison.
+
+    decode: where chunks may be decoded, "device" or "host"; "" if images are wrong with both.
+    reason: what is wrong; "" if nothing is.
+    compared: whether batches were compared. If an exception was the reason instead, the verdict is not kept.
+    """
 
     decode: str
     reason: str
@@ -59,15 +66,15 @@ class Verdict:
 
 
 def reading_place(config: Config, store: Store, inputs: Inputs, chips: np.ndarray, device: Device, decode: str) -> str:
-    """The DECODE that a loader on this GPU may be made with.
+    """The DECODE with which a loader on this GPU may be made.
 
     Args:
         config, store, inputs, device: what is read and where.
-        chips: chips that are compared (some of them).
-        decode: what the user, or `make tune`, asks for.
+        chips: the chips to choose from; some of them are compared.
+        decode: the setting of the user or of `make tune`.
 
     Raises:
-        UserError: the GPU makes wrong images, or DECODE=device was asked for and decodes wrongly.
+        UserError: the GPU makes wrong images, or the user set DECODE=device and the GPU decodes wrongly.
     """
     inflates = CODECS[store.layout.codec].inflates and decode != "host" and config.cache == "none"
     place = "device" if inflates else "host"
@@ -90,7 +97,7 @@ def reading_place(config: Config, store: Store, inputs: Inputs, chips: np.ndarra
     if place == "device" and verdict.decode == "host":
         if config.decode == "device":
             raise UserError(f"DECODE=device: {device.name} decodes wrongly: {verdict.reason}. Use DECODE=host.")
-        say(f"{device.name} decodes LZ4 wrongly ({verdict.reason}): decoding on the host ({PATH}).")
+        say(f"{device.name} decodes LZ4 wrongly ({verdict.reason}); decoding on the host instead ({PATH}).")
         return "host"
     return decode
 
@@ -98,7 +105,7 @@ def reading_place(config: Config, store: Store, inputs: Inputs, chips: np.ndarra
 def check_images(
     device: Device, layout: Layout, way: list[str], inputs: Inputs, test: str, make: Callable[[Device], np.ndarray]
 ) -> None:
-    """For loaders that read no store: compare one batch of `make` on this GPU with that on the CPU.
+    """For loaders that read no store: compare a batch that `make` makes on this GPU with the same batch of the CPU.
 
     Raises:
         UserError: they differ by more than rounding.
@@ -114,19 +121,19 @@ def check_images(
 def _refuse_wrong_images(verdict: Verdict, device: Device) -> None:
     if not verdict.decode:
         raise UserError(
-            f"{device.name}: batches made on this GPU are not those of the CPU: {verdict.reason}. `make gpu-check` "
-            f"says more; GPU=cpu works. (Remove {PATH} to compare again.)"
+            f"{device.name}: batches made on this GPU are not those of the CPU: {verdict.reason}. Use GPU=cpu; "
+            f"`make gpu-check` tells more. (Remove {PATH} to compare again.)"
         )
 
 
 def prove(expected: Pictures, make: Callable[[str], Pictures], place: str, inputs: Inputs, test: str) -> Verdict:
-    """Compare what a device makes with what the CPU made.
+    """Compare the pictures of a device with those of the CPU.
 
     Args:
-        expected: the CPU's, in float32.
-        make: the device's, with chunks decoded in that place.
-        place: "device" (then "host" is tried too, if "device" is wrong) or "host".
-        inputs, test: how images are scaled and taken; they decide what rounding is.
+        expected: from the CPU, in float32.
+        make: makes the device's pictures; its argument says where chunks are decoded.
+        place: where chunks are decoded: "host", or "device" and, if that is wrong, also "host".
+        inputs, test: how images are scaled and cropped, which decides how much rounding is allowed.
     """
     reasons: list[str] = []
     compared = True
@@ -134,9 +141,9 @@ def prove(expected: Pictures, make: Callable[[str], Pictures], place: str, input
         try:
             reason = difference(expected, make(decode), inputs, test)
         except UserError:
-            raise  # a damaged chip, for instance: the device is not the cause
+            raise  # for example a damaged chip: the device is not the cause
         except Exception as error:
-            # DALI, CUDA and torch raise many kinds. Full memory is no verdict about the device.
+            # DALI, CUDA and torch raise many types. Full memory says nothing about the device.
             if is_out_of_memory(error):
                 raise
             compared, reason = False, f"{type(error).__name__}: {one_line(' '.join(str(error).split()))[:160]}"
@@ -148,15 +155,15 @@ def prove(expected: Pictures, make: Callable[[str], Pictures], place: str, input
 
 
 def difference(expected: Pictures, made: Pictures, inputs: Inputs, test: str) -> str:
-    """What is wrong with the pictures made; "" if nothing is."""
+    """How the pictures differ from the expected ones; "" if they are equal or differ by rounding only."""
     for name, reference in expected.items():
-        found = made[name]
-        if found.shape != reference.shape:
-            return f"{name}: expected shape {reference.shape}, found {found.shape}"
+        picture = made[name]
+        if picture.shape != reference.shape:
+            return f"{name}: expected shape {reference.shape}, found {picture.shape}"
         if name == "chips":
-            wrong = ~_same(reference, found)
+            wrong = ~_same(reference, picture)
         else:
-            wrong = _beyond_rounding(reference, found, inputs, test if "test" in name else "center")
+            wrong = _beyond_rounding(reference, picture, inputs, test if "test" in name else "center")
         if wrong.any():
             chips = np.flatnonzero(wrong.any(axis=(1, 2, 3)))
             return (
@@ -170,11 +177,11 @@ def _same(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     return np.asarray((one == two) | (np.isnan(one) & np.isnan(two)))
 
 
-def _beyond_rounding(reference: np.ndarray, found: np.ndarray, inputs: Inputs, test: str) -> np.ndarray:
-    share = _SHARE[found.dtype.name]
+def _beyond_rounding(reference: np.ndarray, picture: np.ndarray, inputs: Inputs, test: str) -> np.ndarray:
+    share = _SHARE[picture.dtype.name]
     mean, std = (np.array(values).reshape(1, -1, 1, 1) for values in (inputs.mean, inputs.std))
     with np.errstate(over="ignore", invalid="ignore"):
-        one, two = reference.astype(found.dtype).astype(np.float64), found.astype(np.float64)
+        one, two = reference.astype(picture.dtype).astype(np.float64), picture.astype(np.float64)
         stored = np.abs(one * std + mean)
         largest = np.max(stored, axis=(0, 2, 3), keepdims=True, where=np.isfinite(stored), initial=0)
         limit = share * np.abs(one) + _BAND_SHARE[test] * np.maximum(largest, np.abs(mean)) / np.abs(std) + 1e-7
@@ -185,8 +192,11 @@ def make_pictures(
     store: Store, inputs: Inputs, chips: np.ndarray, config: Config, *, device: torch.device, dtype: torch.dtype,
     decode: str, gather: bool, engine: str = "auto",
 ) -> Pictures:  # fmt: skip
-    """One batch of each kind from one device: whole chips as stored, a train batch, a test batch; with CACHE=device
-    also a train batch of chips that are kept in memory (`gather`: on the device; else as any loader makes it)."""
+    """One batch of each kind from one device: whole chips as stored, a train batch and a test batch.
+
+    With CACHE=device also a train batch of chips that are kept in memory: with `gather` in the device's memory,
+    otherwise as any loader makes it.
+    """
     layout, channels = store.layout, len(inputs.bands)
     crop, workers = config.crop_of(layout.height, layout.width), config.workers or default_workers()
     as_stored = dataclasses.replace(inputs, mean=(0.0,) * channels, std=(1.0,) * channels)
@@ -227,34 +237,34 @@ def first_images(batches: Iterator[Batch]) -> np.ndarray:
 
 
 def verdict_of(key: str, compare: Callable[[], Verdict]) -> Verdict:
-    """The verdict that is kept under `key`, or that of `compare`, kept from now on."""
-    kept = _read()
-    if key not in kept:
+    """The verdict that the file holds under `key`; otherwise that of `compare`, which is then kept."""
+    verdicts = _read()
+    if key not in verdicts:
         verdict = compare()
         if not verdict.compared:
             return verdict
         if not verdict.reason:
-            say(f"the GPU's first batches equal the CPU's ({PATH})")
-        kept = _read() | {key: verdict}
-        text = json.dumps({name: {"decode": v.decode, "reason": v.reason} for name, v in kept.items()}, indent=1)
-        with suppress(OSError):  # a folder that cannot be written: the next run compares again
+            say(f"the first batches of the GPU equal those of the CPU ({PATH})")
+        verdicts = _read() | {key: verdict}
+        text = json.dumps({name: {"decode": v.decode, "reason": v.reason} for name, v in verdicts.items()}, indent=1)
+        with suppress(OSError):  # if the folder cannot be written, the next run compares again
             write_atomic(PATH, f"{text}\n".encode())
-    return kept[key]
+    return verdicts[key]
 
 
 def _read() -> dict[str, Verdict]:
-    """The verdicts kept; none from a file that is not as `verdict_of` writes it: then they are made again."""
+    """The verdicts of the file. A file in another format counts as empty, so that the comparisons are made again."""
     try:
-        found = json.loads(PATH.read_text())
-        verdicts = {name: Verdict(decode=v["decode"], reason=v["reason"]) for name, v in found.items()}
+        values = json.loads(PATH.read_text())
+        verdicts = {name: Verdict(decode=v["decode"], reason=v["reason"]) for name, v in values.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
-    known = all(v.decode in ("device", "host", "") and isinstance(v.reason, str) for v in verdicts.values())
-    return verdicts if known else {}
+    valid = all(v.decode in ("device", "host", "") and isinstance(v.reason, str) for v in verdicts.values())
+    return verdicts if valid else {}
 
 
 def key(device: Device, layout: Layout, way: list[str]) -> str:
-    """All that a verdict depends on: GPU, driver, versions, our code, layout, way of loading."""
+    """Everything that a verdict depends on: GPU, driver, versions, the code of `pipeline`, layout, way of loading."""
     installed = run_folder.versions()
     versions = ", ".join(f"{name} {installed.get(name, 'none')}" for name in ("torch", "nvidia-dali"))
     code = hashlib.sha256()

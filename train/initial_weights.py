@@ -1,6 +1,6 @@
-"""WEIGHTS=...: what a run starts from, and what its own model files say of themselves.
+"""WEIGHTS=...: the weights that a run starts from, and the metadata of its own model files.
 
-In: a configuration, and what its network is. Out: `Weights` for `models.build`, and the JSON in a model file's
+In: a configuration and a description of its network. Out: `Weights` for `models.build`, and the JSON in a model file's
 metadata. Leaves tensors and names to `models.weights`.
 """
 
@@ -17,7 +17,7 @@ from train.config import Config
 def model_metadata(
     config: Config, branches: tuple[Branch, ...], classes: tuple[str, ...], *, pool: bool
 ) -> dict[str, str]:
-    """What a model file says of its network, for safetensors. One entry: several would have no fixed order."""
+    """The metadata of a model file, which describes its network. One entry: several would have no fixed order."""
     info = NetworkInfo(
         arch=config.arch, task=config.task, bands=tuple(spec.bands for spec in branches), input=config.input,
         pool=pool, classes=classes,
@@ -26,10 +26,10 @@ def model_metadata(
 
 
 def resolve_weights(config: Config) -> Config:
-    """With WEIGHTS=auto replaced by imagenet or none, whichever it is here: a run's record says what it started from.
+    """The configuration with imagenet or none in the place of WEIGHTS=auto, so that a run's record is exact.
 
     Raises:
-        UserError: there are none, and FINETUNE=head or CONV1 needs them.
+        UserError: there are no ImageNet weights here, and FINETUNE=head or CONV1 needs them.
     """
     if config.weights != "auto":
         return config
@@ -46,10 +46,10 @@ def resolve_weights(config: Config) -> Config:
 
 
 def initial_weights(config: Config, branches: tuple[Branch, ...], *, pool: bool) -> Weights | None:
-    """What the network starts from; None: from scratch. Of a file a line says what is read and what is not.
+    """The weights that the network starts from; None: from scratch. For a file, a line says what of it is used.
 
     Raises:
-        WeightsError: they cannot be had, or are those of another network.
+        WeightsError: they cannot be read, or are those of another network.
     """
     config = resolve_weights(config)
     if config.weights == "none":
@@ -71,7 +71,7 @@ def initial_weights(config: Config, branches: tuple[Branch, ...], *, pool: bool)
 
 
 def _check_file(path: Path) -> None:
-    """A pipe would be waited for, and a folder gets a message of its own."""
+    """Refuse what is no regular file: reading a pipe would block, and a folder needs a message of its own."""
     expected = "expected imagenet, none or a .safetensors file"
     try:
         open_regular(path).close()
@@ -82,20 +82,20 @@ def _check_file(path: Path) -> None:
 
 
 def _check_info(weights: Weights, config: Config) -> None:
-    """Hold a file of one of our runs to the settings; its bands are compared where they are used."""
+    """Compare a run's model file with the settings. Its bands are compared where they are used."""
     info = weights.info
     if info is None:
         return
-    for name, found, expected in (("ARCH", info.arch, config.arch), ("INPUT", info.input, config.input)):
-        if found != expected:
+    for name, value, expected in (("ARCH", info.arch, config.arch), ("INPUT", info.input, config.input)):
+        if value != expected:
             raise WeightsError(
-                f"{weights.source}: expected a run of {name}={expected}, found one of {name}={found}. "
-                f"Set {name}={found}, or other WEIGHTS."
+                f"{weights.source}: expected a run with {name}={expected}, found one with {name}={value}. "
+                f"Set {name}={value}, or other WEIGHTS."
             )
 
 
 def _line(weights: Weights, pool: bool) -> str:
-    """What is read, what is left out, what is converted."""
+    """What of a file is used, left out and converted."""
     info, count = weights.info, weights.num_classes
     parts = [f"its last layer{f' ({count} classes)' if count is not None else ''} is not used"] if weights.last else []
     if weights.other_dtypes:

@@ -1,4 +1,4 @@
-"""GPU=0,1,2,3: this command again, once for each of them, under torchrun's launcher. Leaves the ranks to `world`."""
+"""GPU=0,1,2,3: run this command once per GPU, with torchrun's launcher. Leaves the ranks to `distributed`."""
 
 import logging
 import os
@@ -14,16 +14,16 @@ from train.signals import CTRL_C, STOPPED
 
 
 def under_torchrun() -> bool:
-    """Whether this process is one that torchrun started."""
+    """Whether torchrun started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def launch(processes: int, arguments: list[str]) -> int:
     """Run `python -m train ARGUMENTS` in that many processes; returns the exit code that one process would have.
 
-    A signal is handed on to all of them, and they are waited for: they write a checkpoint and end.
+    A signal is passed on to all of them. They write a checkpoint and end, and the launcher waits for that.
     """
-    # Each rank says in one line what is wrong with it; torchrun would add a page.
+    # Each rank prints one line about its error; torchrun would add a page.
     logging.disable(logging.ERROR)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
     config = LaunchConfig(
