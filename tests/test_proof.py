@@ -306,7 +306,7 @@ def test_wrong_images_are_refused_and_predict_asks_too(
     made_of(monkeypatch, device=shift, host=shift)
     text = refused(lambda: setup.reading(config_of(data.store), data, GPU))
     assert text.startswith("a GPU: batches made on this GPU are not those of the CPU: train images: ")
-    assert "GPU=cpu works" in text
+    assert "Use GPU=cpu;" in text
     images = np.zeros((2, 4, 8, 8), np.float32)
 
     def make(device: Device) -> np.ndarray:
