@@ -9,7 +9,8 @@ import threading
 
 import numpy as np
 
-from pipeline import kernels
+from pipeline import augment, kernels
+from pipeline.c_functions import view
 from pipeline.order import Augmentation
 from pipeline.shards import open_shards
 from preprocess import shard
@@ -91,7 +92,7 @@ class ChunkReader:
         layout = self.layout
         addresses, sizes, owner = self._locate(chips)
         scratch, lines = self._scratch(max(out.shape[1:3]))
-        damaged = kernels.augment(
+        damaged = augment.augment(
             addresses, sizes, out, scratch, lines, (layout.height, layout.width, layout.chunk_rows),
             self._kernel_kind,
             draws.flip_rows, draws.transpose, draws.crop_y.astype(np.int64), draws.crop_x.astype(np.int64),
@@ -130,10 +131,10 @@ class ChunkReader:
     def _scratch(self, side: int) -> tuple[np.ndarray, np.ndarray]:
         """This thread's working memory: decoded chunks of all bands, and lines of a crop of at most `side` pixels."""
         found, bands = getattr(self._local, "scratch", None), len(self.bands)
-        if found is None or len(found[1]) < kernels.BLOCK * bands * side:
+        if found is None or len(found[1]) < augment.BLOCK * bands * side:
             found = self._local.scratch = (
                 np.empty((bands, self.layout.chunk_bytes), np.uint8),
-                np.empty(kernels.BLOCK * bands * side, np.float32),
+                np.empty(augment.BLOCK * bands * side, np.float32),
             )
         return found
 
@@ -144,7 +145,7 @@ class ChunkReader:
         layout, chip, reason = self.layout, int(chips[damaged]), "it cannot be decoded"
         addresses, sizes, owner = self._locate(chips[damaged : damaged + 1])
         start = addresses.min()
-        data = kernels.view(int(start), int((addresses + sizes).max() - start))
+        data = view(int(start), int((addresses + sizes).max() - start))
         out = np.empty((len(self.bands), layout.height, layout.width), layout.dtype)
         try:
             shard.decode_chip(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers.chips import DTYPES, to_store, write_chips
 
-from pipeline import kernels
+from pipeline import augment, kernels
 from pipeline.chunks import ChunkReader
 from preprocess import shard, zarr_store
 from preprocess.codecs import CODECS
@@ -50,7 +50,7 @@ def test_every_flipped_bit_is_refused(tmp_path: Path, codec: str, dtype: str) ->
     def damaged() -> set[int]:
         found = {
             kernels.decode(addresses, sizes, chip, scratch[0], kind, no),
-            kernels.augment(
+            augment.augment(
                 addresses, sizes, image, scratch, lines, (4, 4, 4), kind,
                 no, no, np.zeros(1, np.int64), np.zeros(1, np.int64), no, one, one,
             ),
