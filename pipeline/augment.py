@@ -119,21 +119,9 @@ def _scale_line(
                 value = np.uint16(low[index]) | (np.uint16(high[index]) << np.uint16(8))
                 out[first + index] = (np.float32(value) - mean) * scale
     elif kind == NONE_UINT16:
-        wide = array(pointer(source + 2 * at), num, np.uint16)
-        if mirror:
-            for index in range(num):
-                out[last - index] = (np.float32(wide[index]) - mean) * scale
-        else:
-            for index in range(num):
-                out[first + index] = (np.float32(wide[index]) - mean) * scale
+        _scale(array(pointer(source + 2 * at), num, np.uint16), mean, scale, mirror, out, first, last)
     elif kind == NONE_UINT8:
-        narrow = array(pointer(source + at), num, np.uint8)
-        if mirror:
-            for index in range(num):
-                out[last - index] = (np.float32(narrow[index]) - mean) * scale
-        else:
-            for index in range(num):
-                out[first + index] = (np.float32(narrow[index]) - mean) * scale
+        _scale(array(pointer(source + at), num, np.uint8), mean, scale, mirror, out, first, last)
     else:
         _scale_other(source, values, at, num, kind, mean, scale, mirror, out, first, last)
 
