@@ -48,7 +48,7 @@ def list_files(folder: Path) -> Files:
             f"DATA={folder}: expected a folder of TIFFs, found {'a file' if folder.exists() else 'nothing'}."
         )
     listing = list_tiffs(folder)
-    if text := listing.left_out():
+    if text := listing.skipped():
         say(f"DATA={folder}: {text}")
     if not listing.names:
         raise UserError(f"DATA={folder}: expected TIFFs ({', '.join(SUFFIXES)}), found none.")
@@ -116,7 +116,7 @@ def _first_layout(files: Files, bands: tuple[str, ...]) -> Layout:
     reason = ""
     for path in files.paths:
         try:
-            values = tiff.read(path, wanted=tiff.Wanted(num_bands=len(bands)))
+            values = tiff.read(path, expected=tiff.Expected(num_bands=len(bands)))
             count, height, width = values.shape
             if count != len(bands):
                 raise tiff.ChipError(path, f"{len(bands)} bands ({', '.join(bands)})", str(count))
@@ -152,7 +152,7 @@ class TiffReader:
         expected = (len(layout.bands), layout.height, layout.width)
         try:
             with named_errors(path):
-                values = tiff.read(path, wanted=tiff.Wanted(shape=expected, dtype=layout.dtype, axes=self.axes))
+                values = tiff.read(path, expected=tiff.Expected(shape=expected, dtype=layout.dtype, axes=self.axes))
             check_finite(values, path)
         except tiff.ChipError as error:
             self.bad[chip] = str(error)

@@ -1,12 +1,12 @@
-"""TIFFs + CSV -> a whole store, shard by shard, in parallel, resumable at any moment.
+"""`make zarr`: convert TIFFs and a CSV to a store, shard by shard, in parallel, resumable at any moment.
 
-Everything that can be checked without reading pixels is checked first (`plan.make_plan`). Each shard is one task
-(`write.convert_shard`), which ends with `progress/N.npz`, its sums and checksums. A shard
-counts as done when that file exists, so a kill at any moment loses at most the shards in work. When all are
-done the small arrays are written, the disk is synced and `NAME.partial/store` becomes `NAME`.
+In: a `Request`. Out: a store. First `plan.make_plan` checks everything that needs no pixels. Each shard is one task
+(`write.convert_shard`), which ends by writing `progress/N.npz` with sums and checksums. A shard is done when that file
+exists, so a kill at any moment loses at most the shards in work. At the end the small arrays are written, the disk is
+synced, and `NAME.partial/store` is renamed to `NAME`.
 
-Memory: one chip a process. Nothing here depends on the order in which tasks
-end, so any engine that runs `convert_shard` over `Plan.tasks()` makes the same bytes.
+Memory: one chip per process. The result does not depend on the order in which tasks end, so any engine that runs
+`convert_shard` over `Plan.tasks()` makes the same bytes.
 """
 
 import io
@@ -29,14 +29,14 @@ from preprocess.plan import Plan, Request, make_plan
 from preprocess.workers import check_open_files, run_tasks, start_server
 from preprocess.write import ShardTask, convert_shard, progress_path
 
-MAX_SHOWN = 50  # classes in the last line
+MAX_SHOWN = 50  # classes listed in the last line
 
 
 def convert(request: Request) -> None:
-    """Make the store, or go on making it, or say that it is whole.
+    """Convert, resume a stopped conversion, or report that the store is complete.
 
     Raises:
-        UserError: anything wrong with the input, one line each; the final name is then untouched.
+        UserError: something is wrong with the input; the final name is then unchanged.
     """
     if request.jobs > 1:
         check_open_files(request.jobs)
@@ -44,26 +44,27 @@ def convert(request: Request) -> None:
     plan = make_plan(request)
     root = zarr_store.partial_path(request.store)
     if request.store.exists() and not request.store.is_dir():
-        raise UserError(f"STORE={request.store}: is a file. Choose another name.")
+        raise UserError(f"STORE={request.store}: expected a folder or nothing, found a file. Choose another name.")
     if request.store.exists():
-        _is_whole_already(plan)
+        _report_complete(plan)
         return
     for note in plan.notes:
         say(note)
     with locked(root, "conversion"):
-        if request.store.exists():  # another conversion ended between the question and the lock
-            _is_whole_already(plan)
+        if request.store.exists():  # another conversion ended between the check and the lock
+            _report_complete(plan)
             return
         tasks = _tasks_left(plan, root)
         total, left = len(plan.names), sum(len(task.paths) for task in tasks)
         if left < total:
-            say(f"{request.store}: going on, {total - left} of {total} chips are done.")
+            say(f"{request.store}: resuming: {total - left} of {total} chips are done.")
         with Progress("convert", total=total, unit="chips", done=total - left) as progress:
             chips_of = {task.shard: len(task.paths) for task in tasks}
             for number in run_tasks(convert_shard, tasks, jobs=request.jobs):
                 progress.update(chips_of[number])
-                # While the others work: all at once in the end took a sixth of the time of 2,048 Planet-size chips.
-                _to_disk(zarr_store.shard_path(root / "store", number))
+                # Flushed while the others work: flushing all at the end took a sixth of the time for 2,048 Planet-size
+                # chips.
+                _flush(zarr_store.shard_path(root / "store", number))
         _finish(plan, root)
     encoded = zarr_store.encoded_bytes(request.store, plan.layout, total)
     raw = plan.layout.chip_bytes * total
@@ -71,56 +72,59 @@ def convert(request: Request) -> None:
     if untagged:
         say(f"{request.store}: {untagged} chips have no tag.")
     say(
-        f"{request.store}: {total} chips, {len(plan.classes)} classes ({_shown(plan.classes)}), "
+        f"{request.store}: {total} chips, {len(plan.classes)} classes ({_listed(plan.classes)}), "
         f"bands {', '.join(plan.layout.bands)}; "
         f"{encoded / MIB:.1f} MiB (raw {raw / MIB:.1f} MiB, ratio {raw / encoded:.2f})."
     )
 
 
-def _shown(classes: tuple[str, ...]) -> str:
-    """The classes as CLASSES=... takes them: quoted where a comma is part of one; not all of very many."""
+def _listed(classes: tuple[str, ...]) -> str:
+    """The classes as CLASSES=... takes them, with quotes around one with a comma; long lists are cut."""
     if len(classes) <= MAX_SHOWN:
         return csv_line(classes)
     return f"{csv_line(classes[:MAX_SHOWN])} and {len(classes) - MAX_SHOWN} more; `make info` lists all"
 
 
-def _is_whole_already(plan: Plan) -> None:
-    _compare_with_whole(plan)
-    zarr_store.encoded_bytes(plan.store, plan.layout, len(plan.names))  # names a shard that is missing
-    shutil.rmtree(zarr_store.partial_path(plan.store), ignore_errors=True)  # of a run that was killed in its last line
-    say(f"{plan.store}: whole already ({len(plan.names)} chips from unchanged files); nothing to do.")
+def _report_complete(plan: Plan) -> None:
+    _compare_with_complete(plan)
+    zarr_store.encoded_bytes(plan.store, plan.layout, len(plan.names))  # raises for a missing shard
+    shutil.rmtree(
+        zarr_store.partial_path(plan.store), ignore_errors=True
+    )  # left by a conversion killed at its very end
+    say(f"{plan.store}: the store is complete ({len(plan.names)} chips, unchanged files). Nothing to do.")
 
 
 def _tasks_left(plan: Plan, root: Path) -> list[ShardTask]:
-    """The tasks that are not done; starts a partial store, or checks that the one there may go on."""
+    """Tasks that are not done. Starts a partial store, or checks that the existing one can be resumed."""
     record = root / "plan.json"
     if record.exists() and (root / "store" / "tiles" / "zarr.json").exists():
         try:
             before: dict[str, str] = json.loads(record.read_text())
         except ValueError as error:
-            raise UserError(f"{record}: damaged. Remove {root} to start anew.") from error
+            raise UserError(f"{record}: damaged. Remove {root} to start again.") from error
         if differences := _differences(before, plan.settings()):
             raise UserError(
-                f"{root}: begun with other settings ({differences}). Use those again, or remove {root} to start anew."
+                f"{root}: started with other settings ({differences}). Use those again, or remove {root} to start "
+                "again."
             )
     else:
         (root / "progress").mkdir(exist_ok=True)
         with named_errors(root / "store"):
             zarr_store.create_chips(root / "store", plan.layout, len(plan.names))
         zarr_store.write_atomic(record, json.dumps(plan.settings(), indent=1).encode())
-    _sweep(root)  # gives back the disk space of torn files before more is written
+    _sweep(root)  # frees the disk space of incomplete files before more is written
     left = []
     for task in plan.tasks():
         state = _shard_state(task)
         if state != "done":
             left.append(task)
         if state.startswith("changed"):
-            say(f"{plan.store}: {state} since its shard was written; shard {task.shard} is converted again.")
+            say(f"{plan.store}: {state}. Converting shard {task.shard} again.")
     return left
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what a killed writer left beside its target: ours are `.NAME.RANDOM`, zarr-python's `NAME.ID.partial`."""
+    """Remove files left by a killed writer: ours are called `.NAME.RANDOM`, zarr-python's `NAME.ID.partial`."""
     for path in folder.rglob("*"):
         if path.is_file() and (path.name.startswith(".") or path.name.endswith(".partial")):
             path.unlink(missing_ok=True)
@@ -131,46 +135,46 @@ def _differences(before: dict[str, str], now: dict[str, str]) -> str:
 
 
 def _shard_state(task: ShardTask) -> str:
-    """ "done", "missing", or "changed: ..." with the first chip whose file is another than then."""
+    """ "done", "missing", or a text that begins with "changed" and names the first changed file."""
     try:
-        # From memory: given a path, numpy leaves a torn file open.
+        # Read into memory: given a path, numpy leaves an incomplete file open.
         with np.load(io.BytesIO(progress_path(task).read_bytes())) as progress:
             size, mtime_ns, shard_bytes = progress["source_size"], progress["source_mtime_ns"], progress["shard_bytes"]
             progress["shard_digest"]  # version 1 has none
         if zarr_store.shard_path(task.root / "store", task.shard).stat().st_size != int(shard_bytes):
             return "missing"
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-        return "missing"  # or torn by a power cut: either way it is written again
+        return "missing"  # or incomplete after a power cut: it is written again in both cases
     changed = np.flatnonzero((size != task.size) | (mtime_ns != task.mtime_ns))
     if not len(changed):
         return "done"
-    return f"changed: {len(changed)} source files in size or time (first {task.paths[changed[0]]})"
+    return f"changed: size or time of {len(changed)} source files (first {task.paths[changed[0]]})"
 
 
-def _to_disk(path: Path) -> None:
+def _flush(path: Path) -> None:
     with named_errors(path), open(path, "rb") as file:
         os.fsync(file.fileno())
 
 
 def _finish(plan: Plan, root: Path) -> None:
-    parts: dict[str, list[np.ndarray]] = {}
+    blocks: dict[str, list[np.ndarray]] = {}
     for task in plan.tasks():
         with named_errors(progress_path(task)), np.load(progress_path(task)) as progress:
             for name in ("band_sum", "band_sumsq", "checksum", "source_size", "source_mtime_ns", "shard_digest"):
-                parts.setdefault(name, []).append(np.atleast_1d(progress[name]))
-    arrays = {name: np.concatenate(values) for name, values in parts.items()}
+                blocks.setdefault(name, []).append(np.atleast_1d(progress[name]))
+    arrays = {name: np.concatenate(values) for name, values in blocks.items()}
     arrays |= {"names": np.array(plan.names, object), "labels": plan.labels, "csv_row": plan.csv_row}
     source = {**plan.source, "labels": plan.label_settings.as_dict()}
     with named_errors(root / "store"):
         zarr_store.finish(root / "store", plan.layout, plan.classes, plan.num_csv_rows, arrays, source)
     _sweep(root / "store")
-    os.sync()  # what is not a shard: nothing may be in the cache only when the name appears
+    os.sync()  # flush everything else: all of it must be on disk before the final name exists
     os.rename(root / "store", plan.store)
     shutil.rmtree(root, ignore_errors=True)
 
 
-def _compare_with_whole(plan: Plan) -> None:
-    """UserError naming what differs between a whole store and what is asked for now."""
+def _compare_with_complete(plan: Plan) -> None:
+    """Raise UserError if a complete store differs from the current settings; names the difference."""
     store = zarr_store.open_store(plan.store)
     before = replace(
         plan, layout=store.layout, classes=store.classes, num_csv_rows=store.num_csv_rows,
@@ -181,9 +185,9 @@ def _compare_with_whole(plan: Plan) -> None:
     if not differences:
         changed = np.flatnonzero((store.source_size != plan.size) | (store.source_mtime_ns != plan.mtime_ns))
         if len(changed):
-            differences = f"{len(changed)} source files changed in size or time, first {plan.paths[changed[0]]}"
+            differences = f"size or time of {len(changed)} source files, first {plan.paths[changed[0]]}"
     if differences:
         raise UserError(
-            f"{plan.store}: made from something else ({differences}). "
-            "Choose another STORE, or remove it to convert anew."
+            f"{plan.store}: made with other settings or files ({differences}). "
+            "Choose another STORE, or remove it to convert again."
         )

@@ -1,7 +1,7 @@
-"""A CSV file -> its header and its rows, read strictly: what two programs could read differently is refused.
+"""Read a CSV strictly: anything that two programs could read differently is refused.
 
-In: a path and the character between fields. Out: a `Table`, one row per line, fields as they are written. Leaves the
-meaning of the fields to `labels` and `splits`.
+In: a path and the separator. Out: a `Table` with one row per line and fields as written. Leaves the meaning of the
+fields to `labels` and `splits`.
 """
 
 import codecs
@@ -24,9 +24,9 @@ _BYTE_ORDER_MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """An open CSV. `header`: column names without the spaces around them; `rows`: (line, fields), to be read once.
+    """An open CSV. `header`: column names without surrounding spaces; `rows`: (line, fields), to be read once.
 
-    Every row has as many fields as the header; reading one that does not raises UserError.
+    Every row has as many fields as the header; reading another row raises UserError.
     """
 
     path: Path
@@ -38,8 +38,9 @@ def read_table(path: Path, separator: str = ",") -> Table:
     """Open a CSV in UTF-8, with or without a byte order mark; lines end in LF, CRLF or CR. Empty lines are skipped.
 
     Raises:
-        UserError: no such file, another encoding, a NUL character, no header. While rows are read: a quote that is not
-            closed in its line, text before or after a quoted part, another number of fields than the header has.
+        UserError: the file is missing, has another encoding, a NUL character or no header. While rows are read: a quote
+        is
+            not closed in its line, text stands beside a quoted part, or a row has another number of fields.
     """
     lines = _parsed(path, _text(path), separator)
     _, header = next(lines, (0, []))
@@ -54,10 +55,10 @@ def csv_line(fields: Iterable[str]) -> str:
 
 
 def split_names(variable: str, text: str) -> tuple[str, ...]:
-    """The names of a variable such as CLASSES=a,b or CLASSES='"a, b",c', without the spaces around them.
+    """The names of a variable such as CLASSES=a,b or CLASSES='"a, b",c', without surrounding spaces.
 
     Raises:
-        UserError: quotes that are not closed, a name with a control or invisible character.
+        UserError: a quote is not closed, or a name has a control or invisible character.
     """
     names = tuple(name.strip() for name in _fields(text, ",", variable))
     for name in names:
@@ -76,36 +77,36 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}: expected a readable CSV file, found: {error.strerror}.") from error
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS if data.startswith(mark)), None)
     if encoding is None and 4 * data.count(0) > len(data):
-        encoding = "UTF-16"  # without a mark: every other byte of Latin letters is 0
+        encoding = "UTF-16"  # without a mark: every second byte of Latin letters is 0
     if encoding:
         raise UserError(f"{path}: expected a CSV in UTF-8, found {encoding}. {_convert(path, encoding)}")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = len(re.findall(b"\r\n|\n|\r", data[: error.start])) + 1
-        found = f"the byte 0x{data[error.start]:02x}"
-        with suppress(UnicodeDecodeError):  # 5 bytes mean nothing there
-            found += f" (in Windows-1252 it is {data[error.start : error.start + 1].decode('cp1252')!r})"
+        byte = f"the byte 0x{data[error.start]:02x}"
+        with suppress(UnicodeDecodeError):  # 5 bytes are undefined there
+            byte += f" (in Windows-1252:  {data[error.start : error.start + 1].decode('cp1252')!r})"
         raise UserError(
-            f"{path} line {line}: expected a CSV in UTF-8, found {found}. {_convert(path, 'WINDOWS-1252')}"
+            f"{path} line {line}: expected a CSV in UTF-8, found {byte}. {_convert(path, 'WINDOWS-1252')}"
         ) from error
 
 
 def _convert(path: Path, encoding: str) -> str:
-    return f"Save it as UTF-8, for instance: iconv -f {encoding} -t UTF-8 {path.name} > utf8.csv"
+    return f"Save it as UTF-8, for example: iconv -f {encoding} -t UTF-8 {path.name} > utf8.csv"
 
 
 def _parsed(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
     for number, raw in enumerate(io.StringIO(text, newline=""), start=1):
         line = raw.rstrip("\r\n")
         if "\0" in line:
-            raise UserError(f"{path} line {number}: holds a NUL character. Remove it.")
+            raise UserError(f"{path} line {number}: expected text, found a NUL character. Remove it.")
         if line:
             yield number, _fields(line, separator, f"{path} line {number}")
 
 
 def _fields(line: str, separator: str, where: str) -> list[str]:
-    """One line's fields. A quoted field is quoted as a whole, and ends in the line in which it begins."""
+    """The fields of one line. A field is quoted as a whole or not at all, and ends in its line."""
     if '"' not in line:
         return line.split(separator)
     field = f'(?:"[^"]*(?:""[^"]*)*"|[^"{re.escape(separator)}]*)'
@@ -122,6 +123,6 @@ def _fields(line: str, separator: str, where: str) -> list[str]:
 def _of_width(path: Path, rows: Iterator[tuple[int, list[str]]], width: int) -> Iterator[tuple[int, list[str]]]:
     for line, fields in rows:
         if len(fields) != width:
-            advice = ' A field with a comma in it needs quotes ("a,b").' if len(fields) > width else ""
+            advice = ' Put quotes around a field with a comma ("a,b").' if len(fields) > width else ""
             raise UserError(f"{path} line {line}: expected {width} fields, found {len(fields)}.{advice}")
         yield line, fields

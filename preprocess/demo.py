@@ -1,14 +1,15 @@
-"""Small synthetic chips with a known signal, written as real TIFFs like Planet's (B, G, R, NIR, uint16).
+"""`make demo`: small synthetic chips with a known signal, as TIFFs like Planet's (B, G, R, NIR, uint16).
 
-What each class is made of, so that a result can be judged:
+In: a folder, a count, a seed. Out: TIFFs and labels.csv. The signal of each class is known, so that a result can be
+judged:
 
-    field     a bright, reddish rectangle: seen in R, G, B
+    field     a bright, reddish rectangle: visible in R, G, B
     lake      a dark disc in all bands
-    orchard   a bright disc in NIR only: a model without NIR cannot beat chance
-    ripple    stripes in the low byte of every band only: an 8-bit reader cannot beat chance
+    orchard   a bright disc only in NIR: a model without NIR cannot beat chance
+    ripple    stripes only in the low byte of every band: an 8-bit reader cannot beat chance
     quarry    a small, very bright square; rare (about 3 %)
-    flare     a bright cross; only in chips that split `course` puts into the train split, so that the test
-              part has a class without positives
+    flare     a bright cross; only in training chips of the split `course`, so that the test split has a class
+              without positives
 
 The high bytes are drawn first and the low byte is added to them, so `value >> 8` does not depend on ripple.
 """
@@ -31,7 +32,7 @@ SIDE = 64
 def make_demo(folder: Path, *, num_chips: int, seed: int) -> None:
     """Write `folder/tif/chip_<i>.tif` and `folder/labels.csv`; the same bytes for the same arguments.
 
-    The CSV is written last: where it exists, the chips do too, and nothing is made again.
+    The CSV is written last. If it exists, the chips do, too, and nothing is written again.
     """
     target = folder / "labels.csv"
     if target.exists():
@@ -63,7 +64,7 @@ def csv_text(rows: list[list[str]]) -> str:
 
 
 def draw_tags(rng: np.random.Generator, *, in_test: bool) -> dict[str, bool]:
-    """Which classes a chip shows."""
+    """Draw the classes that a chip shows."""
     chance = {"field": 0.5, "flare": 0.1, "lake": 0.35, "orchard": 0.4, "quarry": 0.03, "ripple": 0.4}
     present = {name: bool(rng.random() < chance[name]) for name in CLASSES}
     present["flare"] &= not in_test

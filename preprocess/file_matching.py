@@ -1,7 +1,7 @@
-"""Rows of the CSV -> the TIFF that each of them means.
+"""Find the TIFF of every row of the CSV.
 
-In: a `LabelTable` and a folder. Out: the files, with what tells later that one has changed. A name that is exactly a
-file's costs one stat. Only where one is not, the folder is listed once: a name then means the one file that it can be.
+In: a `LabelTable` and a folder. Out: `Files`, with size and time so that a later change is noticed. An exact name costs
+one stat. If a name is not exact, the folder is listed once, and the name means the only file that it can mean.
 """
 
 import os
@@ -16,8 +16,8 @@ from preprocess.labels import LabelTable
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """The files of the CSV's chips: one path, and one entry of each array (int64), per chip that has a file."""
+class Files:
+    """The files of the CSV's chips: one path and one entry of each array (int64) per chip with a file."""
 
     paths: tuple[str, ...]
     csv_row: np.ndarray
@@ -25,21 +25,21 @@ class Found:
     mtime_ns: np.ndarray
 
 
-def match_files(csv: Path, table: LabelTable, folder: Path, *, allow_missing: bool) -> Found:
-    """Look up every row; rows without a file are refused, or left out and counted.
+def match_files(csv: Path, table: LabelTable, folder: Path, *, allow_missing: bool) -> Files:
+    """Look up every row. Rows without a file are refused, or skipped and counted.
 
     Raises:
-        UserError: rows without a file, a name that can be two files, two rows that mean one file.
+        UserError: a row has no file, a name can mean two files, or two rows mean one file.
     """
     count = len(table.names)
-    paths: list[str] = [""] * count  # "" for no file
+    paths: list[str] = [""] * count  # "" without a file
     size, mtime_ns = np.zeros(count, np.int64), np.zeros(count, np.int64)
 
     def take(row: int, path: str, status: os.stat_result) -> None:
         paths[row], size[row], mtime_ns[row] = path, status.st_size, status.st_mtime_ns
 
     for row, name in enumerate(table.names):
-        # With spaces around it in the CSV, a name may also mean a file that has them.
+        # A name with surrounding spaces in the CSV may also mean a file that has them.
         if row not in table.padded and (chip := find_exactly(folder, name)) is not None:
             take(row, *chip)
     if others := [row for row in range(count) if not paths[row]]:
@@ -49,23 +49,23 @@ def match_files(csv: Path, table: LabelTable, folder: Path, *, allow_missing: bo
             path = os.path.join(folder, file)
             take(row, path, os.stat(path))
         _check_once(csv, table, paths)
-        _tell(csv, table, similar)
+        _report(csv, table, similar)
         _check_missing(table, folder, paths, index, allow_missing=allow_missing)
     csv_row = np.array([row for row in range(count) if paths[row]], np.int64)
-    return Found(
+    return Files(
         paths=tuple(path for path in paths if path), csv_row=csv_row, size=size[csv_row], mtime_ns=mtime_ns[csv_row]
     )
 
 
 def _similar(csv: Path, table: LabelTable, folder: Path, rows: list[int], index: Index) -> dict[int, str]:
-    """Row -> the one file below `folder` that its name can be; rows that can be none are left out."""
+    """Row -> the only file below `folder` that its name can mean; rows without one are skipped."""
     similar = {}
     for row in rows:
         files = index.find(table.names[row])
         if len(files) > 1:
             raise UserError(
-                f"{csv} line {table.lines[row]}: {table.names[row]!r} can be {len(files)} files in {folder}: "
-                f"{', '.join(map(repr, files[:3]))}. Write the name as the file's."
+                f"{csv} line {table.lines[row]}: {table.names[row]!r} can mean {len(files)} files in {folder}: "
+                f"{', '.join(map(repr, files[:3]))}. Write the exact name of the file."
             )
         if files:
             similar[row] = files[0]
@@ -78,20 +78,20 @@ def _check_once(csv: Path, table: LabelTable, paths: list[str]) -> None:
         other = first.setdefault(path, row) if path else row
         if other != row:
             raise UserError(
-                f"{csv} line {table.lines[row]}: {table.names[row]!r} means {path}, as {table.names[other]!r} in line "
-                f"{table.lines[other]} does. Remove one of the rows."
+                f"{csv} line {table.lines[row]}: {table.names[row]!r} means {path}, and so does {table.names[other]!r} "
+                f"in line {table.lines[other]}. Remove one of the rows."
             )
 
 
-def _tell(csv: Path, table: LabelTable, similar: dict[int, str]) -> None:
-    """Say how names differ from the files that they mean, by one example."""
+def _report(csv: Path, table: LabelTable, similar: dict[int, str]) -> None:
+    """Print how names differ from their files, with one example."""
     if not similar:
         return
     row, file = next(iter(similar.items()))
     name = table.names[row]
     how = difference(f" {name} " if row in table.padded else name, file)
     say(
-        f"{csv}: {len(similar)} of {len(table.names)} names are not written exactly as the files; the first, "
+        f"{csv}: {len(similar)} of {len(table.names)} names differ from the names of their files. The first, "
         f"{name!r}, means {file!r} ({how})."
     )
 
@@ -104,9 +104,9 @@ def _check_missing(table: LabelTable, folder: Path, paths: list[str], index: Ind
     count = f"{len(missing)} of {len(table.names)} chips of the CSV are missing in {folder} (first: {first})"
     if meant := index.of_last_part(missing):
         name, file = meant[0]
-        count += f"; {len(meant)} have the name of a file in another folder, {name!r} may be {file!r}"
+        count += f"; {len(meant)} have the name of a file in another folder: {name!r} may be {file!r}"
     if len(missing) == len(paths):
-        raise UserError(f"{count}: none is left. Is DATA the folder of the TIFFs?")
+        raise UserError(f"{count}. No chip is left. Is DATA the folder of the TIFFs?")
     if not allow_missing:
-        raise UserError(f"{count}. Pass ALLOW_MISSING=1 to leave them out.")
-    say(f"{count}; they are left out.")
+        raise UserError(f"{count}. ALLOW_MISSING=1 skips them.")
+    say(f"{count}; skipping them.")

@@ -1,7 +1,7 @@
-"""Image names of a CSV <-> TIFFs below a folder.
+"""Compare the image names of a CSV with the TIFFs below a folder.
 
-In: names as people write them, a folder. Out: the one file that a name means, or why there is none. Leaves reading the
-CSV to `labels` and opening the files to `tiff`.
+In: names as people write them, a folder. Out: the file that a name means, or the reason why there is none. Leaves
+reading the CSV to `labels` and opening the files to `tiff`.
 """
 
 import os
@@ -15,17 +15,17 @@ from pathlib import Path, PurePosixPath
 from preprocess.console import UserError, advice
 
 SUFFIXES = (".tif", ".tiff", ".geotiff")  # in any case
-PICTURES = (".jpg", ".jpeg", ".png")  # a CSV may name the pictures that were made of the TIFFs
-_FIRST = (".tif", ".tiff", ".TIF", ".TIFF")  # looked for by name; any other spelling is found in the folder's listing
+PICTURES = (".jpg", ".jpeg", ".png")  # a CSV may name the pictures made from the TIFFs
+_FIRST = (".tif", ".tiff", ".TIF", ".TIFF")  # tried by name; other spellings are found in the folder's listing
 
 
 def is_tiff(name: str) -> bool:
-    """Whether a file's name ends as a TIFF's does."""
+    """Whether a file name has a TIFF suffix."""
     return name.lower().endswith(SUFFIXES)
 
 
 def stem(name: str) -> str:
-    """A name without a TIFF suffix, one for all that mean one file: `./a//train_0.tif`, `a/train_0/`, `a/train_0`."""
+    """A normalised name without TIFF suffix: the same for `./a//train_0.tif`, `a/train_0/` and `a/train_0`."""
     return _without(posixpath.normpath(name), SUFFIXES)
 
 
@@ -35,8 +35,11 @@ def bare(name: str) -> str:
 
 
 def keys(name: str) -> tuple[str, ...]:
-    """What a name is compared by where none is exactly the same: without spaces around it, without TIFF or picture
-    suffix, `/` for `\\`, in one case and one Unicode form (NFC). Two keys where a picture suffix may be part of it."""
+    """Keys by which names are compared if none is exactly equal.
+
+    A key has no surrounding spaces, no TIFF or picture suffix, `/` for `\\`, one case and one Unicode form (NFC). There
+    are two keys if a picture suffix may be part of the name.
+    """
     parts = name.strip().replace("\\", "/").split("/")
     base = stem("/".join(unicodedata.normalize("NFC", part.strip()).casefold() for part in parts)).rstrip()
     base = unicodedata.normalize("NFC", base)
@@ -45,7 +48,7 @@ def keys(name: str) -> tuple[str, ...]:
 
 
 def unsafe(name: str) -> str | None:
-    """Why a name cannot be a file below the folder, or None."""
+    """The reason why a name cannot be a file below the folder, or None."""
     if not name.strip():
         return "is empty"
     path = PurePosixPath(name.strip().replace("\\", "/"))
@@ -60,25 +63,27 @@ def unsafe(name: str) -> str | None:
 
 @dataclass(kw_only=True)
 class Listing:
-    """TIFFs below a folder: `names` with suffix, sorted. `hidden` and `dangling` are left out: what begins with a
-    dot, and links that lead nowhere."""
+    """TIFFs below a folder: `names` with suffix, sorted.
+
+    `hidden` names begin with a dot, `dangling` ones are links without a target; both are skipped.
+    """
 
     names: list[str] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
     dangling: list[str] = field(default_factory=list)
 
-    def left_out(self) -> str:
-        """A sentence about what is left out; empty for nothing."""
-        kinds = (("hidden files and folders", self.hidden), ("links that lead nowhere", self.dangling))
-        parts = [f"{len(names)} {kind} (first: {names[0]})" for kind, names in kinds if names]
-        return f"left out: {' and '.join(parts)}." if parts else ""
+    def skipped(self) -> str:
+        """A sentence about skipped entries; "" if there are none."""
+        kinds = (("hidden files and folders", self.hidden), ("links without a target", self.dangling))
+        counts = [f"{len(names)} {kind} (first: {names[0]})" for kind, names in kinds if names]
+        return f"skipped: {' and '.join(counts)}." if counts else ""
 
 
 def list_tiffs(folder: Path) -> Listing:
-    """Every TIFF below `folder`. Links to files and folders are followed, but not into a folder that they lie in.
+    """Every TIFF below `folder`. Links to files and folders are followed, except into a parent folder of the link.
 
     Raises:
-        UserError: a folder that cannot be listed.
+        UserError: a folder cannot be listed.
     """
     listing = Listing()
     _list(str(folder), "", (), listing)
@@ -103,7 +108,7 @@ def _list(folder: str, below: str, parents: tuple[tuple[int, int], ...], listing
         try:
             is_folder = entry.is_dir()
         except OSError:
-            is_folder = False  # a link that leads to itself
+            is_folder = False  # a link to itself
         if entry.name.startswith("."):
             if is_folder or is_tiff(entry.name):
                 listing.hidden.append(name)
@@ -117,10 +122,10 @@ def _list(folder: str, below: str, parents: tuple[tuple[int, int], ...], listing
 
 
 def find_exactly(folder: Path, name: str) -> tuple[str, os.stat_result] | None:
-    """(path, stat) of the file that has this very name, with its suffix or without; one stat where the first is there.
+    """(path, stat) of the file with exactly this name, with or without suffix; one stat if the first candidate exists.
 
     Raises:
-        UserError: something of that name is no file, or cannot be looked at.
+        UserError: something with that name is not a file, or cannot be accessed.
     """
     whole, base = posixpath.normpath(name), stem(name)
     for candidate in dict.fromkeys([*([whole] if whole != base else []), *(base + suffix for suffix in _FIRST)]):
@@ -130,62 +135,62 @@ def find_exactly(folder: Path, name: str) -> tuple[str, os.stat_result] | None:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:  # a name too long for the file system, no permission, a link loop
-            raise UserError(f"{path}: cannot be looked at ({error.strerror}). {advice(error)}".rstrip()) from error
+            raise UserError(f"{path}: expected a readable file ({error.strerror}). {advice(error)}".rstrip()) from error
         if not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "something else"
-            raise UserError(f"{path}: expected a TIFF file, found {kind}. Rename it, or take the chip out of the CSV.")
+            raise UserError(f"{path}: expected a TIFF file, found {kind}. Rename it, or remove the chip from the CSV.")
         return path, status
     return None
 
 
 class Index:
-    """Names by their keys, for those that are not written exactly as the file or the chip that they mean."""
+    """Names by their keys, to find a name that is not written exactly as its file or chip."""
 
     def __init__(self, names: Iterable[str], folder: Path | None = None) -> None:
-        """`folder` is where the names lie: a name may repeat the end of its path (`tif/a` in `chips/tif`)."""
+        """`folder` holds the names: a name may repeat the end of its path (`tif/a` in `chips/tif`)."""
         self._names: dict[str, list[str]] = {}
         for name in names:
             for key in keys(name)[:1]:
                 self._names.setdefault(key, []).append(name)
-        # As it is called, and where a link of that name leads.
+        # Its own path and, if it is a link, the path of its target.
         folders = {folder.absolute().as_posix(), folder.resolve().as_posix()} if folder else set()
         self._folders = [keys(path)[0].strip("/").split("/") for path in sorted(folders)]
 
     def find(self, name: str) -> list[str]:
-        """All that `name` can be."""
-        found: dict[str, None] = {}
+        """All names that `name` can mean."""
+        matches: dict[str, None] = {}
         for key in keys(name):
             parts = key.split("/")
             ends = [n for n in range(1, len(parts)) for folder in self._folders if parts[:n] == folder[-n:]]
             for short in [key, *("/".join(parts[n:]) for n in ends)]:
-                found |= dict.fromkeys(self._names.get(short, ()))
-        return list(found)
+                matches |= dict.fromkeys(self._names.get(short, ()))
+        return list(matches)
 
     def of_last_part(self, names: Iterable[str]) -> list[tuple[str, str]]:
-        """(name, other) where just one other has the last part of a name, in whatever folder: probably meant."""
+        """(name, other) pairs in which just one other has the same last part, in any folder."""
         last: dict[str, list[str]] = {}
         for key, others in self._names.items():
             last.setdefault(key.rpartition("/")[2], []).extend(others)
-        found = []
+        pairs = []
         for name in names:
             others = [other for key in keys(name) for other in last.get(key.rpartition("/")[2], ())]
             if len(others) == 1:
-                found.append((name, others[0]))
-        return found
+                pairs.append((name, others[0]))
+        return pairs
 
 
-def difference(name: str, found: str) -> str:
-    """In what a name differs from that of the file that it stands for, in words."""
+def difference(name: str, file: str) -> str:
+    """How a name differs from the name of its file, in words."""
     reasons = []
     text = name.strip()
     if text != name:
         reasons.append("spaces around it")
-    if "\\" in text and "\\" not in found:
+    if "\\" in text and "\\" not in file:
         reasons.append("backslashes")
     text = posixpath.normpath(text.replace("\\", "/"))
     if text.lower().endswith(PICTURES):
         reasons.append("a picture's suffix")
-    one, other = bare(text).split("/"), stem(found).split("/")
+    one, other = bare(text).split("/"), stem(file).split("/")
     if len(one) > len(other):
         reasons.append("DATA's own folder in front")
     ours, theirs = "/".join(one[-len(other) :]), "/".join(other)

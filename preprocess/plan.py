@@ -1,7 +1,7 @@
-"""What is to be converted: everything that can be checked and decided before a pixel is read in bulk.
+"""Plan a conversion: check and decide everything that needs no pixels.
 
-In: the user's `Request`. Out: a `Plan` that fixes every byte of the store, cut into one `ShardTask` a shard.
-Leaves doing it, and going on after a stop, to `convert`.
+In: the user's `Request`. Out: a `Plan` that fixes every byte of the store, divided into one `ShardTask` per shard.
+Leaves the work, and resuming it, to `convert`.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from preprocess.write import ShardTask
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the user asked for; None means "derive it"."""
+    """The settings of a conversion; None means "derive from the files"."""
 
     data: Path
     store: Path
@@ -44,10 +44,10 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that decides a store's bytes. Arrays are one row per chip.
+    """Everything that decides a store's bytes. Arrays have one row per chip.
 
-    `wanted` is what every file is held to. `source` is what the first file says of the values beyond them, as the store
-    keeps it. `notes` are lines to print.
+    `expected`: the properties that every file must have. `source`: metadata of the first file that the store keeps.
+    `notes`: lines to print.
     """
 
     store: Path
@@ -62,12 +62,12 @@ class Plan:
     csv_row: np.ndarray
     size: np.ndarray
     mtime_ns: np.ndarray
-    wanted: tiff.Wanted
+    expected: tiff.Expected
     source: dict[str, str]
     notes: tuple[str, ...]
 
     def tasks(self) -> list["ShardTask"]:
-        """One task a shard."""
+        """One task per shard."""
         step = self.layout.shard_tiles
         return [
             ShardTask(
@@ -78,13 +78,13 @@ class Plan:
                 paths=self.paths[first : first + step],
                 size=self.size[first : first + step],
                 mtime_ns=self.mtime_ns[first : first + step],
-                wanted=self.wanted,
+                expected=self.expected,
             )
             for first in range(0, len(self.names), step)
         ]
 
     def settings(self) -> dict[str, str]:
-        """What must be the same for a half-done conversion to go on, each as a comparable text."""
+        """Everything that must be equal to resume a conversion, as comparable texts."""
         chips = hashlib.sha256(json.dumps(self.names).encode())
         chips.update(self.labels.tobytes() + self.csv_row.tobytes())
         shape = (len(self.layout.bands), self.layout.height, self.layout.width)
@@ -103,7 +103,7 @@ class Plan:
 
 
 def make_plan(request: Request) -> Plan:
-    """Check all that can be checked without reading every chip, and lay out the store."""
+    """Check everything that needs no pixels, and lay out the store."""
     if request.codec not in CODECS:
         raise UserError(f"CODEC={request.codec}: expected {' or '.join(CODECS)}.")
     if request.axes not in (None, *tiff.AXES):
@@ -116,18 +116,18 @@ def make_plan(request: Request) -> Plan:
     folder, csv_path = presets.find(request.data, preset) if preset else (request.data, None)
     csv_path = request.labels or csv_path
     if csv_path is None:
-        raise UserError(f"LABELS is not set, and DATA={request.data} has no CSV that a preset knows. LABELS=file.csv")
+        raise UserError(f"LABELS is not set, and no preset knows a CSV in DATA={request.data}. Give LABELS=file.csv.")
     if request.classes:
         _check_different("CLASSES", "class", request.classes)
     classes = request.classes or (preset.classes if preset else None)
     table = read_labels(csv_path, classes, request.label_settings)
-    found = match_files(csv_path, table, folder, allow_missing=request.allow_missing)
-    paths = found.paths
+    files = match_files(csv_path, table, folder, allow_missing=request.allow_missing)
+    paths = files.paths
     bands = request.bands or (preset.bands if preset else None)
-    wanted = tiff.Wanted(axes=request.axes, num_bands=len(bands) if bands else None)
+    expected = tiff.Expected(axes=request.axes, num_bands=len(bands) if bands else None)
     try:
-        first = tiff.read(paths[0], preset.check_page if preset else None, wanted)
-        facts = tiff.read_facts(paths[0], wanted)
+        first = tiff.read(paths[0], preset.check_page if preset else None, expected)
+        facts = tiff.read_facts(paths[0], expected)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise tiff.ChipError(paths[0], "a readable file", reason, advice(error)) from error
@@ -139,13 +139,13 @@ def make_plan(request: Request) -> Plan:
         num_csv_rows=len(table.names),
         label_settings=request.label_settings,
         preset=request.preset,
-        names=tuple(table.names[row] for row in found.csv_row.tolist()),
+        names=tuple(table.names[row] for row in files.csv_row.tolist()),
         paths=paths,
-        labels=table.labels[found.csv_row],
-        csv_row=found.csv_row,
-        size=found.size,
-        mtime_ns=found.mtime_ns,
-        wanted=tiff.Wanted(
+        labels=table.labels[files.csv_row],
+        csv_row=files.csv_row,
+        size=files.size,
+        mtime_ns=files.mtime_ns,
+        expected=tiff.Expected(
             shape=first.shape, dtype=layout.dtype, axes=facts.axes, is_rgb=bands is None and facts.is_rgb,
             zero_is_white=facts.zero_is_white, example=paths[0],
         ),
@@ -155,28 +155,28 @@ def make_plan(request: Request) -> Plan:
 
 
 def _notes(store: Path, first: str, facts: tiff.Facts, *, unnamed: bool) -> Iterator[str]:
-    """What the first file says and a user should know."""
+    """Facts of the first file that a user should know."""
     if facts.guess:
         yield facts.guess
     if unnamed:
         example = "such as BANDS=blue,green,red,nir"
         if facts.descriptions:
             example = f"and {_offer(facts.descriptions)}"
-        yield f"{store}: the bands are unnamed; training needs names, {example}."
+        yield f"{store}: the bands have no names. Training needs names, {example}."
     if facts.nodata is not None:
-        yield f"{store}: {facts.nodata} is marked as nodata by the files and counts as a value in the statistics."
+        yield f"{store}: the files mark {facts.nodata} as nodata. It counts as a value in the statistics."
     if facts.zero_is_white:
-        yield f"{first}: the files call 0 white; their values are kept as they are."
+        yield f"{first}: the files define 0 as white. Their values are stored unchanged."
 
 
 def _offer(descriptions: tuple[str, ...]) -> str:
-    """The files' own names of the bands, as a setting where they can be one."""
+    """The bands' names in the files, as a setting if BANDS can hold them."""
     listed = ", ".join(one_line(name) for name in descriptions)
     value = ",".join(descriptions)
     usable = all(re.fullmatch(r"[\w.+:/ -]+", name) for name in descriptions) and value.isprintable()
     if usable and len(set(descriptions)) == len(descriptions):
-        return f"the files have some: BANDS={shlex.quote(value)}"
-    return f"the files describe them as {listed}, which BANDS cannot hold"
+        return f"the files have names: BANDS={shlex.quote(value)}"
+    return f"the files have the names {listed}, which BANDS cannot hold"
 
 
 def _kind(path: Path) -> str:
@@ -186,8 +186,8 @@ def _kind(path: Path) -> str:
 def _layout(request: Request, bands: tuple[str, ...] | None, first: np.ndarray, facts: tiff.Facts, path: str) -> Layout:
     count, height, width = first.shape
     if bands is None:
-        # Three samples are red, green, blue only by the file's own word. Four are not: Planet's own are B, G, R, NIR
-        # under the same tag, so a guess would be wrong without a sign of it.
+        # Three samples are red, green and blue only if the file says so. Four samples are never guessed: Planet's files
+        # are B, G, R, NIR with the same tag, so a guess would be wrong without a warning.
         bands = ("red", "green", "blue") if facts.is_rgb else tuple(f"band{index + 1}" for index in range(count))
     if len(bands) != count:
         axes = _other_axes(first, len(bands), facts)
@@ -200,7 +200,7 @@ def _layout(request: Request, bands: tuple[str, ...] | None, first: np.ndarray, 
 
 
 def _other_axes(first: np.ndarray, num_bands: int, facts: tiff.Facts) -> str:
-    """The setting that would give `num_bands` bands, if there is one."""
+    """The AXES setting that would give `num_bands` bands, if there is one."""
     count, height, width = first.shape
     if count > 1 and (facts.order, num_bands) == ("SYX", width):
         return f" If the file is stored as rows, columns, bands: AXES=YXS reads {width} bands of {count} x {height}."
@@ -209,7 +209,7 @@ def _other_axes(first: np.ndarray, num_bands: int, facts: tiff.Facts) -> str:
     return ""
 
 
-def _check_different(variable: str, what: str, names: tuple[str, ...]) -> None:
-    """UserError if a name is there twice or empty."""
+def _check_different(variable: str, kind: str, names: tuple[str, ...]) -> None:
+    """Raise UserError if a name is empty or occurs twice."""
     if len(set(names)) != len(names) or not all(names):
-        raise UserError(f"{variable}={','.join(names)}: expected a different name for each {what}.")
+        raise UserError(f"{variable}={','.join(names)}: expected a different name for each {kind}.")

@@ -1,6 +1,7 @@
-"""What is known of published data sets: bands, classes in their order, where the files lie.
+"""Presets for published data sets: bands, classes in order, location of the files.
 
-A preset only fills in what the user did not say. Nothing outside this file knows any data set by name.
+In: a preset's name. Out: a `Preset`. A preset only fills in settings that the user did not give. No other file knows a
+data set by name.
 """
 
 from collections.abc import Callable
@@ -14,9 +15,9 @@ from preprocess.console import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """Facts of one data set. `folders` and `csv_names` are looked for in DATA, in this order.
+    """Facts about one data set. `folders` and `csv_names` are tried below DATA in this order.
 
-    Of the classes in `exclusive` a chip has exactly one.
+    A chip has exactly one of the classes in `exclusive`.
     """
 
     bands: tuple[str, ...]
@@ -28,20 +29,20 @@ class Preset:
 
 
 def planet_v1_page(page: tifffile.TiffPage) -> str | None:
-    """Why a page is one of Planet's withdrawn v1 chips (some are corrupt), or None.
+    """The reason why a page is one of Planet's withdrawn v1 chips (some are corrupt), or None.
 
-    v1 files carry the v2 files' names but are stored in strips of 4 rows with ExtraSamples 2.
+    v1 files have the names of the v2 files, but strips of 4 rows and ExtraSamples 2.
     """
     extra = tuple(int(value) for value in page.extrasamples)
     if page.rowsperstrip == 4 and extra == (2,):
-        return "one of Planet's withdrawn v1 files (4 rows a strip, ExtraSamples 2); use train-tif-v2"
+        return "one of Planet's withdrawn v1 files (4 rows per strip, ExtraSamples 2); use train-tif-v2"
     return None
 
 
 PRESETS = {
     "planet": Preset(
         bands=("blue", "green", "red", "nir"),
-        # The data set's own order and spelling; every published table of results uses it.
+        # Order and spelling of the data set, used in every published table of results.
         classes=(
             "clear", "cloudy", "haze", "partly_cloudy", "agriculture", "artisinal_mine", "bare_ground", "blooming",
             "blow_down", "conventional_mine", "cultivation", "habitation", "primary", "road", "selective_logging",
@@ -56,19 +57,19 @@ PRESETS = {
 
 
 def get(name: str) -> Preset:
-    """The preset of that name; UserError lists the names there are."""
+    """The preset of that name; UserError lists the known names."""
     if name not in PRESETS:
-        raise UserError(f"PRESET={name} is not known. There is: {', '.join(sorted(PRESETS))}.")
+        raise UserError(f"PRESET={name}: expected one of {', '.join(sorted(PRESETS))}.")
     return PRESETS[name]
 
 
 def exclusive_classes(classes: tuple[str, ...]) -> tuple[str, ...]:
-    """The exclusive classes of the preset that has exactly these classes; () where none has."""
+    """The exclusive classes of the preset with exactly these classes; () without such a preset."""
     return next((preset.exclusive for preset in PRESETS.values() if preset.classes == classes), ())
 
 
 def find(data: Path, preset: Preset) -> tuple[Path, Path | None]:
-    """(folder of the TIFFs, CSV or None) as the preset's download lays them out below `data`."""
+    """(folder of the TIFFs, CSV or None) in the layout of the preset's download below `data`."""
     folder = next((data / name for name in preset.folders if (data / name).is_dir()), data)
     around = (data, data.parent)
     csvs = [base / name for base in around for name in preset.csv_names if (base / name).is_file()]

@@ -1,7 +1,7 @@
-"""The text of a CSV's tags -> tags, and what shows that the text follows another convention than the one set.
+"""Split a CSV field into tags, and detect tags that were written in another form than the settings say.
 
-In: a field, or all different tags of a file. Out: a field's tags; the reason why one of the tags looks wrong, with the
-setting that reads it. Leaves rows and columns to `labels`.
+In: a field, or all different tags of a file. Out: the tags of a field; for a suspicious tag the reason and the setting
+that reads it. Leaves rows and columns to `labels`.
 """
 
 import ast
@@ -9,7 +9,7 @@ import json
 import re
 import shlex
 import unicodedata
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from preprocess.console import is_plain
 
@@ -17,21 +17,21 @@ SEPARATORS = {"space": " ", " ": " ", ",": ",", ";": ";", "|": "|"}  # TAGS_SEPA
 MARKS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}  # of one-hot columns
 _STRONGEST = ("|", ";", ",")  # a tag may hold a comma when tags are separated by semicolons, not the reverse
 _NO_VALUE = {"nan", "-nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na>", "nat"}  # as other programs write it
-_JOINERS = {"and", "or", "of", "with", "by", "the", "in"}  # words of a class's name, never a class
+_JOINERS = {"and", "or", "of", "with", "by", "the", "in"}  # parts of a class's name, never a class
 _OPENING = "[({'\""
 
-# Python's text in single quotes, or JSON's in double ones, which is Python's too where there is nothing to escape.
+# A Python string in single quotes, or a JSON string in double quotes (also valid Python if nothing is escaped).
 _QUOTED = r"""'(?:[^'\\]|\\['"\\]|\\x[0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4})*'|"(?:[^"\\]|\\["\\/]|\\u[0-9a-fA-F]{4})*\""""
 _ITEMS = re.compile(rf"(?:\s*(?:{_QUOTED})\s*,)*\s*(?:(?:{_QUOTED})\s*)?")
 
 
 def split_tags(field: str, separator: str) -> list[str]:
-    """The tags of a field, without the spaces around them; empty ones are left out."""
-    return [tag for part in field.split(separator) if (tag := part.strip(" "))]
+    """The tags of a field, without surrounding spaces; empty ones are skipped."""
+    return [tag for piece in field.split(separator) if (tag := piece.strip(" "))]
 
 
 def list_tags(field: str) -> list[str] | None:
-    """The tags of a JSON or Python list of texts; an empty field has none. None: it is no such list."""
+    """The tags of a JSON or Python list of texts; an empty field has none. None: the field is not such a list."""
     field = field.strip()
     if not field:
         return []
@@ -39,80 +39,96 @@ def list_tags(field: str) -> list[str] | None:
     if field[0] + field[-1] not in ("[]", "()", "{}") or len(field) < 2 or not _ITEMS.fullmatch(inside):
         return None
     try:
-        found = [
+        tags = [
             str(json.loads(token) if token[0] == '"' else ast.literal_eval(token)).strip(" ")
             for token in re.findall(_QUOTED, inside)
         ]
     except ValueError:  # a control character within quotes
         return None
-    return found if all(found) else None
+    return tags if all(tags) else None
 
 
 def odd_tag(tags: Mapping[str, int], known: Collection[str], form: str, separator: str) -> tuple[int, str] | None:
-    """(line, reason) of a tag that looks as if it was meant otherwise; None if all tags are plain.
+    """(line, reason) of a tag that looks misread; None if no tag does.
 
     Args:
-        tags: each different tag, and the line where it stands first.
-        known: classes that the user named: they are what they are, whatever they look like.
+        tags: each different tag with its first line.
+        known: classes given by the user; these are accepted, whatever they look like.
         form: LABELS_FORMAT.
-        separator: the character between tags; used with the format "tags" only.
+        separator: the character between tags; only used with the format "tags".
     """
     unknown = {tag: line for tag, line in tags.items() if tag not in known}
-    for tag, line in unknown.items():
-        if not is_plain(tag):
-            return line, f"the tag {tag!r} holds a control or invisible character. Remove it."
-    if form != "onehot":
-        for tag, line in unknown.items():
-            if tag[0] in _OPENING:
-                return (
-                    line,
-                    f"the tag {tag!r} looks like a part of a list. LABELS_FORMAT=list reads JSON and Python lists.",
-                )
-    if found := _odd_separator(tags, unknown, form, separator):
-        return found
-    for tag, line in unknown.items():
-        if tag.casefold() in _NO_VALUE:
-            advice = "Leave the field of a chip without tags empty; if it is a class, name all in CLASSES=..."
-            return line, f"the tag {tag!r} looks like a missing value. {advice}"
-        if not any(character.isalnum() for character in tag) or (
-            form == "tags" and separator == " " and tag.casefold() in _JOINERS
-        ):
-            advice = "TAGS_SEPARATOR=, (or ';' or '|') reads classes with spaces, LABELS_FORMAT=long one tag per row."
-            return line, f"the tag {tag!r} looks like a part of a class's name. {advice}"
-    if unknown and form != "onehot" and {tag.casefold() for tag in tags} <= MARKS.keys():
-        tag, line = next(iter(unknown.items()))
-        return (
-            line,
-            f"the tag {tag!r} looks like a mark for yes or no. LABELS_FORMAT=onehot reads one column per class.",
-        )
-    return _same_but_for_case(tags, unknown)
+    return (
+        _first(unknown, _invisible)
+        or (_first(unknown, _list_piece) if form != "onehot" else None)
+        or _odd_separator(tags, unknown, form, separator)
+        or _first(unknown, lambda tag: _no_class(tag, joiners=form == "tags" and separator == " "))
+        or (_marks_only(tags, unknown) if form != "onehot" else None)
+        or _same_but_for_case(tags, unknown)
+    )
+
+
+def _first(unknown: Mapping[str, int], reason_of: Callable[[str], str]) -> tuple[int, str] | None:
+    """(line, reason) of the first tag with a reason."""
+    return next(((line, reason) for tag, line in unknown.items() if (reason := reason_of(tag))), None)
+
+
+def _invisible(tag: str) -> str:
+    return "" if is_plain(tag) else f"the tag {tag!r} has a control or invisible character. Remove it."
+
+
+def _list_piece(tag: str) -> str:
+    if tag[0] not in _OPENING:
+        return ""
+    return f"the tag {tag!r} looks like part of a list. LABELS_FORMAT=list reads JSON and Python lists."
+
+
+def _no_class(tag: str, *, joiners: bool) -> str:
+    """The reason why a tag is probably not a class. `joiners`: words such as "and" count as parts of a class's name."""
+    if tag.casefold() in _NO_VALUE:
+        advice = "Leave the field of a chip without tags empty; if it is a class, list all classes in CLASSES=..."
+        return f"the tag {tag!r} looks like a missing value. {advice}"
+    if not any(character.isalnum() for character in tag) or (joiners and tag.casefold() in _JOINERS):
+        advice = "TAGS_SEPARATOR=, (or ';' or '|') reads classes with spaces; LABELS_FORMAT=long reads one tag per row."
+        return f"the tag {tag!r} looks like part of a class's name. {advice}"
+    return ""
+
+
+def _marks_only(tags: Mapping[str, int], unknown: Mapping[str, int]) -> tuple[int, str] | None:
+    if not unknown or not {tag.casefold() for tag in tags} <= MARKS.keys():
+        return None
+    tag, line = next(iter(unknown.items()))
+    return line, f"the tag {tag!r} looks like a mark for yes or no. LABELS_FORMAT=onehot reads one column per class."
 
 
 def _odd_separator(
     tags: Mapping[str, int], unknown: Mapping[str, int], form: str, separator: str
 ) -> tuple[int, str] | None:
     if form in ("list", "onehot"):
-        return None  # each tag stands by itself
-    # A weaker character than the one set may be part of a class's name, any may be in the long format.
+        return None  # each tag is separate
+    # A weaker separator than the one set may be part of a class's name; in the long format any may.
     stronger = _STRONGEST[: _STRONGEST.index(separator)] if separator in _STRONGEST else _STRONGEST
     for other in stronger if form == "tags" else ():
         for tag, line in unknown.items():
             if other in tag:
                 advice = (
-                    f"TAGS_SEPARATOR={shlex.quote(other)} reads them so; if it is one class, name all in CLASSES=..."
+                    f"TAGS_SEPARATOR={shlex.quote(other)} splits it; if it is one class, list all classes in "
+                    "CLASSES=..."
                 )
-                return line, f"the tag {tag!r} looks like several with {other!r} between them. {advice}"
+                return line, f"the tag {tag!r} looks like several tags with {other!r} between them. {advice}"
     for other in (*_STRONGEST, " "):
         for tag, line in unknown.items():
             if other in tag and _holds_a_tag(tag, other, tags):
-                advice = "Use one separator in all rows; if it is one class, name all in CLASSES=..."
-                return line, f"the tag {tag!r} looks like several with {other!r} between them. {advice}"
+                advice = "Use one separator in all rows; if it is one class, list all classes in CLASSES=..."
+                return line, f"the tag {tag!r} looks like several tags with {other!r} between them. {advice}"
     return None
 
 
 def _holds_a_tag(tag: str, separator: str, tags: Mapping[str, int]) -> bool:
-    """Whether a tag is others with a separator between them. "inland water" may stand beside "water": for spaces,
-    every piece must be a tag."""
+    """Whether a tag consists of other tags with a separator between them.
+
+    "inland water" may exist beside "water", so for spaces every piece must be a tag.
+    """
     pieces = [piece in tags for piece in split_tags(tag, separator) if piece != tag]
     return bool(pieces) and (all(pieces) if separator == " " else any(pieces))
 
@@ -123,7 +139,7 @@ def _same_but_for_case(tags: Mapping[str, int], unknown: Mapping[str, int]) -> t
         other = seen.setdefault(unicodedata.normalize("NFKC", tag.casefold()), tag)
         if other != tag and (tag in unknown or other in unknown):
             return line, (
-                f"the tags {tag!r} and {other!r} (line {tags[other]}) differ in case or Unicode form only. "
-                "Write them alike; if both are classes, name all in CLASSES=..."
+                f"the tags {tag!r} and {other!r} (line {tags[other]}) differ only in case or Unicode form. "
+                "Write them in the same way; if both are classes, list all classes in CLASSES=..."
             )
     return None

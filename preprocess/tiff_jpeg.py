@@ -1,8 +1,8 @@
-"""Whether a JPEG stream is whole, which its decoder does not say.
+"""Check that a JPEG stream is complete, which its decoder does not do.
 
-In: the JPEG bytes of one strip or block of a TIFF. Out: its height and width, or a reason why it is not whole.
-libjpeg only warns when the data ends too early, and returns grey for what is missing; imagecodecs drops the warning.
-Leaves decoding to `tiff_segments`.
+In: the JPEG bytes of one strip or tile of a TIFF. Out: height and width, or the reason why the stream is incomplete.
+libjpeg only warns if the data ends too early, and fills missing pixels with grey; imagecodecs drops the warning. Leaves
+decoding to `tiff_segments`.
 """
 
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ _FILLER = bytes((0xA5, 0x3C, 0x5A, 0x96)) * 16
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """Height, width, and whether components differ in size, as the frame header says.
+    """Height, width, and whether components differ in size, from the frame header.
 
-    `padded` is the stream with more bytes behind each scan.
-    A decoder skips bytes between a complete scan and the next marker. It decodes them where the scan is incomplete.
-    So `padded` decodes to the same pixels if, and only if, every scan is complete.
+    `padded` is the stream with extra bytes after each scan. A decoder skips bytes between a complete scan and the next
+    marker, but decodes them if the scan is incomplete. So `padded` decodes to the same pixels if, and only if, every
+    scan is complete.
     """
 
     height: int
@@ -31,48 +31,54 @@ class Stream:
 
 
 def parse(data: bytes) -> Stream:
-    """Walk through the markers of one JPEG stream.
+    """Parse the markers of one JPEG stream.
 
     Raises:
-        ValueError: no start, no frame, no scan or no end; an unknown marker; bytes behind the end.
+        ValueError: start, frame, scan or end is missing; a marker is unknown; bytes follow the end.
     """
     if data[:2] != b"\xff\xd8":
         raise ValueError("JPEG data without a start marker")
-    out, at, size, scans, sampling = bytearray(data[:2]), 2, None, 0, b""
+    out, at, frame, scans = bytearray(data[:2]), 2, b"", 0
     while True:
-        if data[at : at + 1] != b"\xff" or at + 2 > len(data):
-            raise ValueError(
-                "JPEG data without an end marker" if at + 2 > len(data) else "a marker missing in JPEG data"
-            )
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
+        at, marker = _next_marker(data, at)
         if marker == _END:
             break
         length = int.from_bytes(data[at + 2 : at + 4], "big")
         if marker not in (*_FRAMES, *_OTHERS, _SCAN) or length < 2 or at + 2 + length > len(data):
-            raise ValueError(f"an unknown or cut marker {marker:#x} in JPEG data")
+            raise ValueError(f"an unknown or incomplete marker {marker:#x} in JPEG data")
         if marker in _FRAMES:
-            if size is not None or length < 8:
-                raise ValueError("a second or cut frame in JPEG data")
-            sampling = data[at + 11 : at + 2 + length : 3]  # one byte per component
-            size = tuple(int.from_bytes(data[at + start : at + start + 2], "big") for start in (5, 7))
+            if frame or length < 8:
+                raise ValueError("a second or incomplete frame in JPEG data")
+            frame = data[at : at + 2 + length]
         out += data[at : at + 2 + length]
         at += 2 + length
         if marker == _SCAN:
             scans += 1
             at = _pad_scan(data, at, out)
-    if size is None or not scans:
+    if not frame or not scans:
         raise ValueError("JPEG data without a frame or a scan")
     if data[at + 2 :].strip(b"\0\xff"):
-        raise ValueError("more bytes behind the end of JPEG data")
+        raise ValueError("extra bytes after the end of JPEG data")
+    height, width = (int.from_bytes(frame[start : start + 2], "big") for start in (5, 7))
+    sampling = frame[11::3]  # one byte per component
     padded = bytes(out + data[at : at + 2])
-    return Stream(height=size[0], width=size[1], is_subsampled=len(set(sampling)) > 1, padded=padded)
+    return Stream(height=height, width=width, is_subsampled=len(set(sampling)) > 1, padded=padded)
+
+
+def _next_marker(data: bytes, at: int) -> tuple[int, int]:
+    """(position, marker) from `at` on, without fill bytes."""
+    while True:
+        if at + 2 > len(data):
+            raise ValueError("JPEG data without an end marker")
+        if data[at] != 0xFF:
+            raise ValueError("a marker missing in JPEG data")
+        if data[at + 1] != 0xFF:
+            return at, data[at + 1]
+        at += 1
 
 
 def _pad_scan(data: bytes, at: int, out: bytearray) -> int:
-    """Copy entropy-coded data from `at` on, with filler before each marker. Returns where the next marker begins."""
+    """Copy entropy-coded data from `at` on, with filler before each marker. Returns the position of the next marker."""
     while True:
         end = data.find(b"\xff", at)
         if end < 0 or end + 2 > len(data):

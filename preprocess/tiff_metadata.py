@@ -1,6 +1,6 @@
-"""What a file says of its values beyond the values: which dimension is the bands', colours, band names, nodata.
+"""Metadata of a TIFF: which dimension holds the bands, colours, band names, nodata.
 
-In: a `tiff_header.Header`. Out: `Facts`, and the order of the stored dimensions. Leaves saying it to `plan`.
+In: a `tiff_header.Header`. Out: `Facts`, and the order of the stored dimensions. Leaves printing to `plan`.
 """
 
 import re
@@ -14,19 +14,21 @@ import tifffile
 from preprocess.tiff_header import ChipError, Header
 from preprocess.tiff_segments import JPEG
 
-AXES = ("YXS", "SYX")  # as the dimensions of the stored array are named: rows, columns, samples
-_THIN = 16  # chips are wider than this; a shorter row of many pages holds bands
+AXES = ("YXS", "SYX")  # order of the stored dimensions: Y rows, X columns, S samples (bands)
+_THIN = 16  # chips are wider than this; shorter rows in many pages hold bands
 _GDAL_METADATA, _GDAL_NODATA, _IMAGEJ = 42112, 42113, 50839
-_ADVICE = "Fetch it again, or write it anew without its description."
+_ADVICE = "Fetch it again, or write it again without its description."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """`is_rgb`: three samples that are red, green and blue by the file's own word. `is_other_than_rgb`: something else
-    by its own word; a file may say neither. `zero_is_white`: by its own word, too.
-    `descriptions`: one per band, or none. `nodata`: as the file spells it, None where it has none or one that the
-    dtype cannot hold. `order`: how the stored dimensions were read, YXS or SYX. `axes`: the same where it was set or
-    guessed, else None; `guess` says so in a sentence."""
+    """Metadata of one file.
+
+    is_rgb: the file declares three samples as red, green and blue. is_other_than_rgb: it declares something else; it
+    may declare neither. zero_is_white: it declares 0 as white. descriptions: one per band, or none. nodata: as written
+    in the file; None without one, or if the dtype cannot hold it. order: how the stored dimensions were read, YXS or
+    SYX. axes: the same if it was set or guessed, else None. guess: a sentence about the guess, or "".
+    """
 
     is_rgb: bool
     is_other_than_rgb: bool
@@ -41,59 +43,64 @@ class Facts:
 def order(
     header: Header, path: str | Path, *, axes: str | None, shape: tuple[int, ...] | None, num_bands: int | None
 ) -> tuple[str, str]:
-    """How the dimensions of the stored array are named: ("YXS" or "SYX", a sentence where it was guessed or "").
+    """Order of the stored dimensions: ("YXS" or "SYX", a sentence if it was guessed, else "").
 
-    A planar configuration decides. Pages do not: tifffile writes an array (height, width, bands) as one page per row,
-    and an array (bands, height, width) as one page per band. Then AXES decides, the shape or number of bands that is
-    expected, the axes in the file's own description, or a side that no chip has.
+    The planar configuration decides. Pages do not: tifffile writes an array (height, width, bands) as one page per row,
+    and an array (bands, height, width) as one page per band. For pages, these decide in turn: AXES, the axes in the
+    file's description, the expected shape or number of bands, a side too short for a chip.
 
     Raises:
-        ChipError: either is possible.
+        ChipError: both orders are possible.
     """
     if header.axes == "YX":
         return "SYX", ""
-    own = "YXS" if header.axes == "YXS" else "SYX"
+    declared = "YXS" if header.axes == "YXS" else "SYX"
     if axes is not None:
         return axes, ""
     if header.axes != "PYX":
-        return own, ""
+        return declared, ""
     pages, height, width = header.shape
-    as_rows = (width, pages, height)
-    chosen: str | None
-    if (described := _described_axes(header)) is not None:
-        chosen = described
-    elif pages == height == width and shape in (None, header.shape):
-        chosen = None
-    elif shape is not None:
-        chosen = "YXS" if tuple(shape) == as_rows else "SYX"
-    elif num_bands in (pages, width):
-        chosen = None if pages == width else "SYX" if num_bands == pages else "YXS"
-    elif width >= min(pages, height):
-        chosen = "SYX"
-    else:
-        chosen = "YXS" if pages == height or width <= _THIN else None
+    chosen = _described_axes(header) or _order_of_pages(header.shape, shape, num_bands)
     if chosen is None:
         raise ChipError(
-            path, "one way to read its pages", f"{pages} pages of {height} x {width}",
+            path, "an unambiguous order of its dimensions", f"{pages} pages of {height} x {width}",
             f"AXES=SYX reads {pages} bands of {height} x {width}, AXES=YXS reads {width} bands of {pages} x {height}.",
         )  # fmt: skip
     if chosen == "SYX" or shape is not None:
         return chosen, ""
     return "YXS", (
-        f"{path}: {pages} pages of {height} x {width} are read as the rows of {width} bands of {pages} x {height}. "
+        f"{path}: {pages} pages of {height} x {width} are read as rows of {width} bands of {pages} x {height}. "
         f"AXES=SYX reads {pages} bands of {height} x {width}."
     )
 
 
+def _order_of_pages(
+    stored: tuple[int, ...], shape: tuple[int, ...] | None, num_bands: int | None
+) -> str | None:  # fmt: skip
+    """ "YXS" or "SYX" of an array stored in pages; None if both are possible."""
+    pages, height, width = stored
+    if pages == height == width and shape in (None, stored):
+        return None
+    if shape is not None:
+        return "YXS" if tuple(shape) == (width, pages, height) else "SYX"
+    if num_bands in (pages, width):
+        return None if pages == width else "SYX" if num_bands == pages else "YXS"
+    if width >= min(pages, height):
+        return "SYX"
+    return "YXS" if pages == height or width <= _THIN else None
+
+
 def check_description(header: Header, path: str | Path) -> None:
-    """ChipError if a description counts more pages of this size than the file has."""
+    """Raise ChipError if the file's description counts more pages of this size than the file has."""
     page = header.pages[0]
-    found, claimed = len(header.pages), None
+    num_images, claimed = len(header.pages), None
     if (described := _shaped(page)) is not None:
         shape = [int(side) for side in described["shape"]]
         stored = [side for side in page.shape if side > 1]
         sides = [side for side in shape if side > 1]
-        if sides[len(sides) - len(stored) :] == stored:  # else it is left from a picture that was cut out of another
+        if (
+            sides[len(sides) - len(stored) :] == stored
+        ):  # otherwise it describes a larger image from which this one was cut
             claimed = int(np.prod(sides[: len(sides) - len(stored)], dtype=object))
     elif (text := page.imagej_description) is not None:
         count = re.search(r"^images=(\d{1,9})\s*$", text, re.MULTILINE)
@@ -102,13 +109,13 @@ def check_description(header: Header, path: str | Path) -> None:
         pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", page.description)
         sizes = dict(re.findall(r"\bSize([CZT])=[\"'](\d{1,9})[\"']", pixels[0])) if pixels else {}
         claimed = int(np.prod([int(size) for size in sizes.values()], dtype=object)) if sizes else None
-        found *= page.samplesperpixel
-    if claimed is not None and claimed > found:
-        raise ChipError(path, f"{claimed} images as its own description says", f"{found}", _ADVICE)
+        num_images *= page.samplesperpixel
+    if claimed is not None and claimed > num_images:
+        raise ChipError(path, f"{claimed} images, as its description says", f"{num_images}", _ADVICE)
 
 
 def facts(header: Header, count: int, *, order: str, axes: str | None, guess: str) -> Facts:
-    """What the file says; `count` is its number of bands."""
+    """Metadata of the file; `count` is its number of bands."""
     page = header.pages[0]
     descriptions = _descriptions(page, count)
     named = not descriptions or [text.strip().casefold() for text in descriptions] in _RGB_WORDS
@@ -133,7 +140,7 @@ _RGB_WORDS = (["red", "green", "blue"], ["r", "g", "b"])
 
 
 def _shaped(page: tifffile.TiffPage) -> dict[str, Any] | None:
-    """tifffile's own description of the array that was written."""
+    """The description that tifffile writes, with the shape of the array."""
     if page.shaped_description is None:
         return None
     described = tifffile.tifffile.shaped_description_metadata(page.shaped_description)
@@ -149,7 +156,7 @@ def _described_axes(header: Header) -> str | None:
 
 
 def _descriptions(page: tifffile.TiffPage, count: int) -> tuple[str, ...]:
-    """Names of the bands that GDAL or ImageJ wrote; () unless every band has one."""
+    """Names of the bands written by GDAL or ImageJ; () unless every band has one."""
     xml = page.tags.valueof(_GDAL_METADATA)
     names: dict[int, str] = {}
     if isinstance(xml, str):

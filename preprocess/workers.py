@@ -1,6 +1,6 @@
-"""Run tasks in worker processes: bounded memory, first error stops, no orphans.
+"""Run tasks in worker processes: bounded memory, the first error stops all, no orphans.
 
-In: a picklable function and tasks. Out: results in the order in which they end. Knows nothing of chips.
+In: a picklable function and tasks. Out: results in the order in which tasks end. Knows nothing about chips.
 """
 
 import multiprocessing
@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from preprocess.console import UserError
 
-# 3 workers work with 24 open files and not with 22 (each has 2 pipes to its pool); a few are left over for libraries.
+# 3 workers need 24 open files, 22 are too few (each has 2 pipes to its pool); a few more are reserved for libraries.
 _FILES, _FILES_PER_WORKER = 24, 3
 
 Task = TypeVar("Task")
@@ -27,43 +27,43 @@ Result = TypeVar("Result")
 
 
 def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], *, jobs: int) -> Iterator[Result]:
-    """Yield `function(task)` for every task, as they end.
+    """Yield `function(task)` for every task in the order in which they end.
 
-    At most `jobs` processes (none for one job or one task) and two tasks a process are under way, so memory
-    does not grow with their number. The first exception cancels what has not begun and is raised here.
+    At most `jobs` processes run (none for one job or one task), with at most two tasks per process in flight, so memory
+    does not grow with the number of tasks. The first exception cancels waiting tasks and is raised here.
     """
     if jobs == 1 or len(tasks) <= 1:
         yield from map(function, tasks)
         return
     check_open_files(jobs)
-    # Not forked off this process: that would copy its threads' locks (zarr runs an event loop in one).
+    # Not forked from this process: a fork would copy the locks of its threads (zarr runs an event loop in one).
     context = multiprocessing.get_context("forkserver")
     pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_end_with_parent)
     left = iter(tasks)
     running: set[Future[Result]] = set()
     try:
         while True:
-            with _interrupt_later():  # a worker that starts while its pool comes down prints a traceback
+            with _interrupt_later():  # a worker that starts while its pool shuts down prints a traceback
                 while len(running) < 2 * jobs and (task := next(left, None)) is not None:
                     running.add(pool.submit(function, task))
             if not running:
-                pool.shutdown(wait=False)  # they end while the caller goes on: a tenth of a second
+                pool.shutdown(wait=False)  # workers end while the caller continues, which saves a tenth of a second
                 return
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 yield future.result()
     except BaseException as error:
-        pool.shutdown(wait=True, cancel_futures=True)  # nobody writes any more when the error is seen
+        pool.shutdown(wait=True, cancel_futures=True)  # all writers have stopped when the error is raised
         if isinstance(error, BrokenProcessPool):
             raise UserError(
-                "a worker process was killed (out of memory?). Run the same command again with fewer JOBS: it goes on."
+                "a worker process was killed (out of memory?). Run the same command with fewer JOBS; it resumes."
             ) from error
         raise
 
 
 @contextmanager
 def _interrupt_later() -> Iterator[None]:
-    """A Ctrl-C meanwhile is raised at the end. (Blocking the signal is not enough: other threads take it then.)"""
+    """Delay Ctrl-C to the end of the block. (Blocking the signal is not enough: other threads would receive it.)"""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -78,26 +78,29 @@ def _interrupt_later() -> Iterator[None]:
 
 
 def check_open_files(jobs: int) -> None:
-    """UserError if so many worker processes need more open files than `ulimit -n` allows; found out later, it costs the
-    work so far and ends in tracebacks of processes that are not ours."""
+    """Raise UserError if `jobs` worker processes need more open files than `ulimit -n` allows.
+
+    Noticed later, it would cost the work so far and end in tracebacks inside multiprocessing.
+    """
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = _FILES + _FILES_PER_WORKER * jobs
     if allowed != resource.RLIM_INFINITY and allowed < needed:
         most = max(1, (allowed - _FILES) // _FILES_PER_WORKER)
         raise UserError(
-            f"JOBS={jobs}: needs {needed} open files, and `ulimit -n` allows {allowed}. Raise it, or use JOBS={most}."
+            f"JOBS={jobs}: expected at least {needed} open files, found a limit of {allowed} (`ulimit -n`). Raise "
+            f"it, or use JOBS={most}."
         )
 
 
 def start_server(*modules: str) -> None:
-    """Start, in the background, the process that workers are forked off, which imports `modules` once for all.
+    """Start the process from which workers are forked, in the background; it imports `modules` once for all workers.
 
-    Without it `run_tasks` starts one, and each worker imports what it needs. Python keeps one server a process, so
-    only the first call counts.
+    Without it `run_tasks` starts one, and each worker imports its modules itself. Python keeps one such server per
+    process, so only the first call counts.
     """
     multiprocessing.set_forkserver_preload(list(modules))
-    # What is blocked here stays blocked there: a Ctrl-C while it imports would print a traceback. The tracker of
-    # shared resources, which comes with it, unblocks what we block when it starts, so it starts before.
+    # The server inherits blocked signals: a Ctrl-C during its imports would print a traceback. The resource tracker,
+    # which starts with it, unblocks our signals when it starts, so it is started before.
     multiprocessing.resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
@@ -107,7 +110,7 @@ def start_server(*modules: str) -> None:
 
 
 def _end_with_parent() -> None:
-    """Leave Ctrl-C to the parent, and exit when it is gone: a killed parent cannot tell its workers."""
+    """Leave Ctrl-C to the parent, and exit when the parent ends: a killed parent cannot stop its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None  # runs in worker processes only

@@ -1,8 +1,8 @@
-"""One shard of a conversion: read its chips, encode them, write the shard, then its progress file.
+"""Convert one shard: read its chips, encode them, write the shard, then its progress file.
 
-This runs in worker processes, so it imports neither zarr nor pandas: a process is at work a quarter of a second
-earlier. Every array is made once a task and reused: on fresh memory, turning (y, x, band) into (band, y, x) takes
-four times as long.
+In: a `ShardTask`. Out: a shard file and a progress file. Runs in worker processes, so it imports neither zarr nor
+pandas, which saves a quarter of a second per process. Arrays are made once per task and reused: in fresh memory,
+transposing (y, x, band) to (band, y, x) takes four times as long.
 """
 
 import io
@@ -21,7 +21,7 @@ from preprocess.shard_writer import NotFiniteError, write_shard
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """One shard's chips, as planned. `root` is NAME.partial: `store/` grows in it, beside `progress/`."""
+    """The planned chips of one shard. `root` is NAME.partial, which holds `store/` and `progress/`."""
 
     shard: int
     root: Path
@@ -30,11 +30,11 @@ class ShardTask:
     paths: tuple[str, ...]
     size: np.ndarray
     mtime_ns: np.ndarray
-    wanted: tiff.Wanted
+    expected: tiff.Expected
 
 
 def progress_path(task: ShardTask) -> Path:
-    """The file that says that a shard is done, and holds its sums and checksums."""
+    """The file that marks a shard as done and holds its sums and checksums."""
     return task.root / "progress" / f"{task.shard}.npz"
 
 
@@ -42,8 +42,9 @@ def convert_shard(task: ShardTask) -> int:
     """Write one shard and its progress file. Returns the shard's number.
 
     Raises:
-        ChipError: a chip that is damaged, of another shape or dtype, with values that are not finite, or changed since
-            it was listed.
+        ChipError: a chip is damaged, has another shape or dtype or values that are not finite, or has changed since it
+        was
+            listed.
     """
     reader = tiff.Reader()
     chips = (_read_planned(task, index, reader) for index in range(len(task.paths)))
@@ -62,13 +63,13 @@ def convert_shard(task: ShardTask) -> int:
 
 
 def _read_planned(task: ShardTask, index: int, reader: tiff.Reader) -> np.ndarray:
-    """One chip as planned; its array is overwritten by the next."""
+    """Read one chip as planned; the next one overwrites its array."""
     path = task.paths[index]
     try:
         stat = os.stat(path)
         if (stat.st_size, stat.st_mtime_ns) != (task.size[index], task.mtime_ns[index]):
-            raise tiff.ChipError(path, "the file that was listed", "one that has changed since", "Run it again.")
-        return reader.read(path, presets.get(task.preset).check_page if task.preset else None, task.wanted)
+            raise tiff.ChipError(path, "the file as listed", "a changed file", "Run the same command again.")
+        return reader.read(path, presets.get(task.preset).check_page if task.preset else None, task.expected)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise tiff.ChipError(path, "a readable file", reason, advice(error)) from error
@@ -78,7 +79,7 @@ def check_finite(chip: np.ndarray, path: str | Path) -> None:
     """Refuse a chip with values that are not finite.
 
     Raises:
-        ChipError: says how many are NaN, how many infinite, and where the first lies.
+        ChipError: gives the numbers of NaN and infinite values and the position of the first one.
     """
     wrong = np.argwhere(~np.isfinite(chip))
     if not len(wrong):
@@ -89,5 +90,5 @@ def check_finite(chip: np.ndarray, path: str | Path) -> None:
         path, "finite values",
         f"{nan} NaN and {len(wrong) - nan} infinite values of {chip.size} (the first in band {band + 1}, row {y}, "
         f"column {x})",
-        "Replace them, or leave the chip out of the CSV.",
+        "Replace them, or remove the chip from the CSV.",
     )  # fmt: skip

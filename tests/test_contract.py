@@ -265,7 +265,7 @@ ODD = {
     "deep": (b"[" * 200_000, "nested too deeply"),
     "not UTF-8": (b'{"version": "\xff"}', "expected JSON"),
     "empty": (b"", "expected JSON"),
-    "twice": (b'{"a": 1, "a": 2}', "the key 'a' is there twice"),
+    "twice": (b'{"a": 1, "a": 2}', "the key 'a' occurs twice"),
     "NaN": (b'{"a": NaN}', "NaN is no JSON number"),
     "1e400": (b'{"a": 1e400}', "the number 1e400 is too large"),
     "huge": (b'{"a": ' + b"9" * 5000 + b"}", "is too large"),

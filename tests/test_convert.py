@@ -115,7 +115,7 @@ def test_a_second_run_does_nothing_and_says_so(
     store = to_store(chips, tmp_path / "s.zarr")
     before = {path: path.stat().st_mtime_ns for path in store.path.rglob("*")}
     to_store(chips, tmp_path / "s.zarr")
-    assert "nothing to do" in capsys.readouterr().out
+    assert "Nothing to do" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in store.path.rglob("*")} == before
 
 
@@ -130,7 +130,7 @@ def test_changed_sources_are_named_and_not_mixed(chips: Chips, tmp_path: Path, r
     before = tree(store.path)
     path = chips.folder / "t_3.tif"
     os.utime(path, ns=(1, 1))
-    assert "1 source files changed in size or time, first " + str(path) in refused(lambda: to_store(chips, store.path))
+    assert f"size or time of 1 source files, first {path}" in refused(lambda: to_store(chips, store.path))
     assert "CODEC: lz4, now none" in refused(lambda: to_store(chips, store.path, codec="none"))
     assert "BANDS: blue,green,red,nir, now a,b,c,d" in refused(
         lambda: to_store(chips, store.path, bands=("a", "b", "c", "d"))
@@ -231,7 +231,7 @@ def test_another_conversion_that_ends_first_is_seen(
 
     monkeypatch.setattr(module, "locked", late)
     to_store(chips, path)
-    assert "nothing to do" in capsys.readouterr().out
+    assert "Nothing to do" in capsys.readouterr().out
     assert not zarr_store.partial_path(path).exists()
 
 
@@ -289,14 +289,14 @@ def test_a_torn_plan_is_a_line(
         ({"labels": None}, "LABELS is not set"),
         ({"codec": "zip"}, "CODEC=zip: expected lz4 or none"),
         ({"jobs": 0}, "JOBS=0"),
-        ({"store": Path(__file__)}, "test_convert.py: is a file"),
-        ({"preset": "mars"}, "PRESET=mars is not known. There is: planet"),
+        ({"store": Path(__file__)}, "found a file. Choose another name"),
+        ({"preset": "mars"}, "PRESET=mars: expected one of planet"),
         ({"bands": ("a", "b")}, "expected 2 bands (a, b), found 4"),
         ({"bands": ("a", "a", "b", "c")}, "a different name for each band"),
         ({"classes": ("a", "b", "c", "a")}, "CLASSES=a,b,c,a: expected a different name for each class"),
         ({"classes": ("a", "b", "c", "")}, "CLASSES=a,b,c,: expected a different name for each class"),
-        ({"classes": ("a", "b")}, "tag 'c' is not one of the classes: a, b"),
-        ({"preset": "planet"}, "is not one of the classes: clear"),
+        ({"classes": ("a", "b")}, "expected one of the classes a, b, found tag 'c'"),
+        ({"preset": "planet"}, "expected one of the classes clear"),
         ({"store": Path("/proc/x/chips.zarr")}, "the folder cannot be made"),
     ],
 )
@@ -335,7 +335,7 @@ def test_missing_chips(chips: Chips, tmp_path: Path, refused: Callable, capsys: 
 def test_no_chip_at_all(chips: Chips, tmp_path: Path, refused: Callable) -> None:
     (tmp_path / "empty").mkdir()
     request = Request(data=tmp_path / "empty", labels=chips.csv, store=tmp_path / "s.zarr", allow_missing=True)
-    assert "none is left" in refused(lambda: convert(request))
+    assert "No chip is left" in refused(lambda: convert(request))
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -483,7 +483,7 @@ def test_three_samples_that_no_file_calls_colours_are_unnamed(
 ) -> None:
     chips = one_file_each(tmp_path / "tif", three, photometric=photometric, planarconfig="contig")
     assert to_store(chips, tmp_path / "s.zarr").layout.bands == ("band1", "band2", "band3")
-    assert f"{tmp_path}/s.zarr: the bands are unnamed; training needs names, such as BANDS=blue,green,red,nir." in (
+    assert f"{tmp_path}/s.zarr: the bands have no names. Training needs names, such as BANDS=blue,green,red,nir." in (
         first_lines(capsys)
     )
 
@@ -491,14 +491,14 @@ def test_three_samples_that_no_file_calls_colours_are_unnamed(
 @pytest.mark.parametrize(
     ("names", "offer"),
     [
-        (("B02", "B03", "B04"), "and the files have some: BANDS=B02,B03,B04."),
-        (("Band 1", "green", "red"), "and the files have some: BANDS='Band 1,green,red'."),
-        (("a,b", "c", "d"), "and the files describe them as a,b, c, d, which BANDS cannot hold."),
+        (("B02", "B03", "B04"), "and the files have names: BANDS=B02,B03,B04."),
+        (("Band 1", "green", "red"), "and the files have names: BANDS='Band 1,green,red'."),
+        (("a,b", "c", "d"), "and the files have the names a,b, c, d, which BANDS cannot hold."),
         (
             ("\x1b[31mred", "$(id)", "x"),
-            "and the files describe them as \\x1b[31mred, $(id), x, which BANDS cannot hold.",
+            "and the files have the names \\x1b[31mred, $(id), x, which BANDS cannot hold.",
         ),
-        (("same", "same", "x"), "and the files describe them as same, same, x, which BANDS cannot hold."),
+        (("same", "same", "x"), "and the files have the names same, same, x, which BANDS cannot hold."),
     ],
 )
 def test_band_names_of_the_files_are_offered_and_escaped(
@@ -511,7 +511,7 @@ def test_band_names_of_the_files_are_offered_and_escaped(
     tags = [(42112, 2, 0, f"<GDALMetadata>{items}</GDALMetadata>", True)]
     chips = one_file_each(tmp_path / "tif", three, photometric="rgb", extratags=tags)
     assert to_store(chips, tmp_path / "s.zarr").layout.bands == ("band1", "band2", "band3")
-    assert f"{tmp_path}/s.zarr: the bands are unnamed; training needs names, {offer}" in first_lines(capsys)
+    assert f"{tmp_path}/s.zarr: the bands have no names. Training needs names, {offer}" in first_lines(capsys)
 
 
 def test_bands_that_the_first_file_calls_colours_are_called_nothing_else_by_another(
@@ -531,7 +531,9 @@ def test_files_in_which_0_is_white_and_black_are_not_mixed(
     chips = one_file_each(tmp_path / "tif", [value[..., 0] for value in three], photometric="miniswhite")
     store = to_store(chips, tmp_path / "s.zarr")
     assert np.array_equal(zarr.open_group(store.path)["tiles"][:, 0], np.stack([value[..., 0] for value in three]))
-    assert f"{chips.folder}/a.tif: the files call 0 white; their values are kept as they are." in first_lines(capsys)
+    assert f"{chips.folder}/a.tif: the files define 0 as white. Their values are stored unchanged." in first_lines(
+        capsys
+    )
     tifffile.imwrite(chips.folder / "c.tif", three[2][..., 0], photometric="minisblack")
     assert "c.tif: expected 0 as white" in refused(lambda: to_store(chips, tmp_path / "t.zarr"))
 
@@ -543,7 +545,7 @@ def test_nodata_is_said_by_the_conversion_and_by_info(
 
     tags = [(42113, 2, 0, "65535", True)]
     store = to_store(one_file_each(tmp_path / "tif", three, photometric="rgb", extratags=tags), tmp_path / "s.zarr")
-    line = f"{store.path}: 65535 is marked as nodata by the files and counts as a value in the statistics."
+    line = f"{store.path}: the files mark 65535 as nodata. It counts as a value in the statistics."
     assert line in first_lines(capsys)
     assert store.source["nodata"] == "65535"
     info(store.path, "course")
@@ -563,10 +565,10 @@ def test_rows_written_as_pages_are_read_by_the_number_of_bands_and_said(
     store = to_store(chips, tmp_path / "s.zarr", bands=tuple("abcde"))
     assert np.array_equal(zarr.open_group(store.path)["tiles"][...], np.moveaxis(np.stack(pages), -1, 1))
     assert store.source["axes"] == "YXS"
-    line = "20 pages of 24 x 5 are read as the rows of 5 bands of 20 x 24. AXES=SYX reads 20 bands of 24 x 5."
+    line = "20 pages of 24 x 5 are read as rows of 5 bands of 20 x 24. AXES=SYX reads 20 bands of 24 x 5."
     assert f"{chips.folder}/a.tif: {line}" in first_lines(capsys)
     to_store(chips, tmp_path / "s.zarr", bands=tuple("abcde"))
-    assert "nothing to do" in capsys.readouterr().out
+    assert "Nothing to do" in capsys.readouterr().out
 
 
 def test_axes_name_the_stored_dimensions(tmp_path: Path, pages: list[np.ndarray], refused: Callable) -> None:

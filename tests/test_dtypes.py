@@ -117,7 +117,7 @@ def test_a_chip_with_values_that_are_not_finite_is_refused(
         tifffile.imwrite(chips.folder / f"t_{index}.tif", chips.values[index], photometric="minisblack",
                          planarconfig="separate")  # fmt: skip
     line = refused(lambda: to_store(chips, tmp_path / "s.zarr", codec=codec))
-    advice = "Replace them, or leave the chip out of the CSV."
+    advice = "Replace them, or remove the chip from the CSV."
     assert line == f"{chips.folder / 't_4.tif'}: expected finite values, found {counts}. {advice}"
     assert not (tmp_path / "s.zarr").exists()
 

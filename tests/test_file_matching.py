@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from preprocess import file_matching
 from preprocess.console import UserError
 from preprocess.convert import convert
-from preprocess.file_matching import Found, match_files
+from preprocess.file_matching import Files, match_files
 from preprocess.image_names import difference, list_tiffs, stem
 from preprocess.labels import LabelTable
 from preprocess.plan import Request
@@ -36,7 +36,7 @@ def table(*names: str) -> LabelTable:
     )
 
 
-def match(folder: Path, *names: str, allow_missing: bool = False) -> Found:
+def match(folder: Path, *names: str, allow_missing: bool = False) -> Files:
     return match_files(Path("t.csv"), table(*names), folder, allow_missing=allow_missing)
 
 
@@ -78,23 +78,23 @@ def test_a_name_that_is_written_otherwise_means_the_only_file_that_it_can_be(
     assert found.paths == (str(folder / file), str(folder / "other.tif"))
     assert found.csv_row.tolist() == [0, 1]
     assert difference(name, file) == how
-    assert f"1 of 2 names are not written exactly as the files; the first, {name.strip()!r}" in capsys.readouterr().out
+    assert f"1 of 2 names differ from the names of their files. The first, {name.strip()!r}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("names", "present", "line"),
     [
         (["A"], ["a.tif", "\u0041\u0301.tif"], None),
-        (["a"], ["a.Tif", "a.geotiff"], "line 2: 'a' can be 2 files"),
-        (["a.jpg"], ["a.tif", "A.tif"], "line 2: 'a.jpg' can be 2 files"),
-        (["a "], ["a.tif", "a .tif"], "line 2: 'a' can be 2 files"),
-        (["tif/a.JPG"], ["a.tif", "tif/a.tif"], "'tif/a.JPG' can be 2 files"),
+        (["a"], ["a.Tif", "a.geotiff"], "line 2: 'a' can mean 2 files"),
+        (["a.jpg"], ["a.tif", "A.tif"], "line 2: 'a.jpg' can mean 2 files"),
+        (["a "], ["a.tif", "a .tif"], "line 2: 'a' can mean 2 files"),
+        (["tif/a.JPG"], ["a.tif", "tif/a.tif"], "'tif/a.JPG' can mean 2 files"),
         (["a", "a.jpg"], ["a.tif"], "line 3: 'a.jpg' means"),
-        (["A", "a"], ["a.tif"], "as 'A' in line 2 does. Remove one of the rows"),
+        (["A", "a"], ["a.tif"], "so does 'A' in line 2. Remove one of the rows"),
         (["x", "b"], ["a.tif", "b.tif"], "1 of 2 chips of the CSV are missing in"),
-        (["s/a", "b"], ["a.tif", "b.tif"], "1 have the name of a file in another folder, 's/a' may be 'a.tif'"),
-        (["a"], ["s/t/a.tif"], "'a' may be 's/t/a.tif': none is left"),
-        (["a"], [".a.tif", "b.tif"], "none is left. Is DATA the folder of the TIFFs?"),
+        (["s/a", "b"], ["a.tif", "b.tif"], "1 have the name of a file in another folder: 's/a' may be 'a.tif'"),
+        (["a"], ["s/t/a.tif"], "'a' may be 's/t/a.tif'. No chip is left"),
+        (["a"], [".a.tif", "b.tif"], "No chip is left. Is DATA the folder of the TIFFs?"),
     ],
 )
 def test_names_that_mean_no_file_or_several(
@@ -186,8 +186,8 @@ def test_listing_follows_links_and_leaves_out_what_is_hidden(tmp_path: Path) -> 
     ]  # fmt: skip
     assert listing.hidden == ["._a.tif", ".ipynb_checkpoints", "s/.hidden.tif"]
     assert listing.dangling == ["gone.tif"]
-    assert listing.left_out() == (
-        "left out: 3 hidden files and folders (first: ._a.tif) and 1 links that lead nowhere (first: gone.tif)."
+    assert listing.skipped() == (
+        "skipped: 3 hidden files and folders (first: ._a.tif) and 1 links without a target (first: gone.tif)."
     )
 
 
@@ -206,7 +206,7 @@ def test_predict_lists_what_a_conversion_finds(tmp_path: Path, capsys: pytest.Ca
         (chips.folder / f"t_{index}.tif").rename(chips.folder / name)
     files(chips.folder, ".ipynb_checkpoints/a-checkpoint.tif", "._b.tif")
     listed = list_files(chips.folder)
-    assert "left out: 2 hidden files and folders (first: ._b.tif)." in capsys.readouterr().out
+    assert "skipped: 2 hidden files and folders (first: ._b.tif)." in capsys.readouterr().out
     write_csv(tmp_path / "t.csv", [(name, "x") for name in listed.names])
     convert(Request(data=chips.folder, labels=tmp_path / "t.csv", store=tmp_path / "s.zarr"))
     assert open_store(tmp_path / "s.zarr").names.tolist() == listed.names == ["a", "b", "c", "d", "e"]

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments of a run: each time it goes on, and ends as if it had not been killed."""
+"""SIGKILL at random moments of a run: each time it resumes, and ends as if it had not been killed."""
 
 import re
 import subprocess

@@ -148,7 +148,7 @@ def test_a_reader_that_knows_the_layout_refuses_a_cut_file(tmp_path: Path, refus
     data = (tmp_path / "cut.tif").read_bytes()
     (tmp_path / "cut.tif").write_bytes(data[:-100])
     reader.read(tmp_path / "whole.tif")
-    assert "cut.tif: expected a whole TIFF" in refused(lambda: reader.read(tmp_path / "cut.tif"))
+    assert "cut.tif: expected a valid TIFF" in refused(lambda: reader.read(tmp_path / "cut.tif"))
     assert np.array_equal(reader.read(tmp_path / "whole.tif"), np.ones((1, 24, 20), np.uint16))
 
 
@@ -180,8 +180,8 @@ def test_any_layout_has_the_values_that_tifffile_reads(
     path = tmp_path / "chip.tif"
     tifffile.imwrite(path, stored, byteorder=byteorder, bigtiff=bigtiff, metadata=None, **options)
     assert np.array_equal(tifffile.imread(path).reshape(stored.shape), stored)
-    wanted = tiff.Wanted(shape=values.shape, dtype=dtype)
-    found = tiff.read(path, wanted=wanted)
+    wanted = tiff.Expected(shape=values.shape, dtype=dtype)
+    found = tiff.read(path, expected=wanted)
     assert found.dtype == dtype
     assert np.array_equal(found, values)
 
@@ -214,12 +214,12 @@ def test_a_damaged_file_is_refused_or_reads_the_same_but_for_its_own_pixel_bytes
     for _ in range(600):
         whole = WHOLE[int(rng.integers(len(WHOLE)))]
         _, data, touched = damage(whole, rng)
-        reader, wanted = tiff.Reader(), tiff.Wanted(shape=whole.values.shape, dtype=whole.values.dtype.name)
+        reader, wanted = tiff.Reader(), tiff.Expected(shape=whole.values.shape, dtype=whole.values.dtype.name)
         path.write_bytes(whole.data)
-        assert np.array_equal(reader.read(path, wanted=wanted), whole.values)
+        assert np.array_equal(reader.read(path, expected=wanted), whole.values)
         path.write_bytes(data)
         try:
-            found = reader.read(path, wanted=wanted)
+            found = reader.read(path, expected=wanted)
         except tiff.ChipError:
             outcomes["refused"] += 1
             continue
@@ -230,7 +230,7 @@ def test_a_damaged_file_is_refused_or_reads_the_same_but_for_its_own_pixel_bytes
             for start, stop in whole.pixels:
                 restored[start:stop] = whole.data[start:stop]
             path.write_bytes(restored)
-            assert only_pixels(whole, touched) or np.array_equal(tiff.read(path, wanted=wanted), whole.values)
+            assert only_pixels(whole, touched) or np.array_equal(tiff.read(path, expected=wanted), whole.values)
             outcomes["pixels"] += 1
     assert min(outcomes.values()) > 20
 
@@ -257,7 +257,7 @@ def test_a_table_of_strips_or_tiles_that_is_too_short_is_refused(
     data = written(CHUNKY, photometric="rgb", extrasamples=["unspecified"], compression=compression, **cut)
     path = tmp_path / "short.tif"
     path.write_bytes(set_tag(data, code + 51 if tiled and code == 273 else code + 46 if tiled else code, count=3))
-    assert "short.tif: expected a whole TIFF" in refused(lambda: tiff.read(path))
+    assert "short.tif: expected a valid TIFF" in refused(lambda: tiff.read(path))
 
 
 @pytest.mark.parametrize("compression", [None, "lzw"])
@@ -274,7 +274,7 @@ def test_a_strip_that_is_nowhere_or_not_whole_is_refused(
             if tif.pages.first.tags[code].dtype == 3 and value >= 2**16:
                 continue
         path.write_bytes(set_tag(data, code, value, at=at))
-        assert "bad.tif: expected a whole TIFF, found a file that is damaged" in refused(lambda: tiff.read(path))
+        assert "bad.tif: expected a valid TIFF, found a file that is damaged" in refused(lambda: tiff.read(path))
 
 
 def test_all_byte_counts_zero_is_no_chip_of_zeros(tmp_path: Path, refused: Callable, strips: bytes) -> None:
@@ -301,7 +301,7 @@ def test_two_strips_in_one_place_are_refused(tmp_path: Path, refused: Callable, 
     with tifffile.TiffFile(io.BytesIO(strips)) as tif:
         offsets = tif.pages.first.dataoffsets
     (tmp_path / "twice.tif").write_bytes(set_tag(strips, 273, offsets[1], at=4))
-    assert "in the same place" in refused(lambda: tiff.read(tmp_path / "twice.tif"))
+    assert "overlap" in refused(lambda: tiff.read(tmp_path / "twice.tif"))
 
 
 def jpeg_file(data: bytes) -> bytes:
@@ -332,7 +332,7 @@ def test_cut_jpeg_data_is_refused_with_and_without_its_end_marker(
     for stop in range(start, len(jpeg) - 4, 97):
         for end in (b"", b"\xff\xd9"):
             path.write_bytes(jpeg_file(jpeg[:stop].rstrip(b"\xff") + end))
-            assert "cut.tif: expected a whole TIFF" in refused(lambda: tiff.read(path))
+            assert "cut.tif: expected a valid TIFF" in refused(lambda: tiff.read(path))
 
 
 def test_what_tifffile_logs_is_an_error_of_that_file_and_of_that_thread_only(
@@ -395,7 +395,7 @@ def test_a_segment_that_decodes_to_more_than_it_should_is_refused(
         rowsperstrip=64,
     )  # type: ignore[arg-type]  # fmt: skip
     (tmp_path / "more.tif").write_bytes(data)
-    assert "more.tif: expected a whole TIFF" in refused(lambda: tiff.read(tmp_path / "more.tif"))
+    assert "more.tif: expected a valid TIFF" in refused(lambda: tiff.read(tmp_path / "more.tif"))
 
 
 def test_what_is_wanted_is_compared_before_a_value_is_decoded(
@@ -404,11 +404,11 @@ def test_what_is_wanted_is_compared_before_a_value_is_decoded(
     (tmp_path / "chip.tif").write_bytes(strips)
     monkeypatch.setattr(tiff.tiff_segments, "decode", lambda *_: pytest.fail("decoded"))
     for wanted in (
-        tiff.Wanted(shape=(4, 24, 21), dtype="uint16", example="first.tif"),
-        tiff.Wanted(shape=(4, 24, 20), dtype="uint8", example="first.tif"),
+        tiff.Expected(shape=(4, 24, 21), dtype="uint16", example="first.tif"),
+        tiff.Expected(shape=(4, 24, 20), dtype="uint8", example="first.tif"),
     ):
-        text = refused(lambda wanted=wanted: tiff.read(tmp_path / "chip.tif", wanted=wanted))
-        assert "as in first.tif, found (4, 24, 20) uint16. All chips of a store are alike" in text
+        text = refused(lambda wanted=wanted: tiff.read(tmp_path / "chip.tif", expected=wanted))
+        assert "as in first.tif, found (4, 24, 20) uint16. All chips of a store have one shape and dtype" in text
 
 
 @pytest.mark.parametrize("pages", [4, 200])
@@ -427,7 +427,7 @@ def test_pages_that_a_description_counts_and_the_file_has_not(tmp_path: Path, re
     (tmp_path / "whole.tif").write_bytes(data)
     assert np.array_equal(tiff.read(tmp_path / "whole.tif"), PLANAR)
     (tmp_path / "lost.tif").write_bytes(next_page(data, 2, 0))
-    assert "expected 4 images as its own description says, found 3" in refused(lambda: tiff.read(tmp_path / "lost.tif"))
+    assert "expected 4 images, as its description says, found 3" in refused(lambda: tiff.read(tmp_path / "lost.tif"))
 
 
 def test_an_ome_description_never_reads_another_file(tmp_path: Path, refused: Callable) -> None:
@@ -439,7 +439,7 @@ def test_an_ome_description_never_reads_another_file(tmp_path: Path, refused: Ca
     tifffile.imwrite(
         tmp_path / "chip.ome.tif", CHUNKY[..., 0], photometric="minisblack", description=xml, metadata=None
     )
-    assert "as its own description says" in refused(lambda: tiff.read(tmp_path / "chip.ome.tif"))
+    assert "as its description says" in refused(lambda: tiff.read(tmp_path / "chip.ome.tif"))
 
 
 def test_a_description_left_from_the_picture_that_a_chip_was_cut_from_is_no_contradiction(tmp_path: Path) -> None:
@@ -471,7 +471,7 @@ def test_pages_of_two_sizes_are_no_chip(tmp_path: Path, refused: Callable) -> No
     with tifffile.TiffWriter(path) as file:
         file.write(CHUNKY[..., 0], photometric="minisblack", metadata=None)
         file.write(CHUNKY[::2, ::2, 0], photometric="minisblack", metadata=None)
-    assert "expected one image of one or more bands, found pages of (24, 20)" in refused(lambda: tiff.read(path))
+    assert "expected one image with one or more bands, found pages of (24, 20)" in refused(lambda: tiff.read(path))
 
 
 @pytest.mark.parametrize(("code", "name"), [(2, "RGB"), (5, "SEPARATED"), (6, "YCBCR")])
@@ -492,7 +492,7 @@ def test_subsampled_jpeg_colours_are_ycbcr_or_damage(tmp_path: Path, refused: Ca
     assert tiff.read(path).shape[0] == 3
     with tifffile.TiffFile(path, mode="r+b") as tif:
         tif.pages[0].tags["PhotometricInterpretation"].overwrite(code)
-    assert "fewer colours than pixels" in refused(lambda: tiff.read(path))
+    assert "subsampled colours" in refused(lambda: tiff.read(path))
 
 
 def test_a_palettes_places_are_no_values(tmp_path: Path, refused: Callable) -> None:
@@ -520,12 +520,12 @@ def test_an_array_of_rows_columns_bands_that_was_written_as_pages(tmp_path: Path
         assert len(tif.pages) == 64
     bands_first = np.moveaxis(values, -1, 0)
     assert np.array_equal(tiff.read(path), bands_first)
-    assert "64 pages of 64 x 13 are read as the rows of 13 bands of 64 x 64" in tiff.read_facts(path).guess
-    assert np.array_equal(tiff.read(path, wanted=tiff.Wanted(num_bands=13)), bands_first)
-    assert np.array_equal(tiff.read(path, wanted=tiff.Wanted(num_bands=64)), values)
-    assert np.array_equal(tiff.read(path, wanted=tiff.Wanted(shape=(13, 64, 64))), bands_first)
-    assert np.array_equal(tiff.read(path, wanted=tiff.Wanted(shape=(64, 64, 13))), values)
-    assert np.array_equal(tiff.read(path, wanted=tiff.Wanted(axes="SYX")), values)
+    assert "64 pages of 64 x 13 are read as rows of 13 bands of 64 x 64" in tiff.read_facts(path).guess
+    assert np.array_equal(tiff.read(path, expected=tiff.Expected(num_bands=13)), bands_first)
+    assert np.array_equal(tiff.read(path, expected=tiff.Expected(num_bands=64)), values)
+    assert np.array_equal(tiff.read(path, expected=tiff.Expected(shape=(13, 64, 64))), bands_first)
+    assert np.array_equal(tiff.read(path, expected=tiff.Expected(shape=(64, 64, 13))), values)
+    assert np.array_equal(tiff.read(path, expected=tiff.Expected(axes="SYX")), values)
 
 
 @pytest.mark.parametrize(("axes", "first"), [("YXC", -1), ("CYX", 0)])
@@ -540,10 +540,10 @@ def test_pages_that_may_be_rows_or_bands_are_asked_about(tmp_path: Path, refused
     values = np.random.default_rng(0).integers(0, 2**16, (8, 8, 8), dtype=np.uint16)
     path = tmp_path / "cube.tif"
     tifffile.imwrite(path, values, photometric="minisblack")
-    for wanted in (tiff.ANY, tiff.Wanted(num_bands=8), tiff.Wanted(shape=(8, 8, 8))):
-        assert "AXES=YXS" in refused(lambda wanted=wanted: tiff.read(path, wanted=wanted))
-    assert np.array_equal(tiff.read(path, wanted=tiff.Wanted(axes="SYX")), values)
-    assert np.array_equal(tiff.read(path, wanted=tiff.Wanted(axes="YXS")), np.moveaxis(values, -1, 0))
+    for wanted in (tiff.ANY, tiff.Expected(num_bands=8), tiff.Expected(shape=(8, 8, 8))):
+        assert "AXES=YXS" in refused(lambda wanted=wanted: tiff.read(path, expected=wanted))
+    assert np.array_equal(tiff.read(path, expected=tiff.Expected(axes="SYX")), values)
+    assert np.array_equal(tiff.read(path, expected=tiff.Expected(axes="YXS")), np.moveaxis(values, -1, 0))
 
 
 @pytest.mark.parametrize(
@@ -619,7 +619,7 @@ def test_a_strip_that_holds_more_rows_than_the_file_says_is_refused(
     """ImageLength 24 -> 23, in 6 strips of 4 rows; RowsPerStrip and the number of strips still fit."""
     data = written(CHUNKY, photometric="rgb", extrasamples=["unspecified"], rowsperstrip=4, compression=compression)
     (tmp_path / "more.tif").write_bytes(set_tag(data, 257, 23))
-    assert "more.tif: expected a whole TIFF" in refused(lambda: tiff.read(tmp_path / "more.tif"))
+    assert "more.tif: expected a valid TIFF" in refused(lambda: tiff.read(tmp_path / "more.tif"))
 
 
 def test_more_samples_than_bit_counts_are_refused(tmp_path: Path, refused: Callable) -> None:
@@ -635,4 +635,4 @@ def test_subsampled_jpeg_colours_that_are_called_rgb_are_refused(tmp_path: Path,
     path.write_bytes(data)
     assert np.array_equal(tiff.read(path), np.moveaxis(tifffile.imread(path), -1, 0))
     path.write_bytes(set_tag(data, 262, 2))
-    assert "chip.tif: expected a whole TIFF" in refused(lambda: tiff.read(path))
+    assert "chip.tif: expected a valid TIFF" in refused(lambda: tiff.read(path))
