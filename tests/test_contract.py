@@ -240,7 +240,7 @@ def test_a_kill_between_the_two_files_is_said_and_can_be_resumed(
     (run / behind).write_bytes(kept[5])
     epochs = {"metrics.jsonl": (1, 2), "results.npz": (2, 1)}[behind]
     load_run(run)
-    said = f"metrics.jsonl holds {epochs[0]} epochs, results.npz {epochs[1]}: the run was interrupted"
+    said = f"metrics.jsonl holds {epochs[0]} epochs, results.npz {epochs[1]}: the run was killed in between"
     assert said in capsys.readouterr().out
     ended = here(train_main, "train", "--resume", run)
     assert ended.returncode == 0, ended.stderr
