@@ -1,7 +1,7 @@
-"""A store's attributes, and its small arrays against them: is everything what the conversion wrote?
+"""Check a store's attributes, and its small arrays against them: is everything what the conversion wrote?
 
-In: a folder, or an address in object storage. Out: a `StoreHeader`, which reads arrays by name, and a line for whatever
-differs. `schema` says what the attributes and the digests are. Leaves decoding arrays to `arrays`.
+In: a folder, or an address in object storage. Out: a `StoreHeader`, which reads arrays by name, and one line for each
+difference. `zarr_store` describes the attributes and the digests. Leaves decoding arrays to `arrays`.
 """
 
 import hashlib
@@ -19,22 +19,22 @@ from preprocess.files import FILE_FAULTS, is_url, named_errors, open_regular, pa
 from preprocess.layout import Layout, layout_from
 
 FORMAT, VERSION = "canopy-tiles", 2
-MAX_CSV_ROWS = 200_000_000  # a split takes some 24 bytes for each
+MAX_CSV_ROWS = 200_000_000  # a split takes about 24 bytes per row
 
 
 def sha256_of_json(values: Any) -> str:
-    """SHA-256 of values as JSON with sorted keys."""
+    """SHA-256 of values, written as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-# All that decides a result: not how pixels are coded, nor which files they came from.
+# Everything that decides a result. The codec and the source files do not.
 _DECISIVE = ("names", "labels", "csv_row", "band_sum", "band_sumsq", "checksum")
 
 
 def fingerprint_of(
     layout: Layout, classes: tuple[str, ...], num_csv_rows: int, records: dict[str, dict[str, Any]]
 ) -> str:
-    """The fingerprint: all that decides a result, the arrays by the SHA-256 in their `records`."""
+    """The fingerprint: a digest of everything that decides a result. `records` holds the SHA-256 of the arrays."""
     arrays = {name: records[name]["sha256"] for name in _DECISIVE}
     chip = [layout.bands, layout.height, layout.width, layout.dtype]
     return sha256_of_json({"chip": chip, "classes": classes, "num_csv_rows": num_csv_rows, "arrays": arrays})
@@ -51,9 +51,9 @@ def _fingerprint_1(layout: Layout, classes: tuple[str, ...], read: Callable[[str
 
 @dataclass(frozen=True, kw_only=True)
 class StoreHeader:
-    """The group's attributes, checked: all that can be known of a store before its arrays are read.
+    """The group's attributes, checked. No array has been read yet.
 
-    `records` has the size and SHA-256 of each small array; None in version 1.
+    records: size and SHA-256 of each small array; None in version 1.
     """
 
     path: Path | str
@@ -69,29 +69,33 @@ class StoreHeader:
 
     @property
     def specs(self) -> dict[str, ArraySpec]:
-        """The small arrays that there must be."""
+        """The small arrays that the store must have."""
         return array_specs(self.layout, self.num_chips, len(self.classes), self.version)
 
     def read(self, name: str) -> np.ndarray:
-        """One small array, as the conversion wrote it; UserError names its file."""
+        """One small array.
+
+        Raises:
+            UserError: it is not what the conversion wrote; names its file.
+        """
         try:
             return read_array(self.read_file, name, self.specs[name], self.records[name] if self.records else None)
         except UserError as error:
             raise UserError(f"{self.path}/{error} {_AGAIN}") from error
 
     def findings(self) -> Iterator[str]:
-        """A line for each `zarr.json`, and for each small array, that is not what the conversion wrote."""
+        """One line for each `zarr.json` and each small array that is not what the conversion wrote."""
         for line in check_metadata(self.read_file, self.specs, self.layout, self.num_chips, self.version):
             yield f"{self.path}/{line} {_AGAIN}"
-        whole = True
+        all_read = True
         for name in self.specs:
             try:
                 self._check_values(name, self.read(name))
             except UserError as error:
-                whole = False
+                all_read = False
                 yield str(error)
-        if self.version == 1 and whole and _fingerprint_1(self.layout, self.classes, self.read) != self.fingerprint:
-            yield f"{self.path}: names, labels, csv_row or checksum were altered. {_AGAIN}"
+        if self.version == 1 and all_read and _fingerprint_1(self.layout, self.classes, self.read) != self.fingerprint:
+            yield f"{self.path}: names, labels, csv_row or checksum has changed. {_AGAIN}"
 
     def _check_values(self, name: str, values: np.ndarray) -> None:
         if name == "labels" and values.max() > 1:
@@ -109,8 +113,8 @@ def read_header(path: str | Path) -> StoreHeader:
     """Read and check a store's attributes.
 
     Raises:
-        UserError: there is no store, it is half written (the line says how to go on), it is something else, or its
-            attributes are damaged.
+        UserError: there is no store, its conversion is not finished (the line says how to continue), it is not a store,
+            or its attributes are damaged.
     """
     where = str(path) if is_url(path) else Path(path)
     read_file = _remote_files(where) if isinstance(where, str) else _local_files(where)
@@ -127,9 +131,9 @@ def read_header(path: str | Path) -> StoreHeader:
         raise UserError(f"{where}: expected a store made by `make zarr` (format {FORMAT}), found another Zarr group.")
     version = attrs.get("version")
     if type(version) is not int or not 1 <= version <= VERSION:
-        raise UserError(f"{where}: store version {version!r}, this code reads 1 to {VERSION}. Convert again.")
+        raise UserError(f"{where}: expected a store of version 1 to {VERSION}, found {version!r}. Convert again.")
     if attrs.get("complete") is not True:
-        raise UserError(f"{where}: the store is not whole. Remove it and run the same `make zarr` again.")
+        raise UserError(f"{where}: the store is incomplete. Remove it and run the same `make zarr` again.")
     try:
         return _checked_header(where, read_file, version, attrs)
     except UserError as error:
@@ -137,43 +141,56 @@ def read_header(path: str | Path) -> StoreHeader:
 
 
 def _checked_header(where: Path | str, read_file: ReadFile, version: int, attrs: dict[str, Any]) -> StoreHeader:
-    """Errors are without the file's name."""
+    """The header that the attributes describe. Its errors do not name the file."""
     if version >= 2:
         others = {name: value for name, value in attrs.items() if name != "attributes_sha256"}
         if attrs.get("attributes_sha256") != sha256_of_json(others):
             raise UserError("the attributes are not those that the conversion wrote (attributes_sha256).")
     layout = layout_from(attrs.get("layout"))
-    classes, num_chips, num_csv_rows = (attrs.get(name) for name in ("classes", "num_tiles", "num_csv_rows"))
-    if not isinstance(classes, list) or not classes or not all(type(name) is str and name for name in classes):
-        raise UserError("classes: expected a list of names.")
-    if len(set(classes)) != len(classes):
-        raise UserError("classes: expected a different name for each class.")
-    if type(num_csv_rows) is not int or not 1 <= num_csv_rows <= MAX_CSV_ROWS:
-        raise UserError(f"num_csv_rows {num_csv_rows!r}: expected a whole number from 1 to {MAX_CSV_ROWS}.")
-    if type(num_chips) is not int or not 1 <= num_chips <= num_csv_rows:
-        raise UserError(f"num_chips {num_chips!r}: expected a whole number from 1 to num_csv_rows, {num_csv_rows}.")
+    classes = _class_names(attrs.get("classes"))
+    num_csv_rows = _count(attrs, "num_csv_rows", MAX_CSV_ROWS)
+    num_chips = _count(attrs, "num_tiles", num_csv_rows)
     fingerprint, source, records = attrs.get("fingerprint"), attrs.get("source", {}), attrs.get("arrays", {})
     if type(fingerprint) is not str or not isinstance(source, dict) or not isinstance(records, dict):
-        raise UserError("expected a fingerprint, and objects named source and arrays; found otherwise.")
+        raise UserError("expected a fingerprint, and objects named source and arrays; found something else.")
     header = StoreHeader(
-        path=where, version=version, layout=layout, classes=tuple(classes), num_chips=num_chips,
+        path=where, version=version, layout=layout, classes=classes, num_chips=num_chips,
         num_csv_rows=num_csv_rows, fingerprint=fingerprint, source=source,
         records=records if version >= 2 else None, read_file=read_file,
     )  # fmt: skip
-    if header.records is not None:
-        for name in header.specs:
-            record = header.records.get(name)
-            if not isinstance(record, dict) or type(record.get("nbytes")) is not int or "sha256" not in record:
-                raise UserError(f"expected the size and SHA-256 of the array {name}, found none.")
-        if fingerprint_of(layout, header.classes, num_csv_rows, header.records) != fingerprint:
-            raise UserError("the fingerprint is not that of the arrays.")
+    if version >= 2:
+        _check_records(header, records)
     return header
+
+
+def _class_names(names: Any) -> tuple[str, ...]:
+    if not isinstance(names, list) or not names or not all(type(name) is str and name for name in names):
+        raise UserError("classes: expected a list of names.")
+    if len(set(names)) != len(names):
+        raise UserError("classes: expected a different name for each class.")
+    return tuple(names)
+
+
+def _count(attrs: dict[str, Any], name: str, largest: int) -> int:
+    count = attrs.get(name)
+    if type(count) is not int or not 1 <= count <= largest:
+        raise UserError(f"{name} {count!r}: expected a whole number from 1 to {largest}.")
+    return count
+
+
+def _check_records(header: StoreHeader, records: dict[str, Any]) -> None:
+    for name in header.specs:
+        record = records.get(name)
+        if not isinstance(record, dict) or type(record.get("nbytes")) is not int or "sha256" not in record:
+            raise UserError(f"expected the size and SHA-256 of the array {name}, found none.")
+    if fingerprint_of(header.layout, header.classes, header.num_csv_rows, records) != header.fingerprint:
+        raise UserError("the fingerprint is not that of the arrays.")
 
 
 def _local_files(path: Path) -> ReadFile:
     if not path.is_dir():
         if partial_path(path).is_dir():
-            raise UserError(half_written(path))
+            raise UserError(_unfinished(path))
         raise UserError(
             f"{path}: expected a store, found {'a file' if path.exists() else 'nothing'}. Make it: make zarr"
         )
@@ -202,18 +219,18 @@ def _remote_files(url: str) -> ReadFile:
 
     def read(key: str, limit: int) -> bytes:
         with remote_errors(key):
-            found = objects.get(key)
-            if (size := int(found.meta["size"])) > limit:
+            response = objects.get(key)
+            if (size := int(response.meta["size"])) > limit:
                 raise UserError(f"{key}: expected at most {limit} bytes, found {size}.")
-            return bytes(found.bytes())
+            return bytes(response.bytes())
 
     return read
 
 
-def half_written(path: Path) -> str:
-    """The line about a conversion that has not ended."""
+def _unfinished(path: Path) -> str:
+    """The line about a conversion that is not finished."""
     done = len(list((partial_path(path) / "progress").glob("*.npz")))
     return (
-        f"{path}: the conversion has not ended ({done} shards are written in {partial_path(path).name}). "
-        "Run the same `make zarr` command again: it goes on where it stopped."
+        f"{path}: the conversion is not finished ({done} shards are written in {partial_path(path).name}). "
+        "Run the same `make zarr` command again: it continues where it stopped."
     )

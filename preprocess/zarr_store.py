@@ -1,29 +1,31 @@
-"""The store's contract: array names, shapes, codecs, attributes, and what makes a store whole.
+"""The format of a store: names and shapes of its arrays, its attributes, and when it is complete.
 
-A Zarr v3 group that plain zarr-python and xarray read:
+In: a path or an address. Out: an open `Store`, checked. A store is a Zarr v3 group that plain zarr-python and xarray
+read. Its arrays:
 
-    chips        (chip, band, y, x)  the TIFFs' own dtype and values; sharded, see `shard`
+    tiles        (chip, band, y, x)  dtype and values of the TIFFs; sharded, see `shard`
     labels       (chip, class)       uint8, 0 or 1
     names        (chip)              as in the CSV
-    csv_row      (chip)              row in the CSV, so that a split over all rows survives missing chips
-    band_sum     (chip, band)        exact sums: mean and std of any split, without reading a pixel
-    band_sumsq   (chip, band)        the same of the squares; float32: of the squared deviations, see `sums`
+    csv_row      (chip)              row of the CSV: a split over all rows stays the same when chips are missing
+    band_sum     (chip, band)        exact sums, for the mean and std of any split without reading a pixel
+    band_sumsq   (chip, band)        sums of the squares; float32: of the squared deviations, see `band_statistics`
     checksum     (chip)              xxh3-64 of the raw pixels, C order, little-endian
-    source_size, source_mtime_ns (chip)  of each TIFF, to notice that it changed
-    shard_digest (shard)             binds each shard file to its place, see `shard`
+    source_size, source_mtime_ns (chip)  size and time of each TIFF, to notice that it has changed
+    shard_digest (shard)             shows that a shard file is in its place, see `shard`
 
-The group's attributes hold the layout, the classes, and a SHA-256 of each array but `chips`. Two digests cover all:
+The group's attributes hold the layout, the classes, and a SHA-256 of each array except `tiles`. Two digests cover
+everything:
 
-    fingerprint        what decides a result: names, labels, pixels (by checksum and sums), classes, bands, chip size,
-                       rows of the CSV. Two stores of the same chips have the same one, whatever their codec.
-    attributes_sha256  every other attribute, the layout and the arrays' SHA-256 among them.
+    fingerprint        everything that decides a result: names, labels, pixels (by checksum and sums), classes, bands,
+                       chip size, rows of the CSV. Two stores of the same chips have the same one, whatever the codec.
+    attributes_sha256  every other attribute, including the layout and the SHA-256 of the arrays.
 
-`open_store` computes both and reads every small array, so what is not what the conversion wrote is one line. Version 1
-has neither the arrays' digests nor `shard_digest`: its fingerprint covers names, labels, csv_row and checksum only.
+`open_store` computes both and reads every small array. If something is not what the conversion wrote, it raises one
+line. Version 1 has neither the arrays' SHA-256 nor `shard_digest`: its fingerprint covers only names, labels, csv_row
+and checksum.
 
-A store is written in `NAME.partial` and renamed when it is whole, so nothing half-written ever stands
-under the final name; the attribute `complete` is the second lock. Leaves reading pixels to `shard` and
-`pipeline.chunks`.
+A conversion writes into `NAME.partial` and renames the store when it is complete, so an incomplete store never has the
+final name. The attribute `complete` is a second protection. Leaves reading pixels to `shard` and `pipeline.chunks`.
 """
 
 from collections.abc import Callable
@@ -48,11 +50,12 @@ from preprocess.layout import Layout
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """A whole store, opened. Labels and CSV rows are in memory, some 30 bytes a chip; every other array is read when
-    it is asked for and not kept, so that memory hardly grows with the number of chips.
+    """A complete store, open. Labels and CSV rows are in memory, about 30 bytes per chip. Every other array is read
+    when it is asked for and is not kept, so memory hardly grows with the number of chips.
 
-    `path` is a folder, or the address of a store in object storage. `read` gives an array by name, checked each time.
-    `source` holds what the conversion noted about the files (JSON), {} if nothing.
+    path: a folder, or the address of a store in object storage.
+    read: returns an array by name; the array is checked each time.
+    source: what the conversion recorded about the source files (JSON), {} if nothing.
     """
 
     path: Path | str
@@ -73,68 +76,80 @@ class Store:
 
     @property
     def names(self) -> np.ndarray:
-        """(chip) str, as in the CSV."""
+        """(chips,) str, as in the CSV."""
         return self.read("names")
 
     @property
     def band_sum(self) -> np.ndarray:
-        """(chip, band) uint64, int64 or float64: `layout.sum_dtypes`."""
+        """(chips, bands) uint64, int64 or float64, see `layout.sum_dtypes`."""
         return self.read("band_sum")
 
     @property
     def band_sumsq(self) -> np.ndarray:
-        """(chip, band) uint64 or float64: of the squares, or of the squared deviations; see `sums`."""
+        """(chips, bands) uint64: sums of the squares; float64: of the squared deviations. See `band_statistics`."""
         return self.read("band_sumsq")
 
     @property
     def checksum(self) -> np.ndarray:
-        """(chip) uint64, of the raw pixels."""
+        """(chips,) uint64, xxh3-64 of the raw pixels."""
         return self.read("checksum")
 
     @property
     def source_size(self) -> np.ndarray:
-        """(chip) int64, bytes of each TIFF."""
+        """(chips,) int64, bytes of each TIFF."""
         return self.read("source_size")
 
     @property
     def source_mtime_ns(self) -> np.ndarray:
-        """(chip) int64, when each TIFF was last written."""
+        """(chips,) int64, when each TIFF was last changed."""
         return self.read("source_mtime_ns")
 
     @property
     def shard_digest(self) -> np.ndarray | None:
-        """(shard) uint64, see `shard`; None in a store of version 1."""
+        """(shards,) uint64, see `shard`; None in a store of version 1."""
         return self.read("shard_digest") if self.version >= 2 else None
 
     @property
     def is_remote(self) -> bool:
-        """Whether it lies in object storage."""
+        """Whether the store lies in object storage."""
         return isinstance(self.path, str)
 
     @property
     def local_path(self) -> Path:
-        """The folder; UserError for a store in object storage."""
+        """The folder.
+
+        Raises:
+            UserError: the store is in object storage.
+        """
         if isinstance(self.path, str):
-            raise UserError(f"{self.path}: this works on stores on disk only. Copy it to disk first.")
+            raise UserError(f"{self.path}: expected a store on disk, found an address. Copy the store to disk first.")
         return self.path
 
     def band_statistics(self, chips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(mean, population std) float64 per band over all pixels of `chips`; see `sums`."""
+        """(mean, population std) float64 per band over all pixels of `chips`; see `band_statistics`."""
         return band_statistics(self.layout, self.band_sum, self.band_sumsq, chips)
 
     def band_indices(self, bands: tuple[str, ...]) -> tuple[int, ...]:
-        """Positions of `bands` in the store; UserError names one that is not there."""
+        """Positions of `bands` in the store.
+
+        Raises:
+            UserError: the store does not have one of them; names it.
+        """
         for band in bands:
             if band not in self.layout.bands:
                 raise UserError(
-                    f"{self.path}: band {band!r} is wanted, but the store has {', '.join(self.layout.bands)}. "
-                    "Name the bands at conversion (BANDS=blue,green,red,nir), or choose others."
+                    f"{self.path}: expected the band {band!r}, but the store has {', '.join(self.layout.bands)}. "
+                    "Choose other bands, or name the bands when you convert (BANDS=blue,green,red,nir)."
                 )
         return tuple(self.layout.bands.index(band) for band in bands)
 
 
 def encoded_bytes(path: Path, layout: Layout, num_chips: int) -> int:
-    """Bytes of all shards on disk; UserError names the first that is missing."""
+    """Bytes of all shards on disk.
+
+    Raises:
+        UserError: a shard is missing; names the first.
+    """
     total = 0
     for shard in range(layout.num_shards(num_chips)):
         file = shard_path(path, shard)
@@ -148,14 +163,14 @@ def finish(
     root: Path, layout: Layout, classes: tuple[str, ...], num_csv_rows: int, arrays: dict[str, Any],
     source: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip
-    """Write the small arrays and, last, the attributes with the completion mark; then read all of it back.
+    """Write the small arrays and then the attributes with `complete`; read everything back.
 
     Args:
-        root: where `create_chips` was called and the shards lie.
+        root: the folder of `create_chips` and of the shards.
         layout, classes: of the store.
         num_csv_rows: rows of the CSV, with and without a chip.
         arrays: values by name, see `arrays.array_specs`.
-        source: what is worth knowing about the files, as JSON.
+        source: what to record about the source files, as JSON.
     """
     group = zarr.open_group(root, mode="a", zarr_format=3)
     num_chips = len(arrays["names"])
@@ -178,11 +193,11 @@ def finish(
 
 
 def open_store(path: str | Path) -> Store:
-    """Open a whole store: every small array is read and compared with what the conversion recorded.
+    """Open a complete store. Every small array is read and compared with what the conversion recorded.
 
     Raises:
-        UserError: there is none, it is half written (the line says how to go on), it is something else, or something
-            in it is not what the conversion wrote; names the file.
+        UserError: there is no store, its conversion is not finished (the line says how to continue), it is not a store,
+            or a file is not what the conversion wrote; names the file.
     """
     header = read_header(path)
     for line in header.findings():

@@ -224,4 +224,4 @@ def test_wrong_arguments_are_refused_by_name(
 
 def test_bands_that_the_store_lacks_are_refused(uint8_store: Store, refused: Callable) -> None:
     text = refused(lambda: raw_inputs(uint8_store, ("red", "nir"), np.arange(5)))
-    assert "band 'nir' is wanted, but the store has red, green, blue" in text
+    assert "expected the band 'nir', but the store has red, green, blue" in text

@@ -332,7 +332,7 @@ def test_names_that_claim_a_huge_count_ask_for_no_memory(tmp_path: Path, refused
     ("name", "expected"),
     [
         ("names", "names/c/0"),
-        ("labels", "names, labels, csv_row or checksum were altered"),
+        ("labels", "names, labels, csv_row or checksum has changed"),
         ("band_sum", "band_sum/c/0/0"),
     ],
 )
@@ -351,7 +351,7 @@ def test_version_1_says_what_it_can_prove(tmp_path: Path, refused: Callable, nam
 
 def test_a_later_version_is_refused(copy: Path, refused: Callable) -> None:
     attributes(copy, lambda attrs: attrs.update({"version": 3}))
-    assert "store version 3, this code reads 1 to 2" in refused(lambda: open_store(copy))
+    assert "expected a store of version 1 to 2, found 3" in refused(lambda: open_store(copy))
 
 
 def test_two_writers_of_one_file_never_share_a_temporary_name(tmp_path: Path) -> None:

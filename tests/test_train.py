@@ -307,7 +307,7 @@ def test_refusals_are_one_line_with_exit_code_2_and_leave_nothing(
 def test_bands_that_the_store_lacks(uint8_store: Store, tmp_path: Path) -> None:
     ended = train(uint8_store.path, tmp_path / "run", task=4)
     assert ended.returncode == 2
-    assert "band 'nir' is wanted, but the store has red, green, blue" in ended.stderr
+    assert "expected the band 'nir', but the store has red, green, blue" in ended.stderr
 
 
 def test_task_2_is_one_line() -> None:
