@@ -169,7 +169,7 @@ def test_a_half_store_is_refused_and_goes_on(
     assert not path.exists()
     text = refused(lambda: open_store(path))
     assert "1 shards are written" in text
-    assert "goes on" in text
+    assert "continues where it stopped" in text
     again = to_store(session_chips, path)
     assert "256 of 300 chips are done" in capsys.readouterr().out
     assert tree(again.path) == tree(session_store.path)
