@@ -450,7 +450,10 @@ def test_what_is_no_store(tmp_path: Path, refused: Callable, session_store: Stor
     zarr.open_group(tmp_path / "other.zarr", mode="w")
     assert "another Zarr group" in refused(lambda: open_store(tmp_path / "other.zarr"))
     meta = json.loads((session_store.path / "zarr.json").read_text())
-    for key, value, found in (("complete", False, "the store is incomplete"), ("version", 9, "version 1 to 2, found 9")):
+    for key, value, found in (
+        ("complete", False, "the store is incomplete"),
+        ("version", 9, "version 1 to 2, found 9"),
+    ):
         path = tmp_path / f"{key}.zarr"
         path.mkdir()
         changed = {**meta, "attributes": {**meta["attributes"], key: value}}
