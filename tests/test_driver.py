@@ -126,7 +126,7 @@ def test_under_an_old_driver_a_given_gpu_is_refused_and_the_default_is_the_cpu_w
     assert "CUDA=12" in refused.stderr
     assert not (tmp_path / "refused").exists()
     assert (default.returncode, default.stderr) == (0, "")
-    assert default.stdout.count("running on the CPU. (The NVIDIA driver supports CUDA up to 12.4") == 1
+    assert default.stdout.count("no GPU can be used on this machine (the NVIDIA driver supports CUDA up to 12.4") == 1
     assert (gpu_check.returncode, gpu_check.stdout, gpu_check.stderr.count("\n")) == (2, "", 1)
     assert "supports CUDA up to 12.4" in gpu_check.stderr
     assert "Nothing was checked" in gpu_check.stderr

@@ -312,9 +312,9 @@ def test_how_busy_the_gpu_is_comes_from_nvml_where_it_says(monkeypatch: pytest.M
     for _ in range(3):  # the second within a second of the first
         use.look()
     assert use.summary() == {"busy_percent": 90.0, "used_gib": 3.0}
-    text = telemetry.time_line(line(1.0) | {"gpu": use.summary()})
-    assert text.endswith("\n  GPU 90 % busy, at most 3.0 GiB of it in use")
-    assert telemetry.scalars(line(1.0) | {"lr": 0.1, "wait_share": 0.1, "gpu": use.summary()})["gpu/busy_percent"] == 90
+    epoch = dataclasses.replace(line(1.0), gpu=use.summary())
+    assert time_lines(epoch)[1:] == ["  GPU 90 % busy, at most 3.0 GiB of its memory in use"]
+    assert telemetry.scalars(epoch)["gpu/busy_percent"] == 90
 
 
 def test_without_nvml_training_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

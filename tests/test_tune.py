@@ -60,7 +60,7 @@ def test_train_reads_as_it_found_and_says_so(
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
-    line = "WORKERS=3, as `make tune` found on this machine (tune.json)"
+    line = "WORKERS=3, measured by `make tune` on this machine (tune.json)"
     assert line not in train("plain")
     tune.keep(session_store, "cpu", tune.Tuned(workers=3, decode="host", chips_per_s=1.0))
     assert line in train("tuned")

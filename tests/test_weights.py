@@ -249,7 +249,7 @@ def test_resume_refuses_settings_without_effect(store: Path, tmp_path: Path, run
     from helpers.commands import resume, stop_at
     from tiny import Steps
 
-    with Steps(stop_at(1)).patch:
+    with Steps(stop_at(1)).watch:
         assert train(store, tmp_path / "run", "--batch", 8, "--cache", "host").returncode == 75
     ended = resume(tmp_path / "run", "--decode", "device")
     assert ended.returncode == 2
