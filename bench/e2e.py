@@ -167,7 +167,7 @@ def _real_on_gpu(trainer: Trainer, stream: _Stream, block_s: float) -> dict[str,
             waits.step_begins()
             train_step(trainer, batch.images_nchw, batch.labels)
             waits.step_ends()
-            use.look()
+            use.sample()
         count += 20
         synchronize(trainer.device)
         elapsed = time.perf_counter() - started

@@ -310,7 +310,7 @@ def test_how_busy_the_gpu_is_comes_from_nvml_where_it_says(monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "device_memory_used", lambda device: next(used))
     use = telemetry.GpuUse(cuda)
     for _ in range(3):  # the second within a second of the first
-        use.look()
+        use.sample()
     assert use.summary() == {"busy_percent": 90.0, "used_gib": 3.0}
     epoch = dataclasses.replace(line(1.0), gpu=use.summary())
     assert time_lines(epoch)[1:] == ["  GPU 90 % busy, at most 3.0 GiB of its memory in use"]
@@ -326,8 +326,8 @@ def test_without_nvml_training_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(torch.cuda, "utilization", refuse)
     monkeypatch.setattr(torch.cuda, "device_memory_used", refuse)
     use = telemetry.GpuUse(Device(device=torch.device("cuda", 0), amp=None, name="GPU"))
-    use.look()
-    use.look()
+    use.sample()
+    use.sample()
     assert use.summary() == {}
     assert least_used(2) == 0
     assert capsys.readouterr().out == (

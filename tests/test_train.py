@@ -285,7 +285,7 @@ def test_a_run_is_never_overwritten(run: Path, store: Path) -> None:
         (["--recipe", "secret"], "RECIPE=secret"),
         (["--gpu", "one"], "GPU=one"),
         (["--gpu", "0,0"], "GPU=0,0: expected a number (0), numbers (0,1)"),
-        (["--batch", "1"], "BATCH=1, ACCUMULATE=1: chips of 28 px shrink to one value a channel"),
+        (["--batch", "1"], "BATCH=1, ACCUMULATE=1: chips of 28 px shrink to one value per channel"),
         (["--batch", "4", "--accumulate", "4"], "BATCH=4, ACCUMULATE=4: chips of 28 px shrink"),
         (["--set", "ema=no"], "EMA=no: expected a number"),
         *(

@@ -116,7 +116,7 @@ class RunLoop:
                 for index in range(first, self.run.steps_per_epoch * config.accumulate):
                     batch = self._next_batch(micro_batches, is_first=index == first)
                     self._train_batch(batch, index % config.accumulate, loss_meter)
-                    gpu.look()
+                    gpu.sample()
                     if loss_meter.failed:
                         check_losses(state, config, self.job.data.store)
                     seconds = state.accumulated.seconds

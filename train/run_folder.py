@@ -1,14 +1,14 @@
-"""runs/<name>/: the files of a run, each written beside its place and renamed into it. Never a pickle.
+"""runs/<name>/: the files of a run. Each is written beside its place and renamed into it. None is a pickle.
 
 run.json           configuration, versions, commit, machine, store fingerprint, split, state
-metrics.jsonl      a line an epoch
+metrics.jsonl      one line per epoch
 model.safetensors  the best epoch's weights
 tensorboard/       the same as metrics.jsonl for `tensorboard --logdir runs`
-checkpoints/       where it goes on after an interruption (`checkpoint`); gone when the run is done
+checkpoints/       from which the run is resumed (`checkpoint_files`); removed when the run is done
 results.npz        epoch, AP, mAP, labels, preds, fnames, trainlosses, testlosses, testperfs; and logits,
                    classes, and what the scores depend on, for `make reproduce`
 
-Leaves what run.json, metrics.jsonl and results.npz say to `contract`.
+Leaves the content of run.json, metrics.jsonl and results.npz to `contract`.
 """
 
 import hashlib
@@ -32,20 +32,20 @@ RUNS = Path("runs")
 PACKAGES = ("torch", "torchvision", "nvidia-dali", "zarr", "numcodecs", "numpy", "scikit-learn")
 
 
-def new_run_folder(wanted: str | None, task: int) -> Path:
-    """Make the folder of a new run. A name that is given must be free; the default one counts on.
+def new_run_folder(name: str | None, task: int) -> Path:
+    """Make the folder of a new run: `name`, which must not exist, or the next free number of runs/task<N>.
 
     Raises:
-        UserError: the folder exists.
+        UserError: the folder exists, or cannot be made.
     """
-    if wanted is not None:
-        path = Path(wanted)
+    if name is not None:
+        path = Path(name)
         try:
             path.mkdir(parents=True)
         except FileExistsError:
-            raise UserError(f"RUN={wanted}: exists already. Choose another name, or remove it.") from None
+            raise UserError(f"RUN={name}: exists already. Choose another name, or remove it.") from None
         except OSError as error:
-            raise UserError(f"RUN={wanted}: the folder cannot be made ({error.strerror}).") from error
+            raise UserError(f"RUN={name}: the folder cannot be made ({error.strerror}).") from error
         return path
     for number in range(1, 10_000):
         path = RUNS / (f"task{task}" if number == 1 else f"task{task}-{number}")
@@ -57,27 +57,27 @@ def new_run_folder(wanted: str | None, task: int) -> Path:
     raise UserError(f"{RUNS}: 9999 runs of task {task}; name this one: RUN=runs/name.")
 
 
-def check_free(wanted: str | None) -> None:
-    """UserError if RUN names a folder that exists; asked before anything heavy is loaded."""
-    if wanted is not None and Path(wanted).exists():
-        raise UserError(f"RUN={wanted}: exists already. Choose another name, or remove it.")
+def check_free(name: str | None) -> None:
+    """UserError if RUN names a folder that exists. Called before anything heavy is loaded."""
+    if name is not None and Path(name).exists():
+        raise UserError(f"RUN={name}: exists already. Choose another name, or remove it.")
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    found = {"python": platform.python_version()}
+    """Versions of the packages that the numbers depend on."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         names = [package] if package != "nvidia-dali" else ["nvidia-dali-cuda130", "nvidia-dali-cuda120"]
         for name in names:
             try:
-                found[package] = importlib.metadata.version(name)
+                installed[package] = importlib.metadata.version(name)
             except importlib.metadata.PackageNotFoundError:
                 continue
-    return found
+    return installed
 
 
 def commit() -> str:
-    """The project's commit, with "+changes" if the code differs from it; "unknown" outside git."""
+    """The commit of this code, with "+changes" if files differ from it; "unknown" outside git."""
     here = Path(__file__).resolve().parent
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
@@ -99,7 +99,7 @@ def locked(run: Path) -> Iterator[None]:
 
 
 def remove_if_empty(run: Path) -> bool:
-    """Remove the folder of a run that came to no checkpoint; says whether it did."""
+    """Remove the folder of a run that has no checkpoint; returns whether it did."""
     if any((run / "checkpoints").glob("*")):
         return False
     shutil.rmtree(run)
@@ -120,12 +120,12 @@ def load_model(run: Path, model: nn.Module) -> str:
     except FileNotFoundError:
         raise UserError(f"{path}: missing. The run ended before its first epoch did.") from None
     except Exception as error:
-        # safetensors and torch each raise their own kinds for a damaged or foreign file.
+        # safetensors and torch raise many types for a damaged file or that of another network.
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{path}: expected this run's weights ({reason}).") from error
     return hashlib.sha256(data).hexdigest()
 
 
 def machine(device_name: str) -> dict[str, Any]:
-    """What the numbers were computed on."""
+    """The machine that computes the numbers."""
     return {"device": device_name, "threads": torch.get_num_threads(), "system": platform.platform()}

@@ -1,4 +1,4 @@
-"""Configuration -> store, split, inputs, loaders, model: the same for training and for reproducing a run."""
+"""Configuration -> store, split, inputs, loaders, model; the same for training a run and for reproducing it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ ALONE = World()
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """A store, divided, and what the model is fed from it."""
+    """A store and its split, and what the model is fed from it."""
 
     store: Store
     split: Split
@@ -48,13 +48,13 @@ def open_data(config: Config) -> Data:
     """Open and check everything that needs no model.
 
     Raises:
-        UserError: store, split or bands that do not fit the configuration.
+        UserError: store, split or bands do not fit the configuration.
     """
     store = open_store(config.store)
     split = make_split(config.split, store, val=config.val)
     groups = config.band_groups
     if config.input == "course":
-        # The reference project fed B, G, R into filters made for R, G, B. Kept, since that is what is compared.
+        # The reference project fed B, G, R to filters that were made for R, G, B. This is the same, to be comparable.
         inputs = course_inputs(store, sum(len(group) for group in groups))
         colour_of = dict(zip(inputs.bands, (*RGB, None), strict=False))
         bands = iter(inputs.bands)
@@ -71,10 +71,10 @@ def open_data(config: Config) -> Data:
 
 
 def _shuffled(store: Store, split: Split, seed: int) -> Store:
-    """The control experiment: label rows in random order within each part, so that they say nothing of the chips.
+    """The control experiment: the label rows of each split in random order, so that they do not belong to the chips.
 
-    Shuffling train alone is no control of chance: a network's scores still follow brightness and the like, and the
-    test split's true labels do too (measured: mAP 0.21 where chance is 0.17; docs/log.md).
+    Shuffling train alone is no control. The scores of the network then still follow brightness and the like, and so do
+    the true labels of the test split (measured: mAP 0.21 where chance is 0.17; docs/log.md).
     """
     labels = store.labels.copy()
     rng = np.random.Generator(np.random.Philox(key=seed))
@@ -85,51 +85,52 @@ def _shuffled(store: Store, split: Split, seed: int) -> Store:
 
 
 def make_train_loader(config: Config, data: Data, device: Device, world: World = ALONE) -> ChipLoader:
-    """The train split, as the configuration says; of each update's chips this rank's share, in `accumulate` parts.
+    """The loader of the train split. Its batches are micro-batches of this rank: BATCH / (ranks * ACCUMULATE) chips.
 
     Raises:
-        UserError: BATCH cannot be dealt to so many processes, or the train split is smaller than it.
+        UserError: BATCH is no multiple of the processes and ACCUMULATE, or the train split is smaller than BATCH.
     """
     check_batch(config, world.size)
-    parts = world.size * config.accumulate
     if len(data.split.train) < config.batch:
         chips = len(data.split.train)
         raise UserError(f"BATCH={config.batch}: the train split has only {chips} chips. Choose a smaller BATCH.")
     crop = crop_of(config, data)
     side = min(crop)
-    # A ResNet divides the side by 32. BatchNorm has no variance of a single value a channel.
+    # A ResNet divides the side by 32, without max pooling by 16. BatchNorm needs at least two values per channel.
     if config.batch // config.accumulate == 1 and side <= (32 if pools(config, data) else 16):
         raise UserError(
-            f"BATCH={config.batch}, ACCUMULATE={config.accumulate}: chips of {side} px shrink to one value a channel, "
-            "of which BatchNorm needs two at least. Take two chips or more at a time."
+            f"BATCH={config.batch}, ACCUMULATE={config.accumulate}: chips of {side} px shrink to one value per "
+            "channel, and BatchNorm needs at least two. Train on two or more chips at a time."
         )
     sides = data.store.layout.height, data.store.layout.width
     if config.flips == "dihedral" and len({*sides}) + len({*crop}) > 2:
         shapes = " cropped to ".join(f"{height} x {width} px" for height, width in (sides, crop))
         say(f"FLIPS=dihedral: chips of {shapes} are not square; 4 of the 8 symmetries are used, as with FLIPS=both.")
+    micro_batch = config.batch // (world.size * config.accumulate)
     with setting_names(batch_size="BATCH"):
         loader = train_loader(
-            data.store, data.split.train, data.inputs, batch_size=config.batch // parts, seed=config.seed,
-            flips=config.flips, crop=crop, device=device.device, dtype=device.image_dtype,
-            **reading(config, data, device),
+            data.store, data.split.train, data.inputs, batch_size=micro_batch, seed=config.seed, flips=config.flips,
+            crop=crop, device=device.device, dtype=device.image_dtype, **reading(config, data, device),
         )  # fmt: skip
     loader.set_shard(world.rank, world.size)
     return loader
 
 
 def check_batch(config: Config, ranks: int) -> None:
-    """UserError if BATCH cannot be dealt to so many processes."""
-    parts = ranks * config.accumulate
-    if config.batch % parts:
+    """UserError if BATCH cannot be divided into equal micro-batches."""
+    divisor = ranks * config.accumulate
+    if config.batch % divisor:
         raise UserError(
-            f"BATCH={config.batch}: expected a multiple of {parts} ({ranks} processes, "
-            f"ACCUMULATE={config.accumulate}): it counts the chips of an update over all of them."
+            f"BATCH={config.batch}: expected a multiple of {divisor} ({ranks} processes, "
+            f"ACCUMULATE={config.accumulate}): it counts the chips of one step over all of them."
         )
 
 
 def check_graphs(config: Config, device: Device, loaders: Iterable[ChipLoader]) -> None:
-    """UserError if the step would be captured as CUDA graphs while DALI runs: what DALI does then is not allowed (see
-    `pipeline.dali`). With ACCUMULATE above 1 nothing is captured (`step._model`)."""
+    """UserError if the step would be captured as CUDA graphs while DALI runs, which CUDA does not allow.
+
+    See `pipeline.dali`. With ACCUMULATE above 1 nothing is captured (`step._model`).
+    """
     captured = config.compile == "max" and config.accumulate == 1 and device.kind == "cuda"
     if captured and any(loader.engine == "dali" for loader in loaders):
         raise UserError(
@@ -138,48 +139,48 @@ def check_graphs(config: Config, device: Device, loaders: Iterable[ChipLoader]) 
         )
 
 
-def make_eval_loader(config: Config, data: Data, device: Device, part: str, world: World = ALONE) -> ChipLoader:
-    """One part ("train", "val", "test") in store order, without chance; of several ranks, this one's share."""
+def make_eval_loader(config: Config, data: Data, device: Device, split: str, world: World = ALONE) -> ChipLoader:
+    """The loader of a split ("train", "val", "test") in store order, deterministic; the share of this rank."""
     with setting_names(batch_size="TEST_BATCH"):
         return eval_loader(
-            data.store, world.share(data.split.indices(part)), data.inputs, batch_size=config.test_batch,
+            data.store, world.share(data.split.indices(split)), data.inputs, batch_size=config.test_batch,
             test=config.test, crop=crop_of(config, data), device=device.device, dtype=device.image_dtype,
             **reading(config, data, device),
         )  # fmt: skip
 
 
 def reading(config: Config, data: Data, device: Device) -> dict[str, Any]:
-    """How the store is read: threads, decode place, cache. What is not set is as `make tune` found it, if it did.
+    """How the store is read: threads, decode place, cache. Without a setting, what `make tune` measured is used.
 
     Raises:
-        UserError: the device is a GPU that makes wrong batches (`proof`).
+        UserError: the device is a GPU that makes wrong batches (`gpu_proof`).
     """
-    found = tune.lookup(data.store, str(device.device))
+    tuned = tune.lookup(data.store, str(device.device))
     decode: str = config.decode
-    if decode == "auto" and found and found.decode == "host":
+    if decode == "auto" and tuned and tuned.decode == "host":
         decode = "host"
     if device.kind == "cuda":
         decode = reading_place(config, data.store, data.inputs, data.split.train, device, decode)
     return {
-        "workers": config.workers or (found.workers if found else None), "decode": decode, "cache": config.cache,
+        "workers": config.workers or (tuned.workers if tuned else None), "decode": decode, "cache": config.cache,
     }  # fmt: skip
 
 
 def crop_of(config: Config, data: Data) -> tuple[int, int]:
-    """(height, width) in pixels of what the model is fed."""
+    """(height, width) of the model's images, in pixels."""
     return config.crop_of(data.store.layout.height, data.store.layout.width)
 
 
 def pools(config: Config, data: Data) -> bool:
-    """Whether the model has max pooling behind conv1."""
+    """Whether the model has max pooling after conv1."""
     return config.pools(data.store.layout.height, data.store.layout.width)
 
 
 def make_model(config: Config, data: Data, *, pretrained: bool) -> nn.Module:
-    """The task's model on the CPU; `pretrained=False` where weights of a run follow.
+    """The task's model on the CPU. `pretrained=False` if the weights of a run are loaded afterwards.
 
     Raises:
-        UserError: WEIGHTS that were asked for cannot be had or do not fit.
+        UserError: the WEIGHTS that the user set cannot be read or do not fit.
     """
     try:
         pool = pools(config, data)
@@ -190,7 +191,7 @@ def make_model(config: Config, data: Data, *, pretrained: bool) -> nn.Module:
     except WeightsError as error:
         raise UserError(str(error)) from error
     if config.finetune == "head":
-        # As in the reference project: the trunk's weights rest, its BatchNorm statistics still drift.
+        # As in the reference project, the trunk's weights are frozen, but its BatchNorm statistics still change.
         net.requires_grad_(False)
         for parameter in head_parameters(net):
             parameter.requires_grad_(True)

@@ -1,6 +1,6 @@
-"""One training step, one evaluation step. Knows nothing of Zarr, DALI or files.
+"""One training step and one evaluation step. Leaves Zarr, DALI and files to others.
 
-Nothing here waits for the GPU. (Of several GPUs torch's own SyncBatchNorm does, once a layer: docs/training.md.)
+Nothing here waits for the GPU. (With several GPUs torch's SyncBatchNorm waits once per layer: docs/training.md.)
 """
 
 import inspect
@@ -18,7 +18,8 @@ from train.device import Device
 from train.losses import loss_function
 from train.optim import Ema, make_optimizer, make_schedule
 
-# Buffers need no broadcast: statistics are shared. Torch before 2.14 (2.11 in some images) has another name for it.
+# Buffers need no broadcast, because BatchNorm statistics are shared. Torch before 2.14 (2.11 in some containers) has
+# another name for that argument.
 _PARAMETERS = inspect.signature(DistributedDataParallel.__init__).parameters
 _NO_BUFFERS: dict[str, Any] = {
     "forward_sync_buffers" if "forward_sync_buffers" in _PARAMETERS else "broadcast_buffers": False
@@ -27,9 +28,9 @@ _NO_BUFFERS: dict[str, Any] = {
 
 @dataclass(kw_only=True)
 class Trainer:
-    """What a step changes, and how: network, optimiser, schedule, the scaler that fp16 needs (off otherwise), average.
+    """All that a step changes: network, optimizer, schedule, moving average, and the scaler that fp16 needs.
 
-    `net` holds the weights; `model` is what a step calls: `net` itself, averaged over ranks, compiled.
+    `net` holds the weights. `model` is what a step calls: `net`, wrapped for several ranks and compiled.
     """
 
     net: nn.Module
@@ -48,7 +49,7 @@ class Trainer:
 
     @property
     def eval_model(self) -> nn.Module:
-        """The network that is evaluated and saved."""
+        """The network that is evaluated and saved: the moving average, if there is one."""
         return self.ema.net if self.ema else self.net
 
     @property
@@ -58,21 +59,21 @@ class Trainer:
         return float(group.get("last_lr", group["lr"]))
 
     def unsynced(self) -> AbstractContextManager[None]:
-        """While it lasts, gradients of several ranks are added up here and not averaged yet."""
-        inner = getattr(self.model, "_orig_mod", self.model)  # torch.compile's wrapper keeps the module there
+        """A context in which each rank adds up its gradients without averaging them over the ranks."""
+        inner = getattr(self.model, "_orig_mod", self.model)  # where torch.compile keeps the module
         return inner.no_sync() if isinstance(inner, DistributedDataParallel) else nullcontext()
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All tensors that a checkpoint keeps, by name."""
-        found = {f"net.{name}": value for name, value in self.net.state_dict().items()}
+        tensors = {f"net.{name}": value for name, value in self.net.state_dict().items()}
         if self.ema:
-            found |= {f"ema.{name}": value for name, value in self.ema.net.state_dict().items()}
+            tensors |= {f"ema.{name}": value for name, value in self.ema.net.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
-            found |= {f"optimizer.{index}.{name}": value for name, value in values.items() if value is not None}
-        found["rng.cpu"] = torch.get_rng_state()
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items() if value is not None}
+        tensors["rng.cpu"] = torch.get_rng_state()
         if self.device.kind == "cuda":
-            found["rng.cuda"] = torch.cuda.get_rng_state(self.device.device)
-        return found
+            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device.device)
+        return tensors
 
     def values(self) -> TrainerValues:
         """Everything else that a checkpoint keeps."""
@@ -85,7 +86,7 @@ class Trainer:
         """The reverse of `tensors` and `values`.
 
         Raises:
-            RuntimeError, ValueError, KeyError, IndexError, TypeError: they are of another network or optimiser.
+            RuntimeError, ValueError, KeyError, IndexError, TypeError: they are of another network or optimizer.
         """
         self.net.load_state_dict(_under("net.", tensors))
         if self.ema:
@@ -97,7 +98,7 @@ class Trainer:
             like = parameters[int(index)]
             if value.ndim and value.shape != like.shape:  # fused kernels do not check it
                 raise ValueError(f"optimizer.{name} has the shape {tuple(value.shape)}")
-            # In the parameter's own memory order: fused kernels walk both side by side.
+            # In the memory order of the parameter: fused kernels read both in the same order.
             state.setdefault(int(index), {})[key] = (
                 torch.empty_like(like, dtype=value.dtype).copy_(value) if value.shape == like.shape else value
             )
@@ -119,9 +120,10 @@ def make_trainer(
     net: nn.Module, config: Config, device: Device, steps_per_epoch: int, *,
     positive_weight: torch.Tensor | None = None, ranks: int = 1,
 ) -> Trainer:  # fmt: skip
-    """Optimiser, schedule and the rest around a network that is already on the device.
+    """Optimizer, schedule and the rest for a network that is on its device.
 
-    With several `ranks` its BatchNorm statistics are already shared (`statistics`); its gradients are from here on.
+    With several `ranks`, the network's BatchNorm layers already share their statistics (`sync_batchnorm`). This adds
+    the averaging of gradients.
     """
     optimizer = make_optimizer(net, config)
     return Trainer(
@@ -145,8 +147,8 @@ def _model(net: nn.Module, config: Config, device: Device, ranks: int) -> nn.Mod
         )
     if config.compile == "off":
         return net
-    # "max" times kernels against each other and, on a GPU, replays the step as CUDA graphs; but gradients that are
-    # added up over several parts would lie in a graph's memory, which the next part writes over.
+    # "max" chooses kernels by timing and, on a GPU, replays the step as CUDA graphs. With gradient accumulation the
+    # gradients would be in a graph's memory, which the next micro-batch overwrites.
     graphs = "" if config.accumulate == 1 else "-no-cudagraphs"
     mode = "default" if config.compile == "default" else f"max-autotune{graphs}"
     return cast(nn.Module, torch.compile(net, mode=mode))
@@ -155,7 +157,7 @@ def _model(net: nn.Module, config: Config, device: Device, ranks: int) -> nn.Mod
 def train_step(
     trainer: Trainer, images: torch.Tensor, labels: torch.Tensor, *, micro_batch: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Forward and backward; with the last of `accumulate` micro-batches also the update.
+    """Forward and backward pass of a micro-batch; with the last one of a step also the update.
 
     Args:
         images: (B, channels, height, width), channels-last memory.
@@ -184,10 +186,10 @@ def train_step(
             trainer.ema.update(trainer.updates)
         trainer.updates += 1
         for group in trainer.optimizer.param_groups:
-            group["last_lr"] = group["lr"]  # of this step; `schedule` puts the next step's in its place
+            group["last_lr"] = group["lr"]  # of this step; the schedule sets "lr" to that of the next step
         if trainer.step_every_batch:
             trainer.schedule.step()
-    # A copy: CUDA graphs write the next step's logits over these.
+    # A copy, because CUDA graphs overwrite the logits in the next step.
     return loss.detach(), logits.detach().float().clone()
 
 

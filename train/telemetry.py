@@ -22,26 +22,26 @@ from train.device import Device
 
 
 class Tracker(Protocol):
-    """Where scalars go; TensorBoard's own and any other."""
+    """A place where scalars are logged."""
 
     def log(self, scalars: dict[str, float], epoch: int) -> None:
         """Write one epoch's values."""
 
     def close(self) -> None:
-        """End it; what was logged is on the disk."""
+        """Write everything to the disk and end."""
 
 
 class TensorBoard:
-    """runs/<name>/tensorboard: `tensorboard --logdir runs` shows it."""
+    """Logs to runs/<name>/tensorboard; `tensorboard --logdir runs` shows it."""
 
     def __init__(self, run: Path) -> None:
         self._folder = run / "tensorboard"
-        # A run that goes on takes back all that was logged, and logs it again.
+        # A resumed run removes what was logged and logs it again.
         with named_errors(self._folder):
             self._writer = SummaryWriter(str(self._folder), purge_step=1)
 
     def log(self, scalars: dict[str, float], epoch: int) -> None:
-        """One point a curve."""
+        """Add one point to each curve."""
         with named_errors(self._folder):
             for name, value in scalars.items():
                 self._writer.add_scalar(name, value, epoch)
@@ -54,9 +54,9 @@ class TensorBoard:
 
 
 class Wandb:
-    """TRACKER=wandb: Weights & Biases, offline, in runs/<name>/wandb; `wandb sync` sends it from there.
+    """TRACKER=wandb: Weights & Biases, offline, in runs/<name>/wandb; `wandb sync` uploads it.
 
-    A run that goes on makes another folder there with the same id and all that was logged: the newest is the whole run.
+    A resumed run makes another folder there, with the same id and all epochs, so the newest folder is the whole run.
     """
 
     def __init__(self, run: Path, record: Record) -> None:
@@ -72,16 +72,16 @@ class Wandb:
         )  # fmt: skip
 
     def log(self, scalars: dict[str, float], epoch: int) -> None:
-        """One point a curve."""
+        """Add one point to each curve."""
         self._run.log(scalars, step=epoch)
 
     def close(self) -> None:
-        """Write the rest."""
+        """Write what is left."""
         self._run.finish()
 
 
 def open_trackers(config: Config, run: Path, record: Record) -> list[Tracker]:
-    """TensorBoard always, and what TRACKER names. What the run has behind it is to be logged again.
+    """TensorBoard, and the tracker that TRACKER names. Finished epochs of a resumed run must be logged again.
 
     Raises:
         UserError: the tracker is not installed.
@@ -102,7 +102,7 @@ def scalars(line: EpochLine) -> dict[str, float]:
 
 
 class GpuUse:
-    """How busy and how full the GPU is while it trains: NVML's numbers, of all that runs on it, once a second."""
+    """How busy and how full the GPU is, with all that runs on it: NVML's numbers, once per second of training."""
 
     def __init__(self, device: Device) -> None:
         self._device = device.device
@@ -110,51 +110,51 @@ class GpuUse:
         self._busy: list[float] = []
         self._used: list[float] = []
 
-    def look(self) -> None:
-        """Between steps; does not wait for the device."""
+    def sample(self) -> None:
+        """Read NVML if the last time was a second ago. Called between steps; does not wait for the device."""
         if time.monotonic() < self._next_s:
             return
         self._next_s = time.monotonic() + 1.0
         try:
             busy, used = torch.cuda.utilization(self._device), torch.cuda.device_memory_used(self._device)
         except Exception:
-            # NVML's and torch's kinds are many: no such number of a part of a GPU (MIG), no driver library in a
-            # container. Training goes on without.
+            # NVML and torch raise many types: part of a GPU (MIG) has no utilisation, a container may have no driver
+            # library. Training continues without these numbers.
             self._next_s = math.inf
             return
         self._busy.append(busy)
         self._used.append(used / 2**30)
 
     def summary(self) -> dict[str, float]:
-        """Mean and highest so far; empty where nothing is known."""
+        """The mean utilisation and the highest memory use so far; empty if NVML gave no numbers."""
         if not self._busy:
             return {}
         return {"busy_percent": sum(self._busy) / len(self._busy), "used_gib": max(self._used)}
 
 
 class LossMeter:
-    """The newest loss that has arrived on the host: `value`, 0 before the first; `failed` if it is not finite."""
+    """The newest loss that has arrived on the host. `value` is 0 before the first one."""
 
     def __init__(self, device: Device) -> None:
         self.value = 0.0
-        self._on_gpu, self._under_way = device.kind == "cuda", False
+        self._on_gpu, self._is_copying = device.kind == "cuda", False
         if self._on_gpu:
             self._host = torch.zeros((), pin_memory=True)
             self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch
 
     @property
     def failed(self) -> bool:
-        """Whether the network has come to nothing."""
+        """Whether that loss is not finite: training has diverged."""
         return not math.isfinite(self.value)
 
     def update(self, loss: torch.Tensor) -> None:
-        """A step's loss. From a GPU one is copied at a time, and looked at when it is there."""
+        """Take the loss of a micro-batch. From a GPU one loss at a time is copied; it is read when it has arrived."""
         if not self._on_gpu:
             self.value = float(loss)
             return
-        if self._under_way and self._event.query():  # type: ignore[no-untyped-call]  # torch
-            self.value, self._under_way = float(self._host), False
-        if not self._under_way:
+        if self._is_copying and self._event.query():  # type: ignore[no-untyped-call]  # torch
+            self.value, self._is_copying = float(self._host), False
+        if not self._is_copying:
             self._host.copy_(loss, non_blocking=True)
             self._event.record()
-            self._under_way = True
+            self._is_copying = True
