@@ -1,1 +1,1 @@
-"""TIFFs and a CSV of tags, converted once into a sharded Zarr store. Leaves batches to `pipeline`."""
+"""Convert TIFFs and a CSV of tags once into a sharded Zarr store; open and verify it. Leaves batches to `pipeline`."""

@@ -75,10 +75,11 @@ def main() -> int:
 
         make_demo(args.out, num_chips=args.chips, seed=args.seed)
         return 0
+    from preprocess import info as info_module
     from preprocess import verify as verify_module
 
     if args.command == "info":
-        verify_module.info(args.store, args.split)
+        info_module.info(args.store, args.split)
         return 0
     return 1 if verify_module.verify(args.store, jobs=integer("JOBS", args.jobs)) else 0
 

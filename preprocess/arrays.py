@@ -1,11 +1,11 @@
-"""A store's arrays: what each must be; and the small ones' bytes -> values, checked before they are decoded.
+"""A store's arrays: what each must be, and how the small ones are written and read.
 
-In: the bytes of a store's files, by key. Out: arrays by name, each equal to what the conversion wrote, or one line.
-Each small array is one chunk: values (or length-prefixed UTF-8 for names), Zstandard, and from version 2 on a crc32c,
-so that damaged bytes are never decompressed. zarr-python reads the same files. It is not used to read them here: it
-gives the fill value for a chunk that is missing, and believes every size that a damaged file claims.
+In: the bytes of a store's files, by key. Out: arrays by name, each equal to what the conversion wrote; or a UserError.
+Each small array is one chunk: its values (names: UTF-8 with lengths), compressed with Zstandard; from version 2 on a
+crc32c follows, so that damaged bytes are never decompressed. zarr-python reads the same files, but this module does not
+use it to read: zarr-python returns the fill value for a missing chunk, and it trusts every size in a damaged file.
 
-Leaves the bytes of pixels to `shard`, and what a whole store is to `header`.
+Leaves the bytes of pixels to `shard`, and the check of a whole store to `header`.
 """
 
 import hashlib
@@ -28,16 +28,18 @@ from preprocess.codecs import CODECS
 from preprocess.console import UserError
 from preprocess.layout import Layout
 
-MAX_JSON_BYTES = 1 << 26  # hundreds of thousands of classes
-_MAX_NAME_BYTES = 4 + 4 * 4096  # of a name in version 1, which records no sizes: Linux's longest path, 4 bytes a letter
+MAX_JSON_BYTES = 1 << 26  # enough for hundreds of thousands of classes
+# Limit for a name in version 1, which records no sizes: a length, and the longest path of Linux at 4 bytes per letter.
+_MAX_NAME_BYTES = 4 + 4 * 4096
 _CRC_BYTES = 4
 
-ReadFile = Callable[[str, int], bytes]  # (key, most bytes) -> all bytes of a file; UserError for any that cannot be had
+# (key, size limit in bytes) -> all bytes of a file. Raises UserError if it is missing, unreadable or too large.
+ReadFile = Callable[[str, int], bytes]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySpec:
-    """What one array must be. `dtype` None: strings."""
+    """What one array must be. A `dtype` of None means strings."""
 
     dimensions: tuple[str, ...]
     shape: tuple[int, ...]
@@ -45,7 +47,7 @@ class ArraySpec:
 
     @property
     def key(self) -> str:
-        """Key of the only chunk, below the array's name."""
+        """Key of the array's only chunk, relative to the array."""
         return "/".join(["c"] + ["0"] * len(self.shape))
 
 
@@ -76,7 +78,7 @@ def array_specs(layout: Layout, num_chips: int, num_classes: int, version: int) 
 
 
 def write_array(group: zarr.Group, name: str, spec: ArraySpec, values: np.ndarray) -> dict[str, Any]:
-    """Write one array; returns what `read_array` holds its bytes to."""
+    """Write one array. Returns its record: the size and the SHA-256 that `read_array` compares with."""
     _create(group, name, spec, version=2)[...] = values
     data = _values_to_bytes(values, spec)
     return {"nbytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -86,10 +88,10 @@ def read_array(read: ReadFile, name: str, spec: ArraySpec, record: dict[str, Any
     """Read one array.
 
     Args:
-        read: gives the store's files.
+        read: reads the store's files.
         name: of the array.
         spec: what it must be.
-        record: from `write_array`; None in a store of version 1, whose arrays prove only that they can be decoded.
+        record: from `write_array`. None in a store of version 1: then the array is only checked for decoding.
 
     Raises:
         UserError: the chunk is missing, damaged, or not the one that was written; names its file.
@@ -99,7 +101,7 @@ def read_array(read: ReadFile, name: str, spec: ArraySpec, record: dict[str, Any
     if spec.dtype is not None:
         expected = int(np.prod(spec.shape)) * spec.dtype.itemsize
         if exact not in (None, expected):
-            raise UserError(f"{key}: expected {expected} bytes of {name}, the store's zarr.json records {exact}.")
+            raise UserError(f"{key}: expected {expected} bytes of {name}, but the store's zarr.json records {exact}.")
         exact = expected
     limit = exact if exact is not None else 4 + spec.shape[0] * _MAX_NAME_BYTES
     chunk = read(key, limit + limit // 64 + 1024)
@@ -109,13 +111,13 @@ def read_array(read: ReadFile, name: str, spec: ArraySpec, record: dict[str, Any
             raise UserError(f"{key}: the array {name} is damaged (crc32c).")
     else:
         payload = chunk
-    buffer = np.zeros(limit, np.uint8)  # pages are given when they are touched: a loose limit costs nothing
+    buffer = np.zeros(limit, np.uint8)  # the OS allocates pages when they are touched, so a high limit costs nothing
     try:
         numcodecs.zstd.decompress(payload, buffer)
         if record and hashlib.sha256(buffer.data).hexdigest() != record["sha256"]:
             raise UserError(f"{key}: expected the array {name} that the conversion wrote, found another.")
         return _bytes_to_values(buffer, spec)
-    except (ValueError, RuntimeError) as error:  # numcodecs raises both; wrong UTF-8 is a ValueError
+    except (ValueError, RuntimeError) as error:  # numcodecs raises both; invalid UTF-8 raises ValueError
         raise UserError(f"{key}: the array {name} is damaged ({' '.join(str(error).split())}).") from error
 
 
@@ -129,7 +131,7 @@ def _bytes_to_values(buffer: np.ndarray, spec: ArraySpec) -> np.ndarray:
     if spec.dtype is not None:
         return buffer.view(spec.dtype.newbyteorder("<")).reshape(spec.shape).astype(spec.dtype, copy=False)
     count = int.from_bytes(buffer[:4].tobytes(), "little")
-    if count != spec.shape[0]:  # before memory for so many is asked for
+    if count != spec.shape[0]:  # before memory for `count` names is allocated
         raise ValueError(f"expected {spec.shape[0]} names, found {count}")
     return np.array(VLenUTF8().decode(buffer), str)
 
@@ -143,21 +145,22 @@ def _create(group: zarr.Group, name: str, spec: ArraySpec, version: int) -> zarr
         compressors=[ZstdCodec(level=0), *([Crc32cCodec()] if version >= 2 else [])],
         dimension_names=spec.dimensions,
         overwrite=True,
-        config={"write_empty_chunks": True},  # zeros, too, are written: a missing chunk is damage
+        config={"write_empty_chunks": True},  # zeros are written too, so a missing chunk is always damage
     )
 
 
 @contextmanager
 def _numcodecs_in_zarr3() -> Iterator[None]:
-    """Silence one warning: `numcodecs.*` codecs are no part of the v3 specification. We chose them knowingly:
-    zarr-python and xarray read them, and LZ4 is the one codec that DALI inflates on the GPU."""
+    """Hide one warning: `numcodecs.*` codecs are not part of the Zarr v3 specification. They are used on purpose:
+    zarr-python and xarray read them, and LZ4 is the codec that DALI can decode on a GPU."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3 specification")
         yield
 
 
 def create_chips(root: Any, layout: Layout, num_chips: int) -> None:
-    """Make the group and the empty `tiles` array in a folder (or one of zarr's stores); `shard` makes the shards."""
+    """Create the group and the empty `tiles` array in a folder, or in one of zarr's stores. `shard_writer` writes the
+    shards."""
     with _numcodecs_in_zarr3():
         group = zarr.open_group(root, mode="a", zarr_format=3)
         group.create_array(
@@ -178,10 +181,10 @@ def create_chips(root: Any, layout: Layout, num_chips: int) -> None:
 def check_metadata(
     read: ReadFile, specs: dict[str, ArraySpec], layout: Layout, num_chips: int, version: int
 ) -> Iterator[str]:
-    """A line for each array whose `zarr.json` is not what a conversion writes.
+    """One line for each array whose `zarr.json` is not what a conversion writes.
 
     Args:
-        read: gives the store's files.
+        read: reads the store's files.
         specs: of the small arrays.
         layout, num_chips, version: of the store.
     """
@@ -195,19 +198,19 @@ def check_metadata(
         key = f"{name}/zarr.json"
         expected = json.loads(written[key].to_bytes())
         try:
-            found = read_json(read, key)
+            stored = read_json(read, key)
         except UserError as error:
             yield str(error)
             continue
-        for field in sorted(set(expected) | set(found) - {"attributes"}):  # others may note what they like there
-            one, other = (json.dumps(values.get(field), sort_keys=True) for values in (expected, found))
+        for field in sorted(set(expected) | set(stored) - {"attributes"}):  # other programs may add attributes
+            one, other = (json.dumps(values.get(field), sort_keys=True) for values in (expected, stored))
             if one != other:
-                yield f"{key}: expected {field} {one}, as the store's layout says, found {other[:200]}."
+                yield f"{key}: expected {field} {one}, which follows from the store's layout, found {other[:200]}."
                 break
 
 
 def read_json(read: ReadFile, key: str) -> dict[str, Any]:
-    """A JSON object.
+    """Read a JSON object.
 
     Raises:
         UserError: it cannot be read, or is something else.
@@ -215,7 +218,7 @@ def read_json(read: ReadFile, key: str) -> dict[str, Any]:
     try:
         values = json.loads(read(key, MAX_JSON_BYTES))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{key}: expected JSON, found otherwise ({str(error)[:100]}).") from error
+        raise UserError(f"{key}: expected JSON, found something else ({str(error)[:100]}).") from error
     if not isinstance(values, dict):
         raise UserError(f"{key}: expected a JSON object, found {type(values).__name__}.")
     return values

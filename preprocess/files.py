@@ -1,4 +1,8 @@
-"""Where a store's files lie, and how one is written whole. Knows no Zarr, so that worker processes start quickly."""
+"""Paths of a store's files; opening, writing and locking files.
+
+Out: files that are regular, writes that are atomic, locks that end with their process. Leaves Zarr to `zarr_store`:
+worker processes load this file, and without zarr they start quickly.
+"""
 
 import errno
 import os
@@ -14,17 +18,17 @@ from preprocess.console import UserError
 
 
 def is_url(path: str | Path) -> bool:
-    """Whether a store's place is an address in object storage."""
+    """Whether the path of a store is an address in object storage."""
     return "://" in str(path)
 
 
 def store_place(text: str) -> str:
-    """STORE=... from anywhere: an address as it is, a folder as an absolute path."""
+    """STORE=... independent of the current folder: an address as it is, a folder as an absolute path."""
     return text if is_url(text) else str(Path(text).resolve())
 
 
 def local_store(text: str) -> Path:
-    """STORE=... where only a folder will do.
+    """STORE=... for work that needs a folder on disk.
 
     Raises:
         UserError: it is an address.
@@ -35,7 +39,7 @@ def local_store(text: str) -> Path:
 
 
 def shard_key(shard: int) -> str:
-    """Key of one shard within the store (Zarr v3's default chunk keys)."""
+    """Key of one shard within the store (a default chunk key of Zarr v3)."""
     return f"tiles/c/{shard}/0/0/0"
 
 
@@ -45,26 +49,26 @@ def shard_path(path: Path, shard: int) -> Path:
 
 
 def partial_path(path: Path) -> Path:
-    """The folder where a store is put together (in `store/`) before it is renamed to `path`."""
+    """The folder where a conversion builds the store (in `store/`) before it renames it to `path`."""
     return path.with_name(path.name + ".partial")
 
 
-# Errors that are a file's own: it is missing, another kind of file, or lies on a broken disk. Others are the machine's
-# or the user's (too many open files, no permission, a share that is gone): the file may be whole.
+# Errors that say something about the file: it is missing, of another kind, or on a broken disk. Other errors come from
+# the machine or the user (too many open files, no permission, a share that is gone): the file itself may be good.
 FILE_FAULTS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.ELOOP, errno.EIO)
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """Open a regular file, or a link to one, to read; without a buffer, so that a short read costs one call.
+    """Open a regular file, or a link to one, for reading; without a buffer, so that a short read costs one call.
 
-    A pipe or a device is refused before it is opened: opening could block, and reading need never end.
+    A pipe or a device is refused before it is opened: opening it could block, and reading it might never end.
 
     Raises:
-        OSError: as the system says; or EISDIR for a folder and ENXIO for other kinds, with what the path is instead ("a
+        OSError: from the system; or EISDIR for a folder and ENXIO for other kinds, with a text that names the kind ("a
             named pipe, expected a regular file").
     """
     _check_regular(os.stat(path), path)
-    # Another kind may take the file's place between the two calls: opening it must not block either.
+    # Another kind of file may replace it between the two calls: opening that must not block either.
     file = open(path, "rb", buffering=0, opener=_no_wait)  # noqa: SIM115  # the caller closes it
     try:
         _check_regular(os.fstat(file.fileno()), path)
@@ -93,7 +97,7 @@ _KINDS = {
 
 @contextmanager
 def named_errors(path: str | Path) -> Iterator[None]:
-    """Add `path` to an OSError that names no file: read() and write() know descriptors only."""
+    """Add `path` to an OSError that names no file: read() and write() only know descriptors."""
     try:
         yield
     except OSError as error:
@@ -104,11 +108,11 @@ def named_errors(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_file(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
-    """A file to write beside `path` and rename into it: a reader sees the old file or the new one, never a part.
+    """Write a file beside `path` and rename it to `path`: a reader sees the old file or the new one, never a part.
 
-    With `durable`, file and folder are synced: a power cut, too, leaves the old file or the new one.
+    With `durable`, file and folder are synced: even a power cut leaves the old file or the new one.
     """
-    # Random: process numbers repeat on other hosts that share the disk.
+    # A random name: hosts that share the disk can have equal process numbers.
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with named_errors(path), open(beside, "wb") as file:
@@ -156,7 +160,7 @@ def locked(root: Path, work: str) -> Iterator[None]:
         lock.release()
 
 
-_LOCK_S = 0.2  # long enough for a second try: at the first one the lock's file may belong to a folder just removed
+_LOCK_S = 0.2  # time for a second try: at the first one the lock file may belong to a folder that was just removed
 
 
 @contextmanager
@@ -183,19 +187,19 @@ def locked_folder(folder: Path, refusal: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-# Beside NAME while it is written: `.NAME.` and 16 hexadecimal digits; earlier versions put the process number there.
+# The name beside NAME while it is written: `.NAME.` and 16 hexadecimal digits; in earlier versions the process number.
 _TEMPORARY = re.compile(r"\..+\.(?:[0-9a-f]{16}|\d+)")
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove what killed writers (`atomic_file`) left in a folder. The caller must hold it: nobody else may write."""
+    """Remove the files that killed writers (`atomic_file`) left in a folder. Only for a folder with no other writer."""
     for path in folder.glob(".*"):
         if _TEMPORARY.fullmatch(path.name):
             path.unlink()
 
 
 def write_atomic(path: Path, data: bytes | memoryview, *, durable: bool = False) -> None:
-    """Write all of a file at once; see `atomic_file`."""
+    """Write a whole file atomically; see `atomic_file`."""
     with atomic_file(path, durable=durable) as file:
         file.write(data)
 

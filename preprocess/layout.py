@@ -1,4 +1,7 @@
-"""How pixels lie in a store: bands, chunk and shard sizes. Numbers only; knows neither Zarr nor files."""
+"""How the pixels of a store are arranged: bands, dtype, codec, chunk and shard sizes.
+
+In: the shape and dtype of the chips, or a store's JSON. Out: a `Layout`. Leaves files and Zarr to `zarr_store`.
+"""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -9,24 +12,26 @@ from preprocess.codecs import CODECS
 from preprocess.console import UserError
 
 DTYPES = ("uint8", "uint16", "int16", "float32")
-# 64 KiB a chunk: enough pieces for a GPU to decode in parallel, and few enough that the table stays small.
+# 64 KiB per chunk: enough chunks for a GPU to decode in parallel, and few enough that the index stays small.
 CHUNK_BYTES = 64 * 1024
-# A file count in the hundreds instead of one file a chip, and a task that fits any worker's memory.
+# Some hundred files instead of one file per chip, and each worker's task fits in memory.
 SHARD_BYTES, MAX_SHARD_CHIPS = 64 * 1024 * 1024, 256
 MIB = 1024 * 1024
-# Chunks are addressed with int32 from their chip's first byte, and LZ4 counts in int32; encoded bytes can be more.
+# Offsets within a chip are int32, and LZ4 counts in int32; encoded bytes can be more than decoded ones.
 MAX_CHIP_BYTES = 1 << 30
 MAX_SIDE, MAX_BANDS, MAX_SHARD_INDEX_BYTES = 1 << 20, 4096, 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How pixels lie in a store. Bands by name in stored order; `codec` is "lz4" or "none".
+    """How the pixels of a store are arranged. Every number is checked, because compiled code computes addresses from
+    them.
 
-    Every number is checked here: compiled code later computes addresses from them.
+    bands: names, in stored order. height, width: of a chip, in pixels. dtype: one of DTYPES. codec: a key of CODECS.
+    chunk_rows: rows of one band in one chunk. shard_tiles: chips per shard.
 
     Raises:
-        UserError: a field of another type, outside its range, or that contradicts another.
+        UserError: a field has another type, is outside its range, or contradicts another field.
     """
 
     bands: tuple[str, ...]
@@ -59,12 +64,12 @@ class Layout:
 
     @property
     def itemsize(self) -> int:
-        """Bytes a value."""
+        """Bytes per value."""
         return np.dtype(self.dtype).itemsize
 
     @property
     def chunks_per_band(self) -> int:
-        """Inner chunks of one band of one chip; `chunk_rows` always divides the height."""
+        """Inner chunks of one band of one chip. `chunk_rows` always divides the height."""
         return self.height // self.chunk_rows
 
     @property
@@ -79,13 +84,13 @@ class Layout:
 
     @property
     def sum_dtypes(self) -> tuple[np.dtype, np.dtype]:
-        """dtypes of the store's arrays band_sum and band_sumsq; see `sums`."""
+        """dtypes of the store's arrays band_sum and band_sumsq; see `band_statistics`."""
         if self.dtype == "float32":
             return np.dtype(np.float64), np.dtype(np.float64)
         return np.dtype(np.int64 if self.dtype == "int16" else np.uint64), np.dtype(np.uint64)
 
     def num_shards(self, num_chips: int) -> int:
-        """Shard files of a store of `num_chips`."""
+        """Number of shard files in a store of `num_chips`."""
         return -(-num_chips // self.shard_tiles)
 
 
@@ -94,10 +99,10 @@ def _bad(name: str, value: object, expected: str) -> UserError:
 
 
 def layout_from(values: Any) -> Layout:
-    """The layout that a store's JSON holds.
+    """The layout in a store's JSON.
 
     Raises:
-        UserError: not an object with exactly a layout's fields, or a bad value; names it.
+        UserError: it is not an object with exactly the fields of a layout, or a value is bad; names it.
     """
     if not isinstance(values, dict):
         raise UserError(f"layout: expected an object, found {type(values).__name__}.")
@@ -111,14 +116,14 @@ def layout_from(values: Any) -> Layout:
 
 
 def plan_layout(*, bands: tuple[str, ...], height: int, width: int, dtype: str, codec: str) -> Layout:
-    """Choose chunk and shard sizes: about 64 KiB a chunk, at most 64 MiB (decoded) and 256 chips a shard.
+    """Choose chunk and shard sizes: about 64 KiB per chunk, at most 64 MiB (decoded) and 256 chips per shard.
 
-    A chunk holds as many rows as divide the height and come nearest to 64 KiB, so no chunk is padded.
+    The rows of a chunk divide the height, so no chunk is padded; the divisor that comes nearest to 64 KiB is taken.
     """
     itemsize = np.dtype(dtype).itemsize
-    wanted_rows = CHUNK_BYTES / (width * itemsize)
+    ideal_rows = CHUNK_BYTES / (width * itemsize)
     divisors = [rows for rows in range(1, height + 1) if height % rows == 0]
-    chunk_rows = min(divisors, key=lambda rows: (abs(np.log(rows / wanted_rows)), -rows))
+    chunk_rows = min(divisors, key=lambda rows: (abs(np.log(rows / ideal_rows)), -rows))
     chip_bytes = len(bands) * height * width * itemsize
     shard_tiles = int(np.clip(SHARD_BYTES // chip_bytes, 1, MAX_SHARD_CHIPS))
     return Layout(

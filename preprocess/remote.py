@@ -1,8 +1,9 @@
-"""Stores in object storage: `s3://`, `gs://`, `az://` and `https://` addresses, read through obstore.
+"""Stores in object storage: `s3://`, `gs://`, `az://` and `https://` addresses, read with obstore.
 
-Credentials, region and endpoint come from the environment, as for any other client (AWS_ACCESS_KEY_ID,
-AWS_REGION, AWS_ENDPOINT_URL, AWS_ALLOW_HTTP, AWS_SKIP_SIGNATURE, ...). Reading only: conversion writes to disk,
-and any tool copies a finished store. Not imported for stores on disk.
+In: an address. Out: its objects by key, and errors as one line. Credentials, region and endpoint come from the
+environment, as for any other client (AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL, AWS_ALLOW_HTTP,
+AWS_SKIP_SIGNATURE, ...). Only for reading: a conversion writes to disk, and any tool can copy a finished store. Stores
+on disk do not import this.
 """
 
 from collections.abc import Iterator
@@ -18,25 +19,26 @@ _RETRIES = 3
 
 
 def open_remote(url: str) -> Any:
-    """The objects under `url`, with keys relative to it. Any of obstore's stores; they share one interface."""
+    """The objects below `url`, with keys relative to it: one of obstore's stores, which share one interface."""
     try:
         return from_url(url, retry_config={"max_retries": _RETRIES})
     except (BaseError, ValueError) as error:
         raise UserError(
-            f"{url}: expected s3://, gs://, az:// or https://, found otherwise ({_short(error)})."
+            f"{url}: expected s3://, gs://, az:// or https://, found something else ({_short(error)})."
         ) from error
 
 
 @contextmanager
 def remote_errors(name: str) -> Iterator[None]:
-    """Turn the client's errors about `name` into one line."""
+    """Turn errors of the client about `name` into one line."""
     try:
         yield
     except FileNotFoundError as error:
         raise UserError(f"{name}: expected an object, found none.") from error
     except (BaseError, OSError) as error:
         raise UserError(
-            f"{name}: the object store gave an error ({_short(error)}). Check the address and AWS_* in the environment."
+            f"{name}: the object store reported an error ({_short(error)}). "
+            "Check the address and AWS_* in the environment."
         ) from error
 
 

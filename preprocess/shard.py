@@ -40,25 +40,25 @@ MISSING = np.uint64(2**64 - 1)
 
 
 class DamagedChunkError(UserError):
-    """Bytes of a store that are not what was written."""
+    """Bytes of a store are not what the conversion wrote."""
 
 
 class ForeignShardError(DamagedChunkError):
-    """A whole shard in a place that is not its own: of another store, of an older version, swapped."""
+    """An undamaged shard in the wrong place: from another store, from an older version, or swapped."""
 
 
 def index_bytes(layout: Layout) -> int:
-    """Bytes of a shard's index with its crc32c: the end of the shard."""
+    """Bytes of a shard's index with its crc32c, which end the shard."""
     return layout.shard_tiles * len(layout.bands) * layout.chunks_per_band * 16 + CRC_BYTES
 
 
 def tail_bytes(layout: Layout) -> int:
-    """Bytes of a shard's end that `parse_index` takes: digest and index."""
+    """Bytes of the digest and the index: the part of a shard that `parse_index` takes."""
     return DIGEST_BYTES + index_bytes(layout)
 
 
 def read_index(path: Path, layout: Layout, num_chips: int, digest: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Read a shard file's index; see `parse_index`."""
+    """Read the index of a shard file; see `parse_index`."""
     try:
         with named_errors(path), open_regular(path) as file:
             end = file.seek(0, 2)
@@ -74,21 +74,21 @@ def read_index(path: Path, layout: Layout, num_chips: int, digest: int | None = 
 def parse_index(
     data: bytes, end: int, name: str, layout: Layout, num_chips: int, digest: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read a shard's index.
+    """Decode and check the index of a shard.
 
     Args:
         data: the last `tail_bytes` of the shard, which has `end` bytes.
         name: of the shard, for errors.
         layout: of the store.
         num_chips: chips in this shard.
-        digest: recorded at conversion for the shard of this place; None in a store of version 1.
+        digest: what the store records for this shard; None in a store of version 1.
 
     Returns:
-        offsets, sizes: (num_chips, bands, chunks) int64, in bytes, crc32c included in the size.
+        offsets, sizes: (num_chips, bands, chunks) int64, in bytes; sizes include the crc32c.
 
     Raises:
-        DamagedChunkError: wrong crc32c, a chunk missing or outside the shard.
-        ForeignShardError: the index is whole, but the shard is not the one that was converted for this place.
+        DamagedChunkError: the crc32c is wrong, or a chunk is missing or outside the shard.
+        ForeignShardError: the index is valid, but the shard is not the one that was converted for this place.
     """
     if len(data) < index_bytes(layout):
         raise DamagedChunkError(f"{name}: expected a shard with its index, found {end} bytes.")
@@ -98,21 +98,20 @@ def parse_index(
     shape = (layout.shard_tiles, len(layout.bands), layout.chunks_per_band, 2)
     index = np.frombuffer(index_data[:-CRC_BYTES], "<u8").reshape(shape)[:num_chips]
     if (index == MISSING).any():
-        raise DamagedChunkError(f"{name}: the shard lacks chunks.")
-    # Compared as uint64, and without adding: an offset of 2**63 - 8 passes every check on a sum that wraps.
-    offsets, sizes, room = index[..., 0], index[..., 1], np.uint64(end - index_bytes(layout))
-    if (sizes < CRC_BYTES).any() or (sizes > room).any() or (offsets > room - sizes).any():
+        raise DamagedChunkError(f"{name}: chunks are missing in the shard's index.")
+    # Compared as uint64 and without a sum: sums wrap, and an offset of 2**63 - 8 would pass every check.
+    offsets, sizes, limit = index[..., 0], index[..., 1], np.uint64(end - index_bytes(layout))
+    if (sizes < CRC_BYTES).any() or (sizes > limit).any() or (offsets > limit - sizes).any():
         raise DamagedChunkError(f"{name}: the shard's index points outside the file.")
     starts, ends = offsets.min(axis=(1, 2)), (offsets + sizes).max(axis=(1, 2))
     if (sizes > max_encoded_bytes(layout)).any() or (ends - starts > np.iinfo(np.int32).max).any():
         raise DamagedChunkError(f"{name}: the shard's index gives a chip more bytes than it can have.")
     if digest is not None:
-        own = data[-tail_bytes(layout) :][:DIGEST_BYTES]
-        if len(data) < tail_bytes(layout) or own != struct.pack("<Q", digest):
+        if len(data) < tail_bytes(layout) or data[-tail_bytes(layout) :][:DIGEST_BYTES] != struct.pack("<Q", digest):
             raise ForeignShardError(f"{name}: expected the shard that was converted for this place, found another.")
         flat = sizes.reshape(-1)
-        back_to_back = np.cumsum(flat) - flat
-        if (offsets.reshape(-1) != back_to_back).any() or int(flat.sum()) + tail_bytes(layout) != end:
+        contiguous = np.cumsum(flat) - flat
+        if (offsets.reshape(-1) != contiguous).any() or int(flat.sum()) + tail_bytes(layout) != end:
             raise DamagedChunkError(
                 f"{name}: expected {int(flat.sum())} bytes of chunks before the index, found others."
             )
@@ -125,23 +124,23 @@ def max_encoded_bytes(layout: Layout) -> int:
 
 
 def decode_scratch(layout: Layout, num_bands: int) -> np.ndarray:
-    """Working memory for `decode_chip`, to be reused from call to call."""
+    """Working memory for `decode_chip`; all calls can share it."""
     return np.empty(num_bands * layout.height * layout.width * layout.itemsize, np.uint8)
 
 
 def decode_chip(
     data: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, layout: Layout, out: np.ndarray, scratch: np.ndarray
 ) -> None:
-    """Decode chunks of one chip, in the order in which they are listed. `pipeline.kernels` does the same, compiled.
+    """Decode the chunks of one chip, in the listed order. `pipeline.kernels` does the same, compiled.
 
     Args:
         data: (nbytes,) uint8, the shard's file.
-        offsets, sizes: (bands, chunks) of the bands wanted, in the order wanted.
+        offsets, sizes: (bands, chunks) of the bands to read, in that order.
         out: (bands, height, width) of the layout's dtype, C-contiguous.
         scratch: from `decode_scratch`.
 
     Raises:
-        ValueError: damaged bytes; names the position among the listed bands, the chunk, and the reason.
+        ValueError: a chunk is damaged; names the position of the band in the list, the chunk, and the reason.
     """
     codec = CODECS[layout.codec]
     shuffled = codec.shuffles and layout.itemsize > 1
@@ -157,8 +156,8 @@ def decode_chip(
             band, chunk = divmod(index, layout.chunks_per_band)
             raise ValueError(f"band {band}, chunk {chunk}: {error}") from error
     if shuffled:
-        # All lowest bytes come first, all highest last. Joined for the whole chip at once: 20,700 chips/s, where
-        # writing every other byte did 4,500 (256 x 256 x 4 uint16).
+        # All lowest bytes come first, all highest last. Joining them for the whole chip at once: 20,700 chips/s.
+        # Writing every other byte: 4,500 chips/s (256 x 256 x 4 uint16).
         planes = scratch.reshape(len(chunks), layout.itemsize, -1)
         values = out.view(bits_dtype(layout)).reshape(len(chunks), -1)
         np.left_shift(planes[:, -1], 8, out=values, dtype=values.dtype)
@@ -169,7 +168,7 @@ def decode_chip(
 
 
 def bits_dtype(layout: Layout) -> np.dtype:
-    """The little-endian unsigned integer of a value's size: it holds the value's bytes, whatever they mean."""
+    """The little-endian unsigned integer type that has the size of a value."""
     return np.dtype(f"<u{layout.itemsize}")
 
 

@@ -1,8 +1,8 @@
-"""Verify everything in a store against what the conversion recorded; print what is in a store.
+"""Verify everything in a store against what the conversion recorded.
 
-In: a store. Out: a line for every missing, damaged or altered array, shard and chip. Every chunk's crc32c is checked,
-every chip is decoded and compared with its xxh3-64 and its band sums, every shard with its digest. Each array and each
-shard is read once: time grows with the bytes, memory with the small arrays.
+In: a store. Out: one line for every missing, damaged or altered array, shard and chip. Compares every chunk with its
+crc32c, every decoded chip with its xxh3-64 and its band sums, and every shard with its digest. Each array and each
+shard is read once: time grows with the bytes, memory with the small arrays. Leaves what a store contains to `info`.
 """
 
 from collections.abc import Iterator
@@ -13,20 +13,18 @@ import numpy as np
 
 from preprocess import shard, zarr_store
 from preprocess.band_statistics import band_sums, one_blas_thread
-from preprocess.console import Progress, UserError, one_line, say
+from preprocess.console import Progress, UserError, say
 from preprocess.files import FILE_FAULTS, named_errors, open_regular
 from preprocess.header import StoreHeader, read_header
-from preprocess.labels import settings_of
-from preprocess.layout import MIB, Layout
-from preprocess.splits import SPLIT_NAMES, make_split
+from preprocess.layout import Layout
 from preprocess.workers import run_tasks
 
-MAX_LINES = 20  # of findings on the terminal; the count is always whole
+MAX_LINES = 20  # findings on the terminal; the count includes all
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """One shard. Arrays are of its chips; None where the store's array is damaged itself."""
+    """One shard, and what the store records of its chips. An array is None if it is damaged in the store."""
 
     path: Path
     layout: Layout
@@ -39,12 +37,12 @@ class _Task:
     band_sumsq: np.ndarray | None
 
     def name(self, index: int) -> str:
-        """Of one chip; its number where the names are damaged."""
+        """Name of one chip; its number if the names are damaged."""
         return f"number {self.first + index}" if self.names is None else str(self.names[index])
 
 
 def verify(path: Path, *, jobs: int) -> int:
-    """Verify the store. Returns the number of findings, each printed as a line.
+    """Verify the store and print one line for each finding. Returns the number of findings.
 
     Raises:
         UserError: the attributes are missing or damaged, so nothing else can be checked.
@@ -59,9 +57,9 @@ def verify(path: Path, *, jobs: int) -> int:
     if count > MAX_LINES:
         say(f"... and {count - MAX_LINES} more")
     if not count:
-        say(f"{path}: whole and unaltered: {header.num_chips} chips in {num_shards} shards.")
+        say(f"{path}: complete and unaltered: {header.num_chips} chips in {num_shards} shards.")
         if header.version == 1:
-            say("  (store version 1 records less: num_csv_rows and source files are not proved)")
+            say("  (a store of version 1 records less: num_csv_rows and the source files cannot be verified)")
     else:
         say(f"{path}: {count} finding{'s' if count > 1 else ''}. Remove the store and convert again.")
     return count
@@ -70,13 +68,13 @@ def verify(path: Path, *, jobs: int) -> int:
 def _findings(path: Path, header: StoreHeader, jobs: int) -> Iterator[str]:
     yield from header.findings()
     with Progress("verify", total=header.num_chips, unit="chips") as progress:
-        for count, found in run_tasks(_check_shard, _tasks(path, header), jobs=jobs):
-            yield from found
+        for count, lines in run_tasks(_check_shard, _tasks(path, header), jobs=jobs):
+            yield from lines
             progress.update(count)
 
 
 def _tasks(path: Path, header: StoreHeader) -> list[_Task]:
-    """One for each shard; arrays that are damaged, which `findings` has said, are left out."""
+    """One task per shard, without the arrays that are damaged: `StoreHeader.findings` has reported them."""
     arrays: dict[str, np.ndarray | None] = {}
     for name in ("names", "checksum", "band_sum", "band_sumsq", "shard_digest"):
         try:
@@ -103,36 +101,42 @@ def _tasks(path: Path, header: StoreHeader) -> list[_Task]:
 
 def _check_shard(task: _Task) -> tuple[int, list[str]]:
     """(chips, findings) of one shard."""
-    layout, count, findings = task.layout, task.count, []
     if not task.path.exists():
-        return count, [f"shard {task.path} is missing ({count} chips from {task.name(0)})"]
+        return task.count, [f"shard {task.path} is missing ({task.count} chips from {task.name(0)})"]
+    findings = []
     try:
-        offsets, sizes = shard.read_index(task.path, layout, count, task.digest)
+        offsets, sizes = shard.read_index(task.path, task.layout, task.count, task.digest)
     except shard.ForeignShardError as error:
-        findings.append(str(error))  # its chips say what is in it
-        offsets, sizes = shard.read_index(task.path, layout, count)
+        findings.append(str(error))  # its chips are checked too
+        offsets, sizes = shard.read_index(task.path, task.layout, task.count)
     except shard.DamagedChunkError as error:
-        return count, [str(error)]
+        return task.count, [str(error)]
     try:
-        # Read, not mapped: a page that the disk cannot give would end the process.
+        # Read, not mapped: if the disk cannot deliver a page of a map, the process ends.
         with named_errors(task.path), open_regular(task.path) as file:
             data = np.fromfile(file, np.uint8)
     except OSError as error:
         if error.errno not in FILE_FAULTS:
             raise
-        return count, [f"{task.path}: the shard cannot be read ({error.strerror})"]
+        return task.count, [f"{task.path}: the shard cannot be read ({error.strerror})"]
+    return task.count, [*findings, *_check_chips(task, data, offsets, sizes)]
+
+
+def _check_chips(task: _Task, data: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> Iterator[str]:
+    """Findings about the chips in a shard's bytes."""
+    layout = task.layout
     chip = np.empty((len(layout.bands), layout.height, layout.width), layout.dtype)
     scratch = shard.decode_scratch(layout, len(layout.bands))
     with one_blas_thread():
-        for index in range(count):
+        for index in range(task.count):
             where = f"chip {task.name(index)} (number {task.first + index}) in {task.path}"
             try:
                 shard.decode_chip(data, offsets[index], sizes[index], layout, chip, scratch)
             except ValueError as error:
-                findings.append(f"{where} is damaged: {error}")
+                yield f"{where} is damaged: {error}"
                 continue
             if task.checksum is not None and shard.pixel_checksum(chip) != task.checksum[index]:
-                findings.append(f"{where} is altered: its pixels are not those that were converted")
+                yield f"{where} is altered: its pixels are not those that were converted"
                 continue
             total, squares = band_sums(chip, layout)
             for name, values, expected in (
@@ -140,53 +144,4 @@ def _check_shard(task: _Task) -> tuple[int, list[str]]:
                 ("band_sumsq", squares, task.band_sumsq),
             ):
                 if expected is not None and (values != expected[index]).any():
-                    findings.append(f"{where}: {name} is not that of its pixels")
-    return count, findings
-
-
-def info(path: Path, split_rule: str) -> None:
-    """Print sizes, bands with statistics, classes with counts, codec and ratio, split sizes."""
-    store = zarr_store.open_store(path)
-    layout = store.layout
-    num_shards = layout.num_shards(store.num_chips)
-    encoded = zarr_store.encoded_bytes(path, layout, store.num_chips)
-    digests = store.shard_digest
-    for index in range(num_shards):
-        count = min(layout.shard_tiles, store.num_chips - index * layout.shard_tiles)
-        digest = None if digests is None else int(digests[index])
-        shard.read_index(zarr_store.shard_path(path, index), layout, count, digest)
-    raw = layout.chip_bytes * store.num_chips
-    missing = store.num_csv_rows - store.num_chips
-    say(f"store        {path}")
-    say(f"chips        {store.num_chips}" + (f" ({missing} more rows in the CSV have no chip)" if missing else ""))
-    say(f"chip         {len(layout.bands)} bands x {layout.height} x {layout.width} {layout.dtype}")
-    say(f"codec        {layout.codec}; chunks of {layout.chunk_rows} rows, {num_shards} shards")
-    ratio = f"ratio {raw / encoded:.3f}"
-    say(f"size         {encoded / MIB:.1f} MiB on disk, {raw / MIB:.1f} MiB raw, {ratio}")
-    if "nodata" in store.source:
-        say(f"nodata       {store.source['nodata']} (marked by the files; counts as a value in mean and std)")
-    say(f"fingerprint  {store.fingerprint}")
-    if read_with := " ".join(f"{name}={value!r}" for name, value in settings_of(store).variables().items()):
-        say(f"labels       read with {read_with}")
-    try:
-        split = make_split(split_rule, store)
-    except UserError as error:
-        say(f"split        none: {error}")
-        split = None
-    all_chips = np.arange(store.num_chips)
-    mean, std = store.band_statistics(all_chips)
-    say("")
-    say(f"{'band':<20}{'mean':>12}{'std':>12}")
-    form = ".5g" if layout.dtype == "float32" else ".3f"  # reflectances are far below 1
-    for index, band in enumerate(layout.bands):
-        say(f"{one_line(band):<20}{mean[index]:>12{form}}{std[index]:>12{form}}")
-    parts = [part for part in SPLIT_NAMES if split is not None and len(split.indices(part))]
-    say("")
-    say(f"{'class':<20}{'all':>10}" + "".join(f"{part:>10}" for part in parts))
-    for index, name in enumerate(store.classes):
-        row = f"{one_line(name):<20}{int(store.labels[:, index].sum()):>10}"
-        if split is not None:
-            row += "".join(f"{int(store.labels[split.indices(part), index].sum()):>10}" for part in parts)
-        say(row)
-    sizes = "".join(f"{len(split.indices(part)):>10}" for part in parts) if split is not None else ""
-    say(f"{'chips':<20}{store.num_chips:>10}{sizes}" + (f"   (split {split.rule})" if split is not None else ""))
+                    yield f"{where}: {name} is not the sum of its pixels"

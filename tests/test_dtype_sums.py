@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from preprocess.band_statistics import _ordered_sum, band_statistics, band_sums
+from preprocess.band_statistics import band_statistics, band_sums, ordered_sum
 from preprocess.layout import plan_layout
 
 
@@ -42,7 +42,7 @@ def in_order(values: list[float]) -> float:
 
 @given(st_numpy.arrays(np.float32, st.integers(1, 300), elements=st.floats(width=32, allow_infinity=False)))
 def test_float_sums_are_added_in_one_order_on_every_machine(values: np.ndarray) -> None:
-    total = _ordered_sum(values.astype(np.float64), np.empty(len(values)))
+    total = ordered_sum(values.astype(np.float64), np.empty(len(values)))
     expected = in_order(values.astype(np.float64).tolist())
     assert total == expected or (math.isnan(total) and math.isnan(expected))
 

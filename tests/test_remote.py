@@ -144,4 +144,4 @@ def test_errors_are_one_line(
         lambda: eval_loader(store, np.arange(4), inputs, batch_size=2)
     )
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    assert "the object store gave an error" in refused(lambda: open_store("s3://chips/lz4.zarr"))
+    assert "the object store reported an error" in refused(lambda: open_store("s3://chips/lz4.zarr"))

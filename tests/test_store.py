@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.chunks import ChunkReader
-from preprocess import shard, verify, zarr_store
+from preprocess import info, shard, verify, zarr_store
 from preprocess.arrays import MAX_JSON_BYTES
 from preprocess.band_statistics import band_sums
 from preprocess.codecs import CODECS
@@ -239,7 +239,7 @@ def test_a_shard_of_another_place_store_or_version_is_named(
         shards[number].write_bytes(data)
         with pytest.raises(ForeignShardError, match=f"tiles/c/{number}/0/0/0: expected the shard that was converted"):
             read_everything(path)
-        assert "expected the shard that was converted for this place" in refused(lambda: verify.info(path, "course"))
+        assert "expected the shard that was converted for this place" in refused(lambda: info.info(path, "course"))
         assert verify.verify(path, jobs=1) >= 2  # the shard, and its chips
         assert "is altered" in capsys.readouterr().out
         shards[number].write_bytes(whole[number])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import zarr
 
-from preprocess import shard, verify, zarr_store
+from preprocess import info, shard, verify, zarr_store
 from preprocess.header import read_header
 from preprocess.zarr_store import Store
 
@@ -25,10 +25,10 @@ def findings(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     return count, capsys.readouterr().out
 
 
-def test_a_whole_store(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_complete_store(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     count, text = findings(copy, capsys)
     assert count == 0
-    assert "whole and unaltered: 300 chips in 2 shards" in text
+    assert "complete and unaltered: 300 chips in 2 shards" in text
 
 
 def test_a_missing_shard(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +87,7 @@ def test_altered_small_arrays(copy: Path, capsys: pytest.CaptureFixture[str], na
 
 
 def test_info(session_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    verify.info(session_store.path, "course")
+    info.info(session_store.path, "course")
     text = capsys.readouterr().out
     assert "4 bands x 16 x 16 uint16" in text
     for band, mean in zip(session_store.layout.bands, session_store.band_statistics(np.arange(300))[0], strict=True):

@@ -24,6 +24,7 @@ from fuzz.crafted import craft
 from fuzz.damage import Content, Special, Tree, damage_bytes, damage_json, read_tree, special, write_entry
 from fuzz.outcome import Case, Refused, attempt, quiet
 from pipeline.chunks import ChunkReader
+from preprocess import info as preprocess_info
 from preprocess import layout as layout_module
 from preprocess import verify
 from preprocess.convert import convert
@@ -88,7 +89,7 @@ def info(path: Path) -> str:
     """What `make info` prints, without the path."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        verify.info(path, "course")
+        preprocess_info.info(path, "course")
     return out.getvalue().replace(str(path), "STORE")
 
 

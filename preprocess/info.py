@@ -1,0 +1,78 @@
+"""Print what a store contains: sizes, bands with their statistics, classes with their counts, sizes of the splits.
+
+In: a store. Out: lines on the terminal. Reads the small arrays and the index of each shard, but no pixels. Leaves
+checking them to `verify`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from preprocess import shard, zarr_store
+from preprocess.console import UserError, one_line, say
+from preprocess.labels import settings_of
+from preprocess.layout import MIB
+from preprocess.splits import SPLIT_NAMES, Split, make_split
+from preprocess.zarr_store import Store
+
+
+def info(path: Path, split_rule: str) -> None:
+    """Print what the store at `path` contains, with the splits of `split_rule`."""
+    store = zarr_store.open_store(path)
+    encoded_bytes = zarr_store.encoded_bytes(path, store.layout, store.num_chips)
+    _check_indices(path, store)
+    _say_store(path, store, encoded_bytes)
+    try:
+        split = make_split(split_rule, store)
+    except UserError as error:
+        say(f"split        none: {error}")
+        split = None
+    say("")
+    _say_bands(store)
+    say("")
+    _say_classes(store, split)
+
+
+def _check_indices(path: Path, store: Store) -> None:
+    layout, digests = store.layout, store.shard_digest
+    for number in range(layout.num_shards(store.num_chips)):
+        count = min(layout.shard_tiles, store.num_chips - number * layout.shard_tiles)
+        digest = None if digests is None else int(digests[number])
+        shard.read_index(zarr_store.shard_path(path, number), layout, count, digest)
+
+
+def _say_store(path: Path, store: Store, encoded_bytes: int) -> None:
+    layout = store.layout
+    raw = layout.chip_bytes * store.num_chips
+    missing = store.num_csv_rows - store.num_chips
+    say(f"store        {path}")
+    say(f"chips        {store.num_chips}" + (f" ({missing} more rows in the CSV have no chip)" if missing else ""))
+    say(f"chip         {len(layout.bands)} bands x {layout.height} x {layout.width} {layout.dtype}")
+    num_shards = layout.num_shards(store.num_chips)
+    say(f"codec        {layout.codec}; chunks of {layout.chunk_rows} rows, {num_shards} shards")
+    ratio = f"ratio {raw / encoded_bytes:.3f}"
+    say(f"size         {encoded_bytes / MIB:.1f} MiB on disk, {raw / MIB:.1f} MiB raw, {ratio}")
+    if "nodata" in store.source:
+        say(f"nodata       {store.source['nodata']} (marked by the files; counts as a value in mean and std)")
+    say(f"fingerprint  {store.fingerprint}")
+    if settings := " ".join(f"{name}={value!r}" for name, value in settings_of(store).variables().items()):
+        say(f"labels       read with {settings}")
+
+
+def _say_bands(store: Store) -> None:
+    mean, std = store.band_statistics(np.arange(store.num_chips))
+    say(f"{'band':<20}{'mean':>12}{'std':>12}")
+    form = ".5g" if store.layout.dtype == "float32" else ".3f"  # reflectances are far below 1
+    for index, band in enumerate(store.layout.bands):
+        say(f"{one_line(band):<20}{mean[index]:>12{form}}{std[index]:>12{form}}")
+
+
+def _say_classes(store: Store, split: Split | None) -> None:
+    splits = {name: split.indices(name) for name in SPLIT_NAMES} if split is not None else {}
+    splits = {name: chips for name, chips in splits.items() if len(chips)}
+    say(f"{'class':<20}{'all':>10}" + "".join(f"{name:>10}" for name in splits))
+    for index, name in enumerate(store.classes):
+        counts = [store.labels[:, index].sum(), *(store.labels[chips, index].sum() for chips in splits.values())]
+        say(f"{one_line(name):<20}" + "".join(f"{int(count):>10}" for count in counts))
+    sizes = "".join(f"{len(chips):>10}" for chips in [store.labels, *splits.values()])
+    say(f"{'chips':<20}{sizes}" + (f"   (split {split.rule})" if split is not None else ""))
