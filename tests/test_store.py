@@ -202,7 +202,9 @@ def test_a_metadata_file_is_compared_with_the_layout(copy: Path, refused: Callab
     path = copy / "tiles/zarr.json"
     path.write_text(path.read_text().replace('"uint16"', '"uint32"'))
     text = refused(lambda: open_store(copy))
-    assert 'tiles/zarr.json: expected data_type "uint16", which follows from the store\'s layout, found "uint32"' in text
+    assert (
+        'tiles/zarr.json: expected data_type "uint16", which follows from the store\'s layout, found "uint32"' in text
+    )
     assert verify.verify(copy, jobs=1) == 1
 
 
