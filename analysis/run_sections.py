@@ -10,33 +10,24 @@ from analysis.finished_run import Run
 from analysis.page import Section, Table
 from analysis.tables import read_table
 from preprocess.console import UserError
+from preprocess.setting_specs import specs
 from train.config import Config, make_config, without_effect
 from train.contract.verdict import read_verdict, read_verdict_table
-from train.flags import FLAGS
-
-_VARIABLES = ("task", "store", "recipe", "deterministic", "shuffle_labels", *(name for _, name, _, _ in FLAGS))
 
 
 def train_command(config: Config) -> str:
     """The `make train` command of a configuration, without default, recipe and ineffective settings."""
     values = config.model_dump()
     unused = without_effect(config, values)
-    known = make_config(config.recipe, task=config.task, store="").model_dump()
-    parts, others = [f"TASK={config.task}"], []
-    for key, value in values.items():
-        if key == "gpu_given":
-            continue
-        if (value != known[key] and key not in unused) or (key == "gpu" and config.gpu_given):
+    defaults = make_config(config.recipe, task=config.task, store="").model_dump()
+    words = [f"TASK={config.task}", *([f"RECIPE={config.recipe}"] if config.recipe != "default" else [])]
+    for name, spec in specs(Config).items():
+        value = values[name]
+        is_set = (value != defaults[name] and name not in unused) or (name == "gpu" and config.gpu_given)
+        if is_set and not spec.hidden:
             text = str(int(value) if isinstance(value, bool) else value)
-            if key in _VARIABLES:
-                parts.append(f"{key.upper()}={shlex.quote(text)}")
-            else:
-                others.append(f"{key}={text}")
-    if config.recipe != "default":
-        parts.append(f"RECIPE={config.recipe}")
-    if others:
-        parts.append(f"SET={shlex.quote(' '.join(others))}")
-    return " ".join(["make train", *parts])
+            words.append(f"{spec.word}={shlex.quote(text)}")
+    return " ".join(["make train", *words])
 
 
 def reproduction(run: Run, artifacts: Artifacts) -> Section:

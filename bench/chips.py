@@ -8,14 +8,15 @@ shuffle and the reference LZ4 encoder compress them by a factor of 1.35 (real ch
 import os
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tifffile
 
 from bench.work import Work
+from preprocess.commands import ConversionSettings
 from preprocess.console import Progress, UserError
 from preprocess.convert import convert
-from preprocess.plan import Request
 from preprocess.workers import run_tasks
 from preprocess.zarr_store import write_atomic
 
@@ -72,10 +73,16 @@ def make_chips(folder: Path, count: int = NUM_CHIPS) -> Work:
     num_chips = labels.read_text().count("\n")
     if num_chips != count:
         raise UserError(f"{folder}: expected {count} chips (CHIPS), found {num_chips}. Choose another DATA.")
-    stores = {codec: folder / f"{codec}.zarr" for codec in ("lz4", "none")}
-    for codec, store in stores.items():
+    codecs: tuple[Literal["lz4"], Literal["none"]] = ("lz4", "none")
+    for codec in codecs:
+        store = folder / f"{codec}.zarr"
         if not store.exists():
             started = time.perf_counter()
-            convert(Request(data=folder / "tif", labels=labels, store=store, bands=BANDS, codec=codec, jobs=jobs))
+            convert(
+                ConversionSettings(
+                    data=folder / "tif", labels=labels, store=store, bands=BANDS, codec=codec, jobs=jobs
+                )
+            )  # fmt: skip
             write_atomic(folder / f"{codec}.seconds", f"{time.perf_counter() - started:.3f}".encode())
+    stores: dict[str, Path] = {codec: folder / f"{codec}.zarr" for codec in codecs}
     return Work(folder=folder, stores=stores, tif=folder / "tif", bands=BANDS, height=SIDE, width=SIDE)

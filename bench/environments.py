@@ -1,4 +1,4 @@
-"""`python -m bench.environments`: install each peer library into an environment of its own.
+"""`make bench MODE=peers`: install each peer library into an environment of its own.
 
 In: requirements-peers.txt. Out: `.venv-peers/NAME/`, a virtual environment without pip. One .pth file adds the
 site-packages of the running environment, so torch and DALI are installed once. Each library has its own environment
@@ -14,7 +14,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from preprocess.console import run, say
+from preprocess.console import say
 
 ROOT = Path(".venv-peers")
 REQUIREMENTS = Path(__file__).parent / "requirements-peers.txt"
@@ -52,7 +52,7 @@ def why_not(library: str | None) -> str | None:
     return None if python(library) else "not installed. `make bench MODE=peers` installs it"
 
 
-def main() -> int:
+def install() -> None:
     """Install every library that is missing or has another version."""
     for library, packages in requirements().items():
         stamp = ROOT / library / "installed"
@@ -66,7 +66,6 @@ def main() -> int:
             say(f"{library}: {reason}")
         else:
             stamp.write_text(key)  # a failed installation is tried again next time: a missing header may exist by then
-    return 0
 
 
 def _install(library: str, packages: list[str]) -> str | None:
@@ -90,7 +89,3 @@ def _install(library: str, packages: list[str]) -> str | None:
     lines = [line.strip() for line in result.stderr.splitlines() if "error:" in line.lower()]
     named = [line for line in lines if "subprocess-exited-with-error" not in line]
     return f"not installed: {(named or [f'pip ended with {result.returncode}'])[0][:200]}"
-
-
-if __name__ == "__main__":
-    run(main)

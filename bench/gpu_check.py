@@ -23,7 +23,7 @@ from bench.model import config, rate, resident_batch, trainer_on, void
 from bench.work import BATCH, FLIPS, SEED, Work
 from pipeline.inputs import raw_inputs
 from pipeline.loader import ChipLoader, train_loader
-from preprocess.console import UserError, one_line, run, say
+from preprocess.console import UserError, one_line, say
 from train.cuda_driver import obstacle
 from train.device import choose_device, prepare_torch
 from train.step import train_step
@@ -149,7 +149,3 @@ def _loader_rate(loader: ChipLoader, synchronize: Callable[[], None] = torch.cud
         taken += len(next(batches).chips)
     synchronize()
     return taken / (time.perf_counter() - started)
-
-
-if __name__ == "__main__":
-    run(main)

@@ -11,7 +11,8 @@ from typing import Any
 import matplotlib
 
 from bench import record
-from preprocess.console import Parser, UserError, run, say
+from bench.commands import BenchReportSettings
+from preprocess.console import UserError, say
 
 matplotlib.use("Agg")  # no display is needed
 
@@ -29,30 +30,25 @@ _PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
 DPI = 130
 
 
-def main() -> int:
+def draw(settings: BenchReportSettings) -> None:
     """Draw the pictures that have records and print their paths."""
-    parser = Parser(prog="python -m bench.report", description="Pictures of the newest records of make bench.")
-    parser.add_argument("--results", type=Path, default=record.RESULTS)
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    args = parser.parse_args()
-    loader = record.newest("peers", args.results) or record.newest("loader", args.results)
-    scale = record.newest("scale", args.results)
+    loader = record.newest("peers", settings.results) or record.newest("loader", settings.results)
+    scale = record.newest("scale", settings.results)
     if loader is None and scale is None:
-        raise UserError(f"{args.results}: no record of loader, peers or scale. `make bench` makes one.")
-    args.out.mkdir(parents=True, exist_ok=True)
+        raise UserError(f"{settings.results}: no record of loader, peers or scale. `make bench` makes one.")
+    settings.out.mkdir(parents=True, exist_ok=True)
     if loader is None:
         say("no record of MODE=loader or peers: skipping bars and roofline (`make bench MODE=peers` makes one)")
     else:
-        _save(bars(loader), args.out / "bench_loader.png")
+        _save(bars(loader), settings.out / "bench_loader.png")
         if any("stored_bytes_a_chip" in row for row in loader["rows"]):
-            _save(roofline(loader), args.out / "bench_roofline.png")
+            _save(roofline(loader), settings.out / "bench_roofline.png")
         else:
             say("the newest record has no canopy row with sizes in bytes: skipping the roofline")
     if scale is None:
         say("no record of MODE=scale: skipping the cost per number of chips (`make bench MODE=scale` makes one)")
     else:
-        _save(cost(scale), args.out / "bench_scale.png")
-    return 0
+        _save(cost(scale), settings.out / "bench_scale.png")
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -197,7 +193,3 @@ def cost(result: dict[str, Any]) -> Figure:
         f"64 x 64 x 4 uint16 chips, batch 64, {result['cores']} cores ({result['cpu']})", fontsize=11, x=0.01, ha="left"
     )
     return figure
-
-
-if __name__ == "__main__":
-    run(main)

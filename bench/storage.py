@@ -20,8 +20,8 @@ from numcodecs import Shuffle
 from bench.work import Work
 from pipeline.chunks import ChunkReader
 from preprocess import tiff, zarr_store
+from preprocess.commands import ConversionSettings
 from preprocess.convert import convert
-from preprocess.plan import Request
 from preprocess.zarr_store import Store, open_store
 
 _ZARR_CHIPS = 128  # zarr-python reads a few hundred a second: more would only take longer
@@ -100,7 +100,7 @@ def convert_round(work: Work, number: int) -> dict[str, float]:
     scratch = folder / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
-    request = Request(
+    request = ConversionSettings(
         data=work.tif, labels=folder / "labels.csv", store=scratch / "a.zarr", bands=work.bands, jobs=cores
     )
     rates = {"canopy": _rate(count, lambda: convert(request))}

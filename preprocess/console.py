@@ -3,7 +3,6 @@
 In: exceptions and counts. Out: lines on stdout and stderr, exit codes. Knows nothing of chips or models.
 """
 
-import argparse
 import errno
 import functools
 import io
@@ -53,14 +52,6 @@ def setting_names(**names: str) -> Iterator[None]:
         name, value = names.get(error.argument, error.argument.upper()), error.value
         shown = "x".join(map(str, value)) if isinstance(value, tuple) else value
         raise UserError(f"{name}={shown}: {error.reason}") from error
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose complaints are one line and exit code 2, as all of ours are."""
-
-    def error(self, message: str) -> NoReturn:
-        """Called by argparse for arguments that it cannot read."""
-        raise UserError(f"{message}. See `{self.prog} --help`.")
 
 
 def say(text: str) -> None:

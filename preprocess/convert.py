@@ -14,65 +14,68 @@ import json
 import os
 import shutil
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from preprocess import zarr_store
+from preprocess.commands import ConversionSettings
 from preprocess.console import Progress, UserError, say
 from preprocess.csv_rows import csv_line
 from preprocess.files import locked, named_errors
 from preprocess.labels import settings_of
 from preprocess.layout import MIB
-from preprocess.plan import Plan, Request, make_plan
+from preprocess.plan import Plan, make_plan
 from preprocess.workers import check_open_files, run_tasks, start_server
 from preprocess.write import ShardTask, convert_shard, progress_path
 
 MAX_SHOWN = 50  # classes listed in the last line
 
 
-def convert(request: Request) -> None:
+def convert(settings: ConversionSettings, check_plan: Callable[[Plan], None] = lambda plan: None) -> None:
     """Convert, resume a stopped conversion, or report that the store is complete.
+
+    `check_plan` may refuse the plan before a pixel is read.
 
     Raises:
         UserError: something is wrong with the input; the final name is then unchanged.
     """
-    if request.jobs > 1:
-        check_open_files(request.jobs)
+    if settings.jobs > 1:
+        check_open_files(settings.jobs)
         start_server("preprocess.write", "preprocess.lz4")  # while the plan is made
-    plan = make_plan(request)
-    root = zarr_store.partial_path(request.store)
-    if request.store.exists() and not request.store.is_dir():
-        raise UserError(f"STORE={request.store}: expected a folder or nothing, found a file. Choose another name.")
-    if request.store.exists():
+    plan = make_plan(settings)
+    check_plan(plan)
+    root = zarr_store.partial_path(settings.store)
+    if settings.store.exists():
         _report_complete(plan)
         return
     for note in plan.notes:
         say(note)
     with locked(root, "conversion"):
-        if request.store.exists():  # another conversion ended between the check and the lock
+        if settings.store.exists():  # another conversion ended between the check and the lock
             _report_complete(plan)
             return
         tasks = _tasks_left(plan, root)
         total, left = len(plan.names), sum(len(task.paths) for task in tasks)
         if left < total:
-            say(f"{request.store}: resuming: {total - left} of {total} chips are done.")
+            say(f"{settings.store}: resuming: {total - left} of {total} chips are done.")
         with Progress("convert", total=total, unit="chips", done=total - left) as progress:
             chips_of = {task.shard: len(task.paths) for task in tasks}
-            for number in run_tasks(convert_shard, tasks, jobs=request.jobs):
+            for number in run_tasks(convert_shard, tasks, jobs=settings.jobs):
                 progress.update(chips_of[number])
                 # Flushed while the others work: flushing all at the end took a sixth of the time for 2,048 Planet-size
                 # chips.
                 _flush(zarr_store.shard_path(root / "store", number))
         _finish(plan, root)
-    encoded = zarr_store.encoded_bytes(request.store, plan.layout, total)
+    encoded = zarr_store.encoded_bytes(settings.store, plan.layout, total)
     raw = plan.layout.chip_bytes * total
     untagged = int((plan.labels.sum(axis=1) == 0).sum())
     if untagged:
-        say(f"{request.store}: {untagged} chips have no tag.")
+        say(f"{settings.store}: {untagged} chips have no tag.")
     say(
-        f"{request.store}: {total} chips, {len(plan.classes)} classes ({_listed(plan.classes)}), "
+        f"{settings.store}: {total} chips, {len(plan.classes)} classes ({_listed(plan.classes)}), "
         f"bands {', '.join(plan.layout.bands)}; "
         f"{encoded / MIB:.1f} MiB (raw {raw / MIB:.1f} MiB, ratio {raw / encoded:.2f})."
     )

@@ -27,17 +27,6 @@ def store_place(text: str) -> str:
     return text if is_url(text) else str(Path(text).resolve())
 
 
-def local_store(text: str) -> Path:
-    """STORE=... for work that needs a folder on disk.
-
-    Raises:
-        UserError: it is an address.
-    """
-    if is_url(text):
-        raise UserError(f"STORE={text}: expected a folder on disk, found an address. Copy the store first.")
-    return Path(text)
-
-
 def shard_key(shard: int) -> str:
     """Key of one shard within the store (a default chunk key of Zarr v3)."""
     return f"tiles/c/{shard}/0/0/0"

@@ -7,7 +7,7 @@ rows to `splits`.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -15,9 +15,7 @@ from preprocess import tags
 from preprocess.console import UserError
 from preprocess.csv_rows import Table, read_table
 from preprocess.image_names import stem, unsafe
-from preprocess.label_settings import LabelSettings as LabelSettings
-from preprocess.label_settings import column_places
-from preprocess.zarr_store import Store
+from preprocess.label_settings import LabelSettings, column_places
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +41,21 @@ class TagRow(NamedTuple):
     tags: tuple[str, ...]
 
 
-def settings_of(store: Store) -> LabelSettings:
+class HasSource(Protocol):
+    """A store, or the plan of one: what the conversion noted about the files, and where."""
+
+    @property
+    def path(self) -> Path | str:
+        """For messages."""
+        ...
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """JSON, as a store keeps it."""
+        ...
+
+
+def settings_of(store: HasSource) -> LabelSettings:
     """Label settings of a store's conversion; the defaults for a store that does not keep them."""
     settings = store.source.get("labels", {})
     if not isinstance(settings, dict):

@@ -1,6 +1,6 @@
 """Plan a conversion: check and decide everything that needs no pixels.
 
-In: the user's `Request`. Out: a `Plan` that fixes every byte of the store, divided into one `ShardTask` per shard.
+In: the user's `ConversionSettings`. Out: a `Plan` that fixes every byte of the store, and one `ShardTask` per shard.
 Leaves the work, and resuming it, to `convert`.
 """
 
@@ -9,37 +9,21 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from preprocess import presets, tiff, zarr_store
-from preprocess.codecs import CODECS
+from preprocess.commands import ConversionSettings
 from preprocess.console import UserError, advice, one_line
 from preprocess.csv_rows import csv_line
 from preprocess.file_matching import match_files
 from preprocess.header import VERSION
-from preprocess.labels import LabelSettings, read_labels
+from preprocess.label_settings import LabelSettings
+from preprocess.labels import read_labels
 from preprocess.layout import Layout, plan_layout
 from preprocess.write import ShardTask
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """The settings of a conversion; None means "derive from the files"."""
-
-    data: Path
-    store: Path
-    labels: Path | None = None
-    label_settings: LabelSettings = field(default_factory=LabelSettings)
-    preset: str | None = None
-    bands: tuple[str, ...] | None = None
-    classes: tuple[str, ...] | None = None
-    codec: str = "lz4"
-    axes: str | None = None
-    jobs: int = 1
-    allow_missing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,43 +86,34 @@ class Plan:
         }
 
 
-def make_plan(request: Request) -> Plan:
-    """Check everything that needs no pixels, and lay out the store."""
-    if request.codec not in CODECS:
-        raise UserError(f"CODEC={request.codec}: expected {' or '.join(CODECS)}.")
-    if request.axes not in (None, *tiff.AXES):
-        raise UserError(f"AXES={request.axes}: expected {' or '.join(tiff.AXES)}, the order of the stored dimensions.")
-    if request.jobs < 1:
-        raise UserError(f"JOBS={request.jobs}: expected 1 or more.")
-    if not request.data.is_dir():
-        raise UserError(f"DATA={request.data}: expected a folder of TIFFs, found {_kind(request.data)}.")
-    preset = presets.get(request.preset) if request.preset else None
-    folder, csv_path = presets.find(request.data, preset) if preset else (request.data, None)
-    csv_path = request.labels or csv_path
+def make_plan(settings: ConversionSettings) -> Plan:
+    """Check everything that can be checked without reading every chip, and lay out the store."""
+    settings.check()
+    preset = presets.PRESETS[settings.preset] if settings.preset else None
+    folder, csv_path = presets.find(settings.data, preset) if preset else (settings.data, None)
+    csv_path = settings.labels or csv_path
     if csv_path is None:
-        raise UserError(f"LABELS is not set, and no preset knows a CSV in DATA={request.data}. Give LABELS=file.csv.")
-    if request.classes:
-        _check_different("CLASSES", "class", request.classes)
-    classes = request.classes or (preset.classes if preset else None)
-    table = read_labels(csv_path, classes, request.label_settings)
-    files = match_files(csv_path, table, folder, allow_missing=request.allow_missing)
+        raise UserError(f"LABELS is not set, and no preset knows a CSV in DATA={settings.data}. Give LABELS=file.csv.")
+    classes = settings.classes or (preset.classes if preset else None)
+    table = read_labels(csv_path, classes, settings.label_settings)
+    files = match_files(csv_path, table, folder, allow_missing=settings.allow_missing)
     paths = files.paths
-    bands = request.bands or (preset.bands if preset else None)
-    expected = tiff.Expected(axes=request.axes, num_bands=len(bands) if bands else None)
+    bands = settings.bands or (preset.bands if preset else None)
+    expected = tiff.Expected(axes=settings.axes, num_bands=len(bands) if bands else None)
     try:
         first = tiff.read(paths[0], preset.check_page if preset else None, expected)
         facts = tiff.read_facts(paths[0], expected)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise tiff.ChipError(paths[0], "a readable file", reason, advice(error)) from error
-    layout = _layout(request, bands, first, facts, paths[0])
+    layout = _layout(settings, bands, first, facts, paths[0])
     return Plan(
-        store=request.store,
+        store=settings.store,
         layout=layout,
         classes=table.classes,
         num_csv_rows=len(table.names),
-        label_settings=request.label_settings,
-        preset=request.preset,
+        label_settings=settings.label_settings,
+        preset=settings.preset,
         names=tuple(table.names[row] for row in files.csv_row.tolist()),
         paths=paths,
         labels=table.labels[files.csv_row],
@@ -150,7 +125,7 @@ def make_plan(request: Request) -> Plan:
             zero_is_white=facts.zero_is_white, example=paths[0],
         ),
         source={key: value for key, value in (("nodata", facts.nodata), ("axes", facts.axes)) if value is not None},
-        notes=tuple(_notes(request.store, paths[0], facts, unnamed=bands is None and not facts.is_rgb)),
+        notes=tuple(_notes(settings.store, paths[0], facts, unnamed=bands is None and not facts.is_rgb)),
     )  # fmt: skip
 
 
@@ -179,11 +154,9 @@ def _offer(descriptions: tuple[str, ...]) -> str:
     return f"the files have the names {listed}, which BANDS cannot hold"
 
 
-def _kind(path: Path) -> str:
-    return "a file" if path.exists() else "nothing"
-
-
-def _layout(request: Request, bands: tuple[str, ...] | None, first: np.ndarray, facts: tiff.Facts, path: str) -> Layout:
+def _layout(
+    settings: ConversionSettings, bands: tuple[str, ...] | None, first: np.ndarray, facts: tiff.Facts, path: str
+) -> Layout:
     count, height, width = first.shape
     if bands is None:
         # Three samples are red, green and blue only if the file says so. Four samples are never guessed: Planet's files
@@ -195,8 +168,7 @@ def _layout(request: Request, bands: tuple[str, ...] | None, first: np.ndarray, 
             f"{path}: expected {len(bands)} bands ({', '.join(bands)}), found {count}. "
             f"BANDS names each of them, in the file's order.{axes}"
         )
-    _check_different("BANDS", "band", bands)
-    return plan_layout(bands=bands, height=height, width=width, dtype=first.dtype.name, codec=request.codec)
+    return plan_layout(bands=bands, height=height, width=width, dtype=first.dtype.name, codec=settings.codec)
 
 
 def _other_axes(first: np.ndarray, num_bands: int, facts: tiff.Facts) -> str:
@@ -207,9 +179,3 @@ def _other_axes(first: np.ndarray, num_bands: int, facts: tiff.Facts) -> str:
     if count > 1 and (facts.order, num_bands) == ("YXS", height):
         return f" If the file is stored as bands, rows, columns: AXES=SYX reads {height} bands of {width} x {count}."
     return ""
-
-
-def _check_different(variable: str, kind: str, names: tuple[str, ...]) -> None:
-    """Raise UserError if a name is empty or occurs twice."""
-    if len(set(names)) != len(names) or not all(names):
-        raise UserError(f"{variable}={','.join(names)}: expected a different name for each {kind}.")

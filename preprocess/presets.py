@@ -10,8 +10,6 @@ from pathlib import Path
 
 import tifffile
 
-from preprocess.console import UserError
-
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
@@ -54,13 +52,6 @@ PRESETS = {
         exclusive=("clear", "cloudy", "haze", "partly_cloudy"),
     ),
 }  # fmt: skip
-
-
-def get(name: str) -> Preset:
-    """The preset of that name; UserError lists the known names."""
-    if name not in PRESETS:
-        raise UserError(f"PRESET={name}: expected one of {', '.join(sorted(PRESETS))}.")
-    return PRESETS[name]
 
 
 def exclusive_classes(classes: tuple[str, ...]) -> tuple[str, ...]:

@@ -148,7 +148,8 @@ def _kind(annotation: Any) -> tuple[type, bool, tuple[Any, ...]]:
 
 def _expected(kind: type, is_list: bool, choices: tuple[Any, ...], limits: dict[str, float]) -> str:
     if choices:
-        return f"one of {', '.join(map(str, choices))}"
+        names = [str(choice) for choice in choices]
+        return f"one of {', '.join(names)}" if len(names) > 2 else " or ".join(names)
     if is_list:
         return f"{'names' if kind is str else 'paths'} with commas between them"
     if kind not in (int, float):

@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from preprocess.console import UserError
 from preprocess.csv_rows import split_names
+from preprocess.files import is_url
 from preprocess.messages import bad, shown
 from preprocess.setting_specs import Spec, setting, specs, unknown, words_of
 
@@ -100,7 +101,7 @@ def read_words(words: Sequence[str], *models: type[Settings], command: str) -> d
     for text in words:
         name, equals, value = text.partition("=")
         if not equals or name.startswith("-"):
-            raise UserError(f"{shown(text)}: expected a setting as NAME=value{_as_word(name, known)}.")
+            raise UserError(f"{shown(text)}: expected NAME=value{_example(name, known)}.")
         if name not in known:
             raise unknown(name, known, command)
         if known[name].name in values:
@@ -124,6 +125,8 @@ def read_text(spec: Spec, text: str) -> Any:
         return by_text[text]
     if spec.is_list:
         return tuple(spec.kind(name) for name in split_names(spec.word, text))
+    if spec.kind is Path and is_url(text):
+        raise UserError(f"{spec.word}={shown(text)}: expected a path on disk, found an address. Copy it here first.")
     if spec.kind is bool:
         if text not in ("0", "1"):
             raise spec.refuse(text)
@@ -144,10 +147,11 @@ def _number(spec: Spec, text: str) -> float:
     return value
 
 
-def _as_word(name: str, known: Mapping[str, Spec]) -> str:
+def _example(name: str, known: Mapping[str, Spec]) -> str:
+    """ ", such as EPOCHS=number" for --epochs; else with the first setting that there is."""
     word = name.lstrip("-").upper().replace("-", "_")
-    example = next(iter(known), "NAME")
-    return f": {word}=..." if word in known else f", such as {example}=..."
+    spec = known.get(word) or next(iter(known.values()), None)
+    return f", such as {spec.example or f'{spec.word}={spec.hint}'}" if spec else ""
 
 
 def _check_exact(spec: Spec, value: object) -> None:

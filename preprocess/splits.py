@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from sklearn.model_selection import train_test_split
@@ -17,7 +18,8 @@ from sklearn.model_selection import train_test_split
 from preprocess.console import UserError
 from preprocess.csv_rows import read_table
 from preprocess.image_names import Index, stem
-from preprocess.labels import LabelSettings, read_rows, settings_of
+from preprocess.label_settings import LabelSettings
+from preprocess.labels import HasSource, read_rows, settings_of
 from preprocess.split_rules import read_fractions
 from preprocess.zarr_store import Store
 
@@ -53,7 +55,26 @@ def course_rows(num_rows: int) -> tuple[np.ndarray, np.ndarray]:
     return train, test
 
 
-def make_split(rule: str, store: Store, *, val: float = 0.0) -> Split:
+class ChipTable(HasSource, Protocol):
+    """The chips that a split divides: a `Store`, or the plan of one."""
+
+    @property
+    def names(self) -> np.ndarray:
+        """As in the CSV."""
+        ...
+
+    @property
+    def csv_row(self) -> np.ndarray:
+        """Row of each chip in the CSV."""
+        ...
+
+    @property
+    def num_csv_rows(self) -> int:
+        """Rows of the CSV, with those whose chip is missing."""
+        ...
+
+
+def make_split(rule: str, store: ChipTable, *, val: float = 0.0) -> Split:
     """Divide the chips of a store.
 
     Args:
@@ -76,20 +97,23 @@ def make_split(rule: str, store: Store, *, val: float = 0.0) -> Split:
     train, val_chips, test = (np.flatnonzero(split_of_chip == index) for index in range(3))
     for name, chips in (("train", train), ("test", test)):
         if not len(chips):
+            total = len(store.csv_row)
             raise UserError(
-                f"SPLIT={rule}: expected chips in the {name} split, found none ({store.num_chips} chips in the store)."
+                f"SPLIT={rule}: expected chips in the {name} split, found none ({total} chips in the store)."
             )
     shown = f"{rule} + val {val:g}" if val else rule
     return Split(rule=shown, train=train, val=val_chips, test=test)
 
 
-def _split_rows(rule: str, store: Store, val: float) -> dict[str, np.ndarray]:
+def _split_rows(rule: str, store: ChipTable, val: float) -> dict[str, np.ndarray]:
     """Split name -> rows of the CSV."""
     if rule == "course":
         count = store.num_csv_rows
         train, test = course_rows(count) if count > 1 else (np.arange(count),) * 2
         return {"train": train, "val": np.empty(0, int), "test": test}
     if rule == "blocked":
+        if not isinstance(store, Store):
+            raise UserError(f"SPLIT=blocked: {store.path} must be made first. Then `make audit` finds the groups.")
         return _from_groups(store, val)
     if rule.endswith(".csv"):
         return _from_file(Path(rule), store, store.names, store.csv_row)
@@ -164,7 +188,7 @@ def _from_fractions(rule: str, num_rows: int) -> dict[str, np.ndarray]:
     return {"train": pieces[0], "val": pieces[1] if len(pieces) == 3 else np.empty(0, int), "test": pieces[-1]}
 
 
-def _from_file(path: Path, store: Store, names: np.ndarray, csv_row: np.ndarray) -> dict[str, np.ndarray]:
+def _from_file(path: Path, store: ChipTable, names: np.ndarray, csv_row: np.ndarray) -> dict[str, np.ndarray]:
     """Read a split file. It may have the separator and the name column of the store's own CSV."""
     settings = settings_of(store)
     rows: dict[str, list[int]] = {name: [] for name in SPLIT_NAMES}

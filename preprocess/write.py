@@ -69,7 +69,7 @@ def _read_planned(task: ShardTask, index: int, reader: tiff.Reader) -> np.ndarra
         stat = os.stat(path)
         if (stat.st_size, stat.st_mtime_ns) != (task.size[index], task.mtime_ns[index]):
             raise tiff.ChipError(path, "the file as listed", "a changed file", "Run the same command again.")
-        return reader.read(path, presets.get(task.preset).check_page if task.preset else None, task.expected)
+        return reader.read(path, presets.PRESETS[task.preset].check_page if task.preset else None, task.expected)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise tiff.ChipError(path, "a readable file", reason, advice(error)) from error

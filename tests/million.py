@@ -107,8 +107,7 @@ def main() -> None:
     folder: Path = args.folder
     labels, store = make_chips(folder / "tif", args.chips), folder / "chips.zarr"
     convert = (
-        "-m", "preprocess", "convert", "--data", str(folder / "tif"), "--labels", str(labels), "--bands", "gray",
-        "--store", str(store),
+        "-m", "preprocess", "zarr", f"DATA={folder / 'tif'}", f"LABELS={labels}", "BANDS=gray", f"STORE={store}",
     )  # fmt: skip
     steps: dict[str, tuple[str, ...]] = {
         "convert": convert,
@@ -116,8 +115,8 @@ def main() -> None:
         "open": ("-c", _OPEN, str(store)),
         "plan": ("-c", _OPEN + _PLAN, str(store)),
         "read": ("-c", _OPEN + _READ, str(store)),
-        "info": ("-m", "preprocess", "info", "--store", str(store)),
-        "verify": ("-m", "preprocess", "verify", "--store", str(store)),
+        "info": ("-m", "preprocess", "info", f"STORE={store}"),
+        "verify": ("-m", "preprocess", "verify", f"STORE={store}"),
     }
     for name in args.steps.split(","):
         if name == "convert":

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from tiny import tiny_networks
 
+from canopy.main import dispatch
 from pipeline.loader import Batch
 from preprocess import console
-from train.__main__ import main
 from train.hooks import Hooks, use_hooks
 from train.loop import RunLoop
 
@@ -41,7 +41,6 @@ def logged(log: Path, stop: int) -> Iterator[None]:
 
 if __name__ == "__main__":
     folder, stop_at = Path(sys.argv[1]), int(sys.argv[2])
-    sys.argv[1:] = sys.argv[3:]
     folder.mkdir(exist_ok=True)
     with logged(folder / f"{os.environ['RANK']}.log", stop_at):
-        console.run(main)
+        console.run(lambda: dispatch("train", sys.argv[3:]))

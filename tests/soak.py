@@ -6,7 +6,6 @@ kills come at any moment of a life; the others strike within what was hit least 
 checkpoint. A process is first frozen (SIGSTOP), so that what it was doing is known and not guessed.
 """
 
-import argparse
 import contextlib
 import hashlib
 import mmap
@@ -22,7 +21,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import torch
@@ -30,12 +28,13 @@ from helpers.chips import to_store, write_chips
 from tiny import outcome, tiny_networks
 from tqdm import tqdm
 
+from bench.commands import SoakSettings
+from canopy.main import dispatch
 from pipeline.inputs import raw_inputs
 from pipeline.loader import Batch, train_loader
 from preprocess import console
 from preprocess.console import UserError
 from preprocess.zarr_store import Store
-from train.__main__ import main as train_main
 from train.checkpoint_files import folder
 from train.contract.record import read_record
 from train.hooks import Hooks, use_hooks
@@ -64,10 +63,10 @@ class Soak:
         self.newest[run] = newest
         if not newest:
             shutil.rmtree(run, ignore_errors=True)  # killed before its first checkpoint: nothing to go on from
-        arguments = ["--resume", str(run)] if run.exists() else [
-            "--task", "1", "--store", str(self.place / "chips.zarr"), "--run", str(run), "--gpu", "cpu",
-            "--epochs", "3", "--batch", "20", "--weights", "none", "--val", "0.1", "--set", "ema=0.9",
-            "--checkpoint-minutes", "0.0003",
+        arguments = [f"RESUME={run}"] if run.exists() else [
+            "TASK=1", f"STORE={self.place / 'chips.zarr'}", f"RUN={run}", "GPU=cpu",
+            "EPOCHS=3", "BATCH=20", "WEIGHTS=none", "VAL=0.1", "EMA=0.9",
+            "CHECKPOINT_MINUTES=0.0003",
         ]  # fmt: skip
         self.lives += 1
         process = os.fork()
@@ -89,10 +88,9 @@ class Soak:
         tqdm.set_lock(threading.RLock())
         with contextlib.ExitStack() as patches:
             patches.enter_context(tiny_networks())
-            patches.enter_context(mock.patch.object(sys, "argv", ["train", *arguments]))
             patches.enter_context(use_hooks(Hooks(phase=self._phase, on_batch_end=_logger(lines))))
             try:
-                console.run(train_main)
+                console.run(lambda: dispatch("train", arguments))
             except SystemExit as end:
                 os._exit(int(str(end.code)))
 
@@ -228,15 +226,11 @@ def soak(kills: int, seed: int) -> str:
         )
 
 
-def main() -> int:
-    """Parse, soak, say what was hit."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    print(soak(args.kills, args.seed))
+def main(settings: SoakSettings) -> int:
+    """Soak, say what was hit."""
+    print(soak(settings.kills, settings.seed))
     return 0
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run(lambda: main(SoakSettings.from_words(sys.argv[1:], "soak")))

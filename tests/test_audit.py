@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import tifffile
-from helpers.chips import write_csv
+from helpers.chips import conversion, write_csv
 from helpers.made_runs import write_run
 from helpers.pages import Page
 from PIL import Image
@@ -28,7 +28,6 @@ from analysis.audit import audit
 from analysis.features import area_means, read_features
 from preprocess.convert import convert
 from preprocess.labels import read_labels
-from preprocess.plan import Request
 from preprocess.presets import PRESETS, exclusive_classes
 from preprocess.splits import course_rows, groups_path, make_split
 from preprocess.zarr_store import Store, open_store
@@ -81,7 +80,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     said[train[15]], said[train[16]], said[train[17]] = "clear cloudy", "road", "clear road road"
     rows |= {"contradictory": train[15], "none": train[16], "repeated": train[17]}
     write_csv(folder / "tags.csv", list(zip(names, said, strict=True)))
-    convert(Request(data=folder / "tif", labels=folder / "tags.csv", store=folder / "chips.zarr",
+    convert(conversion(data=folder / "tif", labels=folder / "tags.csv", store=folder / "chips.zarr",
                     bands=("blue", "green", "red", "nir")))  # fmt: skip
     store = open_store(folder / "chips.zarr")
     run = doubting_run(folder / "runs" / "one", store, rows["swapped"])
@@ -162,7 +161,7 @@ def store_of(folder: Path, chips: list[np.ndarray]) -> Store:
     for index, chip in enumerate(chips):
         tifffile.imwrite(folder / f"tif/t_{index}.tif", chip, photometric="minisblack", planarconfig=1)
     write_csv(folder / "tags.csv", [(f"t_{index}", "ab"[index % 2]) for index in range(len(chips))])
-    convert(Request(data=folder / "tif", labels=folder / "tags.csv", store=folder / "chips.zarr",
+    convert(conversion(data=folder / "tif", labels=folder / "tags.csv", store=folder / "chips.zarr",
                     bands=("blue", "green", "red", "nir")))  # fmt: skip
     return open_store(folder / "chips.zarr")
 
@@ -367,7 +366,7 @@ def test_the_real_labels_repeat_a_tag_73_times_and_lack_the_weather_once(shared:
 def test_the_neighbours_of_real_scenes_are_found_without_a_wrong_one(shared: Path, tmp_path: Path) -> None:
     """Chips of 64 pixels at steps of 32: the chip 64 pixels on is the neighbour whose edge continues this one's."""
     data = shared / "data/landsat_masks"
-    convert(Request(data=data / "tiles", labels=data / "train.csv", store=tmp_path / "s.zarr",
+    convert(conversion(data=data / "tiles", labels=data / "train.csv", store=tmp_path / "s.zarr",
                     bands=("blue", "green", "red", "nir")))  # fmt: skip
     store = open_store(tmp_path / "s.zarr")
     with open(data / "tiles_index.csv", newline="") as file:
@@ -388,7 +387,7 @@ def test_exclusive_classes_must_be_there(session_store: Store, refused: Callable
 
 def test_an_audit_loads_neither_torch_nor_dali(planted: SimpleNamespace) -> None:
     code = (
-        "import sys, analysis, analysis.__main__, analysis.audit, analysis.report, analysis.curves\n"
+        "import sys, analysis, analysis.commands, analysis.audit, analysis.report, analysis.curves\n"
         "print([m for m in ('torch', 'nvidia', 'train.loop') if m in sys.modules])"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

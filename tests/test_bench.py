@@ -13,7 +13,6 @@ import torch
 from helpers.commands import here, python
 
 from bench import e2e, model, record, report, scale
-from bench.__main__ import main as bench_main
 from bench.check import WrongBatchError, check, expected_images
 from bench.chips import make_chips
 from bench.peers import PEERS
@@ -127,8 +126,8 @@ def test_kept_workers_follow_the_epoch(work: Work) -> None:
 def test_loader_mode_end_to_end(work: Work, tmp_path: Path) -> None:
     names = [BASELINE, "canopy-lz4", "canopy-device-host"]
     done = python(
-        "-m", "bench", "--rounds", 1, "--chips", 128, "--data", work.folder, "--results", tmp_path,
-        "--rows", ",".join(reversed(names)),
+        "-m", "bench", "ROUNDS=1", "CHIPS=128", f"DATA={work.folder}", f"RESULTS={tmp_path}",
+        f"ROWS={','.join(reversed(names))}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob("loader-*.json")
@@ -147,7 +146,7 @@ def test_loader_mode_end_to_end(work: Work, tmp_path: Path) -> None:
 
 
 def test_own_store_has_rows_of_its_codec_and_no_ratio(work: Work, tmp_path: Path) -> None:
-    done = here(bench_main, "bench", "--rounds", 1, "--store", work.stores["none"], "--results", tmp_path)
+    done = here("bench", "ROUNDS=1", f"STORE={work.stores['none']}", f"RESULTS={tmp_path}")
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob("loader-*.json")
     (row,) = json.loads(path.read_text())["rows"]
@@ -158,17 +157,17 @@ def test_own_store_has_rows_of_its_codec_and_no_ratio(work: Work, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("--mode", "fast"), "MODE=fast"),
-        (("--rounds", "0"), "ROUNDS=0"),
-        (("--rounds", "x"), "ROUNDS=x"),
-        (("--chips", "100", "--data", "nowhere"), "CHIPS=100"),
-        (("--store", "no.zarr"), "no.zarr"),
-        (("--store", "."), "a Zarr v3 group"),
-        (("--mode", "scale", "--store", "no.zarr"), "MODE=scale"),
+        (("MODE=fast",), "MODE=fast"),
+        (("ROUNDS=0",), "ROUNDS=0"),
+        (("ROUNDS=x",), "ROUNDS=x"),
+        (("CHIPS=100", "DATA=nowhere"), "CHIPS=100"),
+        (("STORE=no.zarr",), "no.zarr"),
+        (("STORE=.",), "a Zarr v3 group"),
+        (("MODE=scale", "STORE=no.zarr"), "MODE=scale"),
     ],
 )
 def test_bad_values_are_one_line(arguments: tuple[str, ...], named: str) -> None:
-    done = here(bench_main, "bench", *arguments)
+    done = here("bench", *arguments)
     assert done.returncode == 2
     assert named in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -280,7 +279,7 @@ def test_report_draws_from_records(tmp_path: Path) -> None:
     for name, figure in (("bars", report.bars(loader)), ("roofline", report.roofline(loader))):
         assert figure.axes[0].get_xlabel(), name
         report.plt.close(figure)
-    done = here(report.main, "bench.report", "--results", tmp_path, "--out", tmp_path)
+    done = here("bench", "bench-report", f"RESULTS={tmp_path}", f"OUT={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in tmp_path.glob("*.png")) == [
         "bench_loader.png", "bench_roofline.png", "bench_scale.png",

@@ -11,14 +11,12 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from helpers.chips import write_chips, write_csv
+from helpers.chips import conversion, write_chips, write_csv
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from preprocess.console import Progress, UserError, is_plain, one_line, run, say
 from preprocess.convert import convert
-from preprocess.labels import LabelSettings
-from preprocess.plan import Request
 from preprocess.verify import info
 
 ANY = st.text(st.characters(exclude_categories=[]))  # lone surrogates, too, as names that are no UTF-8 have them
@@ -101,7 +99,7 @@ def test_a_terminal_in_ascii_gets_escapes(tmp_path: Path) -> None:
 def test_refused_rows_are_shown_escaped(tmp_path: Path, refused: Callable, row: str) -> None:
     chips = write_chips(tmp_path / "tif", count=1)
     (tmp_path / "t.csv").write_text(f"image_name,tags\n{row.replace(chr(10), '')}\n", encoding="utf-8")
-    text = refused(lambda: convert(Request(data=chips.folder, labels=tmp_path / "t.csv", store=tmp_path / "s.zarr")))
+    text = refused(lambda: convert(conversion(data=chips.folder, labels=tmp_path / "t.csv", store=tmp_path / "s.zarr")))
     assert seen_as_it_is(one_line(text))
 
 
@@ -113,8 +111,7 @@ def test_a_conversion_and_info_show_classes_and_names_escaped(
     (chips.folder / "t_0.tif").rename(chips.folder / f"{name}.tif")
     rows = [(name, "Inland waters;a, b"), ("t_1", "a, b"), ("t_2", ""), ("t_3.jpg", "c")]
     write_csv(tmp_path / "t.csv", rows)
-    how = LabelSettings.of({"tags_separator": ";"})
-    convert(Request(data=chips.folder, labels=tmp_path / "t.csv", store=tmp_path / "s.zarr", label_settings=how))
+    convert(conversion(data=chips.folder, labels=tmp_path / "t.csv", store=tmp_path / "s.zarr", tags_separator=";"))
     printed = capsys.readouterr().out
     assert '4 chips, 3 classes (Inland waters,"a, b",c), bands' in printed
     info(tmp_path / "s.zarr", "0.5,0.5")
@@ -128,6 +125,7 @@ def test_pages_figures_and_curves_show_names_escaped(tmp_path: Path) -> None:
     from analysis import plots
     from analysis.figures import Figures, new, panels
     from analysis.page import Note, Section, render
+    from train.contract.metrics import EpochLine
     from train.telemetry import scalars
 
     evil = EVIL.replace("\udcff", "")
@@ -146,6 +144,8 @@ def test_pages_figures_and_curves_show_names_escaped(tmp_path: Path) -> None:
     page = (tmp_path / "p.html").read_text(encoding="utf-8")
     assert all(seen_as_it_is(line) for line in page.replace("\t", "").split("\n"))
     assert "\\u202e" in page
-    line = {"lr": 0.1, "chips_per_s": 1.0, "wait_share": 0.0, "seconds": {}, "test_loss": 1.0, "test_map": 1.0,
-            "test_ap": {EVIL: 0.5}}  # fmt: skip
+    line = EpochLine(
+        epoch=1, lr=0.1, train_loss=1.0, train_map=0.5, train_ap={EVIL: 0.5}, chips_per_s=1.0, wait_share=0.0,
+        train_s=1.0, seconds={}, first_wait_s=0.0, test_loss=1.0, test_map=0.5, test_ap={EVIL: 0.5},
+    )  # fmt: skip
     assert f"AP_test/{one_line(EVIL)}" in scalars(line)

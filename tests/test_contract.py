@@ -24,10 +24,8 @@ from hypothesis import strategies as st
 from run_files import read_arrays, rewrite
 from tiny import Steps, outcome, tiny_networks
 
-from analysis.__main__ import main as analysis_main
 from analysis.finished_run import load_run
 from preprocess.console import UserError
-from train.__main__ import main as train_main
 from train.contract.fields import parse
 from train.contract.metrics import read_metrics
 from train.contract.record import read_record
@@ -55,7 +53,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     to_store(chips, chips.folder.parent / "chips.zarr")
     run = chips.folder.parent / "run"
     with tiny_networks():
-        ended = train(chips.folder.parent / "chips.zarr", run, "--epochs", 3, "--batch", 8, "--val", "0.2")
+        ended = train(chips.folder.parent / "chips.zarr", run, "EPOCHS=3", "BATCH=8", "VAL=0.2")
     assert ended.returncode == 0, ended.stderr
     return run
 
@@ -76,25 +74,25 @@ def one_line(call: Callable[[], object]) -> str:
     return text
 
 
-def commands(run: Path) -> list[tuple[Callable[[], int], list[object]]]:
+def commands(run: Path) -> list[list[str]]:
     data, out = run.parent / "tif", run.parent / "out.csv"
     return [
-        (analysis_main, ["predict", "--run", run, "--data", data, "--out", out, "--gpu", "cpu"]),
-        (analysis_main, ["export", "--run", run]),
-        (analysis_main, ["report", "--run", run]),
-        (analysis_main, ["curves", "--run", run]),
-        (analysis_main, ["reproduce", "--run", run]),
-        (train_main, ["--resume", run]),
+        ["predict", f"RUN={run}", f"DATA={data}", f"OUT={out}", "GPU=cpu"],
+        ["export", f"RUN={run}"],
+        ["report", f"RUN={run}"],
+        ["curves", f"RUN={run}"],
+        ["reproduce", f"RUN={run}"],
+        ["train", f"RESUME={run}"],
     ]
 
 
 def refused_by_all(run: Path, found: str, *, but: tuple[str, ...] = ()) -> None:
     (run.parent / "tif").mkdir(exist_ok=True)
     shutil.copy(ROOT / "pyproject.toml", run.parent / "tif" / "a.tif")  # nothing is read of it
-    for main, arguments in commands(run):
-        if str(arguments[0]) not in but:
-            ended = here(main, "canopy", *arguments)
-            assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), (arguments, ended)
+    for name, *words in commands(run):
+        if name not in but:
+            ended = here("", name, *words)
+            assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), (name, ended)
             assert found in ended.stderr
 
 
@@ -133,7 +131,7 @@ def test_a_changed_digit_of_version_1_is_refused_where_the_store_proves_it(
             assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended
             assert "run.json" in ended.stderr
             assert "mean" in ended.stderr
-    ended = here(train_main, "train", "--resume", tmp_path / "stopped")
+    ended = here("train", f"RESUME={tmp_path / 'stopped'}")
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
     assert "run.json says inputs.mean [" in ended.stderr
 
@@ -226,7 +224,7 @@ def test_a_kill_between_the_two_files_is_said_and_can_be_resumed(
 ) -> None:
     """publish() writes results.npz first; after a step back to an older checkpoint it may be the shorter one."""
     store, run = whole.parent / "chips.zarr", tmp_path / "run"
-    settings = ("--epochs", 3, "--batch", 8, "--val", "0.2", "--checkpoint-minutes", "1e-9")
+    settings = ("EPOCHS=3", "BATCH=8", "VAL=0.2", "CHECKPOINT_MINUTES=1e-9")
     kept: dict[int, bytes] = {}
 
     def act(step: int) -> None:
@@ -242,7 +240,7 @@ def test_a_kill_between_the_two_files_is_said_and_can_be_resumed(
     load_run(run)
     said = f"metrics.jsonl holds {epochs[0]} epochs, results.npz {epochs[1]}: the run was killed in between"
     assert said in capsys.readouterr().out
-    ended = here(train_main, "train", "--resume", run)
+    ended = here("train", f"RESUME={run}")
     assert ended.returncode == 0, ended.stderr
     assert outcome(run) == outcome(whole)
     load_run(run)
@@ -289,7 +287,7 @@ def test_what_is_no_file_is_one_line(run: Path, name: str, kind: str) -> None:
     else:
         os.mkfifo(run / name)
     shows = ("report", "curves") if name == "model.safetensors" else ()
-    done = () if name == "run.json" else ("--resume",)
+    done = () if name == "run.json" else ("train",)
     refused_by_all(run, name, but=(*shows, *done))
 
 

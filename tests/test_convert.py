@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from helpers.chips import BANDS, Chips, to_store, write_chips, write_csv
+from helpers.chips import BANDS, Chips, conversion, to_store, write_chips, write_csv
 from helpers.files import tree
 
 from preprocess import shard, zarr_store
@@ -24,7 +24,6 @@ from preprocess.band_statistics import band_sums
 from preprocess.convert import convert
 from preprocess.files import locked
 from preprocess.layout import plan_layout
-from preprocess.plan import Request
 from preprocess.zarr_store import Store, open_store
 
 
@@ -289,8 +288,8 @@ def test_a_torn_plan_is_a_line(
         ({"labels": None}, "LABELS is not set"),
         ({"codec": "zip"}, "CODEC=zip: expected lz4 or none"),
         ({"jobs": 0}, "JOBS=0"),
-        ({"store": Path(__file__)}, "found a file. Choose another name"),
-        ({"preset": "mars"}, "PRESET=mars: expected one of planet"),
+        ({"store": Path(__file__)}, "test_convert.py: is a file. Choose another name"),
+        ({"preset": "mars"}, "PRESET=mars: expected planet."),
         ({"bands": ("a", "b")}, "expected 2 bands (a, b), found 4"),
         ({"bands": ("a", "a", "b", "c")}, "a different name for each band"),
         ({"classes": ("a", "b", "c", "a")}, "CLASSES=a,b,c,a: expected a different name for each class"),
@@ -302,7 +301,7 @@ def test_a_torn_plan_is_a_line(
 )
 def test_refusals_of_arguments(chips: Chips, tmp_path: Path, refused: Callable, settings: dict, found: str) -> None:
     arguments = {"data": chips.folder, "labels": chips.csv, "store": tmp_path / "s.zarr", **settings}
-    assert found in refused(lambda: convert(Request(**arguments)))
+    assert found in refused(lambda: convert(conversion(**arguments)))
     assert not (tmp_path / "s.zarr").exists()
 
 
@@ -310,7 +309,7 @@ def test_the_planet_preset_knows_kaggles_folder(tmp_path: Path) -> None:
     chips = write_chips(tmp_path / "kaggle" / "train-tif-v2", count=3)
     rows = [("t_0", "clear primary"), ("t_1", "haze"), ("t_2", "water clear clear")]
     write_csv(tmp_path / "kaggle" / "train_v2.csv", rows)
-    convert(Request(data=tmp_path / "kaggle", preset="planet", store=tmp_path / "s.zarr"))
+    convert(conversion(data=tmp_path / "kaggle", preset="planet", store=tmp_path / "s.zarr"))
     store = open_store(tmp_path / "s.zarr")
     assert store.layout.bands == BANDS
     assert (store.classes[0], store.classes[5], store.classes[-1]) == ("clear", "artisinal_mine", "water")
@@ -334,7 +333,7 @@ def test_missing_chips(chips: Chips, tmp_path: Path, refused: Callable, capsys: 
 
 def test_no_chip_at_all(chips: Chips, tmp_path: Path, refused: Callable) -> None:
     (tmp_path / "empty").mkdir()
-    request = Request(data=tmp_path / "empty", labels=chips.csv, store=tmp_path / "s.zarr", allow_missing=True)
+    request = conversion(data=tmp_path / "empty", labels=chips.csv, store=tmp_path / "s.zarr", allow_missing=True)
     assert "No chip is left" in refused(lambda: convert(request))
 
 
@@ -417,7 +416,7 @@ def test_a_really_full_disk(chips: Chips, tmp_path: Path) -> None:
         pytest.skip("mounting a small file system needs root")
     try:
         big = write_chips(tmp_path / "big", count=200, height=64, width=64)
-        command = ["convert", "--data", big.folder, "--labels", big.csv, "--store", small / "s.zarr", "--jobs", "2"]
+        command = ["convert", f"DATA={big.folder}", f"LABELS={big.csv}", f"STORE={small / 's.zarr'}", "JOBS=2"]
         ended = run_preprocess(*map(str, command))
         assert ended.returncode == 2
         assert "no space left on the disk" in ended.stderr
@@ -435,12 +434,12 @@ def run_preprocess(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_one_line_and_exit_code_2_on_the_command_line(tmp_path: Path) -> None:
-    ended = run_preprocess("convert", "--data", str(tmp_path / "no"), "--store", str(tmp_path / "s.zarr"))
+    ended = run_preprocess("convert", f"DATA={tmp_path / 'no'}", f"STORE={tmp_path / 's.zarr'}")
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1
     assert "expected a folder of TIFFs" in ended.stderr
     assert run_preprocess("convert").returncode == 2
-    assert run_preprocess("info", "--store", str(tmp_path)).returncode == 2
+    assert run_preprocess("info", f"STORE={tmp_path}").returncode == 2
 
 
 def test_what_is_no_store(tmp_path: Path, refused: Callable, session_store: Store) -> None:

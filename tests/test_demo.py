@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from helpers.chips import conversion
 from PIL import Image
 
 from preprocess.convert import convert
 from preprocess.demo import BANDS, CLASSES, draw_chip, make_demo
 from preprocess.labels import read_labels
-from preprocess.plan import Request
 from preprocess.splits import make_split
 from preprocess.zarr_store import Store, open_store
 
@@ -24,7 +24,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def store(demo: Path) -> Store:
-    convert(Request(data=demo / "tif", labels=demo / "labels.csv", store=demo / "s.zarr", bands=BANDS))
+    convert(conversion(data=demo / "tif", labels=demo / "labels.csv", store=demo / "s.zarr", bands=BANDS))
     return open_store(demo / "s.zarr")
 
 

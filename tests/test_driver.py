@@ -54,17 +54,15 @@ for case in sys.argv[1:]:
 COMMANDS = """
 import json, sys
 from helpers.commands import here
-from bench.gpu_check import main as gpu_check
-from train.__main__ import main as train
 from tiny import tiny_networks
 
 store, run = sys.argv[1:]
-words = ["--task", 1, "--store", store, "--epochs", 1, "--batch", 8, "--weights", "none", "--run"]
+words = ["TASK=1", f"STORE={store}", "EPOCHS=1", "BATCH=8", "WEIGHTS=none"]
 with tiny_networks():
     ended = [
-        here(train, "train", *words, f"{run}/refused", "--gpu", 0),
-        here(gpu_check, "bench.gpu_check"),
-        here(train, "train", *words, f"{run}/default"),
+        here("train", *words, f"RUN={run}/refused", "GPU=0"),
+        here("bench", "gpu-check"),
+        here("train", *words, f"RUN={run}/default"),
     ]
 print(json.dumps([vars(each) for each in ended]))
 """

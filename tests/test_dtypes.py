@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from helpers.chips import DTYPES, Chips, to_store, write_chips, write_csv
+from helpers.chips import DTYPES, Chips, conversion, to_store, write_chips, write_csv
 from helpers.dtypes import any_bits, layout_of, write_one
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from analysis.pictures import stretch
 from preprocess import shard, verify, zarr_store
 from preprocess.convert import convert
-from preprocess.plan import Request
 from preprocess.shard_writer import Encoder
 from preprocess.zarr_store import open_store
 
@@ -64,7 +63,7 @@ def test_files_of_other_tools_are_read_exactly(tmp_path: Path, shared: Path, nam
     (tmp_path / "tif").mkdir()
     shutil.copy(path, tmp_path / "tif" / "c.tif")
     write_csv(tmp_path / "tif" / "tags.csv", [("c", "a")])
-    convert(Request(data=tmp_path / "tif", labels=tmp_path / "tif" / "tags.csv", store=tmp_path / "s.zarr"))
+    convert(conversion(data=tmp_path / "tif", labels=tmp_path / "tif" / "tags.csv", store=tmp_path / "s.zarr"))
     expected = tifffile.imread(path)
     expected = expected if expected.shape[0] < expected.shape[-1] else np.moveaxis(expected, -1, 0)
     (stored,) = np.asarray(zarr.open_group(tmp_path / "s.zarr")["tiles"][...])

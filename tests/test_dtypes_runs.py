@@ -44,7 +44,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SimpleNamespace]
         write_tiff(folder / "tif" / "t_5.tif", np.moveaxis(chips.values[5], 0, -1))
         store = to_store(chips, folder / "chips.zarr")
         with tiny_networks():
-            ended = train(store.local_path, folder / "run", "--epochs", 1, "--crop", 28, task=3)
+            ended = train(store.local_path, folder / "run", "EPOCHS=1", "CROP=28", task=3)
         assert ended.returncode == 0, ended.stderr
         run = load_run(folder / "run")
         (folder / "new").mkdir()

@@ -50,7 +50,7 @@ def run(conversions: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
     chips = write_chips(tmp_path_factory.mktemp("export") / "tif", count=120, height=40, width=32)
     folder = chips.folder.parent
     to_store(chips, folder / "chips.zarr")
-    ended = train(folder / "chips.zarr", folder / "run", "--epochs", 1, "--crop", 28, task=3)
+    ended = train(folder / "chips.zarr", folder / "run", "EPOCHS=1", "CROP=28", task=3)
     assert ended.returncode == 0, ended.stderr
     export(folder / "run", store_path=None)
     return load_run(folder / "run")

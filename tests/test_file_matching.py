@@ -8,7 +8,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from helpers.chips import write_chips, write_csv
+from helpers.chips import conversion, write_chips, write_csv
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +18,6 @@ from preprocess.convert import convert
 from preprocess.file_matching import Files, match_files
 from preprocess.image_names import difference, list_tiffs, stem
 from preprocess.labels import LabelTable
-from preprocess.plan import Request
 from preprocess.zarr_store import open_store
 
 PART = st.text(st.characters(codec="utf-8", categories=["L", "N", "Mn", "Zs"], include_characters="_-.")).filter(
@@ -208,7 +207,7 @@ def test_predict_lists_what_a_conversion_finds(tmp_path: Path, capsys: pytest.Ca
     listed = list_files(chips.folder)
     assert "skipped: 2 hidden files and folders (first: ._b.tif)." in capsys.readouterr().out
     write_csv(tmp_path / "t.csv", [(name, "x") for name in listed.names])
-    convert(Request(data=chips.folder, labels=tmp_path / "t.csv", store=tmp_path / "s.zarr"))
+    convert(conversion(data=chips.folder, labels=tmp_path / "t.csv", store=tmp_path / "s.zarr"))
     assert open_store(tmp_path / "s.zarr").names.tolist() == listed.names == ["a", "b", "c", "d", "e"]
 
 

@@ -17,11 +17,8 @@ from helpers.commands import ROOT, here
 from safetensors.torch import load_file, save
 from tiny import tiny_networks
 
-from analysis.__main__ import main as analysis_main
 from pipeline.chunks import ChunkReader
-from preprocess.__main__ import main as preprocess_main
 from preprocess.zarr_store import open_store
-from train.__main__ import main as train_main
 from train.device import _cpu
 from train.run_folder import versions
 
@@ -70,13 +67,13 @@ def test_a_store_opens_verifies_and_reads_as_plain_zarr_does(fixture: Path, tmp_
     out = np.empty_like(values)
     reader.decode(np.arange(40), out)
     assert np.array_equal(out, values)
-    ended = here(preprocess_main, "preprocess", "verify", "--store", path)
+    ended = here("preprocess", "verify", f"STORE={path}")
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 def test_a_stopped_run_becomes_what_its_own_version_made_of_it(fixture: Path, tmp_path: Path) -> None:
     run = copied(fixture, "stopped", tmp_path)
-    ended = here(train_main, "train", "--resume", run)
+    ended = here("train", f"RESUME={run}")
     assert ended.returncode == 0, ended.stderr
     if same_machine(fixture):
         expected = json.loads((fixture / "expected.json").read_text())["outcome"]
@@ -92,7 +89,7 @@ def test_a_stopped_run_becomes_what_its_own_version_made_of_it(fixture: Path, tm
 
 def test_a_finished_run_reproduces(fixture: Path, tmp_path: Path) -> None:
     run = copied(fixture, "run", tmp_path)
-    ended = here(analysis_main, "analysis", "reproduce", "--run", run)
+    ended = here("analysis", "reproduce", f"RUN={run}")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ("BIT-IDENTICAL" in ended.stdout) or not same_machine(fixture)
 
@@ -101,7 +98,7 @@ def test_a_finished_run_reproduces(fixture: Path, tmp_path: Path) -> None:
 def test_a_run_is_drawn_and_reported(fixture: Path, tmp_path: Path, name: str) -> None:
     run = copied(fixture, name, tmp_path)
     for command in ("curves", "report"):
-        ended = here(analysis_main, "analysis", command, "--run", run)
+        ended = here("analysis", command, f"RUN={run}")
         assert ended.returncode == 0, ended.stderr
     assert (run / "curves.png").stat().st_size > 0
     with np.load(run / "results.npz") as results:
@@ -121,7 +118,7 @@ def test_a_run_predicts_its_saved_scores(fixture: Path, tmp_path: Path) -> None:
                 chips / f"{name}.tif", np.moveaxis(chip, 0, -1), photometric="minisblack", planarconfig=1
             )  # fmt: skip
     out = tmp_path / "scores.csv"
-    ended = here(analysis_main, "analysis", "predict", "--run", run, "--data", chips, "--out", out)
+    ended = here("analysis", "predict", f"RUN={run}", f"DATA={chips}", f"OUT={out}")
     assert ended.returncode == 0, ended.stderr
     with open(out, newline="") as file:
         rows = {name: [float(value) for value in values] for name, *values in list(csv.reader(file))[1:]}

@@ -20,7 +20,7 @@ BAD = ("silent", "crashed", "hung", "too big")
 
 def fuzz(*arguments: object) -> Ended:
     ended = subprocess.run(
-        [sys.executable, "-m", "fuzz", "--jobs", "1", *map(str, arguments)],
+        [sys.executable, "-m", "fuzz", "JOBS=1", *map(str, arguments)],
         cwd=ROOT, capture_output=True, text=True, timeout=600,
         env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
     )  # fmt: skip
@@ -38,7 +38,7 @@ def counts(ended: Ended, kind: str) -> dict[str, int]:
 
 @pytest.mark.parametrize(("kinds", "count"), COUNTS)
 def test_damaged_inputs_are_refused_or_equal(tmp_path: Path, kinds: str, count: int) -> None:
-    ended = fuzz("--only", kinds, "--count", count, "--seed", SEED, "--keep", tmp_path)
+    ended = fuzz(f"ONLY={kinds}", f"COUNT={count}", f"SEED={SEED}", f"KEEP={tmp_path}")
     for kind in kinds.split(","):
         found = counts(ended, kind)
         assert sum(found.values()) == count
@@ -59,20 +59,20 @@ def test_damaged_inputs_are_refused_or_equal(tmp_path: Path, kinds: str, count: 
 )
 def test_a_fault_of_the_program_is_found(tmp_path: Path, fault: str, kind: str, count: int) -> None:
     """Each fault is one check less. The case is kept, and CASE= runs it again, with the fault and without."""
-    ended = fuzz("--only", kind, "--count", count, "--seed", 66, "--fault", fault, "--keep", tmp_path)
+    ended = fuzz(f"ONLY={kind}", f"COUNT={count}", "SEED=66", f"FAULT={fault}", f"KEEP={tmp_path}")
     assert counts(ended, kind)["silent"] > 0, ended.stdout
     assert ended.returncode == 1
     case = re.search(r"silent: CASE=(\S+): ", ended.stdout)
     assert case
     assert (tmp_path / case[1].replace(":", "-") / "case.json").exists()
     if kind == "csvs":
-        again = fuzz("--case", case[1], "--fault", fault, "--keep", tmp_path)
+        again = fuzz(f"CASE={case[1]}", f"FAULT={fault}", f"KEEP={tmp_path}")
         assert again.stdout.splitlines()[1].startswith("silent: ")
-        assert fuzz("--case", case[1], "--keep", tmp_path).stdout.splitlines()[1].startswith("refused: ")
+        assert fuzz(f"CASE={case[1]}", f"KEEP={tmp_path}").stdout.splitlines()[1].startswith("refused: ")
 
 
 def test_every_way_to_end_is_seen(tmp_path: Path) -> None:
-    ended = fuzz("--only", "toys", "--count", 16, "--keep", tmp_path)
+    ended = fuzz("ONLY=toys", "COUNT=16", f"KEEP={tmp_path}")
     expected = {"refused": 2, "equal": 2, "altered": 2, "silent": 2, "crashed": 4, "hung": 2, "too big": 2}
     assert counts(ended, "toys") == expected
     assert ended.returncode == 1
@@ -83,7 +83,7 @@ def test_every_way_to_end_is_seen(tmp_path: Path) -> None:
 
 def test_words_that_it_does_not_know() -> None:
     assert (
-        fuzz("--only", "tiff").stderr
+        fuzz("ONLY=tiff").stderr
         == "error: ONLY=tiff: expected some of stores,json,tiffs,csvs,runs,toys, found 'tiff'.\n"
     )
-    assert fuzz("--case", "stores").stderr.startswith("error: CASE=stores: expected KIND:SEED:NUMBER")
+    assert fuzz("CASE=stores").stderr.startswith("error: CASE=stores: expected KIND:SEED:NUMBER")

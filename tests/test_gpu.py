@@ -22,7 +22,6 @@ from tiny import Steps, outcome
 from pipeline.inputs import Inputs, course_inputs, raw_inputs
 from pipeline.loader import Batch, eval_loader, train_loader
 from preprocess.zarr_store import Store
-from train.__main__ import main as train_main
 from train.config import make_config
 from train.cuda_driver import gpu_available
 from train.device import choose_device, prepare_torch
@@ -179,21 +178,21 @@ def test_a_run_on_the_gpu_reproduces_there_and_on_the_cpu(
 ) -> None:
     pytest.importorskip("pandas", reason="`make reproduce` writes its table with pandas, which is not installed")
     run = tmp_path / "run"
-    ended = train(run_store.path, run, "--gpu", "0", "--amp", amp, "--batch", "16", task=task)
+    ended = train(run_store.path, run, "GPU=0", f"AMP={amp}", "BATCH=16", task=task)
     assert ended.returncode == 0, ended.stderr
     assert json.loads((run / "run.json").read_text())["machine"]["device"] == torch.cuda.get_device_name(0)
-    again = python("-m", "analysis", "reproduce", "--run", run)
+    again = python("-m", "analysis", "reproduce", f"RUN={run}")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "BIT-IDENTICAL" in again.stdout
     if amp == "off":
-        on_cpu = python("-m", "analysis", "reproduce", "--run", run, "--gpu", "cpu")
+        on_cpu = python("-m", "analysis", "reproduce", f"RUN={run}", "GPU=cpu")
         assert "WITHIN ROUNDING" in on_cpu.stdout
 
 
 def test_one_seed_gives_the_same_weights_on_the_gpu(run_store: Store, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        arguments = ("-m", "train", "--task", 4, "--store", run_store.path, "--run", tmp_path / name, "--epochs", 1)
-        ended = python(*arguments, "--batch", 16, "--weights", "none", "--deterministic")
+        arguments = ("-m", "train", "TASK=4", f"STORE={run_store.path}", f"RUN={tmp_path / name}", "EPOCHS=1")
+        ended = python(*arguments, "BATCH=16", "WEIGHTS=none", "DETERMINISTIC=1")
         assert ended.returncode == 0, ended.stderr
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
     assert one == two
@@ -271,10 +270,10 @@ def test_the_estimate_is_what_a_run_takes(store: Store) -> None:
 
 @pytest.mark.parametrize("amp", ["auto", "fp16"])
 def test_a_stopped_run_goes_on_with_its_scaler(run_store: Store, tmp_path: Path, amp: str) -> None:
-    settings = ("--gpu", "auto", "--amp", amp, "--batch", "16", "--deterministic")
+    settings = ("GPU=auto", f"AMP={amp}", "BATCH=16", "DETERMINISTIC=1")
     with Steps(lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 3 else None).watch:
         assert train(run_store.path, tmp_path / "run", *settings).returncode == 75
-    ended = here(train_main, "train", "--resume", tmp_path / "run")
+    ended = here("train", f"RESUME={tmp_path / 'run'}")
     assert ended.returncode == 0, ended.stderr
     assert "GPU=auto: GPU" in ended.stdout
     assert "of GPU memory at BATCH=16" in ended.stdout
@@ -287,8 +286,8 @@ def test_a_stopped_run_goes_on_with_its_scaler(run_store: Store, tmp_path: Path,
 def test_two_gpus_are_one(run_store: Store, tmp_path: Path) -> None:
     losses = []
     for gpus in ("0", "0,1"):
-        ended = python("-m", "train", "--task", 4, "--store", run_store.path, "--run", tmp_path / gpus, "--gpu", gpus,
-                       "--epochs", 2, "--batch", 16, "--weights", "none", "--amp", "off")  # fmt: skip
+        ended = python("-m", "train", "TASK=4", f"STORE={run_store.path}", f"RUN={tmp_path / gpus}", f"GPU={gpus}",
+                       "EPOCHS=2", "BATCH=16", "WEIGHTS=none", "AMP=off")  # fmt: skip
         assert ended.returncode == 0, ended.stderr
         losses.append(np.load(tmp_path / gpus / "results.npz")["trainlosses"])
     assert np.allclose(*losses, rtol=1e-3)
@@ -303,6 +302,6 @@ def test_cuda_graphs_are_refused_beside_dali(store: Store, refused: Callable[...
 
 
 def test_a_gpu_that_is_not_there_is_named(run_store: Store, tmp_path: Path) -> None:
-    ended = train(run_store.path, tmp_path / "run", "--gpu", "99")
+    ended = train(run_store.path, tmp_path / "run", "GPU=99")
     assert ended.returncode == 2
     assert "GPU=99: this machine has" in ended.stderr

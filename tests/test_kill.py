@@ -27,8 +27,8 @@ def test_killed_again_and_again_a_conversion_ends_in_the_same_bytes(tmp_path: Pa
     target = tmp_path / "killed.zarr"
     partial = target.with_name("killed.zarr.partial")
     command = [
-        sys.executable, "-m", "preprocess", "convert", "--data", str(chips.folder), "--labels", str(chips.csv),
-        "--store", str(target), "--bands", "blue,green,red,nir", "--jobs", "2",
+        sys.executable, "-m", "preprocess", "zarr", f"DATA={chips.folder}", f"LABELS={chips.csv}",
+        f"STORE={target}", "BANDS=blue,green,red,nir", "JOBS=2",
     ]  # fmt: skip
     root = Path(__file__).resolve().parents[1]
     started = time.monotonic()
@@ -65,8 +65,8 @@ def test_ctrl_c_at_any_moment_is_one_line(tmp_path: Path, moments: range) -> Non
     """As a terminal sends it: to the command and every process that it started; our code prints no traceback."""
     chips = write_chips(tmp_path / "tif", count=1500, height=48, width=48)
     command = [
-        sys.executable, "-m", "preprocess", "convert", "--data", str(chips.folder), "--labels", str(chips.csv),
-        "--store", str(tmp_path / "s.zarr"), "--bands", "blue,green,red,nir", "--jobs", "2",
+        sys.executable, "-m", "preprocess", "zarr", f"DATA={chips.folder}", f"LABELS={chips.csv}",
+        f"STORE={tmp_path / 's.zarr'}", "BANDS=blue,green,red,nir", "JOBS=2",
     ]  # fmt: skip
     stopped = 0
     for moment in moments:

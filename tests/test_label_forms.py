@@ -13,12 +13,13 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from helpers.chips import write_chips
+from helpers.chips import conversion, write_chips
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from preprocess.console import UserError, is_plain
-from preprocess.labels import LabelSettings, LabelTable, read_labels
+from preprocess.label_settings import LabelSettings
+from preprocess.labels import LabelTable, read_labels
 from preprocess.tags import list_tags
 
 same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -260,6 +261,11 @@ def test_any_tags_in_any_form_are_read_back_or_refused_by_a_rule(
     assert table.classes == (tuple(classes) if form == "onehot" else tuple(sorted(classes)))
 
 
+def words(setting: dict[str, str]) -> dict[str, str]:
+    """Settings of labels as settings of a conversion."""
+    return {{"format": "labels_format"}.get(name, name): text for name, text in setting.items()}
+
+
 # File of shared/faults/csv -> the settings that read it ({} for none; None: it is refused), and its rows.
 PLAIN = {"a": {"clear", "road"}, "b": {"clear"}, "c": {"water"}}
 LONG = "Land principally occupied by agriculture, with significant areas of natural vegetation"
@@ -290,7 +296,6 @@ FAULTS: dict[str, tuple[dict[str, str] | None, dict[str, set[str]]]] = {
 
 def test_the_collected_csvs(shared: Path, tmp_path: Path, refused: Callable) -> None:
     from preprocess.convert import convert
-    from preprocess.plan import Request
     from preprocess.zarr_store import open_store
 
     folder = shared / "faults" / "csv"
@@ -301,14 +306,14 @@ def test_the_collected_csvs(shared: Path, tmp_path: Path, refused: Callable) -> 
         (chips.folder / f"t_{index}.tif").rename(chips.folder / f"{name}.tif")
     assert {path.stem for path in folder.glob("*.csv")} <= FAULTS.keys()
     for name, (setting, rows) in FAULTS.items():
-        request = Request(data=chips.folder, labels=folder / f"{name}.csv", store=tmp_path / f"{name}.zarr")
+        request = conversion(data=chips.folder, labels=folder / f"{name}.csv", store=tmp_path / f"{name}.zarr")
         if setting != {}:
             text = refused(lambda: convert(request))  # noqa: B023  # called at once
             assert advised(text) == (setting or {}), name
             if setting is None:
                 assert re.search(r"line \d", text), name
                 continue
-        convert(Request(**{**vars(request), "label_settings": LabelSettings.of(setting)}))
+        convert(request.replace(**words(setting)))
         store = open_store(request.store)
         found = {
             chip: {tag for tag, mark in zip(store.classes, marks, strict=True) if mark}
@@ -325,9 +330,9 @@ def test_a_store_keeps_how_its_labels_are_read_and_the_audit_reads_them_so(tmp_p
 
     chips = write_chips(tmp_path / "tif", count=3)
     path = write(tmp_path, "file;label\nt_0.jpg;Inland waters\nt_1;road\nt_0.jpg;road\nt_0.jpg;road\nt_2;\n")
-    words = [sys.executable, "-m", "preprocess", "convert", "--data", chips.folder, "--labels", path]
-    words += ["--store", tmp_path / "s.zarr", "--labels-format=long", "--csv-separator=;", "--name-column=file"]
-    ended = subprocess.run([*words, "--tags-column=label"], capture_output=True, text=True)
+    command = [sys.executable, "-m", "preprocess", "zarr", f"DATA={chips.folder}", f"LABELS={path}"]
+    command += [f"STORE={tmp_path / 's.zarr'}", "LABELS_FORMAT=long", "CSV_SEPARATOR=;", "NAME_COLUMN=file"]
+    ended = subprocess.run([*command, "TAGS_COLUMN=label"], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert "3 chips, 2 classes (Inland waters,road)" in ended.stdout
     store = open_store(tmp_path / "s.zarr")
@@ -345,12 +350,11 @@ def test_a_store_keeps_how_its_labels_are_read_and_the_audit_reads_them_so(tmp_p
 
 def test_a_conversion_goes_on_with_the_same_settings_only(tmp_path: Path, refused: Callable) -> None:
     from preprocess.convert import convert
-    from preprocess.plan import Request
 
     chips = write_chips(tmp_path / "tif", count=2)
     path = write(tmp_path, "image_name,clear,road\nt_0,1,1\nt_1,0,1\n")
-    request = Request(data=chips.folder, labels=path, store=tmp_path / "s.zarr")
-    onehot = Request(**{**vars(request), "label_settings": LabelSettings.of({"format": "onehot"})})
+    request = conversion(data=chips.folder, labels=path, store=tmp_path / "s.zarr")
+    onehot = request.replace(labels_format="onehot")
     with mock.patch("preprocess.zarr_store.finish", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         convert(onehot)
     write(tmp_path, "image_name,tags\nt_0,clear road\nt_1,road\n")

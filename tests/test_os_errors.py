@@ -291,8 +291,8 @@ def test_a_disk_that_fails_under_a_conversion_is_one_line_and_the_next_try_ends_
     session_chips: Chips, shim: Path, tmp_path: Path, failing: str, code: int, reason: str, jobs: str
 ) -> None:
     arguments = [
-        sys.executable, "-m", "preprocess", "convert", "--data", str(session_chips.folder), "--labels",
-        str(session_chips.csv), "--store", str(tmp_path / "s.zarr"), "--bands", "a,b,c,d", "--jobs", jobs,
+        sys.executable, "-m", "preprocess", "zarr", f"DATA={session_chips.folder}", f"LABELS={session_chips.csv}",
+        f"STORE={tmp_path / 's.zarr'}", "BANDS=a,b,c,d", f"JOBS={jobs}",
     ]  # fmt: skip
     faults = {"LD_PRELOAD": str(shim), "FAILING": failing, "ERRNO": str(code)}
     ended = subprocess.run(arguments, capture_output=True, text=True, env=os.environ | faults, check=False)

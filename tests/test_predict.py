@@ -32,7 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     folder = chips.folder.parent
     to_store(chips, folder / "chips.zarr")
     ended = train(
-        folder / "chips.zarr", folder / "run", "--epochs", 1, "--set", "pool=auto crop_share=1 test_batch=24",
+        folder / "chips.zarr", folder / "run", "EPOCHS=1", "POOL=auto", "CROP_SHARE=1", "TEST_BATCH=24",
         task=4,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr

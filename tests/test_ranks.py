@@ -21,9 +21,7 @@ from helpers.commands import ROOT, Ended, here
 from rank_run import logged
 from tiny import tiny_networks
 
-from analysis.__main__ import main as analysis_main
 from preprocess.zarr_store import Store
-from train.__main__ import main as train_main
 
 STEPS = 12  # 241 train chips in batches of 20
 BATCH = 20
@@ -63,7 +61,7 @@ def one_process(logs: Path, stop: int, *arguments: object) -> Ended:
     logs.mkdir(exist_ok=True)
     try:
         with logged(logs / "0.log", stop):
-            return here(train_main, "train", *arguments)
+            return here("train", *arguments)
     finally:
         torch.set_num_threads(threads)
 
@@ -77,15 +75,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def settings(store: Store) -> tuple[object, ...]:
     return (
-        "--task", 4, "--store", store.path, "--gpu", "cpu", "--epochs", 3, "--batch", BATCH, "--weights", "none",
-        "--set", "ema=0.9",
+        "TASK=4", f"STORE={store.path}", "GPU=cpu", "EPOCHS=3", f"BATCH={BATCH}", "WEIGHTS=none",
+        "EMA=0.9",
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def alone(store: Store, settings: tuple[object, ...]) -> Path:
     place = store.path.parent / "alone"
-    ended = one_process(place, 0, *settings, "--run", place / "run")
+    ended = one_process(place, 0, *settings, f"RUN={place / 'run'}")
     assert ended.returncode == 0, ended.stderr
     return place
 
@@ -93,7 +91,7 @@ def alone(store: Store, settings: tuple[object, ...]) -> Path:
 @pytest.fixture(scope="module")
 def both(store: Store, settings: tuple[object, ...]) -> Path:
     place = store.path.parent / "both"
-    ended = both_ranks(place, 0, *settings, "--run", place / "run")
+    ended = both_ranks(place, 0, *settings, f"RUN={place / 'run'}")
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("epoch 3/3") == 1  # one rank speaks
     return place
@@ -125,18 +123,18 @@ def test_scores_of_two_ranks_are_those_of_one_to_the_bit(both: Path) -> None:
     """Every test chip once, in order: one process gives exactly the logits that two have gathered."""
     before = torch.get_num_threads()
     with tiny_networks():
-        ended = here(analysis_main, "analysis", "reproduce", "--run", both / "run")
+        ended = here("analysis", "reproduce", f"RUN={both / 'run'}")
     torch.set_num_threads(before)
     assert "BIT-IDENTICAL" in ended.stdout, ended.stdout
 
 
 def test_stopped_with_two_ranks_goes_on_with_one(alone: Path, settings: tuple[object, ...], tmp_path: Path) -> None:
     """Rank 1 alone is told to stop, in step 17: both agree, one step later."""
-    ended = both_ranks(tmp_path / "both", 17, *settings, "--run", tmp_path / "run")
+    ended = both_ranks(tmp_path / "both", 17, *settings, f"RUN={tmp_path / 'run'}")
     assert "To resume it" in ended.stdout, ended.stderr
     done = len(read(tmp_path / "both").chips)
     assert done == 18
-    ended = one_process(tmp_path / "alone", 0, "--resume", tmp_path / "run")
+    ended = one_process(tmp_path / "alone", 0, f"RESUME={tmp_path / 'run'}")
     assert ended.returncode == 0, ended.stderr
     assert "processes was 2, is 1" in ended.stdout
     one, rest = read(alone), read(tmp_path / "alone")
@@ -148,9 +146,9 @@ def test_stopped_with_two_ranks_goes_on_with_one(alone: Path, settings: tuple[ob
 
 
 def test_stopped_with_one_rank_goes_on_with_two(alone: Path, settings: tuple[object, ...], tmp_path: Path) -> None:
-    ended = one_process(tmp_path / "alone", 5, *settings, "--run", tmp_path / "run")
+    ended = one_process(tmp_path / "alone", 5, *settings, f"RUN={tmp_path / 'run'}")
     assert ended.returncode == 75
-    ended = both_ranks(tmp_path / "both", 0, "--resume", tmp_path / "run")
+    ended = both_ranks(tmp_path / "both", 0, f"RESUME={tmp_path / 'run'}")
     assert ended.returncode == 0, ended.stderr
     one, first, second = read(alone), read(tmp_path / "both", 0), read(tmp_path / "both", 1)
     assert [sorted(a + b) for a, b in zip(first.chips, second.chips, strict=True)] == [
@@ -164,15 +162,15 @@ def test_the_command_starts_a_process_for_each_and_stops_them(store: Store, tmp_
     """GPU=cpu,cpu is GPU=0,1 without GPUs: the same launcher, signals and exit codes."""
     run = tmp_path / "run"
     command = [
-        sys.executable, "-m", "train", "--task", "1", "--store", str(store.path), "--gpu", "cpu,cpu", "--weights",
-        "none", "--run", str(run), "--epochs", "1000", "--checkpoint-minutes", "1e-9",
+        sys.executable, "-m", "train", "TASK=1", f"STORE={store.path}", "GPU=cpu,cpu", "WEIGHTS=none", f"RUN={run}",
+        "EPOCHS=1000", "CHECKPOINT_MINUTES=1e-9",
     ]  # fmt: skip
-    refused = subprocess.run([*command, "--batch", "21"], cwd=ROOT, capture_output=True, text=True)
+    refused = subprocess.run([*command, "BATCH=21"], cwd=ROOT, capture_output=True, text=True)
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: BATCH=21: expected a multiple of 2 (2 processes, ACCUMULATE=1)")
     assert refused.stderr.count("\n") == 1
     process = subprocess.Popen(
-        [*command, "--batch", "20"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "BATCH=20"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     while not list((run / "checkpoints").glob("e*.safetensors")):
         assert process.poll() is None, process.communicate()
@@ -187,8 +185,8 @@ def test_the_command_starts_a_process_for_each_and_stops_them(store: Store, tmp_
 def test_what_fails_in_one_process_is_one_line_of_that_process(store: Store, tmp_path: Path) -> None:
     """Rank 0 alone writes checkpoints, and here it may write no file of their size; rank 1 only loses its partner."""
     command = [
-        sys.executable, "-m", "train", "--task", "1", "--store", str(store.path), "--gpu", "cpu,cpu", "--weights",
-        "none", "--run", str(tmp_path / "run"), "--checkpoint-minutes", "1e-9", "--batch", "20",
+        sys.executable, "-m", "train", "TASK=1", f"STORE={store.path}", "GPU=cpu,cpu", "WEIGHTS=none",
+        f"RUN={tmp_path / 'run'}", "CHECKPOINT_MINUTES=1e-9", "BATCH=20",
     ]  # fmt: skip
     ended = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=300,

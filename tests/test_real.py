@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from helpers.chips import conversion
 from helpers.commands import train
 from sklearn.model_selection import train_test_split
 
 from preprocess.convert import convert
-from preprocess.plan import Request
 from preprocess.splits import make_split
 from preprocess.zarr_store import Store, open_store
 
@@ -21,7 +21,7 @@ from preprocess.zarr_store import Store, open_store
 def planet(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     path = tmp_path_factory.mktemp("planet") / "chips.zarr"
     folder = shared / "data/planet"
-    request = Request(
+    request = conversion(
         data=folder / "tif", labels=folder / "train_v2.csv", preset="planet", store=path, allow_missing=True
     )
     convert(request)
@@ -43,10 +43,10 @@ def test_40474_chips_are_missing(shared: Path, tmp_path: Path, refused: Callable
                                  capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     folder = shared / "data/planet"
     arguments = {"data": folder / "tif", "labels": folder / "train_v2.csv", "preset": "planet"}
-    text = refused(lambda: convert(Request(**arguments, store=tmp_path / "s.zarr")))
+    text = refused(lambda: convert(conversion(**arguments, store=tmp_path / "s.zarr")))
     assert "40474 of 40479 chips of the CSV are missing" in text
     assert not (tmp_path / "s.zarr").exists()
-    convert(Request(**arguments, store=tmp_path / "s.zarr", allow_missing=True))
+    convert(conversion(**arguments, store=tmp_path / "s.zarr", allow_missing=True))
     assert "40474 of 40479 chips" in capsys.readouterr().out
 
 
@@ -63,7 +63,7 @@ def landsat(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("landsat")
     data = shared / "data/landsat_masks"
     convert(
-        Request(
+        conversion(
             data=data / "tiles", labels=data / "train.csv", store=folder / "chips.zarr",
             bands=("blue", "green", "red", "nir"),
         )
@@ -80,11 +80,9 @@ def test_landsat_trains_and_reproduces_with_a_difference_of_0(landsat: Path, tas
     from helpers.commands import python
 
     run = landsat / f"task{task}"
-    ended = train(
-        landsat / "chips.zarr", run, "--split", landsat / "scenes.csv", "--epochs", 1, "--crop", 32, task=task
-    )
+    ended = train(landsat / "chips.zarr", run, f"SPLIT={landsat / 'scenes.csv'}", "EPOCHS=1", "CROP=32", task=task)
     assert ended.returncode == 0, ended.stderr
-    again = python("-m", "analysis", "reproduce", "--run", run)
+    again = python("-m", "analysis", "reproduce", f"RUN={run}")
     assert again.returncode == 0, again.stderr
     assert "BIT-IDENTICAL" in again.stdout
     assert "mean 0, max 0\n" in again.stdout

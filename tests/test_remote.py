@@ -15,16 +15,13 @@ from helpers.commands import here
 from moto.server import ThreadedMotoServer
 from tiny import outcome, tiny_networks
 
-from analysis.__main__ import main as analysis_main
 from pipeline.inputs import Inputs, raw_inputs
 from pipeline.loader import eval_loader, train_loader
 from pipeline.order import augmentation
 from preprocess import zarr_store
-from preprocess.__main__ import main as preprocess_main
 from preprocess.shard import DamagedChunkError
 from preprocess.splits import make_split
 from preprocess.zarr_store import Store, open_store
-from train.__main__ import main as train_main
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +95,10 @@ def test_test_batches_equal_those_from_disk(remote: Store, session_store: Store)
 def test_a_run_on_it_is_the_run_on_disk(remote: Store, session_store: Store, tmp_path: Path) -> None:
     with tiny_networks():
         for store, name in ((remote, "remote"), (session_store, "local")):
-            ended = here(train_main, "train", "--task", 1, "--store", store.path, "--run", tmp_path / name,
-                         "--gpu", "cpu", "--epochs", 1, "--weights", "none")  # fmt: skip
+            ended = here("train", "TASK=1", f"STORE={store.path}", f"RUN={tmp_path / name}",
+                         "GPU=cpu", "EPOCHS=1", "WEIGHTS=none")  # fmt: skip
             assert ended.returncode == 0, ended.stderr
-        ended = here(analysis_main, "analysis", "reproduce", "--run", tmp_path / "remote")
+        ended = here("analysis", "reproduce", f"RUN={tmp_path / 'remote'}")
     assert "BIT-IDENTICAL" in ended.stdout
     assert outcome(tmp_path / "remote") == outcome(tmp_path / "local")
     assert json.loads((tmp_path / "remote/run.json").read_text())["store"]["path"] == "s3://chips/lz4.zarr"
@@ -109,11 +106,10 @@ def test_a_run_on_it_is_the_run_on_disk(remote: Store, session_store: Store, tmp
 
 @pytest.mark.parametrize("words", [("preprocess", "verify"), ("preprocess", "info"), ("analysis", "audit")])
 def test_what_needs_a_folder_says_so(words: tuple[str, str]) -> None:
-    main = preprocess_main if words[0] == "preprocess" else analysis_main
-    ended = here(main, *words, "--store", "s3://chips/lz4.zarr")
+    ended = here(*words, "STORE=s3://chips/lz4.zarr")
     assert ended.returncode == 2
     assert ended.stderr == (
-        "error: STORE=s3://chips/lz4.zarr: expected a folder on disk, found an address. Copy the store first.\n"
+        "error: STORE=s3://chips/lz4.zarr: expected a path on disk, found an address. Copy it here first.\n"
     )
 
 

@@ -16,7 +16,7 @@ def test_a_verdict_has_its_own_table_or_none(tmp_path: Path) -> None:
     store = to_store(write_chips(tmp_path / "tif", count=80), tmp_path / "chips.zarr")
     run = tmp_path / "run"
     with tiny_networks():
-        assert train(store.path, run, "--epochs", 1).returncode == 0
+        assert train(store.path, run, "EPOCHS=1").returncode == 0
         assert reproduce(run, store=None, gpu="cpu")
         assert (run / "reproduce.csv").exists()
         rewrite(run, both=lambda values: values["config"].update(split="0.5,0.5"))
@@ -29,7 +29,7 @@ def test_damaged_weights_whose_scores_are_not_finite_are_one_line(tmp_path: Path
     store = to_store(write_chips(tmp_path / "tif", count=80), tmp_path / "chips.zarr")
     run = tmp_path / "run"
     with tiny_networks():
-        assert train(store.path, run, "--epochs", 1).returncode == 0
+        assert train(store.path, run, "EPOCHS=1").returncode == 0
         path = run / "model.safetensors"
         data = bytearray(path.read_bytes())
         data[-400:] = b"\xff" * 400

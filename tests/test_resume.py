@@ -22,7 +22,6 @@ from helpers.commands import EPOCHS, ROOT, SETTINGS, here, resume, stop_at, trai
 from run_files import rewrite
 from tiny import Steps, outcome, tiny_networks
 
-from analysis.__main__ import main as analysis_main
 from preprocess.files import open_regular
 from preprocess.zarr_store import Store
 from train.checkpoint_files import folder
@@ -33,7 +32,7 @@ from train.loop import RunLoop
 from train.run_folder import locked
 
 STEPS = 5  # 107 train chips in batches of 20
-EVERY_STEP = ("--checkpoint-minutes", "1e-9")
+EVERY_STEP = ("CHECKPOINT_MINUTES=1e-9",)
 
 
 @pytest.fixture(autouse=True)
@@ -116,9 +115,9 @@ def test_a_resumed_run_that_is_stopped_again(store: Store, tmp_path: Path, undis
 @pytest.mark.parametrize("recipe", ["course", "sgd", "cosine"])
 def test_optimisers_and_schedules_go_on(store: Store, tmp_path: Path, recipe: str) -> None:
     settings = {
-        "course": ("--recipe", "course", "--batch", 20, "--amp", "bf16"),
-        "sgd": ("--batch", 20, "--set", "optimizer=sgd", "--accumulate", 2),
-        "cosine": ("--batch", 20, "--set", "schedule=cosine warmup=0.2 trunk_lr=0.3 balance=0.5 smoothing=0.1"),
+        "course": ("RECIPE=course", "BATCH=20", "AMP=bf16"),
+        "sgd": ("BATCH=20", "OPTIMIZER=sgd", "ACCUMULATE=2"),
+        "cosine": ("BATCH=20", "SCHEDULE=cosine", "WARMUP=0.2", "TRUNK_LR=0.3", "BALANCE=0.5", "SMOOTHING=0.1"),
     }[recipe]
     whole, first, second = Steps(), Steps(stop_at(6)), Steps()
     with whole.watch:
@@ -276,10 +275,10 @@ def test_leavings_of_a_killed_write_are_swept(store: Store, tmp_path: Path) -> N
 def test_what_resume_refuses(store: Store, tmp_path: Path, session_store: Store) -> None:
     stopped(store, tmp_path / "run")
     for arguments, found in (
-        (["--epochs", "9"], "EPOCHS: set by RESUME"),
-        (["--task", "4"], "TASK: set by RESUME"),
-        (["--deterministic"], "DETERMINISTIC: set by RESUME"),
-        (["--store", session_store.path], "expected fingerprint of the store"),
+        (["EPOCHS=9"], "EPOCHS: set by RESUME"),
+        (["TASK=4"], "TASK: set by RESUME"),
+        (["DETERMINISTIC=1"], "DETERMINISTIC: set by RESUME"),
+        ([f"STORE={session_store.path}"], "expected fingerprint of the store"),
     ):
         ended = resume(tmp_path / "run", *arguments)
         assert ended.returncode == 2
@@ -299,7 +298,7 @@ def without_amp(*arguments: object, **more: object) -> Device:
 
 def test_another_machine_is_said(store: Store, tmp_path: Path) -> None:
     with Steps(stop_at(8)).watch:
-        assert train(store.path, tmp_path / "run", *SETTINGS, "--amp", "bf16").returncode == 75
+        assert train(store.path, tmp_path / "run", *SETTINGS, "AMP=bf16").returncode == 75
     rewrite(tmp_path / "run", record=lambda values: values["machine"].update(threads=63))
     with mock.patch("train.start.choose_device", without_amp):
         ended = resume(tmp_path / "run")
@@ -317,7 +316,7 @@ def test_no_pickle_anywhere(store: Store, tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr(module, name, refuse)
     stopped(store, tmp_path / "run")
     assert resume(tmp_path / "run").returncode == 0
-    ended = here(analysis_main, "analysis", "reproduce", "--run", tmp_path / "run")
+    ended = here("analysis", "reproduce", f"RUN={tmp_path / 'run'}")
     assert "BIT-IDENTICAL" in ended.stdout
 
 
@@ -384,7 +383,7 @@ def test_an_evaluation_writes_no_second_checkpoint_of_the_same_step(store: Store
             os.kill(os.getpid(), signal.SIGTERM)
 
     with use_hooks(Hooks(on_eval_batch=stop_at_the_fourth)):
-        ended = train(store.path, tmp_path / "run", *SETTINGS, *EVERY_STEP, "--set", "test_batch=4")
+        ended = train(store.path, tmp_path / "run", *SETTINGS, *EVERY_STEP, "TEST_BATCH=4")
     assert (ended.returncode, len(batches)) == (75, 4)
     found = sorted(path.name[:16] for path in folder(tmp_path / "run").glob("e*"))
     assert found == ["e001-s00004-b000", "e001-s00005-b000"]
@@ -433,8 +432,8 @@ def test_sigterm_in_a_process_of_its_own(store: Store, tmp_path: Path) -> None:
     """The real network: stopped before another epoch is complete, with a checkpoint, and the code that says so."""
     run = tmp_path / "run"
     process = subprocess.Popen(
-        [sys.executable, "-m", "train", "--task", "1", "--store", str(store.path), "--run", str(run), "--gpu", "cpu",
-         "--epochs", "1000", "--batch", "20", "--weights", "none"],
+        [sys.executable, "-m", "train", "TASK=1", f"STORE={store.path}", f"RUN={run}", "GPU=cpu",
+         "EPOCHS=1000", "BATCH=20", "WEIGHTS=none"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     while not (run / "metrics.jsonl").exists():

@@ -12,7 +12,7 @@ from helpers.commands import ROOT
 def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(kills: int) -> None:
     """In a process of its own: it forks, which is safe only where torch has not yet started threads."""
     ended = subprocess.run(
-        [sys.executable, "tests/soak.py", "--kills", str(kills)], cwd=ROOT, capture_output=True, text=True, timeout=1800
+        [sys.executable, "tests/soak.py", f"KILLS={kills}"], cwd=ROOT, capture_output=True, text=True, timeout=1800
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert f"{kills} kills" in ended.stdout

@@ -188,7 +188,7 @@ def test_little_time_is_spent_outside_forward_backward_and_optimiser(
     monkeypatch.setattr(torch.optim.AdamW, "step", timed("optimizer", real_optimizer))
     monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", timed("optimizer", torch.optim.Optimizer.zero_grad))
     with use_hooks(Hooks(on_batch_start=begin_step, phase=measured)):
-        ended = train(store, tmp_path / "run", "--epochs", "4", "--batch", "8")
+        ended = train(store, tmp_path / "run", "EPOCHS=4", "BATCH=8")
     assert ended.returncode == 0, ended.stderr
     assert len(outside) == 4
     assert 0 <= min(outside) < 0.03, outside

@@ -16,7 +16,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tiny import tiny_networks
 
-from analysis.__main__ import main as analysis_main
 from analysis.page import Tables
 from analysis.tables import CsvWriter, read_table, table_bytes, tags_form
 
@@ -91,14 +90,14 @@ def test_classes_with_odd_names_survive_a_run_its_report_and_a_prediction(tmp_pa
     store = to_store(chips, tmp_path / "chips.zarr", classes=CLASSES)
     run = tmp_path / "run"
     assert store.classes == CLASSES
-    ended = train(store.path, run, "--batch", 8, "--epochs", 1)
+    ended = train(store.path, run, "BATCH=8", "EPOCHS=1")
     assert ended.returncode == 0, ended.stderr
-    assert here(analysis_main, "analysis", "reproduce", "--run", run).returncode == 0
+    assert here("analysis", "reproduce", f"RUN={run}").returncode == 0
     table = read_table((run / "reproduce.csv").read_bytes(), words=("class",))
     assert table["class"].tolist() == [*CLASSES, "mean"]
     with np.load(run / "results.npz") as results:
         assert table["ap_saved"].tolist()[:-1] == results["AP"].tolist()
-    ended = here(analysis_main, "analysis", "report", "--run", run)
+    ended = here("analysis", "report", f"RUN={run}")
     assert ended.returncode == 0, ended.stderr
     copy = read_table((run / "report" / "tables" / "reproduction.csv").read_bytes(), words=("class",))
     pd.testing.assert_frame_equal(copy, table)
@@ -106,9 +105,7 @@ def test_classes_with_odd_names_survive_a_run_its_report_and_a_prediction(tmp_pa
     for name in CLASSES:
         assert f">{name}</td>" in page
     out = tmp_path / "p.csv"
-    ended = here(
-        analysis_main, "analysis", "predict", "--run", run, "--data", chips.folder, "--out", out, "--gpu", "cpu"
-    )
+    ended = here("analysis", "predict", f"RUN={run}", f"DATA={chips.folder}", f"OUT={out}", "GPU=cpu")
     assert ended.returncode == 0, ended.stderr
     with open(out, newline="") as file:
         header, *scores = csv.reader(file)

@@ -80,7 +80,7 @@ def test_wandb_writes_offline(store: Store, tmp_path: Path, monkeypatch: pytest.
     pytest.importorskip("wandb", reason="wandb is not installed (an extra)")
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     with tiny_networks():
-        ended = train(store.path, tmp_path / "run", *SETTINGS, "--tracker", "wandb")
+        ended = train(store.path, tmp_path / "run", *SETTINGS, "TRACKER=wandb")
     assert ended.returncode == 0, ended.stderr
     (written,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
     assert written.stat().st_size > 0
@@ -89,7 +89,7 @@ def test_wandb_writes_offline(store: Store, tmp_path: Path, monkeypatch: pytest.
 def test_a_tracker_that_is_not_there_is_one_line(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     with tiny_networks():
-        ended = train(store.path, tmp_path / "run", *SETTINGS, "--tracker", "wandb")
+        ended = train(store.path, tmp_path / "run", *SETTINGS, "TRACKER=wandb")
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: TRACKER=wandb: it is not installed here.")
     assert not (tmp_path / "run").exists()
@@ -142,7 +142,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(stor
             fill_with_nan(loop)
 
     with tiny_networks(), use_hooks(Hooks(on_batch_start=spoil)):
-        ended = train(store.path, tmp_path / "run", *SETTINGS, "--checkpoint-minutes", "1e-9")
+        ended = train(store.path, tmp_path / "run", *SETTINGS, "CHECKPOINT_MINUTES=1e-9")
     assert ended.returncode == 2
     names = ended.stderr.split("batch holds ")[1].split(". Train again")[0].split(", ")
     chosen = [store.names.tolist().index(name) for name in names]
@@ -166,7 +166,7 @@ def test_weights_that_an_update_spoils_are_never_a_checkpoint(store: Store, tmp_
     settings = SETTINGS[:-2]  # the scores of an average would not show it yet; its checkpoint would
     with tiny_networks():
         with spoil_after(3):
-            early = train(store.path, tmp_path / "early", *SETTINGS, "--checkpoint-minutes", "1e-9")
+            early = train(store.path, tmp_path / "early", *SETTINGS, "CHECKPOINT_MINUTES=1e-9")
         with spoil_after(5):
             late = train(store.path, tmp_path / "late", *settings)
     assert "the weights are not finite after step 3. Train again with a smaller LR (now 0.002)." in early.stderr
@@ -212,7 +212,7 @@ def test_scores_of_chance_are_said() -> None:
 
 def test_a_run_on_shuffled_labels_says_that_it_is_chance(store: Store, tmp_path: Path) -> None:
     with tiny_networks():
-        ended = train(store.path, tmp_path / "run", *SETTINGS, "--shuffle-labels")
+        ended = train(store.path, tmp_path / "run", *SETTINGS, "SHUFFLE_LABELS=1")
     assert "is no better than chance" in ended.stdout
 
 

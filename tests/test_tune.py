@@ -12,10 +12,9 @@ from helpers.chips import Chips
 from helpers.commands import here
 from tiny import outcome, tiny_networks
 
-from preprocess.console import run
+from canopy.main import dispatch
 from preprocess.zarr_store import Store
 from train import tune
-from train.__main__ import main
 from train.cuda_driver import gpu_available
 
 
@@ -36,8 +35,7 @@ def test_it_measures_and_keeps(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tune, "PASS_S", 0.01)
     assert tune.lookup(session_store, "cpu") is None
-    monkeypatch.setattr("sys.argv", ["tune", "--store", str(session_store.path), "--gpu", "cpu", "--batch", "32"])
-    assert tune.main() == 0
+    assert dispatch("train", ["tune", f"STORE={session_store.path}", "GPU=cpu", "BATCH=32"]) == 0
     out = capsys.readouterr().out
     found = tune.lookup(session_store, "cpu")
     assert found is not None
@@ -55,8 +53,8 @@ def test_train_reads_as_it_found_and_says_so(
 
     def train(name: str, *settings: object) -> str:
         with tiny_networks():
-            ended = here(main, "train", "--task", 1, "--store", session_store.path, "--run", name, "--gpu", "cpu",
-                         "--epochs", 1, "--weights", "none", *settings)  # fmt: skip
+            ended = here("train", "TASK=1", f"STORE={session_store.path}", f"RUN={name}", "GPU=cpu",
+                         "EPOCHS=1", "WEIGHTS=none", *settings)  # fmt: skip
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
@@ -64,11 +62,11 @@ def test_train_reads_as_it_found_and_says_so(
     assert line not in train("plain")
     tune.keep(session_store, "cpu", tune.Tuned(workers=3, decode="host", chips_per_s=1.0))
     assert line in train("tuned")
-    assert line not in train("set", "--workers", 1)
-    train("kept", "--cache", "host")
+    assert line not in train("set", "WORKERS=1")
+    train("kept", "CACHE=host")
     assert len({str(outcome(tmp_path / name)) for name in ("plain", "tuned", "set", "kept")}) == 1
     with tiny_networks():
-        ended = here(main, "train", "--task", 1, "--store", session_store.path, "--gpu", "cpu", "--decode", "device")
+        ended = here("train", "TASK=1", f"STORE={session_store.path}", "GPU=cpu", "DECODE=device")
     assert ended.returncode == 2
     assert "DECODE=device has no effect with GPU=cpu" in ended.stderr
 
@@ -85,7 +83,7 @@ def test_another_machine_or_store_is_not_meant(
 
 
 @pytest.mark.skipif(gpu_available(), reason="a GPU can be used on this machine")
-@pytest.mark.parametrize("given", [["--gpu", "auto"], []], ids=str)
+@pytest.mark.parametrize("given", [["GPU=auto"], []], ids=str)
 def test_without_a_gpu_the_cpu_is_tuned_for(
     session_store: Store,
     tmp_path: Path,
@@ -95,20 +93,15 @@ def test_without_a_gpu_the_cpu_is_tuned_for(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tune, "measure", lambda stores, device, batch: {("lz4", "host", 2): 10.0})
-    monkeypatch.setattr("sys.argv", ["tune", "--store", str(session_store.path), *given])
-    assert tune.main() == 0
+    assert dispatch("train", ["tune", f"STORE={session_store.path}", *given]) == 0
     assert "no GPU can be used on this machine (" in capsys.readouterr().out
     assert tune.lookup(session_store, "cpu") == tune.Tuned(workers=2, decode="host", chips_per_s=10.0)
 
 
-def test_too_few_chips_is_one_line(
-    session_store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", ["tune", "--store", str(session_store.path), "--gpu", "cpu", "--batch", "400"])
-    with pytest.raises(SystemExit) as end:
-        run(tune.main)
-    assert end.value.code == 2
-    assert "BATCH=400: the store has only 300 chips" in capsys.readouterr().err
+def test_too_few_chips_is_one_line(session_store: Store) -> None:
+    ended = here("train", "tune", f"STORE={session_store.path}", "GPU=cpu", "BATCH=400")
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert "BATCH=400: the store has only 300 chips" in ended.stderr
 
 
 ENTRY = {"workers": 2, "decode": "host", "chips_per_s": 1.0}

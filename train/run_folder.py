@@ -29,7 +29,7 @@ from preprocess.console import UserError
 from preprocess.files import locked_folder, open_regular
 
 RUNS = Path("runs")
-PACKAGES = ("torch", "torchvision", "nvidia-dali", "zarr", "numcodecs", "numpy", "scikit-learn")
+PACKAGES = ("canopy", "torch", "torchvision", "nvidia-dali", "zarr", "numcodecs", "numpy", "scikit-learn")
 
 
 def new_run_folder(name: str | None, task: int) -> Path:
@@ -55,12 +55,6 @@ def new_run_folder(name: str | None, task: int) -> Path:
         except FileExistsError:
             continue
     raise UserError(f"{RUNS}: 9999 runs of task {task}; name this one: RUN=runs/name.")
-
-
-def check_free(name: str | None) -> None:
-    """UserError if RUN names a folder that exists. Called before anything heavy is loaded."""
-    if name is not None and Path(name).exists():
-        raise UserError(f"RUN={name}: exists already. Choose another name, or remove it.")
 
 
 def versions() -> dict[str, str]:

@@ -18,6 +18,7 @@ from train import tune
 from train.config import Config
 from train.device import Device
 from train.distributed import World
+from train.early_checks import check_batch_size
 from train.gpu_proof import reading_place
 from train.initial_weights import initial_weights
 
@@ -44,14 +45,14 @@ class Job:
     world: World
 
 
-def open_data(config: Config) -> Data:
-    """Open and check everything that needs no model.
+def open_data(config: Config, opened: tuple[Store, Split] | None = None) -> Data:
+    """Open and check everything that needs no model. `opened` are the store and the split, if they are open already.
 
     Raises:
         UserError: store, split or bands do not fit the configuration.
     """
-    store = open_store(config.store)
-    split = make_split(config.split, store, val=config.val)
+    store = opened[0] if opened else open_store(config.store)
+    split = opened[1] if opened else make_split(config.split, store, val=config.val)
     groups = config.band_groups
     if config.input == "course":
         # The reference project fed B, G, R to filters that were made for R, G, B. This is the same, to be comparable.
@@ -91,17 +92,9 @@ def make_train_loader(config: Config, data: Data, device: Device, world: World =
         UserError: BATCH is no multiple of the processes and ACCUMULATE, or the train split is smaller than BATCH.
     """
     check_batch(config, world.size)
-    if len(data.split.train) < config.batch:
-        chips = len(data.split.train)
-        raise UserError(f"BATCH={config.batch}: the train split has only {chips} chips. Choose a smaller BATCH.")
+    check_batch_size(config, len(data.split.train), data.store.layout)
+    parts = world.size * config.accumulate
     crop = crop_of(config, data)
-    side = min(crop)
-    # A ResNet divides the side by 32, without max pooling by 16. BatchNorm needs at least two values per channel.
-    if config.batch // config.accumulate == 1 and side <= (32 if pools(config, data) else 16):
-        raise UserError(
-            f"BATCH={config.batch}, ACCUMULATE={config.accumulate}: chips of {side} px shrink to one value per "
-            "channel, and BatchNorm needs at least two. Train on two or more chips at a time."
-        )
     sides = data.store.layout.height, data.store.layout.width
     if config.flips == "dihedral" and len({*sides}) + len({*crop}) > 2:
         shapes = " cropped to ".join(f"{height} x {width} px" for height, width in (sides, crop))

@@ -9,7 +9,10 @@ import time
 from pathlib import Path
 
 from preprocess.console import UserError, say
+from preprocess.splits import Split
+from preprocess.zarr_store import Store
 from train import run_folder
+from train.commands import TrainRequest
 from train.config import Config
 from train.contract.record import read_record
 from train.device import AMP_SETTING, Device, amp_name, choose_device, processes
@@ -27,8 +30,8 @@ from train.signals import Stopped
 _LET_RANK_0_SPEAK_S = 30
 
 
-def start(config: Config, wanted_run: str | None, resume: Path | None, run_file: Path | None) -> int:
-    """Train; returns the exit code.
+def start(request: TrainRequest, opened: tuple[Store, Split] | None) -> int:
+    """Train; returns the exit code. `opened` are the store and its split, if they are open already.
 
     Raises:
         UserError: what the user can put right.
@@ -36,17 +39,18 @@ def start(config: Config, wanted_run: str | None, resume: Path | None, run_file:
     ranks = under_torchrun()
     if int(os.environ.get("RANK", "0")):
         _be_quiet()
-    data = open_data(config)
+    config, resume = request.config, request.resume
+    data = open_data(config, opened)
     if not ranks and (count := processes(config)) > 1:
         check_batch(config, count)
-        return launch(count, sys.argv[1:])
+        return launch(count, request.words())
     device = _device(config, data, resume, int(os.environ["LOCAL_RANK"]) if ranks else None)
     world = join_world(device.device)
     try:
         if resume is None:
             config = resolve_weights(config)
         job = Job(config=config, data=data, device=device, world=world)
-        folder = fit(job, wanted_run, resume)
+        folder = fit(job, request.run, resume)
     except Stopped as stopped:
         return stopped.code
     except (UserError, OSError):
@@ -62,8 +66,8 @@ def start(config: Config, wanted_run: str | None, resume: Path | None, run_file:
         raise
     finally:
         leave_world(world)
-    if run_file and world.main:
-        run_file.write_text(f"{folder}\n")
+    if request.run_file and world.main:
+        request.run_file.write_text(f"{folder}\n")
     check = f"make reproduce RUN={shlex.quote(str(folder))}"
     say(f"{folder}: model.safetensors, results.npz, metrics.jsonl, run.json. Check it: {check}")
     return 0

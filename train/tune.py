@@ -24,7 +24,7 @@ from pipeline.loader import train_loader
 from preprocess import zarr_store
 from preprocess.arrays import array_specs
 from preprocess.codecs import CODECS
-from preprocess.console import Parser, UserError, one_line, run, say
+from preprocess.console import UserError, one_line, say
 from preprocess.files import shard_path, write_atomic
 from preprocess.header import VERSION
 from preprocess.shard_writer import join_records, write_shard
@@ -50,32 +50,26 @@ class Tuned:
             raise ValueError(f"workers={self.workers!r}, decode={self.decode!r}")
 
 
-def main() -> int:
+def tune(path: str, *, gpu: str | None, batch: int) -> None:
     """Measure, print, keep."""
-    parser = Parser(prog="python -m train.tune", description=__doc__)
-    parser.add_argument("--store", default="chips.zarr")
-    parser.add_argument("--gpu")
-    parser.add_argument("--batch", type=int, default=64)
-    args = parser.parse_args()
-    store = open_store(args.store)
-    if store.num_chips < args.batch:
-        raise UserError(f"BATCH={args.batch}: the store has only {store.num_chips} chips. Choose a smaller BATCH.")
-    given = {} if args.gpu is None else {"gpu": args.gpu, "gpu_given": True}
-    device = str(choose_device(make_config("default", task=1, store=args.store, **given)).device)
+    store = open_store(path)
+    if store.num_chips < batch:
+        raise UserError(f"BATCH={batch}: the store has only {store.num_chips} chips. Choose a smaller BATCH.")
+    given = {} if gpu is None else {"gpu": gpu, "gpu_given": True}
+    device = str(choose_device(make_config("default", task=1, store=path, **given)).device)
     with tempfile.TemporaryDirectory(prefix="canopy-tune-") as folder:
         stores = {store.layout.codec: store}
         for codec in set(CODECS) - set(stores):
             stores[codec] = recode(store, codec, Path(folder) / "sample.zarr")
-        rates = measure(stores, device, args.batch)
+        rates = measure(stores, device, batch)
     for (codec, decode, workers), rate in sorted(rates.items(), key=lambda item: -item[1]):
         say(f"CODEC={codec} DECODE={decode} WORKERS={workers}: {rate:,.0f} chips/s")
     usable = {key: rate for key, rate in rates.items() if key[0] == store.layout.codec}
     best, overall = max(usable, key=lambda key: usable[key]), max(rates, key=lambda key: rates[key])
     keep(store, device, Tuned(workers=best[2], decode=best[1], chips_per_s=usable[best]))
-    say(f"{PATH}: WORKERS={best[2]} DECODE={best[1]} for stores like {args.store} here; `make train` uses them")
+    say(f"{PATH}: WORKERS={best[2]} DECODE={best[1]} for stores like {path} here; `make train` uses them")
     if rates[overall] > 1.1 * usable[best]:
         say(f"a store made with CODEC={overall[0]} would load {rates[overall] / usable[best]:.1f} times as fast")
-    return 0
 
 
 def measure(stores: dict[str, Store], device: str, batch: int) -> dict[tuple[str, str, int], float]:
@@ -171,7 +165,3 @@ def _key(store: Store, device: str) -> str:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
-
-
-if __name__ == "__main__":
-    run(main)

@@ -4,18 +4,19 @@ Prints how many were refused, gave the undamaged result, or went wrong; keeps ea
 did. CASE=stores:SEED:NUMBER runs one again and leaves its folder.
 """
 
-import argparse
 import importlib
 import os
 import re
 import secrets
 import shutil
+import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from bench.commands import FuzzSettings
 from fuzz.children import CASE_MB, CASE_S, Children, run_case
 from fuzz.outcome import BAD, OUTCOMES, Case
 from preprocess import console
@@ -109,39 +110,31 @@ def run_one(text: str, keep: Path) -> int:
     return 1 if case.outcome in BAD else 0
 
 
-def main() -> int:
-    """Parse, run each kind for its share of the time."""
-    parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--only", default=",".join(name for name in KINDS if KINDS[name][2]))
-    parser.add_argument("--count", type=int, help="cases of each kind, in place of SECONDS")
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--case")
-    parser.add_argument("--fault", help="put a fault in (fuzz.faults): silent cases must be found")
-    parser.add_argument("--keep", type=Path, default=Path("fuzz-cases"))
-    args = parser.parse_args()
-    if args.fault:
+def main(settings: FuzzSettings) -> int:
+    """Run each kind for its share of the time."""
+    if settings.fault:
         from fuzz.faults import FAULTS
 
-        FAULTS[args.fault]().start()
-    if args.case:
-        return run_one(args.case, args.keep)
-    names = args.only.split(",")
+        FAULTS[settings.fault]().start()
+    if settings.case:
+        return run_one(settings.case, settings.keep)
+    names = settings.only or tuple(name for name in KINDS if KINDS[name][2])
     if unknown := [name for name in names if name not in KINDS]:
-        raise UserError(f"ONLY={args.only}: expected some of {','.join(KINDS)}, found {unknown[0]!r}.")
-    seed = secrets.randbelow(10**9) if args.seed is None else args.seed
-    print(f"SEED={seed}, {args.jobs} children", flush=True)
+        raise UserError(f"ONLY={','.join(names)}: expected some of {','.join(KINDS)}, found {unknown[0]!r}.")
+    seed = secrets.randbelow(10**9) if settings.seed is None else settings.seed
+    print(f"SEED={seed}, {settings.jobs} children", flush=True)
     share = sum(KINDS[name][2] for name in names) or 1.0
     totals: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="canopy-fuzz-") as temporary:
         for name in [name for name in KINDS if name in names]:
-            seconds = args.seconds * KINDS[name][2] / share
-            totals += fuzz_kind(name, seed, seconds, args.count, jobs=args.jobs, keep=args.keep, place=Path(temporary))
+            seconds = settings.seconds * KINDS[name][2] / share
+            totals += fuzz_kind(
+                name, seed, seconds, settings.count, jobs=settings.jobs, keep=settings.keep, place=Path(temporary)
+            )
     bad = sum(totals[outcome] for outcome in BAD)
-    print(f"{totals.total()} tried, {bad} bad{f'; kept below {args.keep}' if bad else ''}")
+    print(f"{totals.total()} tried, {bad} bad{f'; kept below {settings.keep}' if bad else ''}")
     return 1 if bad else 0
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run(lambda: main(FuzzSettings.from_words(sys.argv[1:], "fuzz")))

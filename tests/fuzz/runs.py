@@ -12,10 +12,8 @@ import json
 import os
 import random
 import signal
-import sys
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -26,14 +24,14 @@ from analysis.curves import draw_curves
 from analysis.predict import predict
 from analysis.report import report
 from analysis.reproduce import reproduce
+from canopy.main import dispatch
 from fuzz.damage import Content, Special, Tree, damage_bytes, damage_json, read_tree, special, write_entry
 from fuzz.outcome import Case, Refused, attempt, quiet
-from train.__main__ import main as train_main
 
 GROWTH = True  # memory is measured from the idle child on, which holds torch
 ACTIONS = {"resume": 30, "reproduce": 25, "predict": 25, "curves": 12, "report": 4}
-SETTINGS = ("--epochs", "2", "--batch", "20", "--val", "0.1", "--set", "ema=0.9", "--weights", "none", "--gpu", "cpu",
-            "--task", "1", "--checkpoint-minutes", "1e-9")  # fmt: skip
+SETTINGS = ("EPOCHS=2", "BATCH=20", "VAL=0.1", "EMA=0.9", "WEIGHTS=none", "GPU=cpu",
+            "TASK=1", "CHECKPOINT_MINUTES=1e-9")  # fmt: skip
 
 
 def make_bases(bases: Path) -> None:
@@ -46,18 +44,18 @@ def make_bases(bases: Path) -> None:
             ("done", 0, ()),
             ("stopped", 5, ()),
             ("earlier", 4, ()),
-            ("foreign", 0, ("--seed", "7")),
+            ("foreign", 0, ("SEED=7",)),
         ):
             steps = Steps(lambda reached, step=step: os.kill(os.getpid(), signal.SIGTERM) if reached == step else None)
             with steps.watch:
-                command = ["train", "--store", str(store.path), "--run", str(bases / name), *SETTINGS, *more]
-                if quiet(lambda command=command: _main(command)) != (75 if step else 0):
+                words = (f"STORE={store.path}", f"RUN={bases / name}", *SETTINGS, *more)
+                if quiet(lambda words=words: _train(*words)) != (75 if step else 0):
                     raise RuntimeError(f"{name}: the base run went wrong")
 
 
-def _main(argv: list[str]) -> int:
-    with mock.patch.object(sys, "argv", argv):
-        return train_main()
+def _train(*words: str) -> int:
+    """The last of several words of one name counts."""
+    return dispatch("train", list({word.partition("=")[0]: word for word in words}.values()))
 
 
 class Runs:
@@ -130,7 +128,7 @@ class Runs:
         run = self._run
         torch.set_num_threads(1)  # a command takes the number that a run.json says
         if self._action == "resume":
-            code = _main(["train", "--resume", str(run)])
+            code = _train(f"RESUME={run}")
             lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
             scores = [{key: line[key] for key in line if key.endswith(("_map", "_loss", "epoch"))} for line in lines]
             return {"exit code": code, "metrics": scores, **outcome(run)}

@@ -27,8 +27,8 @@ from pipeline.chunks import ChunkReader
 from preprocess import info as preprocess_info
 from preprocess import layout as layout_module
 from preprocess import verify
+from preprocess.commands import ConversionSettings
 from preprocess.convert import convert
-from preprocess.plan import Request
 from preprocess.splits import SPLIT_NAMES, make_split
 from preprocess.zarr_store import open_store
 
@@ -63,8 +63,10 @@ def _make(place: Path, version: str, codec: str, dtype: str) -> None:
         rows.append((path.stem, tags))
     with open(folder / "tags.csv", "w", newline="") as file:
         csv.writer(file).writerows(rows)
-    request = Request(data=folder, labels=folder / "tags.csv", store=place / version, bands=BANDS, classes=TAGS,
-                      codec=codec, allow_missing=True)  # fmt: skip
+    request = ConversionSettings(
+        data=folder, labels=folder / "tags.csv", store=place / version, bands=BANDS, classes=TAGS, codec=codec, jobs=1,
+        allow_missing=True,
+    )  # fmt: skip
     quiet(lambda: convert(request))
 
 

@@ -3,12 +3,13 @@
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
 
+from preprocess.commands import ConversionSettings
 from preprocess.convert import convert
-from preprocess.plan import Request
 from preprocess.zarr_store import Store, open_store
 
 BANDS = ("blue", "green", "red", "nir")
@@ -63,8 +64,13 @@ def write_csv(path: Path, rows: list[tuple[str, str]], header: tuple[str, str] =
         csv.writer(file).writerows([header, *rows])
 
 
+def conversion(**settings: Any) -> ConversionSettings:
+    """In this process unless a test asks for more."""
+    return ConversionSettings(**{"jobs": 1, **settings})
+
+
 def to_store(chips: Chips, store: Path, **settings: object) -> Store:
     """Convert and open."""
     bands = BANDS if chips.values.shape[1] == 4 else None
-    convert(Request(data=chips.folder, labels=chips.csv, store=store, **{"bands": bands, **settings}))  # type: ignore[arg-type]
+    convert(conversion(data=chips.folder, labels=chips.csv, store=store, **{"bands": bands, **settings}))
     return open_store(store)

@@ -9,16 +9,15 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 import torch
 
+from canopy.main import dispatch
 from preprocess import console
-from train.__main__ import main as train_main
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 2
-SETTINGS = ("--epochs", EPOCHS, "--batch", 20, "--val", "0.1", "--set", "ema=0.9")
+SETTINGS = (f"EPOCHS={EPOCHS}", "BATCH=20", "VAL=0.1", "EMA=0.9")
 
 
 @dataclass(frozen=True)
@@ -28,13 +27,12 @@ class Ended:
     stderr: str
 
 
-def here(main: Callable[[], int], program: str, *arguments: object) -> Ended:
-    """A command in this process: importing torch and DALI takes longer than these runs."""
+def here(package: str, *words: object) -> Ended:
+    """`python -m PACKAGE WORDS` in this process: importing torch and DALI takes longer than these runs."""
     out, err = io.StringIO(), io.StringIO()
-    argv = [program, *map(str, arguments)]
-    with mock.patch.object(sys, "argv", argv), redirect_stdout(out), redirect_stderr(err):
+    with redirect_stdout(out), redirect_stderr(err):
         try:
-            console.run(main)
+            console.run(lambda: dispatch(package, [str(word) for word in words]))
         except SystemExit as end:
             code = end.code
     torch.use_deterministic_algorithms(False)
@@ -48,15 +46,15 @@ def python(*arguments: object) -> Ended:
     return Ended(ended.returncode, ended.stdout, ended.stderr)
 
 
-def train(store: Path, run: Path, *arguments: object, task: int = 1) -> Ended:
-    return here(
-        train_main, "train", "--task", task, "--store", store, "--run", run, "--gpu", "cpu", "--epochs", 2,
-        "--batch", 32, "--weights", "none", *arguments,
-    )  # fmt: skip
+def train(store: Path | str, run: Path, *words: object, task: int = 1) -> Ended:
+    """A short training. A word replaces one of the same name before it."""
+    defaults = (f"TASK={task}", f"STORE={store}", f"RUN={run}", "GPU=cpu", "EPOCHS=2", "BATCH=32", "WEIGHTS=none")
+    by_name = {str(word).partition("=")[0]: word for word in (*defaults, *words)}
+    return here("train", *by_name.values())
 
 
-def resume(run: Path, *arguments: object) -> Ended:
-    return here(train_main, "train", "--resume", run, *arguments)
+def resume(run: Path, *words: object) -> Ended:
+    return here("train", f"RESUME={run}", *words)
 
 
 def stop_at(step: int, number: int = signal.SIGTERM) -> Callable[[int], None]:

@@ -1,0 +1,196 @@
+"""The commands that look at runs and use them: their settings, and what runs them.
+
+To add a setting, add a field here and use it where it acts. Imports nothing heavy before a command runs.
+"""
+
+from pathlib import Path
+
+from pydantic import field_validator
+
+from preprocess.commands import LocalStore
+from preprocess.console import UserError
+from preprocess.files import store_place
+from preprocess.settings import Settings, setting
+from preprocess.split_rules import check_rule
+from train.setting_groups import check_gpu
+
+
+class RunFolder(Settings):
+    """The run of a command."""
+
+    run: Path = setting(..., "Folder of the run.", hint="folder", example="RUN=runs/task1")
+
+    def check(self) -> None:
+        """Refuse a RUN that is no run."""
+        check_run("RUN", self.run)
+
+
+class MovedStore(RunFolder):
+    """A run and its store."""
+
+    store: str | None = setting(None, "The run's store, if it has moved.", hint="path", default_text="the run's")
+
+    @field_validator("store")
+    @classmethod
+    def _absolute(cls, text: str | None) -> str | None:
+        return None if text is None else store_place(text)
+
+
+class CurvesSettings(RunFolder):
+    """The learning curves of a run."""
+
+
+class ReproduceSettings(MovedStore):
+    """A second prediction of a run's test split."""
+
+    gpu: str | None = setting(None, "Another device than the run's.", hint="0|cpu", default_text="the run's")
+
+    @field_validator("gpu")
+    @classmethod
+    def _gpu_is_a_list_of_numbers(cls, text: str | None) -> str | None:
+        return None if text is None else check_gpu(text)
+
+
+class ReportSettings(MovedStore):
+    """The page about a run."""
+
+    compare: tuple[Path, ...] = setting(
+        (), "Other runs to compare with.", hint="runs/task3,runs/task4", default_text="none"
+    )
+    class_name: str | None = setting(
+        None,
+        "The class whose best and worst chips are shown.",
+        word="CLASS",
+        hint="name",
+        default_text="the class with the highest AP",
+    )
+
+    def check(self) -> None:
+        """Refuse what is no run."""
+        super().check()
+        for run in self.compare:
+            check_run("COMPARE", run)
+
+
+class AuditSettings(LocalStore):
+    """The check of a data set."""
+
+    labels: Path | None = setting(None, "The CSV that the store was made from: finds repeated tags.", hint="file.csv")
+    jpeg: Path | None = setting(None, "Folder of the chips' JPEGs: finds chips that differ from them.", hint="folder")
+    run: Path | None = setting(None, "A run on this store: finds labels that its model doubts.", hint="folder")
+    split: str | None = setting(
+        None,
+        "The split whose train and test chips are compared.",
+        hint="course|blocked|0.8,0.2|file.csv",
+        default_text="the run's, else course",
+    )
+    exclusive: tuple[str, ...] | None = setting(
+        None, "Classes of which a chip has exactly one.", default_text="the preset's"
+    )
+
+    @field_validator("split")
+    @classmethod
+    def _split_can_be_read(cls, rule: str | None) -> str | None:
+        if rule is not None:
+            check_rule(rule)
+        return rule
+
+    def check(self) -> None:
+        """Refuse a RUN that is no run, and files that are not there."""
+        super().check()
+        if self.run is not None:
+            check_run("RUN", self.run)
+        for word, path in (("LABELS", self.labels), ("JPEG", self.jpeg)):
+            if path is not None and not path.exists():
+                raise UserError(f"{word}={path}: found nothing there.")
+
+
+class PredictSettings(RunFolder):
+    """Scores of chips without labels."""
+
+    data: Path = setting(..., "Folder of TIFFs.", hint="folder", example="DATA=folder")
+    out: Path = setting(Path("predictions.csv"), "The CSV of scores.", hint="file.csv")
+    bands: tuple[str, ...] | None = setting(
+        None,
+        "Names of the files' bands in their order.",
+        hint="blue,green,red,nir",
+        default_text="as in the run's store",
+    )
+    gpu: str | None = setting(None, "Another device than the run's.", hint="0|cpu", default_text="the run's")
+    tta: bool = setting(False, "1: average the logits over all 8 symmetries.")
+
+    @field_validator("gpu")
+    @classmethod
+    def _gpu_is_a_list_of_numbers(cls, text: str | None) -> str | None:
+        return None if text is None else check_gpu(text)
+
+    def check(self) -> None:
+        """Refuse a RUN that is no run, and a DATA that is no folder."""
+        super().check()
+        if not self.data.is_dir():
+            found = "a file" if self.data.exists() else "nothing"
+            raise UserError(f"DATA={self.data}: expected a folder of TIFFs, found {found}.")
+
+
+class ExportSettings(MovedStore):
+    """A run's network for other programs."""
+
+
+def check_run(word: str, run: Path) -> None:
+    """UserError if a folder is no run's."""
+    if not (run / "run.json").exists():
+        raise UserError(f"{word}={run}: expected a run's folder, found no run.json. `ls runs` shows the runs.")
+
+
+def curves(settings: CurvesSettings) -> int:
+    """Draw the learning curves of a run."""
+    from analysis.curves import draw_curves
+    from preprocess.console import say
+
+    say(f"{draw_curves(settings.run)}: learning curves")
+    return 0
+
+
+def reproduce(settings: ReproduceSettings) -> int:
+    """Predict the test split again and compare; 1 if the result is another."""
+    from analysis.reproduce import reproduce as predict_again
+
+    return 0 if predict_again(settings.run, store=settings.store, gpu=settings.gpu) else 1
+
+
+def report(settings: ReportSettings) -> int:
+    """Make the page about a run."""
+    from analysis.report import report as make_report
+
+    make_report(
+        settings.run, compare=settings.compare, class_name=settings.class_name, store_path=settings.store
+    )  # fmt: skip
+    return 0
+
+
+def audit(settings: AuditSettings) -> int:
+    """Check the data before training."""
+    from analysis.audit import audit as make_audit
+
+    make_audit(
+        settings.store, labels=settings.labels, jpeg=settings.jpeg, run_path=settings.run, split_rule=settings.split,
+        exclusive=settings.exclusive,
+    )  # fmt: skip
+    return 0
+
+
+def predict(settings: PredictSettings) -> int:
+    """Score TIFFs without labels; 1 if files could not be used."""
+    from analysis.predict import predict as score
+
+    return 1 if score(
+        settings.run, settings.data, settings.out, bands=settings.bands, gpu=settings.gpu, tta=settings.tta
+    ) else 0  # fmt: skip
+
+
+def export(settings: ExportSettings) -> int:
+    """Write a run's network as ONNX and torch.export."""
+    from analysis.export import export as write_network
+
+    write_network(settings.run, store_path=settings.store)
+    return 0

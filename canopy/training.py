@@ -1,0 +1,18 @@
+"""`canopy train`: train, then draw the learning curves. `train` itself must not know `analysis`."""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+from analysis.commands import CurvesSettings, curves
+from train.commands import TrainRequest, train
+
+
+def train_and_draw(request: TrainRequest) -> int:
+    """Train; if the run is done, draw its curves. Returns the exit code of the training."""
+    with tempfile.TemporaryDirectory(prefix="canopy-") as folder:
+        # The process that makes the run's folder may be another one (GPU=0,1), so its name comes back in a file.
+        file = request.run_file or Path(folder) / "run"
+        code = train(dataclasses.replace(request, run_file=file))
+        run = file.read_text().strip("\n") if code == 0 and file.exists() else ""
+    return curves(CurvesSettings(run=Path(run))) if run else code

@@ -1,0 +1,185 @@
+"""The commands that make and look at stores: their settings, and what runs them.
+
+To add a setting, add a field here and use it where it acts. Imports nothing heavy before a command runs.
+"""
+
+import os
+from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+from pydantic import ValidationInfo, field_validator, model_validator
+
+from preprocess.console import UserError
+from preprocess.files import partial_path
+from preprocess.label_settings import LabelSettings
+from preprocess.settings import Settings, setting
+from preprocess.split_rules import check_rule
+
+CORES = len(os.sched_getaffinity(0))
+
+
+class LabelWords(Settings):
+    """How the CSV is written. Its values as texts; `label_settings` are the checked ones."""
+
+    heading: ClassVar[str] = "The CSV"
+
+    labels: Path | None = setting(
+        None,
+        "CSV with a row per chip: the name of its file, and its tags.",
+        hint="file.csv",
+        default_text="the preset's",
+    )
+    labels_format: Literal["tags", "list", "onehot", "long"] = setting(
+        "tags",
+        "tags: several tags in a field. list: a JSON or Python list in a field. onehot: a column of 0 and 1 per class. "
+        "long: a row per chip and tag.",
+    )
+    tags_separator: Literal["space", " ", ",", ";", "|"] = setting(
+        "space",
+        "Character between the tags of a field: space, a comma, ; or |. Quote it for the shell.",
+        hint="text",
+        expected="space, a comma, ; or |",
+    )
+    name_column: str = setting("image_name", "Column of file names.")
+    tags_column: str = setting("tags", "Column of tags.")
+    csv_separator: Literal[",", ";", "|", "tab", "\t"] = setting(
+        ",",
+        "Character between the fields of a row: a comma, ;, | or tab. Quote it for the shell.",
+        hint="text",
+        expected="a comma, ;, | or tab",
+        default_text="a comma",
+    )
+
+    @model_validator(mode="after")
+    def _label_settings_fit(self) -> Self:
+        self.label_settings  # noqa: B018  # refuses what does not fit together
+        return self
+
+    @property
+    def label_settings(self) -> LabelSettings:
+        """How the CSV is read."""
+        return LabelSettings.of(
+            {
+                "format": self.labels_format,
+                "tags_separator": self.tags_separator,
+                "name_column": self.name_column,
+                "tags_column": self.tags_column,
+                "csv_separator": self.csv_separator,
+            }
+        )
+
+
+class StoreWords(Settings):
+    """What is converted, and how it is stored."""
+
+    heading: ClassVar[str] = "Conversion"
+
+    data: Path = setting(..., "Folder of TIFFs.", hint="folder", example="DATA=folder LABELS=file.csv")
+    store: Path = setting(Path("chips.zarr"), "Folder of the store.", hint="folder")
+    preset: Literal["planet"] | None = setting(
+        None, "A published data set whose folders, CSV, bands and classes are known.", hint="planet"
+    )
+    bands: tuple[str, ...] | None = setting(
+        None, "Names of the bands in the files' order.", hint="blue,green,red,nir", default_text="the preset's"
+    )
+    classes: tuple[str, ...] | None = setting(
+        None, "Classes in the order of the store. Other tags are refused.", default_text="the CSV's, sorted"
+    )
+    codec: Literal["lz4", "none"] = setting("lz4", "Compression of the store. none loads faster and needs more disk.")
+    axes: Literal["YXS", "SYX"] | None = setting(
+        None,
+        "Order of the stored dimensions of a TIFF: rows, columns, bands (YXS) or bands, rows, columns (SYX).",
+        default_text="as the files say",
+    )
+    jobs: int = setting(CORES, "Processes.", ge=1, default_text="one per core")
+    allow_missing: bool = setting(False, "1: leave out rows of the CSV that have no file.")
+
+    @field_validator("bands", "classes")
+    @classmethod
+    def _names_differ(cls, names: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        if names is not None and (len(set(names)) != len(names) or not all(names)):
+            raise ValueError(f"a different name for each {'band' if info.field_name == 'bands' else 'class'}")
+        return names
+
+
+class ConversionSettings(LabelWords, StoreWords):
+    """A conversion of TIFFs and a CSV to a store."""
+
+    def check(self) -> None:
+        """Refuse a DATA that is no folder, and a STORE that is a file."""
+        if not self.data.is_dir():
+            found = "a file" if self.data.exists() else "nothing"
+            raise UserError(f"DATA={self.data}: expected a folder of TIFFs, found {found}.")
+        if self.labels is not None and not self.labels.is_file():
+            found = "a folder" if self.labels.exists() else "nothing"
+            raise UserError(f"LABELS={self.labels}: expected a CSV file, found {found}.")
+        if self.store.exists() and not self.store.is_dir():
+            raise UserError(f"STORE={self.store}: is a file. Choose another name.")
+
+
+class LocalStore(Settings):
+    """The store of a command that reads it from a disk."""
+
+    store: Path = setting(..., "Folder of the store.", hint="folder", example="STORE=chips.zarr")
+
+    def check(self) -> None:
+        """Refuse a STORE that is not there."""
+        if not self.store.exists() and not partial_path(self.store).exists():
+            raise UserError(f"STORE={self.store}: expected a store, found nothing. `make zarr` makes one.")
+
+
+class VerifySettings(LocalStore):
+    """A verification of every chip."""
+
+    jobs: int = setting(CORES, "Processes.", ge=1, default_text="one per core")
+
+
+class InfoSettings(LocalStore):
+    """A look at a store's contents."""
+
+    split: str = setting("course", "How chips are divided, as in training.", hint="course|blocked|0.8,0.2|file.csv")
+
+    @field_validator("split")
+    @classmethod
+    def _split_can_be_read(cls, rule: str) -> str:
+        check_rule(rule)
+        return rule
+
+
+class DemoSettings(Settings):
+    """Synthetic chips with known classes."""
+
+    out: Path = setting(Path("demo"), "Folder for the chips and their CSV.", hint="folder")
+    chips: int = setting(900, "Number of chips.", ge=2, le=1_000_000)
+    seed: int = setting(0, "Seed of the chips.", ge=0, le=2**63 - 1)
+
+
+def zarr(settings: ConversionSettings) -> int:
+    """Convert TIFFs and a CSV to a store."""
+    from preprocess.convert import convert
+
+    convert(settings)
+    return 0
+
+
+def verify(settings: VerifySettings) -> int:
+    """Verify every chip of a store; 1 if one is damaged."""
+    from preprocess.verify import verify as verify_store
+
+    return 1 if verify_store(settings.store, jobs=settings.jobs) else 0
+
+
+def info(settings: InfoSettings) -> int:
+    """Print what is in a store."""
+    from preprocess.verify import info as print_info
+
+    print_info(settings.store, settings.split)
+    return 0
+
+
+def demo(settings: DemoSettings) -> int:
+    """Make demo chips."""
+    from preprocess.demo import make_demo
+
+    make_demo(settings.out, num_chips=settings.chips, seed=settings.seed)
+    return 0

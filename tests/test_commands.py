@@ -1,0 +1,317 @@
+"""Commands: their words are checked first, with pydantic alone; what cannot work is one line and exit code 2."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from helpers.chips import Chips, to_store, write_chips
+from helpers.commands import here
+from helpers.settings import VALUES
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import outcome, tiny_networks
+
+from canopy import help_text
+from canopy.commands import COMMANDS, Command
+from preprocess.presets import PRESETS
+from preprocess.setting_specs import specs, words_of
+from preprocess.zarr_store import Store, open_store
+from train.commands import TrainRequest
+from train.config import RUNTIME_SETTINGS, Config
+from train.recipes import RECIPES
+
+ROOT = Path(__file__).resolve().parents[1]
+# Nothing of these is installed when words are checked.
+LATER = (
+    "numpy",
+    "torch",
+    "zarr",
+    "sklearn",
+    "scipy",
+    "tqdm",
+    "matplotlib",
+    "tifffile",
+    "numcodecs",
+    "nvidia",
+    "pandas",
+)
+
+
+def models(command: Command) -> list[type]:
+    return list(command.load_settings().shown_models())
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda command: command.name)
+def test_every_setting_of_every_command_is_described(command: Command) -> None:
+    assert callable(command.load_function())
+    for spec in (spec for model in models(command) for spec in words_of(model).values()):
+        assert re.fullmatch(r"[A-Z][A-Z0-9_]*", spec.word)
+        assert spec.description.endswith(".")
+        assert not spec.required or spec.default_text or spec.example or spec.choices
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda command: command.name)
+def test_help_shows_every_setting_in_100_columns(command: Command) -> None:
+    ended = here("", command.name, "--help")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert max(map(len, ended.stdout.splitlines())) <= 100
+    for model in models(command):
+        assert [word for word in words_of(model) if f"\n  {word}=" not in ended.stdout] == []
+    assert here("", "help", command.name).stdout == ended.stdout
+    assert here("", "help", f"COMMAND={command.name}").stdout == ended.stdout
+    assert here(command.package, command.name, "--help").stdout == ended.stdout
+
+
+def test_the_page_of_settings_is_the_one_that_the_definitions_make() -> None:
+    """`python -m canopy settings-page` writes it."""
+    assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == help_text.settings_page()
+
+
+def test_choices_are_those_of_the_code_they_stand_for() -> None:
+    from preprocess import csv_rows, label_settings, tags, tiff
+    from preprocess.codecs import CODECS
+    from preprocess.commands import ConversionSettings
+
+    found = {name: spec.choices for name, spec in specs(ConversionSettings).items() if spec.choices}
+    assert set(found["preset"]) == set(PRESETS)
+    assert set(found["codec"]) == set(CODECS)
+    assert set(found["axes"]) == set(tiff.AXES)
+    assert found["labels_format"] == label_settings.FORMATS
+    assert set(found["tags_separator"]) == set(tags.SEPARATORS)
+    assert set(found["csv_separator"]) == {*csv_rows.SEPARATORS, *csv_rows.SEPARATORS.values()}
+
+
+@pytest.mark.parametrize("package", ["", "train", "preprocess", "analysis", "bench"])
+def test_version_and_help(package: str) -> None:
+    assert here(package, "--version").stdout == f"canopy {version('canopy')}\n"
+    assert here(package, "help").stdout == here("", "help").stdout
+
+
+def checked(code: str, cwd: Path = ROOT) -> "subprocess.CompletedProcess[str]":
+    """Python code in a process in which nothing of LATER can be imported."""
+    hide = f"import sys; sys.modules.update(dict.fromkeys({LATER!r}))\n"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-c", hide + code], cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def test_words_are_checked_with_pydantic_alone(tmp_path: Path) -> None:
+    (tmp_path / "tif").mkdir()
+    (tmp_path / "tags.csv").touch()
+    run = ROOT / "tests/fixtures/v2/run"
+    stopped, store = run.parent / "stopped", run.parent / "store.zarr"
+    folder, file = tmp_path / "tif", tmp_path / "tags.csv"
+    cases: list[tuple[str, int, str]] = [
+        (f"zarr DATA={folder} LABELS={file} BANDS=a,b", 0, ""),
+        (f"train TASK=1 DATA={folder} LABELS={file} STORE={tmp_path / 's'}", 0, ""),
+        ("train TASK=1", 0, ""),
+        (f"train TASK=4 STORE={store} EMA=0.9 RUN={tmp_path / 'new'}", 0, ""),
+        ("train TASK=1 STORE=s3://bucket/chips.zarr", 0, ""),
+        (f"train RESUME={stopped} STORE={store}", 0, ""),
+        (f"info STORE={store} SPLIT=0.5,0.5", 0, ""),
+        (f"verify STORE={store} JOBS=2", 0, ""),
+        (f"report RUN={run} COMPARE={stopped} CLASS=a", 0, ""),
+        (f"audit STORE={store} RUN={run}", 0, ""),
+        (f"predict RUN={run} DATA={folder} TTA=1", 0, ""),
+        (f"export RUN={run}", 0, ""),
+        (f"tune STORE={store} GPU=cpu", 0, ""),
+        ("bench MODE=loader ROUNDS=1", 0, ""),
+        ("gpu-check", 0, ""),
+        ("soak KILLS=1", 0, ""),
+        ("fuzz SECONDS=1 ONLY=tiffs", 0, ""),
+        ("test", 0, ""),
+        ("train TASK=2", 10, "TASK=2 trains nothing"),
+        ("train", 2, "TASK is not set. Add TASK=1 (or 3, 4)."),
+        ("train TASK=5", 2, "TASK=5: expected one of 1, 3, 4."),
+        ("train TASK=1 EPOCH=3", 2, "EPOCH is not a setting of train. Did you mean EPOCHS?"),
+        ("train TASK=1 ARCH=resnet19", 2, "ARCH=resnet19: expected one of "),
+        ("train TASK=1 RECIPE=bst", 2, "RECIPE=bst: expected one of default, course, best. Did you mean RECIPE=best?"),
+        ("train TASK=1 SPLIT=blockd", 2, "SPLIT=blockd: expected course, blocked, a .csv file"),
+        ("train TASK=1 STORE=nope.zarr", 2, f"STORE={ROOT}/nope.zarr: expected a store, found nothing."),
+        (f"train TASK=1 STORE={store} RUN={run}", 2, f"RUN={run}: exists already."),
+        (f"train TASK=1 STORE={store} SPLIT=no.csv", 2, f"SPLIT={ROOT}/no.csv: expected a CSV file, found nothing."),
+        (f"train TASK=1 STORE={store} WEIGHTS=no.safetensors", 2, f"WEIGHTS={ROOT}/no.safetensors: expected"),
+        ("train TASK=1 LABELS=x.csv", 2, "LABELS: only with DATA=folder, which is converted first."),
+        ("train TASK=1 DATA=nope", 2, "DATA=nope: expected a folder of TIFFs, found nothing."),
+        ("train TASK=1 DATA=. STORE=s3://a/b", 2, "STORE=s3://a/b: expected a folder on disk, found an address."),
+        ("train TASK=1 MOMENTUM=0.5", 2, "MOMENTUM=0.5 has no effect with OPTIMIZER=adamw. Leave it out."),
+        ("train RESUME=nope", 2, "RESUME=nope: expected a run's folder, found no run.json."),
+        (f"train RESUME={run}", 2, f"RESUME={run}: the run is done."),
+        (f"train RESUME={stopped} EPOCHS=9", 2, f"EPOCHS: set by RESUME={stopped}. With RESUME only STORE, "),
+        (f"train RESUME={stopped} DATA=x", 2, f"DATA: set by RESUME={stopped}."),
+        ("zarr", 2, "DATA is not set. Add DATA=folder LABELS=file.csv."),
+        (f"zarr DATA={folder} LABELS=no.csv", 2, "LABELS=no.csv: expected a CSV file, found nothing."),
+        (f"zarr DATA={folder} STORE={file}", 2, f"STORE={file}: is a file. Choose another name."),
+        (f"zarr DATA={folder} BANDS=a,a", 2, "BANDS=a,a: expected a different name for each band."),
+        (f"zarr DATA={folder} ALLOW_MISSING=no", 2, "ALLOW_MISSING=no: expected 0 or 1."),
+        ("verify", 2, "STORE is not set. Add STORE=chips.zarr."),
+        ("verify STORE=", 2, "STORE is given, but empty."),
+        ("verify STORE=nope", 2, "STORE=nope: expected a store, found nothing."),
+        ("report", 2, "RUN is not set. Add RUN=runs/task1."),
+        ("report RUN=nope", 2, "RUN=nope: expected a run's folder, found no run.json."),
+        ("predict RUN=nope DATA=nope GPU=x", 2, "GPU=x: expected a number (0), numbers (0,1), auto, or cpu."),
+        ("bench MODE=scale STORE=a", 2, "STORE has no effect with MODE=scale"),
+        ("bench MODE=loder", 2, "MODE=loder: expected one of "),
+        ("trian", 2, "trian is not a command. Did you mean train?"),
+        ("test EPOCHS=1", 2, "EPOCHS is not a setting of test."),
+    ]  # fmt: skip
+    code = f"""
+from canopy.main import dispatch
+from preprocess.console import UserError
+for words in {[words for words, _, _ in cases]!r}:
+    try:
+        print("#", dispatch("", ["check", *words.split()]))
+    except UserError as error:
+        print(error)
+        print("# 2")
+"""
+    ended = checked(code)
+    assert ended.returncode == 0, ended.stderr
+    answers = re.findall(r"(.*\n)??# (\d+)\n", ended.stdout)
+    assert len(answers) == len(cases)
+    for (words, expected_code, line), (text, code_text) in zip(cases, answers, strict=True):
+        assert (words, int(code_text), text[: len(line)]) == (words, expected_code, line)
+
+
+def test_a_file_of_the_users_that_hides_a_package_is_named(tmp_path: Path) -> None:
+    for name in ("train.py", "models/__init__.py"):
+        folder = tmp_path / name.replace("/", "-")
+        file = folder / name
+        file.parent.mkdir(parents=True)
+        file.touch()
+        for command in (("canopy", "help"), ("analysis", "report", "RUN=x"), ("preprocess", "info", "STORE=x")):
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            words = [sys.executable, "-m", *command]
+            ended = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+            package = name.split("/")[0].removesuffix(".py")
+            assert (ended.returncode, ended.stdout) == (2, "")
+            assert ended.stderr == (
+                f"error: {file} hides canopy's own package '{package}'. Rename it, or run the command from another "
+                "folder.\n"
+            )
+
+
+def test_a_folder_of_data_that_has_a_packages_name_hides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "models").mkdir()
+    ended = checked("from canopy.main import main\nsys.argv = ['canopy', '--version']\nmain()", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_without_store_and_data_the_demo_chips_are_trained_for_eight_epochs() -> None:
+    request = TrainRequest.from_words(["TASK=1"], "train")
+    assert request.is_demo
+    assert request.conversion is not None
+    assert (request.conversion.data, request.conversion.store) == (Path("demo/tif"), Path("demo/chips.zarr"))
+    assert (request.config.epochs, request.config.weights) == (8, "none")
+    assert request.config.store == str(Path("demo/chips.zarr").resolve())
+    assert TrainRequest.from_words(["TASK=1", "EPOCHS=2", "RECIPE=course"], "train").config.epochs == 2
+    with_store = TrainRequest.from_words(["TASK=1", "STORE=x"], "train")
+    assert (with_store.is_demo, with_store.conversion, with_store.config.epochs) == (False, None, 12)
+
+
+@given(st.data())
+def test_the_words_for_the_processes_of_other_gpus_ask_for_the_same(data: st.DataObject) -> None:
+    settings = data.draw(st.fixed_dictionaries({}, optional=VALUES))
+    settings |= {"task": 4, "recipe": data.draw(st.sampled_from(sorted(RECIPES)))}
+    settings.pop("gpu_given", None)
+    if settings.get("weights") == "none":
+        settings.pop("finetune", None)
+    words = [
+        f"{name.upper()}={int(value) if isinstance(value, bool) else value}"
+        for name, value in settings.items()
+        if name not in ("conv1", "momentum", "warmup", "step_epochs", "step_gamma", "trunk_lr", "crop_share", "cache")
+        and name not in ("decode", "store")
+    ]
+    request = TrainRequest.from_words([*words, f"RUN=a b, {words[0]}"], "train")
+    again = TrainRequest.from_words(request.words(), "train")
+    assert (again.config, again.run, again.conversion) == (request.config, request.run, None)
+
+
+def test_a_setting_that_may_change_on_resume_is_no_part_of_a_runs_identity() -> None:
+    from train.contract.record import _EXECUTION
+
+    assert set(RUNTIME_SETTINGS) == set(_EXECUTION)
+    assert {name for name, spec in specs(Config).items() if spec.hidden} == {"gpu_given"}
+
+
+@pytest.fixture(scope="module")
+def sixty(tmp_path_factory: pytest.TempPathFactory) -> Chips:
+    """60 chips of 64 x 64: 40 of them are in the train split."""
+    return write_chips(tmp_path_factory.mktemp("sixty") / "tif", count=60, height=64, width=64)
+
+
+@pytest.fixture(scope="module")
+def sixty_store(sixty: Chips) -> Store:
+    return to_store(sixty, sixty.folder.parent / "chips.zarr")
+
+
+TOO_MUCH = (
+    (["BATCH=500"], "BATCH=500: the train split has only 40 chips. Choose a smaller BATCH."),
+    (["BATCH=41"], "BATCH=41: the train split has only 40 chips."),
+    (["CROP=100"], "CROP=100: expected at most 64: the chips of "),
+    (["BATCH=8", "SPLIT=0.999,0.001"], "SPLIT=0.999,0.001: expected chips in the test split, found none"),
+    (["BATCH=8", "VAL=0.99"], "VAL=0.99: expected a smaller fraction"),
+)
+
+
+@pytest.mark.parametrize(("words", "line"), TOO_MUCH)
+def test_what_does_not_fit_the_chips_is_refused_before_torch_is_loaded_or_a_pixel_converted(
+    sixty: Chips, sixty_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], line: str
+) -> None:
+    data = [f"DATA={sixty.folder}", f"LABELS={sixty.csv}", "BANDS=blue,green,red,nir", f"STORE={tmp_path / 'new.zarr'}"]
+    monkeypatch.setitem(sys.modules, "train.start", None)  # what loads torch and DALI
+    for place in ([f"STORE={sixty_store.path}"], data):
+        ended = here("train", "TASK=1", f"RUN={tmp_path / 'run'}", *place, *words)
+        assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+        assert ended.stderr.startswith(f"error: {line}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bands_of_a_task_are_looked_for_before_the_conversion(sixty: Chips, tmp_path: Path) -> None:
+    ended = here("train", "TASK=4", f"DATA={sixty.folder}", f"LABELS={sixty.csv}", f"STORE={tmp_path / 'new.zarr'}")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: TASK=4: expected the bands red, green, blue, nir, found band1, band2, ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_split_by_groups_needs_the_store_first(sixty: Chips, tmp_path: Path, refused: Callable) -> None:
+    words = [
+        f"DATA={sixty.folder}",
+        f"LABELS={sixty.csv}",
+        "BANDS=blue,green,red,nir",
+        f"STORE={tmp_path / 'new.zarr'}",
+    ]
+    ended = here("train", "TASK=1", "SPLIT=blocked", "BATCH=8", *words)
+    assert ended.returncode == 2
+    assert "SPLIT=blocked: " in ended.stderr
+    assert "make audit" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train_converts_trains_and_draws_the_curves(sixty: Chips, tmp_path: Path) -> None:
+    words = [
+        f"DATA={sixty.folder}",
+        f"LABELS={sixty.csv}",
+        "BANDS=blue,green,red,nir",
+        f"STORE={tmp_path / 'new.zarr'}",
+    ]
+    with tiny_networks():
+        ended = here(
+            "", "train", "TASK=4", "GPU=cpu", "EPOCHS=1", "BATCH=8", "WEIGHTS=none", "JOBS=1",
+            f"RUN={tmp_path / 'run'}", *words,
+        )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert open_store(tmp_path / "new.zarr").num_chips == 60
+    assert f"{tmp_path / 'run' / 'curves.png'}: learning curves" in ended.stdout
+    assert (tmp_path / "run" / "curves.png").exists()
+    with tiny_networks():
+        settings = ("GPU=cpu", "EPOCHS=1", "BATCH=8", "WEIGHTS=none")
+        ended = here("train", "TASK=4", f"STORE={tmp_path / 'new.zarr'}", f"RUN={tmp_path / 'again'}", *settings)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert not (tmp_path / "again" / "curves.png").exists()  # `train` alone does not know `analysis`
+    assert outcome(tmp_path / "again") == outcome(tmp_path / "run")

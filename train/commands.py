@@ -1,0 +1,216 @@
+"""The commands `train` and `tune`: their settings, and what runs them.
+
+In: words. Out: a `TrainRequest`, whose configuration and conversion are checked as far as words and files' names show
+it. `early_checks` then holds them against the chips. Torch and DALI load after both.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import field_validator
+
+from preprocess.commands import ConversionSettings
+from preprocess.console import UserError, say
+from preprocess.files import is_url, partial_path, store_place
+from preprocess.setting_specs import specs, words_of
+from preprocess.settings import Answer, Settings, read_words, setting
+from train.config import RUNTIME_SETTINGS, TASK_2, Config, check_effect, make_config
+from train.setting_groups import check_gpu
+
+DEMO = Path("demo")
+DEMO_DEFAULTS = {"epochs": 8, "weights": "none"}  # the same numbers with and without a network
+_STORE = Path("chips.zarr")
+
+
+class RunWords(Settings):
+    """Where the run is kept. Not part of run.json."""
+
+    heading: ClassVar[str] = "The run"
+
+    run: str | None = setting(
+        None, "Folder of the new run. It must not exist.", hint="folder", default_text="the next free runs/task1, ..."
+    )
+    resume: Path | None = setting(
+        None, "Folder of a run that was stopped or killed: continue it. Its settings are kept.", hint="folder"
+    )
+    run_file: Path | None = setting(None, "For scripts: the name of the run's folder is written there.", hint="file")
+
+
+class TuneSettings(Settings):
+    """A measurement of the loader."""
+
+    store: str = setting(..., "The store: a folder or an address.", hint="path", example="STORE=chips.zarr")
+    gpu: str | None = setting(None, "The device.", hint="0|auto|cpu", default_text="GPU 0, else the CPU")
+    batch: int = setting(64, "Chips per batch.", ge=1, le=2**20)
+
+    @field_validator("gpu")
+    @classmethod
+    def _gpu_is_a_list_of_numbers(cls, text: str | None) -> str | None:
+        return None if text is None else check_gpu(text)
+
+
+_CONVERSION_ONLY = set(specs(ConversionSettings)) - set(specs(Config))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """A training that was asked for.
+
+    `conversion` comes first, if there is one; `is_demo`: of demo chips, which are made before. `values` are the
+    settings that the user gave, and defaults that stand in their place.
+    """
+
+    config: Config
+    values: dict[str, Any]
+    run: str | None = None
+    resume: Path | None = None
+    run_file: Path | None = None
+    conversion: ConversionSettings | None = None
+    is_demo: bool = False
+
+    @classmethod
+    def from_words(cls, words: Sequence[str], command: str) -> "TrainRequest":
+        """Read the words of `train`.
+
+        Raises:
+            UserError: names the setting.
+            Answer: TASK=2, which trains nothing.
+        """
+        if "TASK=2" in words:
+            raise Answer(TASK_2)
+        values = read_words(words, *cls.shown_models(), command=command)
+        if "gpu" in values:
+            values["gpu_given"] = True
+        if values.get("resume"):
+            return _resumed(values)
+        return _new(values)
+
+    @staticmethod
+    def shown_models() -> tuple[type[Settings], ...]:
+        """The classes whose settings the tables show."""
+        return Config, RunWords, ConversionSettings
+
+    def check(self) -> None:
+        """Refuse what files and folders show to be wrong, before anything heavy is loaded."""
+        if self.conversion and not self.is_demo:
+            self.conversion.check()
+        if self.run is not None and Path(self.run).exists():
+            raise UserError(f"RUN={self.run}: exists already. Choose another name, or remove it.")
+        store = self.config.store
+        if (
+            not self.conversion
+            and not is_url(store)
+            and not (Path(store).exists() or partial_path(Path(store)).exists())
+        ):
+            raise UserError(f"STORE={store}: expected a store, found nothing. `make zarr` makes one.")
+        if self.resume is None:
+            split, weights = self.config.split, self.config.weights
+            if split.endswith(".csv") and not Path(split).is_file():
+                raise UserError(f"SPLIT={split}: expected a CSV file, found {_kind(Path(split))}.")
+            if weights.endswith(".safetensors") and not Path(weights).is_file():
+                raise UserError(
+                    f"WEIGHTS={weights}: expected imagenet, none or a .safetensors file, found no such file."
+                )
+
+    def words(self) -> list[str]:
+        """Words that ask for the same training of the store as it is then: for a process per GPU."""
+        names = {name for model in (Config, RunWords) for name, spec in specs(model).items() if not spec.hidden}
+        values = {name: value for name, value in self.values.items() if name in names}
+        values |= {"store": self.config.store, "run_file": self.run_file}
+        return [f"{name.upper()}={_text(value)}" for name, value in values.items() if value is not None]
+
+
+def _new(values: dict[str, Any]) -> TrainRequest:
+    if "task" not in values:
+        raise UserError("TASK is not set. Add TASK=1 (or 3, 4).")
+    has_data = "data" in values
+    if not has_data and (unused := [name.upper() for name in values if name in _CONVERSION_ONLY]):
+        raise UserError(f"{', '.join(unused)}: only with DATA=folder, which is converted first.")
+    is_demo = not has_data and "store" not in values
+    if is_demo:
+        values = {**DEMO_DEFAULTS, **values, "store": str(DEMO / "chips.zarr")}
+    conversion = _conversion(values, is_demo) if has_data or is_demo else None
+    values["store"] = store_place(str(values.get("store", _STORE)))
+    for name in ("split", "weights"):  # files, for a run that is resumed from another folder
+        if values.get(name, "").endswith((".csv", ".safetensors")):
+            values[name] = str(Path(values[name]).resolve())
+    settings = {name: value for name, value in values.items() if name in specs(Config) and name != "recipe"}
+    config = make_config(values.get("recipe", "default"), **settings)
+    return TrainRequest(
+        config=config, values=values, run=values.get("run"), run_file=values.get("run_file"), conversion=conversion,
+        is_demo=is_demo,
+    )  # fmt: skip
+
+
+def _conversion(values: dict[str, Any], is_demo: bool) -> ConversionSettings:
+    if is_demo:
+        return ConversionSettings(
+            data=DEMO / "tif", labels=DEMO / "labels.csv", store=DEMO / "chips.zarr",
+            bands=("blue", "green", "red", "nir"),
+        )  # fmt: skip
+    own = {name: value for name, value in values.items() if name in _CONVERSION_ONLY}
+    if is_url(store := str(values.get("store", _STORE))):
+        raise UserError(
+            f"STORE={store}: expected a folder on disk, found an address. Convert to a folder, then copy it."
+        )
+    return ConversionSettings(**own, store=Path(store))
+
+
+def _resumed(values: dict[str, Any]) -> TrainRequest:
+    """The run's own configuration, with changes only of how it executes."""
+    from train.contract.record import read_record
+
+    resume = values["resume"]
+    try:
+        record = read_record(resume)
+    except UserError as error:
+        raise UserError(str(error).replace("RUN=", "RESUME=", 1)) from None
+    if record.state == "done":
+        raise UserError(f"RESUME={resume}: the run is done. `make reproduce RUN={resume}` checks it.")
+    changes = {name: value for name, value in values.items() if name not in ("resume", "run_file")}
+    if fixed := [name.upper() for name in changes if name not in RUNTIME_SETTINGS]:
+        may = ", ".join(word for word, spec in words_of(Config).items() if spec.on_resume)
+        raise UserError(f"{', '.join(fixed)}: set by RESUME={resume}. With RESUME only {may} can be given.")
+    if "store" in changes:
+        changes["store"] = store_place(changes["store"])
+    config = record.config.replace(**changes)
+    check_effect(config, changes)
+    return TrainRequest(config=config, values=values, resume=resume, run_file=values.get("run_file"))
+
+
+def _kind(path: Path) -> str:
+    return "a folder" if path.exists() else "nothing"
+
+
+def _text(value: Any) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def train(request: TrainRequest) -> int:
+    """Convert if needed, then train. Returns the exit code."""
+    from train.early_checks import check_plan, open_checked
+
+    if request.is_demo:
+        from preprocess.demo import make_demo
+
+        say("no STORE and no DATA are given: the demo chips are used")
+        make_demo(DEMO, num_chips=900, seed=0)
+    if request.conversion:
+        from preprocess.convert import convert
+
+        convert(request.conversion, partial(check_plan, request.config))
+    opened = None if request.resume else open_checked(request.config)
+    from train.start import start
+
+    return start(request, opened)
+
+
+def tune(settings: TuneSettings) -> int:
+    """Measure the loader's settings."""
+    from train.tune import tune as measure
+
+    measure(settings.store, gpu=settings.gpu, batch=settings.batch)
+    return 0
