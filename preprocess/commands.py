@@ -171,7 +171,7 @@ def verify(settings: VerifySettings) -> int:
 
 def info(settings: InfoSettings) -> int:
     """Print what is in a store."""
-    from preprocess.verify import info as print_info
+    from preprocess.info import info as print_info
 
     print_info(settings.store, settings.split)
     return 0

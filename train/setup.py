@@ -93,7 +93,6 @@ def make_train_loader(config: Config, data: Data, device: Device, world: World =
     """
     check_batch(config, world.size)
     check_batch_size(config, len(data.split.train), data.store.layout)
-    parts = world.size * config.accumulate
     crop = crop_of(config, data)
     sides = data.store.layout.height, data.store.layout.width
     if config.flips == "dihedral" and len({*sides}) + len({*crop}) > 2:
