@@ -164,7 +164,7 @@ def test_a_store_that_has_moved(made: SimpleNamespace, tmp_path: Path, uint8_sto
             "the saved AP does not follow from the saved scores",
         ),
         ({"logits": np.zeros((3, 3))}, "expected finite logits"),
-        ({"classes": np.array(["a"])}, "with a name each"),
+        ({"classes": np.array(["a"])}, "and a name for each"),
         ({"labels": None}, "labels is not there"),
         ({"mAP": np.array(0.9)}, "the saved mAP does not follow from the saved scores"),
         ({"preds": np.full((99, 3), 0.5)}, "the saved preds does not follow from the saved scores"),

@@ -1,4 +1,5 @@
-"""What a run folder's files say, in one place: read and written here by training and analysis alike. Without torch.
+"""The files of a run folder. Training and analysis read and write them only through this package, which needs no torch.
 
-`record` is run.json, `results` is results.npz, `metrics` is metrics.jsonl; `fields` checks their values.
+`record` is run.json, `results` is results.npz, `metrics` is metrics.jsonl, `checkpoint` is the JSON in a checkpoint,
+`verdict` is reproduce.json. `fields` checks their values.
 """

@@ -1,8 +1,8 @@
-"""JSON text -> checked values: strict syntax, types from annotations, ranges. What is odd is one line.
+"""JSON text -> checked values: strict syntax, types from annotations, ranges.
 
 In: a file's bytes or a JSON value, and the dataclass that it should fill. Out: an instance, or a UserError that names
-the file, the field, what was expected and what was found. Leaves which fields there are to `record`, `results` and
-`metrics`. Needs neither torch nor zarr.
+the file, the field, what was expected and what was found. Leaves the fields of each file to `record`, `results`,
+`metrics`, `checkpoint` and `verdict`. Needs neither torch nor zarr. Why this is not pydantic: docs/log.md.
 """
 
 import dataclasses
@@ -29,19 +29,19 @@ _LARGEST_INT = 2**63
 
 @dataclass(frozen=True)
 class Rule:
-    """A condition on a value, in words and as a function; stands in `Annotated[int, Rule(...)]`."""
+    """A condition on a value, in words and as a function, for use in `Annotated[int, Rule(...)]`."""
 
     words: str
     holds: Callable[[Any], bool]
 
 
 def matches(pattern: str, words: str) -> Rule:
-    """A text that the whole pattern matches."""
+    """A text that matches the whole pattern."""
     return Rule(words, lambda value: re.fullmatch(pattern, value) is not None)
 
 
 def one_of(*choices: object) -> Rule:
-    """One of some values."""
+    """One of these values."""
     return Rule(f"one of {', '.join(map(str, choices))}", lambda value: value in choices)
 
 
@@ -54,11 +54,11 @@ Share = Annotated[float, Rule("a number from 0 to 1", lambda value: 0 <= value <
 
 
 def read_bytes(path: Path, limit: int = LARGEST_JSON) -> bytes:
-    """A regular file's bytes.
+    """The bytes of a regular file.
 
     Raises:
-        FileNotFoundError: there is none.
-        UserError: it is another kind of file, larger than `limit` bytes, or cannot be read.
+        FileNotFoundError: there is no such file.
+        UserError: it is not a regular file, is larger than `limit` bytes, or cannot be read.
     """
     try:
         with open_regular(path) as file:
@@ -75,12 +75,15 @@ def read_bytes(path: Path, limit: int = LARGEST_JSON) -> bytes:
 
 
 def parse(text: bytes | str, where: str, *, nan_as_null: bool = False) -> Any:
-    """JSON as its standard has it: UTF-8, no NaN, no number beyond float64 or 63 bits, no key twice.
+    """Read JSON strictly: UTF-8, no NaN, no number outside float64 or 64 bits, no key twice.
 
-    `nan_as_null`: take Python's NaN and infinities as null instead of refusing them.
+    Args:
+        text: the JSON.
+        where: the name of the file, for the error.
+        nan_as_null: read Python's NaN and infinities as null instead of refusing them.
 
     Raises:
-        UserError: it is not; starts with `where`.
+        UserError: the text is not such JSON; the message starts with `where`.
     """
     try:
         decoded = text.decode() if isinstance(text, bytes) else text
@@ -97,12 +100,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is there twice")
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} occurs twice")
     return values
 
 
 def _null(text: str) -> None:
-    """In the place of NaN, Infinity and -Infinity."""
+    """For NaN, Infinity and -Infinity."""
 
 
 def _constant(text: str) -> float:
@@ -123,7 +126,7 @@ def _int(text: str) -> int:
 
 
 def canonical(value: Any) -> bytes:
-    """One text for one JSON value, whatever its spaces and the order of its keys."""
+    """The same text for the same JSON value, independent of spaces and of the order of keys."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -133,36 +136,42 @@ def digest(value: Any) -> str:
 
 
 def sealed(values: dict[str, Any]) -> dict[str, Any]:
-    """The values with a digest of each field under `sha256`."""
+    """The values, and under `sha256` a digest of each field."""
     fields = {name: value for name, value in values.items() if name != "sha256"}
     return fields | {"sha256": {name: digest(value)[:16] for name, value in fields.items()}}
 
 
 def check_seal(values: dict[str, Any], where: str) -> None:
-    """UserError names the fields that are not as they were sealed."""
-    expected = sealed(values)["sha256"]
-    found = values.get("sha256")
-    if not isinstance(found, dict):
-        raise UserError(f"{where}: expected the field sha256 with a digest of each field, found {shown(found)}.")
-    if odd := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+    """UserError if fields changed since they were sealed; names them."""
+    digests = sealed(values)["sha256"]
+    written = values.get("sha256")
+    if not isinstance(written, dict):
+        raise UserError(f"{where}: expected the field sha256 with a digest of each field, found {shown(written)}.")
+    if altered := sorted(name for name in digests.keys() | written.keys() if digests.get(name) != written.get(name)):
         raise UserError(
-            f"{where}: {', '.join(odd)[:160]} changed since the run wrote it. Restore the file from a copy, or train "
-            "again."
+            f"{where}: {', '.join(altered)[:160]} changed since the run wrote it. Restore the file from a copy, or "
+            "train again."
         )
 
 
 def decode(kind: Any, value: Any, where: str, field: str = "") -> Any:
-    """`value` as `kind`: int, float, bool, str, X | None, tuple, dict, `Config`, `Annotated` or a dataclass of these.
+    """Check that a JSON value is of a kind, and return it as that.
+
+    Args:
+        kind: int, float, bool, str, X | None, tuple, dict, `Config`, `Annotated` or a dataclass of these.
+        value: the JSON value.
+        where: the name of the file, for the error.
+        field: the name of the field, for the error; "" for the whole file.
 
     Raises:
-        UserError: it is something else; names `where` and the field.
+        UserError: the value is of another kind or breaks a rule.
     """
     if typing.get_origin(kind) is Annotated:
         inner, *rules = typing.get_args(kind)
         result = decode(inner, value, where, field)
         for rule in rules:
             if not rule.holds(result):
-                raise odd(where, field, rule.words, value)
+                raise bad_field(where, field, rule.words, value)
         return result
     if kind is Config:
         return _config(value, where, field)
@@ -176,33 +185,33 @@ def decode(kind: Any, value: Any, where: str, field: str = "") -> Any:
 def _plain(kind: Any, value: Any, where: str, field: str) -> Any:
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
-        (some,) = [part for part in inner if part is not type(None)]
-        return None if value is None else decode(some, value, where, field)
+        (other,) = [member for member in inner if member is not type(None)]
+        return None if value is None else decode(other, value, where, field)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise odd(where, field, "a list", value)
+            raise bad_field(where, field, "a list", value)
         kinds = (inner[0],) * len(value) if inner[-1] is Ellipsis else inner
         if len(kinds) != len(value):
-            raise odd(where, field, f"a list of {len(kinds)}", value)
+            raise bad_field(where, field, f"a list of {len(kinds)}", value)
         return tuple(
             decode(k, item, where, f"{field}[{i}]") for i, (k, item) in enumerate(zip(kinds, value, strict=True))
         )
     if origin is dict:
         if not isinstance(value, dict):
-            raise odd(where, field, "an object", value)
+            raise bad_field(where, field, "an object", value)
         return {name: decode(inner[1], item, where, f"{field}.{name}") for name, item in value.items()}
     if kind is float:
         if type(value) not in (int, float) or not math.isfinite(value):
-            raise odd(where, field, "a finite number", value)
+            raise bad_field(where, field, "a finite number", value)
         return float(value)
     if type(value) is not kind:
-        raise odd(where, field, {int: "a whole number", str: "a text", bool: "true or false"}[kind], value)
+        raise bad_field(where, field, {int: "a whole number", str: "a text", bool: "true or false"}[kind], value)
     return value
 
 
 def _config(value: Any, where: str, field: str) -> Config:
     if not isinstance(value, dict):
-        raise odd(where, field, "an object", value)
+        raise bad_field(where, field, "an object", value)
     try:
         return config_from(value)
     except UserError as error:
@@ -215,33 +224,31 @@ def _annotations(kind: type) -> dict[str, Any]:
 
 
 def _instance(kind: type[T], value: Any, where: str, field: str) -> T:
-    """Fields with `metadata={"json": False}` are the code's own."""
+    """A dataclass from an object. Fields with `metadata={"json": False}` are not part of the JSON."""
     prefix = f"{field}." if field else ""
     if not isinstance(value, dict):
-        raise odd(where, field or "the file", "an object", value)
+        raise bad_field(where, field or "the file", "an object", value)
     known = {f.name: f for f in dataclasses.fields(typing.cast(Any, kind)) if f.metadata.get("json", True)}
     if unknown := sorted(value.keys() - known.keys()):
         raise UserError(f"{where}: expected no field {shown_name(prefix + unknown[0])}, found one.")
-    needed = [name for name, f in known.items() if f.default is f.default_factory is dataclasses.MISSING]
-    if absent := [name for name in needed if name not in value]:
+    required = [name for name, f in known.items() if f.default is f.default_factory is dataclasses.MISSING]
+    if absent := [name for name in required if name not in value]:
         raise UserError(f"{where}: expected the field {prefix}{absent[0]}, found none.")
     hints = _annotations(typing.cast(Any, kind))
     return kind(**{name: decode(hints[name], item, where, prefix + name) for name, item in value.items()})
 
 
-def odd(where: str, field: str, expected: str, found: Any) -> UserError:
-    """The line about a field that is not as it should be."""
-    return UserError(f"{where}: expected {shown_name(field)} to be {expected}, found {shown(found)}.")
+def bad_field(where: str, field: str, expected: str, value: Any) -> UserError:
+    """The error about a field with a wrong value."""
+    return UserError(f"{where}: expected {shown_name(field)} to be {expected}, found {shown(value)}.")
 
 
 def shown(value: Any) -> str:
-    """A value in a line, cut where it is long."""
-    text = (
-        repr(value) if not isinstance(value, dict | list) else f"{'an object' if isinstance(value, dict) else 'a list'}"
-    )
+    """A value in a message; a long one is cut."""
+    text = "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def shown_name(name: str) -> str:
-    """A field's name in a line."""
+    """The name of a field in a message; a long one is cut."""
     return name if len(name) <= 80 else f"{name[:77]}..."

@@ -20,9 +20,9 @@ from train.contract.fields import (
     Positive,
     Sha256,
     Share,
+    bad_field,
     canonical,
     decode,
-    odd,
     parse,
     read_bytes,
 )
@@ -159,9 +159,9 @@ def check_epochs(epochs: Sequence[EpochLine], record: Record, where: str) -> Non
     for number, epoch in enumerate(epochs, 1):
         at = f"{where} line {number}"
         if epoch.epoch != number:
-            raise odd(at, "epoch", str(number), epoch.epoch)
+            raise bad_field(at, "epoch", str(number), epoch.epoch)
         if epoch.epoch > record.config.epochs:
-            raise odd(at, "epoch", f"at most {record.config.epochs}", epoch.epoch)
+            raise bad_field(at, "epoch", f"at most {record.config.epochs}", epoch.epoch)
         if (epoch.val_loss is None) != (record.split.val == 0):
             raise UserError(f"{at}: expected val_loss {'' if record.split.val else 'not '}to be there.")
         for split in epoch.splits:

@@ -1,8 +1,9 @@
-"""run.json: what a run is. Version 2 carries a digest of each field, and one identity of all that decides the result.
+"""run.json: the record of a run. Version 2 holds a digest of each field, and the identity of the run.
 
-In: a run's folder. Out: `Record`, checked. The identity is the SHA-256 of the run's own id, its settings, its store and
-split, and what its network is fed (bands, mean, std, crop, pooling, chips, classes). It is made when the run begins and
-never changes; results.npz, metrics.jsonl and every checkpoint name it. Version 1 (no field `version`) has neither.
+In: a run's folder. Out: `Record`, checked. The identity is the SHA-256 of all that decides the result: the run's id,
+its settings, store and split, and what its network is fed (bands, mean, std, crop, pooling, chips, classes). It is made
+when the run begins and never changes; results.npz, metrics.jsonl and every checkpoint name it. Version 1 (no field
+`version`) has neither digests nor an identity.
 """
 
 import dataclasses
@@ -20,11 +21,11 @@ from train.contract.fields import (
     Positive,
     Rule,
     Sha256,
+    bad_field,
     check_seal,
     decode,
     digest,
     matches,
-    odd,
     one_of,
     parse,
     read_bytes,
@@ -37,15 +38,16 @@ Amp = Annotated[str, one_of("off", "float16", "bfloat16")]
 _Dtype = Annotated[str, matches("u?int(8|16|32|64)|float(16|32|64)", "a dtype of chips, such as uint16")]
 _Side = Annotated[int, Rule("a side in pixels, 1 to 65536", lambda value: 1 <= value <= 65536)]
 _Std = Annotated[float, Rule("a positive number", lambda value: value > 0)]
-_Some = Rule("different names, one or more", lambda value: 0 < len(value) == len(set(value)))
+_Names = Rule("different names, one or more", lambda value: 0 < len(value) == len(set(value)))
 _V2_FIELDS = ("version", "id", "identity", "sha256")
-# Settings of version 2 that are left out of the identity: they change how a run executes, not its result. Frozen.
+# Settings of version 2 that are left out of the identity: they change how a run executes, not its result. This list
+# must never change.
 _EXECUTION = ("store", "gpu", "gpu_given", "workers", "cache", "decode", "checkpoint_minutes", "tracker")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreRef:
-    """The store that a run was trained on."""
+    """The store on which a run was trained."""
 
     path: str
     fingerprint: Sha256
@@ -54,7 +56,7 @@ class StoreRef:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRef:
-    """How the chips were divided; `sha256` is of the chips of each split, the numbers count them."""
+    """How the chips were split: the number of chips per split, and the SHA-256 of which chips are in which split."""
 
     rule: str
     sha256: Sha256
@@ -67,7 +69,7 @@ class SplitRef:
 
 @dataclass(frozen=True, kw_only=True)
 class Chip:
-    """The chips of the run's store: pixels, dtype, and (since version 2) bands in stored order."""
+    """The chips of the run's store: size in pixels, dtype, and (since version 2) bands in stored order."""
 
     height: _Side
     width: _Side
@@ -77,13 +79,14 @@ class Chip:
 
 @dataclass(frozen=True, kw_only=True)
 class InputsRef:
-    """What the network is fed: channels in order, their mean and std in the values' units, (height, width) of the crop.
+    """What the network is fed: bands in the order of the channels, mean and std in the units of the stored values, and
+    (height, width) of the crop.
 
-    `branches` are the bands of each trunk. `chip` and `pool` are missing in runs before they were kept.
+    `branches` are the bands of each trunk. `crop`, `chip` and `pool` are missing in early runs.
     """
 
     kind: Annotated[str, one_of("raw", "course")]
-    bands: Annotated[tuple[str, ...], _Some]
+    bands: Annotated[tuple[str, ...], _Names]
     mean: tuple[float, ...]
     std: tuple[_Std, ...]
     branches: tuple[tuple[str, ...], ...]
@@ -94,7 +97,7 @@ class InputsRef:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What the numbers were computed on."""
+    """The machine that computed the numbers."""
 
     device: str
     threads: Annotated[int, Rule("a whole number from 1 to 65536", lambda value: 1 <= value <= 65536)]
@@ -104,7 +107,7 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """What a run was computed with; they may change when it is resumed."""
+    """Code, packages and machine of a run; they may change when it is resumed."""
 
     commit: str
     versions: dict[str, str]
@@ -113,7 +116,7 @@ class Surroundings:
 
 @dataclass(frozen=True, kw_only=True)
 class Resumed:
-    """Where a run was resumed: epoch from 1, steps of it that were done, commit of the code."""
+    """Where a run was resumed: epoch (from 1), the number of its steps that were done, commit of the code."""
 
     epoch: Positive
     step: Count
@@ -122,7 +125,7 @@ class Resumed:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """run.json. `values` is the JSON that it was read from: what is written back is that, with changes."""
+    """run.json. `values` are its JSON values; they are written back with changes, so that nothing is lost."""
 
     version: int = 1
     id: Annotated[str, matches("[0-9a-f]{32}", "32 hexadecimal digits")] = ""
@@ -137,7 +140,7 @@ class Record:
     store: StoreRef
     split: SplitRef
     inputs: InputsRef
-    classes: Annotated[tuple[str, ...], _Some]
+    classes: Annotated[tuple[str, ...], _Names]
     best_epoch: Count | None = None
     model_sha256: Sha256 | None = None
     resumed: tuple[Resumed, ...] = ()
@@ -188,15 +191,16 @@ def _identified(values: dict[str, Any]) -> Record:
 
 
 def identity_of(values: dict[str, Any]) -> str:
-    """SHA-256 of all that decides the run's result, and of its id."""
+    """SHA-256 of the run's id and of all that decides its result."""
     split = {name: value for name, value in values["split"].items() if name != "note"}
     config = {name: value for name, value in values["config"].items() if name not in _EXECUTION}
-    parts = [values["id"], config, values["amp"], values["store"]["fingerprint"], split, values["inputs"]]
-    return digest([*parts, values["classes"]])
+    return digest([
+        values["id"], config, values["amp"], values["store"]["fingerprint"], split, values["inputs"], values["classes"],
+    ])  # fmt: skip
 
 
 def write_record(run: Path, record: Record) -> None:
-    """Write run.json whole or not at all, also through a power cut: nothing goes on without it."""
+    """Write run.json whole or not at all, also if the power fails: a run without it cannot be resumed."""
     write_atomic(run / "run.json", (json.dumps(sealed(record.values), indent=1) + "\n").encode(), durable=True)
 
 
@@ -204,7 +208,7 @@ def read_record(run: Path) -> Record:
     """Read and check run.json.
 
     Raises:
-        UserError: there is no such run, or a field is missing, odd or altered; names it.
+        UserError: there is no such run, or a field is missing, wrong or altered; names it.
     """
     path = run / "run.json"
     try:
@@ -215,25 +219,25 @@ def read_record(run: Path) -> Record:
 
 
 def _record(values: Any, where: str, *, sealed_file: bool = False) -> Record:
-    # One of version 2's fields is enough to be held to all of it: a damaged name must not make it a version 1 file.
-    second = isinstance(values, dict) and any(name in values for name in _V2_FIELDS)
-    if second:
+    # One field of version 2 is enough to check all of them: a damaged field name must not make this a version 1 file.
+    is_version_2 = isinstance(values, dict) and any(name in values for name in _V2_FIELDS)
+    if is_version_2:
         version = values.get("version")
         if type(version) is int and version > VERSION:
             raise UserError(f"{where}: version {version}; this code reads versions 1 to {VERSION}. Update it.")
         if sealed_file:
             check_seal(values, where)
     record: Record = decode(Record, values, where)
-    if second and record.version != VERSION:
-        raise odd(where, "version", str(VERSION), record.version)
+    if is_version_2 and record.version != VERSION:
+        raise bad_field(where, "version", str(VERSION), record.version)
     _check_together(record, where)
-    if second and record.identity != identity_of(values):
+    if is_version_2 and record.identity != identity_of(values):
         raise UserError(f"{where}: expected the identity of its own fields, found another. Restore it from a copy.")
     return dataclasses.replace(record, values={name: value for name, value in values.items() if name != "sha256"})
 
 
 def _check_together(record: Record, where: str) -> None:
-    """Fields that must fit each other."""
+    """UserError if fields do not fit each other."""
     config, inputs, split = record.config, record.inputs, record.split
     channels = tuple(band for bands in inputs.branches for band in bands)
     trunks = [len(bands) for bands in config.band_groups]
@@ -255,13 +259,13 @@ def _check_together(record: Record, where: str) -> None:
         ]
         if inputs.kind == "raw" and inputs.chip.bands:
             rows.append(("inputs.bands", "bands of inputs.chip", _missing(inputs)))
-    for name, expected, found in rows:
-        if expected != found:
-            raise UserError(f"{where}: expected {name} to be {expected}, found {found}.")
+    for name, expected, value in rows:
+        if expected != value:
+            raise UserError(f"{where}: expected {name} to be {expected}, found {value}.")
     if split.train + split.val + split.test > record.store.chips:
-        raise odd(where, "split", f"at most {record.store.chips} chips", split.train + split.val + split.test)
+        raise bad_field(where, "split", f"at most {record.store.chips} chips", split.train + split.val + split.test)
     if (record.best_epoch or 0) > config.epochs:
-        raise odd(where, "best_epoch", f"at most {config.epochs}", record.best_epoch)
+        raise bad_field(where, "best_epoch", f"at most {config.epochs}", record.best_epoch)
     if record.state == "done" and not (record.best_epoch and record.model_sha256):
         raise UserError(f"{where}: expected best_epoch and model_sha256 of a run that is done, found none.")
 
@@ -272,8 +276,8 @@ def _missing(inputs: InputsRef) -> str:
     return f"{absent[0]} too" if absent else "bands of inputs.chip"
 
 
-def check_settings(expected: Config, found: Config, line: str) -> None:
-    """UserError if settings differ that decide a result. `line` has places for NAME, expected and found: %s."""
+def check_settings(expected: Config, config: Config, message: str) -> None:
+    """UserError if settings differ that change the result. `message` has %s for the name and the two values."""
     for name, value in expected.model_dump().items():
-        if name not in RUNTIME_SETTINGS and getattr(found, name) != value:
-            raise UserError(line % (name.upper(), value, getattr(found, name)))
+        if name not in RUNTIME_SETTINGS and getattr(config, name) != value:
+            raise UserError(message % (name.upper(), value, getattr(config, name)))

@@ -1,8 +1,8 @@
-"""results.npz: the scores of the best epoch, the losses of all, and `depends_on`: what the scores were made with.
+"""results.npz: the scores of the best epoch, the losses of all epochs, and `depends_on`: how the scores were made.
 
-In: a file. Out: `Results`, checked. The zip's directory and each array's header are compared with the file's size
-before memory is asked for. Since version 2 `depends_on` names the run's identity, each epoch's digest of metrics.jsonl
-and a digest of each array, so that another run's scores, or those of another epoch, are noticed.
+In: a file. Out: `Results`, checked. The directory of the zip file and the header of each array are compared with the
+size of the file before memory is allocated. Since version 2, `depends_on` holds the run's identity, the digest of each
+line of metrics.jsonl and a digest of each array, so that scores of another run or another epoch are noticed.
 """
 
 import dataclasses
@@ -19,13 +19,13 @@ import numpy as np
 from preprocess.console import UserError
 from preprocess.files import open_regular, write_atomic
 from train.config import Config
-from train.contract.fields import Sha256, check_seal, decode, odd, parse, sealed
+from train.contract.fields import Sha256, bad_field, check_seal, decode, parse, sealed
 from train.contract.metrics import EpochLine, digests
 from train.contract.record import Amp, Machine, Record, SplitRef, StoreRef, check_settings
 from train.metrics import mean_ap, probabilities
 
 _COPIED = ("config", "versions", "machine", "amp", "store", "split", "commit")  # of run.json
-# Kinds of numpy's dtypes and number of dimensions of each array.
+# Of each array: the kinds of dtype that it may have (numpy's letters), and the number of dimensions.
 _ARRAYS: dict[str, tuple[str, int]] = {
     "epoch": ("iu", 0), "AP": ("f", 1), "mAP": ("f", 0), "labels": ("bu", 2), "preds": ("f", 2), "fnames": ("U", 1),
     "trainlosses": ("f", 1), "testlosses": ("f", 1), "testperfs": ("f", 2), "logits": ("f", 2), "classes": ("U", 1),
@@ -35,7 +35,10 @@ _ARRAYS: dict[str, tuple[str, int]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class MadeWith:
-    """What the scores were made with: parts of run.json as they were then, and the SHA-256 of the weights."""
+    """How the scores were made: fields of run.json at that time, the SHA-256 of the weights, and digests.
+
+    `lines` are the digests of metrics.jsonl, `arrays` those of the other arrays, `sha256` those of these fields.
+    """
 
     config: Config
     versions: dict[str, str]
@@ -65,8 +68,8 @@ class TestScores:
 class Results:
     """Scores of the test split (N chips, C classes) after the best epoch, and the losses of E epochs.
 
-    labels (N, C) uint8; logits (N, C) float32 and their probabilities (N, C) float64; names (N,); ap (C,) with NaN for
-    a class without positive chips; train_losses, test_losses (E,); test_ap (E, C); epoch counts from 1.
+    labels (N, C) uint8; logits (N, C) float32 and their probabilities (N, C) float64; names (N,) of the chips; ap (C,),
+    NaN for a class without positive chips; train_losses and test_losses (E,); test_ap (E, C); epoch counts from 1.
     """
 
     epoch: int
@@ -84,7 +87,7 @@ class Results:
 
 
 def write_results(run: Path, record: Record, scores: TestScores, lines: Sequence[EpochLine], model_sha256: str) -> None:
-    """Write results.npz atomically: the arrays of `_ARRAYS`, and from run.json what they depend on."""
+    """Write results.npz atomically: the arrays of `_ARRAYS`, and `depends_on` with fields of run.json."""
     test_ap = np.array([[line.ap("test", name) for name in record.classes] for line in lines])
     best_ap = test_ap[scores.epoch - 1]
     arrays = {
@@ -112,10 +115,10 @@ def write_results(run: Path, record: Record, scores: TestScores, lines: Sequence
 
 
 def read_results(run: Path, record: Record, history: Sequence[EpochLine] | None) -> Results:
-    """The scores of a run whose run.json is `record`; `history` (metrics.jsonl) is compared where it is given.
+    """The scores of a run whose run.json is `record`. With `history` (metrics.jsonl), the two files are compared.
 
     Raises:
-        UserError: the file is missing, damaged, altered, or another run's; names what is odd.
+        UserError: the file is missing, damaged, altered, or another run's; names what is wrong.
     """
     path = run / "results.npz"
     arrays = _read_arrays(path)
@@ -131,7 +134,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             size = path.stat().st_size
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             if len(members) != len(archive.infolist()):
-                raise ValueError("an array is there twice")
+                raise ValueError("an array occurs twice")
             if absent := [name for name in _ARRAYS if name not in members]:
                 raise UserError(f"{path}: expected the arrays {', '.join(_ARRAYS)}; {', '.join(absent)} is not there.")
             if extra := sorted(members.keys() - _ARRAYS.keys()):
@@ -147,13 +150,13 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     except UserError:
         raise
     except Exception as error:
-        # zipfile, numpy, zlib and the system each raise their own kinds for a damaged file.
+        # zipfile, numpy, zlib and the system raise many types for a damaged file.
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise UserError(f"{path}: cannot be read ({reason}).") from error
 
 
 def _array(data: bytes, name: str) -> np.ndarray:
-    """An .npy file's array. ValueError: its header does not fit its bytes, or the array's kind is not this one's."""
+    """The array of an .npy file. ValueError: its header does not fit its bytes, or it has the wrong dtype or shape."""
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)
     reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
@@ -170,8 +173,8 @@ def _array(data: bytes, name: str) -> np.ndarray:
         raise ValueError(f"{name} holds empty texts")
     if dtype.kind == "U":
         codes = np.frombuffer(data, f"{dtype.byteorder}u4", offset=file.tell())
-        if codes.max(initial=0) > 0x10FFFF:  # numpy ends in a SystemError of such
-            raise ValueError(f"{name} holds what is no character")
+        if codes.max(initial=0) > 0x10FFFF:  # numpy would raise SystemError
+            raise ValueError(f"{name} holds a code that is no character")
     return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
 
 
@@ -184,12 +187,12 @@ def array_digest(array: np.ndarray) -> str:
 def _checked(arrays: dict[str, np.ndarray], record: Record, where: str) -> Results:
     shape = arrays["labels"].shape
     classes = shape[1]
-    names, own = arrays["fnames"].astype(str), tuple(arrays["classes"].tolist())
-    different = len(set(names.tolist()))
-    if (len(names), len(own)) != shape or different != len(names):
+    names, class_names = arrays["fnames"].astype(str), tuple(arrays["classes"].tolist())
+    num_different = len(set(names.tolist()))
+    if (len(names), len(class_names)) != shape or num_different != len(names):
         raise UserError(
-            f"{where}: expected labels of (chips, classes) with a name each, found labels {shape}, {different} "
-            f"different names and {len(own)} classes."
+            f"{where}: expected labels of (chips, classes) and a name for each, found labels {shape}, {num_different} "
+            f"different names and {len(class_names)} classes."
         )
     for key in ("preds", "logits"):
         if arrays[key].shape != shape or not np.isfinite(arrays[key]).all():
@@ -199,14 +202,14 @@ def _checked(arrays: dict[str, np.ndarray], record: Record, where: str) -> Resul
         if arrays[key].shape != expected:
             raise UserError(f"{where}: expected {key} of shape {expected}, found {arrays[key].shape}.")
     if not 1 <= epoch <= epochs:
-        raise odd(where, "epoch", f"1 to {epochs}", epoch)
+        raise bad_field(where, "epoch", f"1 to {epochs}", epoch)
     if arrays["labels"].max(initial=0) > 1:
-        raise odd(where, "labels", "0 or 1", int(arrays["labels"].max()))
+        raise bad_field(where, "labels", "0 or 1", int(arrays["labels"].max()))
     made = _made_with(arrays, where)
     _check_record(made, arrays, record, where)
     return Results(
         epoch=epoch, ap=arrays["AP"], mean_ap=float(arrays["mAP"]), labels=arrays["labels"].astype(np.uint8),
-        logits=arrays["logits"], probabilities=arrays["preds"].astype(np.float64), names=names, classes=own,
+        logits=arrays["logits"], probabilities=arrays["preds"].astype(np.float64), names=names, classes=class_names,
         train_losses=arrays["trainlosses"], test_losses=arrays["testlosses"], test_ap=arrays["testperfs"],
         made_with=made,
     )  # fmt: skip
@@ -215,21 +218,23 @@ def _checked(arrays: dict[str, np.ndarray], record: Record, where: str) -> Resul
 def _made_with(arrays: dict[str, np.ndarray], where: str) -> MadeWith:
     at = f"{where} depends_on"
     values = parse(str(arrays["depends_on"]), at)
-    second = isinstance(values, dict) and any(name in values for name in ("identity", "lines", "arrays", "sha256"))
-    if second:
+    is_version_2 = isinstance(values, dict) and any(
+        name in values for name in ("identity", "lines", "arrays", "sha256")
+    )
+    if is_version_2:
         check_seal(values, at)
     made: MadeWith = decode(MadeWith, values, at)
-    if second:
-        found = {name: array_digest(array) for name, array in arrays.items() if name != "depends_on"}
-        if altered := [name for name in found if found[name] != made.arrays.get(name)]:
+    if is_version_2:
+        actual = {name: array_digest(array) for name, array in arrays.items() if name != "depends_on"}
+        if altered := [name for name in actual if actual[name] != made.arrays.get(name)]:
             raise UserError(f"{where}: {', '.join(altered)} changed since the run wrote it. Restore it from a copy.")
     return made
 
 
 def _check_record(made: MadeWith, arrays: dict[str, np.ndarray], record: Record, where: str) -> None:
-    """That run.json and the scores are of one run."""
-    again = "Restore the file of the two that changed."
-    check_settings(made.config, record.config, f"{where}: made with %s=%s, and run.json says %s. {again}")
+    """UserError if run.json and the scores are not of the same run."""
+    remedy = "Restore the file of the two that changed."
+    check_settings(made.config, record.config, f"{where}: made with %s=%s, and run.json says %s. {remedy}")
     rows: list[tuple[str, object, object]] = [
         ("identity", record.identity, made.identity),
         ("store.fingerprint", record.store.fingerprint, made.store.fingerprint),
@@ -247,17 +252,19 @@ def _check_record(made: MadeWith, arrays: dict[str, np.ndarray], record: Record,
         raise UserError(
             f"{where}: of version 1, run.json of version {record.version}. A resume was interrupted: repeat it."
         )
-    for name, expected, found in rows:
-        if expected != found:
-            what = "" if isinstance(expected, dict) else f" {str(expected)[:60]}, found {str(found)[:60]}"
-            raise UserError(f"{where}: expected {name} as in run.json{what}: they are not of one run. {again}")
+    for name, expected, value in rows:
+        if expected != value:
+            details = "" if isinstance(expected, dict) else f" {str(expected)[:60]}, found {str(value)[:60]}"
+            raise UserError(f"{where}: expected {name} as in run.json{details}: they are not of one run. {remedy}")
 
 
 def _check_history(results: Results, record: Record, history: Sequence[EpochLine], where: str) -> None:
-    """That the epochs which both files hold are the same. A run that was killed between writing them holds one more in
-    one of them: it can be resumed."""
-    both = min(len(history), len(results.train_losses))
-    for index, line in enumerate(history[:both]):
+    """UserError if the two files differ in an epoch that both hold.
+
+    After a kill between writing them, one of them holds one epoch more. Such a run can be resumed.
+    """
+    num_common = min(len(history), len(results.train_losses))
+    for index, line in enumerate(history[:num_common]):
         ap = [line.ap("test", name) for name in record.classes]
         same = (
             results.train_losses[index] == line.train_loss

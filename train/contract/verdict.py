@@ -1,4 +1,4 @@
-"""reproduce.json and reproduce.csv: what `make reproduce` found last, and its table of AP, which a report shows."""
+"""reproduce.json and reproduce.csv: the last result of `make reproduce`, and its table of AP, which a report shows."""
 
 import hashlib
 import json
@@ -13,8 +13,10 @@ from train.contract.fields import Sha256, check_seal, decode, parse, read_bytes,
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Whether the scores were reproduced, in words, with which weights. `table` is the SHA-256 of reproduce.csv, empty
-    where there is none; None in verdicts before it was kept."""
+    """Whether the scores were reproduced; `text` says it in words. `model_sha256` is of the weights.
+
+    `table` is the SHA-256 of reproduce.csv, "" if there is none, and None in early verdicts.
+    """
 
     reproduced: bool
     text: str
@@ -24,7 +26,7 @@ class Verdict:
 
 
 def write_verdict(run: Path, *, reproduced: bool, text: str, model_sha256: str, table: bytes | None) -> None:
-    """Write both files; a verdict that stands has its own table beside it, or none: never an earlier one's."""
+    """Write both files. The earlier ones are removed first, so a verdict is never beside the table of another one."""
     for name in ("reproduce.json", "reproduce.csv"):
         (run / name).unlink(missing_ok=True)
     if table is not None:
@@ -37,7 +39,7 @@ def write_verdict(run: Path, *, reproduced: bool, text: str, model_sha256: str, 
 
 
 def read_verdict(run: Path) -> Verdict:
-    """What `make reproduce` found.
+    """The result of `make reproduce`.
 
     Raises:
         UserError: the file is damaged or altered.
@@ -54,10 +56,10 @@ def read_verdict(run: Path) -> Verdict:
 
 
 def read_verdict_table(run: Path, verdict: Verdict) -> bytes | None:
-    """The bytes of reproduce.csv; None where `make reproduce` left none, because the chips were others.
+    """The bytes of reproduce.csv; None if there is no table, because the chips were others.
 
     Raises:
-        UserError: they are not those of the verdict.
+        UserError: the table is not the one of the verdict.
     """
     path = run / "reproduce.csv"
     data: bytes | None
@@ -65,8 +67,8 @@ def read_verdict_table(run: Path, verdict: Verdict) -> bytes | None:
         data = read_bytes(path)
     except FileNotFoundError:
         data = None
-    found = "" if data is None else hashlib.sha256(data).hexdigest()
-    if verdict.table is not None and found != verdict.table:
+    sha256 = "" if data is None else hashlib.sha256(data).hexdigest()
+    if verdict.table is not None and sha256 != verdict.table:
         raise UserError(f"{path}: expected the table of reproduce.json, found another. {_again(run)}")
     return data
 
