@@ -176,7 +176,7 @@ def augment(
     shape: tuple[int, int, int], kind: int, flip_rows: np.ndarray, transpose: np.ndarray,
     crop_y: np.ndarray, crop_x: np.ndarray, mirror: np.ndarray, mean: np.ndarray, scale: np.ndarray,
 ) -> int:  # fmt: skip
-    """Decode chips and write what a model is fed: rows flipped, transposed, cropped, mirrored, scaled, bands last.
+    """Decode chips and write a model's input: rows flipped, transposed, cropped, mirrored, scaled, bands last.
 
     Args:
         addresses, sizes: (N, bands, chunks) int64: encoded chunks in memory.
@@ -186,7 +186,7 @@ def augment(
         shape: (height, width, rows of a chunk) of the chips.
         kind: of the chunks, see `codecs.Codec.kernel_kinds`.
         flip_rows, transpose, crop_y, crop_x, mirror: (N,), as in `order.Augmentation`.
-        mean, scale: (bands,) float32; what leaves is (value - mean) * scale.
+        mean, scale: (bands,) float32; `out` is (value - mean) * scale.
 
     Returns:
         The first chip that is damaged, or -1.
@@ -198,7 +198,7 @@ def augment(
     sources = np.zeros(bands, np.int64)
     line_kind = NONE_UINT8 if kind == LZ4_UINT8 else kind  # one byte per value: a single plane
     for chip in range(chips):
-        # The window in the chip before transposing; what was cropped as (y, x) lies at (x, y) there.
+        # The crop in the chip as stored, before transposing: there (y, x) of the crop is (x, y).
         if transpose[chip]:
             top, left, down, across = crop_x[chip], crop_y[chip], crop_width, crop_height
         else:
@@ -223,7 +223,7 @@ def augment(
                             mean[band], scale[band], mirror[chip] and not transpose[chip], lines,
                             (line * bands + band) * across,
                         )  # fmt: skip
-                # Where the first of these lines goes, counted along the window as it leaves.
+                # The position of the first of these lines in the output.
                 to = first + down - row - count if flip_rows[chip] else row - first
                 if transpose[chip]:
                     reverse = flip_rows[chip] != mirror[chip]

@@ -1,8 +1,9 @@
-"""Chip numbers -> their pixels: every shard's index is read once, then a batch is a few offsets a chip.
+"""Read chips by number. The index of every shard is read once; after that a chip is a few offsets.
 
-Out: decoded chips (`decode`), a batch's images (`augment`), or compressed chunks with the offsets and sizes that
-DALI's `decoders.inflate` takes (`copy_encoded`). Every chunk's crc32c is checked each way: inflate itself ignores
-errors and fills with zeros. Leaves where bytes lie to `shards`, the loops to `kernels`, threads to `readahead`.
+In: a store and chip numbers. Out: decoded chips (`decode`), images of a batch (`augment`), or encoded chunks with the
+offsets and sizes that DALI's `decoders.inflate` takes (`copy_encoded`). All three check the crc32c of every chunk:
+inflate itself ignores errors and fills with zeros. Leaves locating bytes to `shards`, the loops to `kernels` and
+`augment`, and threads to `readahead`.
 """
 
 import threading
@@ -18,14 +19,15 @@ from preprocess.codecs import CODECS
 from preprocess.shard import DamagedChunkError
 from preprocess.zarr_store import Store
 
-MAX_INFLATE_CHUNKS = 65_535  # of a batch: `decoders.inflate` launches a block for each, along a grid's third axis
+# Limit for a batch: `decoders.inflate` launches one block per chunk along the third axis of a grid.
+MAX_INFLATE_CHUNKS = 65_535
 _ADVICE = "`make verify STORE=...` lists all damage; remove the store and convert again."
 
 
 class ChunkReader:
-    """Reads `bands` of a store's chips, in that order. Safe to use from many threads; the table costs 8 bytes a chunk.
+    """Reads `bands` of a store's chips, in that order. Many threads can share it. Its index takes 8 bytes per chunk.
 
-    All methods take chip numbers (N,) int64 and raise DamagedChunkError, which names the chip, the band and the shard.
+    All methods take chip numbers (N,) int64. They raise DamagedChunkError with the chip, the band and the shard.
     """
 
     def __init__(self, store: Store, bands: tuple[str, ...]) -> None:
@@ -35,7 +37,7 @@ class ChunkReader:
         self._shards = open_shards(store)
         band_indices = list(store.band_indices(bands))
         shape = (store.num_chips, len(bands), self.layout.chunks_per_band)
-        # From where a chip's first chunk begins: that fits 32 bits.
+        # Offsets are relative to a chip's first chunk, so that they fit into 32 bits.
         self._starts, self._offsets = np.empty(store.num_chips, np.int64), np.empty(shape, np.int32)
         self._sizes = np.empty(shape, np.int32)
         digests = store.shard_digest
@@ -58,36 +60,36 @@ class ChunkReader:
 
     @property
     def chunks_per_chip(self) -> int:
-        """Chunks of all bands read."""
+        """Number of chunks of all bands that are read."""
         return len(self.bands) * self.layout.chunks_per_band
 
     @property
     def max_span_bytes(self) -> int:
-        """The most bytes that `copy_encoded` writes for a chip."""
+        """The size limit in bytes of what `copy_encoded` writes per chip."""
         return int((self._offsets + self._sizes).max())
 
     def decode(self, chips: np.ndarray, out: np.ndarray, flip_rows: np.ndarray | None = None) -> None:
-        """Decode chips into `out`, (N, bands, height, width) of the store's dtype, C-contiguous; the last row of
-        those with `flip_rows` (N,) comes first."""
+        """Decode chips into `out`, (N, bands, height, width) of the store's dtype, C-contiguous. Where `flip_rows` (N,)
+        is true, the order of the rows is reversed."""
         layout = self.layout
         addresses, sizes, owner = self._locate(chips)
         flip_rows = np.zeros(len(chips), bool) if flip_rows is None else flip_rows
-        bits = out.view(f"u{layout.itemsize}")  # which bytes belong together; what they mean is not asked
+        bits = out.view(f"u{layout.itemsize}")  # the kernel moves bits; their meaning does not matter
         split = bits.reshape(len(chips), len(self.bands), layout.chunks_per_band, layout.chunk_rows, layout.width)
         scratch = self._scratch(0)[0][0]
         self._check(chips, kernels.decode(addresses, sizes, split, scratch, self._kernel_kind, flip_rows))
         del owner
 
     def augment(
-        self, chips: np.ndarray, draws: Augmentation, out: np.ndarray, mean: np.ndarray, scale: np.ndarray
+        self, chips: np.ndarray, parameters: Augmentation, out: np.ndarray, mean: np.ndarray, scale: np.ndarray
     ) -> None:
         """Decode, flip, transpose, crop, mirror and scale chips into `out`.
 
         Args:
             chips: (N,) chip numbers.
-            draws: what happens to each of them.
+            parameters: augmentation parameters of each chip.
             out: (N, crop height, crop width, bands) float32, C-contiguous.
-            mean, scale: (bands,) float32; what leaves is (value - mean) * scale.
+            mean, scale: (bands,) float32; `out` is (value - mean) * scale.
         """
         layout = self.layout
         addresses, sizes, owner = self._locate(chips)
@@ -95,8 +97,8 @@ class ChunkReader:
         damaged = augment.augment(
             addresses, sizes, out, scratch, lines, (layout.height, layout.width, layout.chunk_rows),
             self._kernel_kind,
-            draws.flip_rows, draws.transpose, draws.crop_y.astype(np.int64), draws.crop_x.astype(np.int64),
-            draws.mirror, mean, scale,
+            parameters.flip_rows, parameters.transpose, parameters.crop_y.astype(np.int64),
+            parameters.crop_x.astype(np.int64), parameters.mirror, mean, scale,
         )  # fmt: skip
         self._check(chips, damaged)
         del owner
@@ -104,14 +106,14 @@ class ChunkReader:
     def copy_encoded(
         self, chips: np.ndarray, out: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, used: np.ndarray
     ) -> None:
-        """Copy chips' encoded chunks, a chip in one piece, and say where each LZ4 block lies in it.
+        """Copy the encoded chunks of chips, one contiguous span per chip, and list where each LZ4 block lies in it.
 
         Args:
             chips: (N,) chip numbers.
             out: (N, at least `max_span_bytes`) uint8.
             offsets, sizes: (N, chunks_per_chip) int32, written: LZ4 blocks in the order (band, row block),
                 without numcodecs' length and without the crc32c.
-            used: (N,) int64, written: bytes in each row of `out`.
+            used: (N,) int64, written: bytes used in each row of `out`.
         """
         addresses, encoded, owner = self._locate(chips)
         flat = (len(chips), self.chunks_per_chip)
@@ -122,7 +124,7 @@ class ChunkReader:
         del owner
 
     def _locate(self, chips: np.ndarray) -> tuple[np.ndarray, np.ndarray, object]:
-        """Addresses and sizes (N, bands, chunks) int64 of encoded chunks, and who owns the memory."""
+        """Addresses and sizes (N, bands, chunks) int64 of encoded chunks, and the object that owns the memory."""
         starts, offsets, sizes = self._starts[chips], self._offsets[chips], self._sizes[chips].astype(np.int64)
         ends = starts + (offsets + sizes).max(axis=(1, 2))
         span = self._shards.fetch(chips // self.layout.shard_tiles, starts, ends)
@@ -130,16 +132,16 @@ class ChunkReader:
 
     def _scratch(self, side: int) -> tuple[np.ndarray, np.ndarray]:
         """This thread's working memory: decoded chunks of all bands, and lines of a crop of at most `side` pixels."""
-        found, bands = getattr(self._local, "scratch", None), len(self.bands)
-        if found is None or len(found[1]) < augment.BLOCK * bands * side:
-            found = self._local.scratch = (
+        scratch, bands = getattr(self._local, "scratch", None), len(self.bands)
+        if scratch is None or len(scratch[1]) < augment.BLOCK * bands * side:
+            scratch = self._local.scratch = (
                 np.empty((bands, self.layout.chunk_bytes), np.uint8),
                 np.empty(augment.BLOCK * bands * side, np.float32),
             )
-        return found
+        return scratch
 
     def _check(self, chips: np.ndarray, damaged: int) -> None:
-        """Raise for a chip that a kernel refused; the reference decoder says what is wrong with it."""
+        """Raise an error for a chip that a kernel refused (-1: none). The reference decoder finds the reason."""
         if damaged < 0:
             return
         layout, chip, reason = self.layout, int(chips[damaged]), "it cannot be decoded"

@@ -79,15 +79,15 @@ def decode(
         out: (N, bands, chunks, rows, width) unsigned integers of the values' size, C-contiguous.
         scratch: (chunk bytes,) uint8.
         kind: of the chunks, see `codecs.Codec.kernel_kinds`.
-        flip_rows: (N,) bool: write the last row of each band first.
+        flip_rows: (N,) bool: reverse the order of the rows.
 
     Returns:
-        The first chip that is damaged, or -1. Chips from that one on are not to be used.
+        The first chip that is damaged, or -1. That chip and those behind it must not be used.
     """
     chips, bands, chunks, rows, width = out.shape
     values, line = rows * width, np.uintp(width)
     chunk_bytes = rows * width * out.itemsize
-    buffer = int(np.int64(scratch.ctypes.data))  # ctypes.data is unsigned: numba would make floats of sums with it
+    buffer = int(np.int64(scratch.ctypes.data))  # ctypes.data is unsigned: with it numba would compute sums as floats
     for chip in range(chips):
         for band in range(bands):
             for chunk in range(chunks):
@@ -123,10 +123,10 @@ def copy_encoded(
     addresses: np.ndarray, sizes: np.ndarray, out: np.ndarray, offsets: np.ndarray, blocks: np.ndarray,
     used: np.ndarray, chunk_bytes: int,
 ) -> int:  # fmt: skip
-    """Check every LZ4 chunk and copy, a chip, the span that holds them; say where the LZ4 blocks lie in it.
+    """Check every LZ4 chunk, copy the span of memory that holds the chunks of a chip, and list its LZ4 blocks.
 
     Args:
-        addresses, sizes: (N, chunks) int64, of all bands. A chip's chunks lie in one span.
+        addresses, sizes: (N, chunks) int64, of all bands. The chunks of a chip lie in one span.
         out: (N, at least the longest span) uint8.
         offsets, blocks: (N, chunks) int32, written: without numcodecs' length and without the crc32c.
         used: (N,) int64, written: bytes of each span.

@@ -1,7 +1,7 @@
-"""Where a store's shards lie, and their bytes in memory: mapped files, or ranged reads from an object store.
+"""The bytes of a store's shards in memory: mapped files, or ranged reads from an object store.
 
-Both give addresses, which is what `kernels` takes: a mapped file needs no read and no copy, and a range that came
-over the network is used where the client put it. Leaves which ranges to read to `chunks`.
+In: shard numbers and byte ranges. Out: addresses for the compiled kernels. A mapped file needs no read and no copy, and
+a range from the network is used in the client's buffer. Leaves which ranges to read to `chunks`.
 """
 
 import errno
@@ -19,7 +19,7 @@ from preprocess.files import FILE_FAULTS, named_errors, open_regular
 from preprocess.shard import DamagedChunkError
 from preprocess.zarr_store import Store
 
-REQUESTS = 32  # ranged reads under way at once: an object store answers each in tens of milliseconds
+REQUESTS = 32  # ranged reads at the same time: an object store takes tens of milliseconds for each
 
 
 class Span(NamedTuple):
@@ -30,23 +30,23 @@ class Span(NamedTuple):
 
 
 class Shards(Protocol):
-    """The bytes of all shards of one store. Safe to use from many threads."""
+    """The bytes of all shards of one store. Many threads can share it."""
 
     def name(self, shard: int) -> str:
-        """For errors."""
+        """The file or address of a shard, for errors."""
 
     def tail(self, shard: int, count: int) -> tuple[bytes, int]:
-        """The last `count` bytes of a shard (or all, if it has fewer), and its size."""
+        """The last `count` bytes of a shard (all, if it has fewer), and its size."""
 
     def fetch(self, shards: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Span:
         """Bytes starts[i] to ends[i] of shards[i], all (N,) int64."""
 
 
 class LocalShards:
-    """Files, mapped when first used; the page cache is the only cache. No file stays open.
+    """Files, mapped when they are first used. The page cache is the only cache, and no file stays open.
 
-    All loaders of a process share one map per file. Files beyond `mapped.MAX_MAPS` are opened and read for each batch.
-    Every file must stay as it was when `tail` read its index: one that was replaced, cut or written to is refused.
+    All loaders of a process share one map per file. Beyond `mapped_files.MAX_MAPS` maps, a file is opened and read for
+    each batch. A file must not change after `tail` has read its index: a replaced, cut or changed file is refused.
     """
 
     def __init__(self, store: Store) -> None:
@@ -62,7 +62,7 @@ class LocalShards:
         return str(zarr_store.shard_path(self._root, shard))
 
     def tail(self, shard: int, count: int) -> tuple[bytes, int]:
-        """Read the end of the file, and remember which file it was."""
+        """Read the end of the file, and record the file's identity."""
         with self._opened(shard) as file:
             self._identities[shard] = identity(file.fileno())
             end = file.seek(0, 2)
@@ -70,7 +70,7 @@ class LocalShards:
             return file.read(), end
 
     def fetch(self, shards: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Span:
-        """Of mapped files nothing is read here: pages come when they are touched."""
+        """Mapped files are not read here: the OS reads a page when it is touched."""
         addresses = self._addresses[shards]
         if np.count_nonzero(addresses) == len(addresses):
             return Span(addresses + starts, self._maps)
@@ -86,12 +86,12 @@ class LocalShards:
             mapped = map_file(file.fileno())
         if mapped is None:
             self._cannot_map[shard] = True
-        else:  # two threads may come here for one shard: both have the same map
+        else:  # if two threads come here for one shard, both have the same map
             self._maps[shard] = mapped
             self._addresses[shard] = mapped.address
 
     def _read(self, addresses: np.ndarray, shards: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Span:
-        """Ranges of some files that are mapped (`addresses` of their first bytes) and of some that are not (0)."""
+        """Ranges of files, some of them mapped (`addresses` of their first bytes) and some not (0)."""
         sizes = np.where(addresses == 0, ends - starts, 0)
         buffer = np.empty(int(sizes.sum()), np.uint8)
         places = np.cumsum(sizes) - sizes
@@ -108,10 +108,10 @@ class LocalShards:
 
     @contextmanager
     def _opened(self, shard: int) -> Iterator[BinaryIO]:
-        """The file, open, if it is the one whose index was read.
+        """The file, open, if it is still the one whose index was read.
 
         Raises:
-            DamagedChunkError: it is missing, no regular file, or has changed.
+            DamagedChunkError: it is missing, is not a regular file, or has changed.
             OSError: the system cannot read it; names the file.
         """
         name = self.name(shard)
@@ -119,16 +119,18 @@ class LocalShards:
             with named_errors(name), open_regular(name) as file:
                 before = self._identities[shard]
                 if before is not None and identity(file.fileno()) != before:
-                    raise DamagedChunkError(f"{name}: the shard was changed after it was opened. Start again.")
+                    raise DamagedChunkError(
+                        f"{name}: the shard has changed since it was opened. Start the command again."
+                    )
                 yield file
         except OSError as error:
-            if error.errno in FILE_FAULTS and error.errno != errno.EIO:  # a failing disk has a line of its own
+            if error.errno in FILE_FAULTS and error.errno != errno.EIO:  # a failing disk has its own message
                 raise DamagedChunkError(f"{name}: the shard cannot be read ({error.strerror}).") from error
             raise
 
 
 class RemoteShards:
-    """Objects in an object store (S3, Google, Azure, HTTP), by ranged reads, many at once."""
+    """Objects in an object store (S3, Google, Azure, HTTP): many ranged reads at the same time."""
 
     def __init__(self, store: Store) -> None:
         from preprocess.remote import open_remote
@@ -141,23 +143,23 @@ class RemoteShards:
         return f"{self._url}/{zarr_store.shard_key(shard)}"
 
     def tail(self, shard: int, count: int) -> tuple[bytes, int]:
-        """One ranged read of the end."""
+        """Read the end of the object."""
         key = zarr_store.shard_key(shard)
         with self._errors(shard):
             end = int(self._objects.head(key)["size"])
             return bytes(self._objects.get_range(key, start=max(0, end - count), end=end)), end
 
     def fetch(self, shards: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Span:
-        """One request a range."""
-        asked = zip(shards.tolist(), starts.tolist(), ends.tolist(), strict=True)
-        buffers: Sequence[np.ndarray] = list(self._pool.map(self._get, asked))
+        """One request per range."""
+        ranges = zip(shards.tolist(), starts.tolist(), ends.tolist(), strict=True)
+        buffers: Sequence[np.ndarray] = list(self._pool.map(self._get, ranges))
         return Span(np.array([buffer.ctypes.data for buffer in buffers], np.int64), buffers)
 
-    def _get(self, asked: tuple[int, int, int]) -> np.ndarray:
-        shard, start, end = asked
+    def _get(self, byte_range: tuple[int, int, int]) -> np.ndarray:
+        shard, start, end = byte_range
         with self._errors(shard):
-            found = self._objects.get_range(zarr_store.shard_key(shard), start=start, end=end)
-        buffer = np.frombuffer(found, np.uint8)
+            data = self._objects.get_range(zarr_store.shard_key(shard), start=start, end=end)
+        buffer = np.frombuffer(data, np.uint8)
         if len(buffer) != end - start:
             raise DamagedChunkError(f"{self.name(shard)}: expected bytes {start} to {end}, found {len(buffer)}.")
         return buffer
@@ -169,5 +171,5 @@ class RemoteShards:
 
 
 def open_shards(store: Store) -> Shards:
-    """Files or objects, by what the store's path is."""
+    """Files or objects, depending on the store's path."""
     return RemoteShards(store) if store.is_remote else LocalShards(store)

@@ -72,6 +72,11 @@ class Codec(ABC):
         """
 
 
+def lz4_block_limit(num_bytes: int) -> int:
+    """The size limit in bytes of an LZ4 block that holds `num_bytes`, from LZ4's definition."""
+    return num_bytes + num_bytes // 255 + 16
+
+
 class Lz4(Codec):
     """Byte shuffle (for values of several bytes), then LZ4 with the decoded length in front, as numcodecs stores it."""
 
@@ -85,8 +90,8 @@ class Lz4(Codec):
         return [*([Shuffle(elementsize=itemsize)] if itemsize > 1 else []), LZ4(acceleration=1)]
 
     def max_bytes(self, chunk_bytes: int) -> int:
-        """The size limit of LZ4's block format, and the length."""
-        return LZ4_HEADER_BYTES + chunk_bytes + chunk_bytes // 255 + 16
+        """The limit of a block, and the length."""
+        return LZ4_HEADER_BYTES + lz4_block_limit(chunk_bytes)
 
     def encoder(self) -> EncodeChunks:
         """See `preprocess.lz4`; its compiled code is loaded only here, so only a process that encodes waits for it."""

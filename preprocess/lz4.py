@@ -1,15 +1,17 @@
-"""LZ4 blocks that decode fast: the format's own bytes, with other matches than the reference encoder's.
+"""An LZ4 encoder whose blocks decode fast. Every LZ4 decoder reads them.
 
-What a block costs to decode is its number of matches, nearly whatever their lengths. The reference encoder takes every
-match of 4 bytes, and the high bytes of 16-bit pixels are full of them. This one wants 7 equal bytes, so matches are
-fewer and longer: byte-shuffled Planet chips decode 3 times as fast and are 6 % smaller, at the same encoding rate
-(docs/log.md has the numbers, also where blocks get larger). Every LZ4 decoder reads the result.
+In: chunks. Out: LZ4 blocks. The time to decode a block depends on the number of its matches and hardly on their
+lengths. The reference encoder takes every match of 4 bytes or more, and the high bytes of 16-bit pixels are full of
+short ones. This encoder asks for 7 equal bytes, so its matches are fewer and longer: byte-shuffled Planet chips decode
+3 times as fast and are 6 % smaller, at the same encoding rate (docs/log.md has the numbers, and cases in which blocks
+get larger). Leaves the byte shuffle to `shard_writer` and the length in front of a block to `codecs`.
 
-The format: github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md. A block is a row of sequences, each a token (two
-lengths, 4 bits each, 15 = more bytes follow), literal bytes, and a match (2-byte distance; its length less 4). The last
-5 bytes are literals, and no match begins in the last 12.
+The format: github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md. A block is a series of sequences. Each sequence is a
+token (two lengths of 4 bits; 15 means that more bytes follow), literal bytes, and a match (a 2-byte distance, and its
+length minus 4). The last 5 bytes are literals, and no match begins in the last 12 bytes.
 
-Compiled by numba when this module is imported (afterwards read from numba's cache): whoever forks has it.
+numba compiles the encoder when this module is imported; later imports read numba's cache. Forked workers inherit the
+compiled code.
 """
 
 from typing import Any
@@ -21,24 +23,19 @@ from numba import types
 from numba.cpython.unsafe.numbers import trailing_zeros
 from numba.extending import intrinsic
 
-TABLE_SIZE = 4096  # positions by hash: 32 KiB, an inner cache
+TABLE_SIZE = 4096  # positions by hash: 32 KiB, the size of an inner cache
 
 UInt64 = Any  # np.uint64
-_u64: Any = np.uint64  # all integers below are unsigned: numba otherwise handles negative indices
+_u64: Any = np.uint64  # all integers below are unsigned: for signed indices numba adds code for negative ones
 _MAX_DISTANCE, _LAST_LITERALS, _LAST_MATCH = _u64(65535), _u64(5), _u64(12)
-_LEAST, _WORD = _u64(7), _u64(8)
-_BEYOND_LEAST = _u64(8)  # bits of a word that do not belong to its first 7 bytes
+_MIN_MATCH, _WORD = _u64(7), _u64(8)
+_OTHER_BITS = _u64(8)  # bits of a word behind its first 7 bytes
 _HASH, _HASH_SHIFT = _u64(0x9E3779B185EBCA87), _u64(64 - 12)
-_FEWER_TRIES = _u64(6)  # after 64 misses it tries every 2nd byte, after 128 every 3rd: noise passes quickly
-
-
-def max_bytes(num_bytes: int) -> int:
-    """The most that a block of `num_bytes` takes."""
-    return num_bytes + num_bytes // 255 + 16
+_FEWER_TRIES = _u64(6)  # after 64 misses it tries every 2nd byte, after 128 every 3rd: noise costs little time
 
 
 def _load_word(context: Any, address: Any) -> Any:
-    """The 8 bytes at an address, which need not be aligned, as a little-endian uint64."""
+    """The 8 bytes at an address as a little-endian uint64. The address need not be aligned."""
     del context, address
 
     def code(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
@@ -56,7 +53,7 @@ _compiled = numba.njit(nogil=True, cache=True)
 
 @_compiled
 def _length(out: np.ndarray, at: UInt64, rest: UInt64) -> UInt64:
-    """Write what of a length is beyond 15. Returns where the next byte goes; so do the functions below."""
+    """Write the rest of a length of 15 or more. Returns the next position in `out`; so do the functions below."""
     while rest >= _u64(255):
         out[at] = 255
         at += _u64(1)
@@ -67,7 +64,7 @@ def _length(out: np.ndarray, at: UInt64, rest: UInt64) -> UInt64:
 
 @_compiled
 def _literals(out: np.ndarray, at: UInt64, data: np.ndarray, start: UInt64, count: UInt64) -> UInt64:
-    """Write a token, whose match is still to come, and `count` literals from `start` on."""
+    """Write a token, without its match, and `count` literals from `start` on."""
     more = _u64(15)
     token = at
     at += _u64(1)
@@ -81,6 +78,7 @@ def _literals(out: np.ndarray, at: UInt64, data: np.ndarray, start: UInt64, coun
 
 @_compiled
 def _match(out: np.ndarray, token: UInt64, at: UInt64, distance: UInt64, length: UInt64) -> UInt64:
+    """Write a match and complete the token at position `token`."""
     more = _u64(15)
     out[at] = distance & _u64(255)
     out[at + _u64(1)] = distance >> _u64(8)
@@ -92,7 +90,7 @@ def _match(out: np.ndarray, token: UInt64, at: UInt64, distance: UInt64, length:
 
 @_compiled
 def _equal_bytes(data: np.ndarray, one: UInt64, other: UInt64, end: UInt64) -> UInt64:
-    """How many bytes from `one` on, before `end`, equal those from `other` on."""
+    """The number of bytes from `one` on, before `end`, that equal those from `other` on."""
     base, start = _u64(data.ctypes.data), one
     while one + _WORD <= end:
         differs = _word(base + one) ^ _word(base + other)
@@ -115,14 +113,14 @@ def _block(data: np.ndarray, out: np.ndarray, at: UInt64, table: np.ndarray) -> 
     misses = _u64(0)
     while here + _LAST_MATCH < size:
         word = _word(base + here)
-        key = ((word << _BEYOND_LEAST) * _HASH) >> _HASH_SHIFT
+        key = ((word << _OTHER_BITS) * _HASH) >> _HASH_SHIFT
         there, table[key] = table[key], here
-        if there >= here or here - there > _MAX_DISTANCE or (_word(base + there) ^ word) << _BEYOND_LEAST:
+        if there >= here or here - there > _MAX_DISTANCE or (_word(base + there) ^ word) << _OTHER_BITS:
             here += _u64(1) + (misses >> _FEWER_TRIES)
             misses += _u64(1)
             continue
         misses = _u64(0)
-        end = here + _LEAST + _equal_bytes(data, here + _LEAST, there + _LEAST, size - _LAST_LITERALS)
+        end = here + _MIN_MATCH + _equal_bytes(data, here + _MIN_MATCH, there + _MIN_MATCH, size - _LAST_LITERALS)
         while here > done and there > _u64(0) and data[here - _u64(1)] == data[there - _u64(1)]:
             here -= _u64(1)
             there -= _u64(1)
@@ -136,14 +134,14 @@ def _block(data: np.ndarray, out: np.ndarray, at: UInt64, table: np.ndarray) -> 
 def _encode_blocks(
     chunks: np.ndarray, out: np.ndarray, sizes: np.ndarray, table: np.ndarray, before: int, after: int
 ) -> None:
-    """Write a block a chunk, one after another.
+    """Write one block per chunk, one after another.
 
     Args:
         chunks: (N, nbytes) uint8.
-        out: (at least N * (before + `max_bytes` + after),) uint8.
+        out: (at least N * (before + `codecs.lz4_block_limit` + after),) uint8.
         sizes: (N,) int64, written: bytes of each block.
         table: (TABLE_SIZE,) uint64, working memory.
-        before, after: bytes that are left free around each block.
+        before, after: bytes to leave free in front of each block and behind it.
     """
     at = _u64(0)
     for index in range(len(chunks)):

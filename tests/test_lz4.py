@@ -1,4 +1,4 @@
-"""Our LZ4 blocks: other decoders read them, to the byte, whatever the bytes are; matches keep the format's rules."""
+"""The LZ4 encoder: other decoders read its blocks exactly, for any bytes; matches keep the rules of the format."""
 
 import imagecodecs
 import numcodecs.lz4
@@ -7,28 +7,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preprocess import lz4
+from preprocess.codecs import lz4_block_limit
 
 
 def blocks(chunks: np.ndarray, *, before: int = 0, after: int = 0) -> list[bytes]:
-    out = np.full(len(chunks) * (before + lz4.max_bytes(chunks.shape[1]) + after) + 64, 0xA5, np.uint8)
+    out = np.full(len(chunks) * (before + lz4_block_limit(chunks.shape[1]) + after) + 64, 0xA5, np.uint8)
     sizes, table = np.empty(len(chunks), np.int64), np.full(lz4.TABLE_SIZE, 2**40, np.uint64)
     lz4.encode_blocks(chunks, out, sizes, table, before, after)
-    found, at = [], 0
+    encoded, at = [], 0
     for size in sizes.tolist():
         assert (out[at : at + before] == 0xA5).all()
-        found.append(out[at + before : at + before + size].tobytes())
+        encoded.append(out[at + before : at + before + size].tobytes())
         at += before + size
         assert (out[at : at + after] == 0xA5).all()
         at += after
     assert (out[at:] == 0xA5)[8:].all()
-    assert (out[-64:] == 0xA5).all()  # nothing beyond `max_bytes`
-    return found
+    assert (out[-64:] == 0xA5).all()  # nothing beyond `lz4_block_limit`
+    return encoded
 
 
-def equals(data: np.ndarray) -> bytes:
-    """Encode, and decode with two other libraries."""
+def encode_and_decode(data: np.ndarray) -> bytes:
+    """Encode, and compare what two other libraries decode."""
     (block,) = blocks(data[None])
-    assert len(block) <= lz4.max_bytes(len(data))
+    assert len(block) <= lz4_block_limit(len(data))
     header = len(data).to_bytes(4, "little")
     if len(data):
         assert numcodecs.lz4.decompress(header + block) == data.tobytes()
@@ -40,8 +41,8 @@ def equals(data: np.ndarray) -> bytes:
 
 
 def keeps_the_rules(block: bytes, size: int) -> list[tuple[int, int]]:
-    """Read the sequences as the format's page says. Returns (literals, match length) of each."""
-    at, out, found = 0, 0, []
+    """Read the sequences as the format's page describes them. Returns (literals, match length) of each."""
+    at, out, sequences = 0, 0, []
 
     def length(nibble: int, at: int) -> tuple[int, int]:
         total = nibble
@@ -58,20 +59,20 @@ def keeps_the_rules(block: bytes, size: int) -> list[tuple[int, int]]:
         at, out = at + literals, out + literals
         if at == len(block):
             assert out == size
-            assert not found or literals >= 5
-            found.append((literals, 0))
-            return found
+            assert not sequences or literals >= 5
+            sequences.append((literals, 0))
+            return sequences
         distance = int.from_bytes(block[at : at + 2], "little")
         assert 1 <= distance <= out
         assert out <= size - 12  # where the last match may begin
         match, at = length(token & 15, at + 2)
         out += match + 4
-        found.append((literals, match + 4))
+        sequences.append((literals, match + 4))
 
 
 @st.composite
 def mixtures(draw: st.DrawFn) -> np.ndarray:
-    """Runs, noise, repeats from any distance back, also beyond 65,535 bytes, of lengths around all that is coded."""
+    """Runs, noise, and repeats from any distance, also beyond 65,535 bytes; lengths around each limit of the code."""
     lengths = st.integers(0, 40) | st.sampled_from((254, 255, 269, 270, 271, 274, 275, 300, 5000, 65535, 65536, 65537))
     data = np.empty(0, np.uint8)
     for _ in range(draw(st.integers(0, 12))):
@@ -79,30 +80,30 @@ def mixtures(draw: st.DrawFn) -> np.ndarray:
         rng = np.random.default_rng(draw(st.integers(0, 2**16)))
         if kind == "repeat" and len(data):
             back = draw(st.integers(1, 200) | st.sampled_from((65534, 65535, 65536, 65537, 100_000)))
-            part = np.resize(data[max(0, len(data) - back) :], count)
+            piece = np.resize(data[max(0, len(data) - back) :], count)
         elif kind == "run":
-            part = np.full(count, rng.integers(256))
+            piece = np.full(count, rng.integers(256))
         elif kind == "ramp":
-            part = np.arange(count) % 7
+            piece = np.arange(count) % 7
         else:
-            part = rng.integers(0, 2 if kind == "two values" else 256, count)
-        data = np.concatenate([data, part.astype(np.uint8)])
+            piece = rng.integers(0, 2 if kind == "two values" else 256, count)
+        data = np.concatenate([data, piece.astype(np.uint8)])
     return data
 
 
 @settings(max_examples=200)
 @given(mixtures())
-def test_any_bytes_come_back_from_every_decoder(data: np.ndarray) -> None:
-    equals(data)
+def test_every_decoder_returns_the_bytes_that_were_encoded(data: np.ndarray) -> None:
+    encode_and_decode(data)
 
 
 def test_a_match_is_at_most_65535_bytes_away() -> None:
-    """The same 64 random bytes before and after zeros: found at that distance, left alone at the next."""
+    """The same 64 random bytes before and after zeros: a match at 65,535 bytes, no match at 65,536."""
     repeated = np.random.default_rng(0).integers(1, 256, 64)
     for distance, second in ((65535, (0, 95)), (65536, (64, 31))):
         data = np.zeros(distance + 100, np.uint8)
         data[:64] = data[distance : distance + 64] = repeated
-        first, then, last = keeps_the_rules(equals(data), len(data))
+        first, then, last = keeps_the_rules(encode_and_decode(data), len(data))
         assert sum(first) == distance
         assert (then, last) == (second, (5, 0))  # the 64 bytes and zeros, or zeros alone
 
@@ -113,24 +114,24 @@ def test_the_end_of_a_block_is_literals() -> None:
     assert keeps_the_rules(block, 1000) == [(1, 994), (5, 0)]
 
 
-def test_several_chunks_with_room_around_them() -> None:
+def test_several_chunks_with_free_bytes_around_them() -> None:
     rng = np.random.default_rng(3)
     chunks = rng.integers(0, 3, (5, 4096), dtype=np.uint8)
     for chunk, block in zip(chunks, blocks(chunks, before=4, after=4), strict=True):
-        assert blocks(chunk[None]) == [block]  # and what came before does not matter
+        assert blocks(chunk[None]) == [block]  # chunks do not influence each other
 
 
-def test_read_only_chunks_are_taken() -> None:
+def test_read_only_chunks_are_accepted() -> None:
     chunks = np.zeros((1, 100), np.uint8)
     chunks.setflags(write=False)
     assert blocks(chunks)
 
 
 def test_fewer_matches_than_the_reference_encoder_makes() -> None:
-    """What it is for: high bytes of noisy pixels, in no more bytes."""
+    """For the high bytes of noisy pixels, without more bytes: the purpose of the encoder."""
     rng = np.random.default_rng(0)
     high = (5000 + 130 * rng.normal(size=65536)).astype(np.uint16) >> 8
     data = high.astype(np.uint8)
-    ours, theirs = blocks(data[None])[0], bytes(numcodecs.lz4.compress(data, 1))[4:]
-    assert 3 * len(keeps_the_rules(ours, 65536)) < 2 * len(keeps_the_rules(theirs, 65536))
-    assert len(ours) < len(theirs)
+    block, reference = blocks(data[None])[0], bytes(numcodecs.lz4.compress(data, 1))[4:]
+    assert 3 * len(keeps_the_rules(block, 65536)) < 2 * len(keeps_the_rules(reference, 65536))
+    assert len(block) < len(reference)

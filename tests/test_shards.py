@@ -190,7 +190,7 @@ def test_a_shard_that_changes_between_its_index_and_its_chips_is_refused(
     reader = ChunkReader(open_store(copy), BANDS)
     change(zarr_store.shard_path(copy, 1))
     decode(reader, np.array([3]))
-    with pytest.raises(DamagedChunkError, match=r"tiles/c/1/0/0/0: the shard was changed after it was opened"):
+    with pytest.raises(DamagedChunkError, match=r"tiles/c/1/0/0/0: the shard has changed since it was opened"):
         decode(reader, np.array([299]))
 
 
