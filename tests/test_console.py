@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from preprocess.console import Progress, UserError, is_plain, one_line, run, say
 from preprocess.convert import convert
-from preprocess.verify import info
+from preprocess.info import info
 
 ANY = st.text(st.characters(exclude_categories=[]))  # lone surrogates, too, as names that are no UTF-8 have them
 EVIL = "a\x1b[31m\x07\n\u200f\u202eb\u2066\u200b\ufeff\u00ad\u2028\u3164\ufe0f\udcff\x9b\x7f"

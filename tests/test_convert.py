@@ -543,7 +543,7 @@ def test_files_in_which_0_is_white_and_black_are_not_mixed(
 def test_nodata_is_said_by_the_conversion_and_by_info(
     tmp_path: Path, three: list[np.ndarray], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from preprocess.verify import info
+    from preprocess.info import info
 
     tags = [(42113, 2, 0, "65535", True)]
     store = to_store(one_file_each(tmp_path / "tif", three, photometric="rgb", extratags=tags), tmp_path / "s.zarr")

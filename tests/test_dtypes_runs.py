@@ -22,7 +22,7 @@ from analysis.export import export
 from analysis.finished_run import load_run
 from analysis.predict import predict
 from analysis.report import report
-from preprocess.verify import info
+from preprocess.info import info
 
 ONNX_TYPE = {"int16": "tensor(int16)", "float32": "tensor(float)"}
 
