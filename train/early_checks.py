@@ -79,10 +79,10 @@ def check_batch_size(config: Config, num_train: int, layout: Layout) -> None:
     if num_train < config.batch:
         raise UserError(f"BATCH={config.batch}: the train split has only {num_train} chips. Choose a smaller BATCH.")
     side = min(config.crop_of(layout.height, layout.width))
-    # A ResNet divides the side by 32. BatchNorm has no variance of a single value per channel.
+    # A ResNet divides the side by 32, without max pooling by 16. BatchNorm needs at least two values per channel.
     smallest = 32 if config.pools(layout.height, layout.width) else 16
     if config.batch // config.accumulate == 1 and side <= smallest:
         raise UserError(
             f"BATCH={config.batch}, ACCUMULATE={config.accumulate}: chips of {side} px shrink to one value per "
-            "channel, and BatchNorm needs two at least. Use two chips or more per micro-batch."
+            "channel, and BatchNorm needs at least two. Use two or more chips per micro-batch."
         )

@@ -1,4 +1,7 @@
-"""From a checked configuration to a run that is under way: store, device, ranks. Torch and DALI load here."""
+"""Start a training: open the store, choose the device, join the ranks, and run `fit`. Torch and DALI load here.
+
+In: a checked request. Out: an exit code. Leaves the run itself to `fit`.
+"""
 
 import dataclasses
 import io
@@ -6,6 +9,8 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from preprocess.console import UserError, say
@@ -16,7 +21,7 @@ from train.commands import TrainRequest
 from train.config import Config
 from train.contract.record import read_record
 from train.device import AMP_SETTING, Device, amp_name, choose_device, processes
-from train.distributed import join_world, leave_world, lost_another
+from train.distributed import World, join_world, leave_world, lost_another
 from train.fit import fit
 from train.initial_weights import resolve_weights
 from train.launch import launch, under_torchrun
@@ -25,9 +30,9 @@ from train.record import check_inputs
 from train.setup import Data, Job, check_batch, open_data
 from train.signals import Stopped
 
-# Most often the rank that failed first has said why. torchrun then ends this process before it says the same; on a
-# machine with many other processes that took more than 5 s.
-_LET_RANK_0_SPEAK_S = 30
+# If a rank fails, the rank that failed first has most often printed why. The others wait, because torchrun ends them
+# before they would print the same. On a machine with many other processes that took more than 5 s.
+_WAIT_FOR_TORCHRUN_S = 30
 
 
 def start(request: TrainRequest, opened: tuple[Store, Split] | None) -> int:
@@ -36,34 +41,23 @@ def start(request: TrainRequest, opened: tuple[Store, Split] | None) -> int:
     Raises:
         UserError: what the user can put right.
     """
-    ranks = under_torchrun()
+    local_rank = int(os.environ["LOCAL_RANK"]) if under_torchrun() else None
     if int(os.environ.get("RANK", "0")):
         _be_quiet()
     config, resume = request.config, request.resume
     data = open_data(config, opened)
-    if not ranks and (count := processes(config)) > 1:
+    if local_rank is None and (count := processes(config)) > 1:
         check_batch(config, count)
         return launch(count, request.words())
-    device = _device(config, data, resume, int(os.environ["LOCAL_RANK"]) if ranks else None)
+    device = _device(config, data, resume, local_rank)
     world = join_world(device.device)
     try:
-        if resume is None:
-            config = resolve_weights(config)
-        job = Job(config=config, data=data, device=device, world=world)
-        folder = fit(job, request.run, resume)
+        with _explained_errors(config, world):
+            if resume is None:
+                config = resolve_weights(config)
+            folder = fit(Job(config=config, data=data, device=device, world=world), request.run, resume)
     except Stopped as stopped:
         return stopped.code
-    except (UserError, OSError):
-        if not world.main:
-            time.sleep(_LET_RANK_0_SPEAK_S)
-        raise
-    except (RuntimeError, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise UserError(too_much(config, world.size)) from error
-        if isinstance(error, RuntimeError) and world.size > 1 and lost_another(error):
-            time.sleep(_LET_RANK_0_SPEAK_S)
-            raise UserError("another process of this run has ended.") from error
-        raise
     finally:
         leave_world(world)
     if request.run_file and world.main:
@@ -73,21 +67,39 @@ def start(request: TrainRequest, opened: tuple[Store, Split] | None) -> int:
     return 0
 
 
+@contextmanager
+def _explained_errors(config: Config, world: World) -> Iterator[None]:
+    """Turn full GPU memory and the end of another rank into a UserError; let rank 0 print its error first."""
+    try:
+        yield
+    except (UserError, OSError):
+        if not world.main:
+            time.sleep(_WAIT_FOR_TORCHRUN_S)
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise UserError(too_much(config, world.size)) from error
+        if isinstance(error, RuntimeError) and world.size > 1 and lost_another(error):
+            time.sleep(_WAIT_FOR_TORCHRUN_S)
+            raise UserError("another process of this run has ended.") from error
+        raise
+
+
 class _NoTerminal(io.TextIOWrapper):
-    """Errors come through; progress bars, which look for a terminal, do not."""
+    """stderr for errors only: progress bars are shown on a terminal, and this says that it is none."""
 
     def isatty(self) -> bool:
         return False
 
 
 def _be_quiet() -> None:
-    """Of several ranks, only the first speaks; all may say what is wrong."""
+    """For all ranks but the first: print errors and nothing else."""
     sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  # for as long as the process lives
     sys.stderr = _NoTerminal(sys.stderr.buffer, line_buffering=True)
 
 
 def _device(config: Config, data: Data, resume: Path | None, local_rank: int | None) -> Device:
-    """The device; of a run that goes on, with the number format that it had, if this one has that too."""
+    """The device. A resumed run keeps its number format, if this device has it; a line names what has changed."""
     if resume is None:
         return choose_device(config, local_rank=local_rank)
     record = read_record(resume)
@@ -98,5 +110,5 @@ def _device(config: Config, data: Data, resume: Path | None, local_rank: int | N
     now = {"AMP": amp_name(device.amp), **run_folder.machine(device.name), "processes": ranks}
     before = {"AMP": record.amp, **dataclasses.asdict(record.machine)}
     if changed := [f"{name} was {before[name]}, is {value}" for name, value in now.items() if before[name] != value]:
-        say(f"{resume}: {'; '.join(changed)}: the same chips in the same order, but other roundings.")
+        say(f"{resume}: {'; '.join(changed)}. The chips and their order stay the same; the rounding differs.")
     return device
