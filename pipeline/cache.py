@@ -41,15 +41,16 @@ class ResidentReader(ChunkReader):
             self.decode(chips, self.values[chips[0] : chips[-1] + 1])
 
         _fill_all(fill, store.num_chips, workers)
-        # From here on `_locate` gives decoded chunks. A size of 0 says that they need no check.
+        # From here on `locate` gives decoded chunks. A size of 0 says that they need no check.
         self._kernel_kind = CODECS["none"].kernel_kinds[layout.dtype]
         chunks = np.arange(self.chunks_per_chip, dtype=np.int64).reshape(len(bands), layout.chunks_per_band)
         self._chunk_offsets = chunks * layout.chunk_bytes
         self._chip_bytes = self.values[0].nbytes
 
-    def _locate(self, chips: np.ndarray) -> tuple[np.ndarray, np.ndarray, object]:
+    def locate(self, chips: np.ndarray) -> tuple[np.ndarray, np.ndarray, object]:
+        """Addresses of decoded chunks, once all chips are decoded; their sizes are 0."""
         if self._chunk_offsets is None:
-            return super()._locate(chips)
+            return super().locate(chips)
         starts = self.values.ctypes.data + chips * self._chip_bytes
         addresses = starts[:, None, None] + self._chunk_offsets
         return addresses, np.zeros_like(addresses), self.values

@@ -72,7 +72,7 @@ class ChunkReader:
         """Decode chips into `out`, (N, bands, height, width) of the store's dtype, C-contiguous. Where `flip_rows` (N,)
         is true, the order of the rows is reversed."""
         layout = self.layout
-        addresses, sizes, owner = self._locate(chips)
+        addresses, sizes, owner = self.locate(chips)
         flip_rows = np.zeros(len(chips), bool) if flip_rows is None else flip_rows
         bits = out.view(f"u{layout.itemsize}")  # the kernel moves bits; their meaning does not matter
         split = bits.reshape(len(chips), len(self.bands), layout.chunks_per_band, layout.chunk_rows, layout.width)
@@ -92,7 +92,7 @@ class ChunkReader:
             mean, scale: (bands,) float32; `out` is (value - mean) * scale.
         """
         layout = self.layout
-        addresses, sizes, owner = self._locate(chips)
+        addresses, sizes, owner = self.locate(chips)
         scratch, lines = self._scratch(max(out.shape[1:3]))
         damaged = augment.augment(
             addresses, sizes, out, scratch, lines, (layout.height, layout.width, layout.chunk_rows),
@@ -115,7 +115,7 @@ class ChunkReader:
                 without numcodecs' length and without the crc32c.
             used: (N,) int64, written: bytes used in each row of `out`.
         """
-        addresses, encoded, owner = self._locate(chips)
+        addresses, encoded, owner = self.locate(chips)
         flat = (len(chips), self.chunks_per_chip)
         damaged = kernels.copy_encoded(
             addresses.reshape(flat), encoded.reshape(flat), out, offsets, sizes, used, self.layout.chunk_bytes
@@ -123,8 +123,9 @@ class ChunkReader:
         self._check(chips, damaged)
         del owner
 
-    def _locate(self, chips: np.ndarray) -> tuple[np.ndarray, np.ndarray, object]:
-        """Addresses and sizes (N, bands, chunks) int64 of encoded chunks, and the object that owns the memory."""
+    def locate(self, chips: np.ndarray) -> tuple[np.ndarray, np.ndarray, object]:
+        """Addresses and sizes (N, bands, chunks) int64 of encoded chunks, valid while the third value, the owner of the
+        memory, exists."""
         starts, offsets, sizes = self._starts[chips], self._offsets[chips], self._sizes[chips].astype(np.int64)
         ends = starts + (offsets + sizes).max(axis=(1, 2))
         span = self._shards.fetch(chips // self.layout.shard_tiles, starts, ends)
@@ -145,7 +146,7 @@ class ChunkReader:
         if damaged < 0:
             return
         layout, chip, reason = self.layout, int(chips[damaged]), "it cannot be decoded"
-        addresses, sizes, owner = self._locate(chips[damaged : damaged + 1])
+        addresses, sizes, owner = self.locate(chips[damaged : damaged + 1])
         start = addresses.min()
         data = view(int(start), int((addresses + sizes).max() - start))
         out = np.empty((len(self.bands), layout.height, layout.width), layout.dtype)

@@ -91,11 +91,11 @@ def map_file(descriptor: int) -> MappedFile | None:
 
 
 def _end_with_line(number: int) -> None:
-    os.write(2, _BUS_ERROR)
+    os.write(2, BUS_ERROR)
     os._exit(2)
 
 
-_BUS_ERROR = (
+BUS_ERROR = (
     b"error: a shard cannot be read any more: the file was cut, or its disk or network share failed. "
     b"`make verify STORE=...` finds the shard.\n"
 )

@@ -1,6 +1,7 @@
 """Sums and statistics per band: exact for integers, in one order on every machine for float32."""
 
 import math
+import threading
 from fractions import Fraction
 from pathlib import Path
 
@@ -95,3 +96,22 @@ def test_int16_statistics_of_negative_values(tmp_path: Path) -> None:
     mean, std = store.band_statistics(np.arange(9))
     assert np.allclose(mean, wide.mean(axis=(0, 2, 3)), rtol=1e-14)
     assert np.allclose(std, wide.std(axis=(0, 2, 3)), rtol=1e-12)
+
+
+def test_threads_do_not_disturb_each_others_sums() -> None:
+    chips = np.random.default_rng(0).integers(0, 65536, (2, 2, 64, 64)).astype(np.uint16)
+    layout = layout_of(chips[0], chunk_rows=32)
+    expected = [chip.sum(axis=(1, 2), dtype=np.uint64) for chip in chips]
+    wrong: list[int] = []
+
+    def work(index: int) -> None:
+        for _ in range(300):
+            if not np.array_equal(band_sums(chips[index], layout)[0], expected[index]):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

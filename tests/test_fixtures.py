@@ -19,7 +19,7 @@ from tiny import tiny_networks
 
 from pipeline.chunks import ChunkReader
 from preprocess.zarr_store import open_store
-from train.device import _cpu
+from train.device import cpu_name
 from train.run_folder import versions
 
 VERSIONS = sorted(path.name for path in (ROOT / "tests/fixtures").glob("v*"))
@@ -45,7 +45,7 @@ def tiny() -> Iterator[None]:
 def same_machine(fixture: Path) -> bool:
     """Whether the versions and the processor are those of the expected digests: other ones round differently."""
     expected = json.loads((fixture / "expected.json").read_text())
-    return (_cpu(), versions()) == (expected["device"], expected["versions"])
+    return (cpu_name(), versions()) == (expected["device"], expected["versions"])
 
 
 def copied(fixture: Path, name: str, tmp_path: Path) -> Path:

@@ -5,12 +5,10 @@ import os
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from unittest import mock
 
@@ -21,38 +19,9 @@ from helpers.chips import Chips
 from pipeline.inputs import raw_inputs
 from pipeline.loader import eval_loader
 from preprocess import console
-from preprocess.files import atomic_file, locked, locked_folder, named_errors, open_regular
+from preprocess.files import locked, named_errors
 from preprocess.workers import run_tasks
 from preprocess.zarr_store import Store
-from train.checkpoint_files import sweep
-
-
-def test_a_regular_file_and_a_link_to_one_are_opened(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"abc")
-    (tmp_path / "link").symlink_to("file")
-    for name in ("file", "link"):
-        with open_regular(tmp_path / name) as file:
-            assert file.read() == b"abc"
-
-
-def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "device").symlink_to("/dev/zero")
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "socket"))
-        for name, kind in (("folder", "folder"), ("pipe", "named pipe"), ("device", "device"), ("socket", "socket")):
-            before = len(list(Path("/proc/self/fd").iterdir()))
-            with pytest.raises(OSError, match=f"a {kind}, expected a regular file") as error:
-                open_regular(tmp_path / name)
-            assert error.value.filename == str(tmp_path / name)
-            assert len(list(Path("/proc/self/fd").iterdir())) == before
-
-
-def test_a_link_that_leads_nowhere_is_missing(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to("nothing")
-    with pytest.raises(FileNotFoundError):
-        open_regular(tmp_path / "link")
 
 
 def command(call: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> tuple[object, list[str]]:
@@ -143,45 +112,6 @@ def test_a_share_without_locks_is_not_taken_for_another_conversion(
     ended, (line,) = command(hold, capsys)
     assert ended == 2
     assert line.startswith(f"error: {tmp_path}/s.zarr.partial/lock: No locks available. ")
-
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from preprocess.files import locked, locked_folder
-with {lock}:
-    print("locked", flush=True)
-    time.sleep(600)
-"""
-
-
-@pytest.mark.parametrize(
-    ("lock", "refusal"),
-    [
-        ("locked(Path(sys.argv[1]), 'conversion')", "another conversion is writing it. Wait for it, or stop it."),
-        ("locked_folder(Path(sys.argv[1]), 'it is in use.')", "it is in use."),
-    ],
-)
-def test_a_lock_holds_between_processes_and_ends_with_a_killed_one(
-    tmp_path: Path, lock: str, refusal: str, refused: Callable[..., str]
-) -> None:
-    take: Callable[[], AbstractContextManager[None]] = {
-        "locked": lambda: locked(tmp_path, "conversion"),
-        "locked_folder": lambda: locked_folder(tmp_path, "it is in use."),
-    }[lock.partition("(")[0]]
-
-    def lock_here() -> None:
-        with take():
-            pass
-
-    holder = [sys.executable, "-c", HOLD.format(lock=lock), str(tmp_path)]
-    with subprocess.Popen(holder, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "locked\n"
-        assert refused(lock_here).endswith(refusal)
-        process.kill()
-        process.wait()
-    lock_here()
 
 
 def read_task(path: str) -> bytes:
@@ -303,20 +233,3 @@ def test_a_disk_that_fails_under_a_conversion_is_one_line_and_the_next_try_ends_
     assert os.strerror(code) in line
     assert not (tmp_path / "s.zarr").exists()
     assert subprocess.run(arguments, capture_output=True, check=False).returncode == 0
-
-
-def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    for name in (".hidden", ".e1.safetensors.x", "kept.12", ".metrics.jsonl.0123456789abcdeg"):
-        (tmp_path / name).touch()
-    before = sorted(tmp_path.iterdir())
-    (tmp_path / ".run.json.4711").touch()  # as earlier versions named them
-    child = os.fork()
-    if not child:
-        with atomic_file(tmp_path / "model.safetensors") as file:
-            file.write(b"half")
-            file.flush()
-            os._exit(9)
-    os.waitpid(child, 0)
-    assert len(list(tmp_path.iterdir())) == len(before) + 2
-    sweep(tmp_path)
-    assert sorted(tmp_path.iterdir()) == before

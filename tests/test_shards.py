@@ -70,7 +70,7 @@ def test_no_shard_stays_open_and_all_readers_share_one_map_of_each(many: tuple[C
 def test_bytes_stay_while_their_owner_lives(many: tuple[Chips, Path]) -> None:
     _, path = many
     reader = ChunkReader(open_store(path), BANDS)
-    addresses, sizes, owner = reader._locate(np.arange(3))
+    addresses, sizes, owner = reader.locate(np.arange(3))
     expected = [mapped_files.ctypes.string_at(int(a), int(s)) for a, s in zip(addresses.flat, sizes.flat, strict=True)]
     del reader
     assert [
@@ -258,4 +258,4 @@ def test_a_shard_that_is_cut_while_it_is_mapped_ends_in_one_line(tmp_path: Path)
         [sys.executable, "-c", CUT_WHILE_MAPPED, str(store.path)], capture_output=True, text=True, check=False
     )
     assert ended.returncode == 2
-    assert ended.stderr.splitlines() == [mapped_files._BUS_ERROR.decode().strip()]
+    assert ended.stderr.splitlines() == [mapped_files.BUS_ERROR.decode().strip()]

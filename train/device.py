@@ -68,7 +68,7 @@ def choose_device(config: Config, *, amp_may_differ: bool = False, local_rank: i
         name = "cpu"
     if name == "cpu":
         amp = _amp(config.amp, ("off", "bf16"), "the CPU", amp_may_differ)
-        return Device(device=torch.device("cpu"), amp=amp, name=_cpu())
+        return Device(device=torch.device("cpu"), amp=amp, name=cpu_name())
     count = torch.cuda.device_count()
     index = least_used(count) if name == "auto" else int(name)
     if index >= count:
@@ -121,7 +121,8 @@ def prepare_torch(config: Config, device: Device) -> None:
         torch.use_deterministic_algorithms(True)
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
+    """The processor's name, "CPU" if the system does not tell it."""
     try:
         with open("/proc/cpuinfo") as file:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
