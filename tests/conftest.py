@@ -1,10 +1,11 @@
 """Fixtures: small real TIFFs made here, stores made from them, and the real data where it lies beside the project."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import single_thread  # noqa: F401  # before numpy and torch
 from helpers.chips import Chips, to_store, write_chips
 
 import pipeline  # noqa: F401  # sets DALI's environment before anything imports it
@@ -50,6 +51,17 @@ def uint8_chips(tmp_path_factory: pytest.TempPathFactory) -> Chips:
 @pytest.fixture(scope="session")
 def uint8_store(uint8_chips: Chips) -> Store:
     return to_store(uint8_chips, uint8_chips.folder.parent / "chips.zarr")
+
+
+@pytest.fixture
+def all_cores() -> Iterator[None]:
+    """torch with a thread for each core, as in a user's run."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

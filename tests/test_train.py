@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from helpers.commands import here, python, train
 from run_files import read_arrays, rewrite
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import average_precision_score
+from tiny import tiny_networks
 
 from preprocess.zarr_store import Store
 from train.cuda_driver import gpu_available
@@ -26,6 +27,12 @@ from train.loop import RunLoop
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chips: Chips = write_chips(tmp_path_factory.mktemp("train") / "tif", count=150, height=32, width=32)
     return to_store(chips, chips.folder.parent / "chips.zarr").path
+
+
+@pytest.fixture
+def tiny() -> Iterator[None]:
+    with tiny_networks():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +125,15 @@ def test_every_task_reproduces_to_the_bit_in_a_new_process(store: Path, tmp_path
     assert all((Path(folder) / "reproduce.csv").exists() for folder in folders)
 
 
+@pytest.mark.usefixtures("all_cores")
+def test_a_run_in_several_threads_is_reproduced_in_as_many(store: Path, tmp_path: Path) -> None:
+    assert train(store, tmp_path / "run", "EPOCHS=1").returncode == 0
+    torch.set_num_threads(1)
+    code, text = reproduce(tmp_path / "run")
+    assert code == 0
+    assert "BIT-IDENTICAL" in text
+
+
 def test_the_learning_curve_is_drawn(run: Path) -> None:
     from PIL import Image
 
@@ -163,7 +179,7 @@ def test_another_split_is_noticed(run: Path, tmp_path: Path) -> None:
     rewrite(copy, both=lambda values: values["config"].update(split="0.6,0.4"))
     code, text = reproduce(copy)
     assert code == 1
-    assert "other chips than were saved" in text
+    assert "other chips than the saved scores" in text
     assert "split (sha256)" in text
 
 
@@ -209,6 +225,7 @@ def test_another_arch_in_run_json_is_the_cause_that_is_named(run: Path, tmp_path
 
 
 @pytest.mark.parametrize("finished", [0, 1])
+@pytest.mark.usefixtures("tiny")
 def test_ctrl_c_keeps_a_finished_epoch_and_no_empty_folder(store: Path, tmp_path: Path, finished: int) -> None:
     def interrupt(loop: RunLoop) -> None:
         if loop.state.epoch == finished:
@@ -315,6 +332,7 @@ def test_task_2_is_one_line() -> None:
 
 
 @pytest.mark.skipif(gpu_available(), reason="a GPU can be used on this machine")
+@pytest.mark.usefixtures("tiny")
 def test_without_a_gpu_the_default_runs_on_the_cpu_and_a_given_number_is_refused(store: Path, tmp_path: Path) -> None:
     default = here("train", "TASK=1", f"STORE={store}", f"RUN={tmp_path / 'default'}", "EPOCHS=1", "BATCH=32",
         "WEIGHTS=none",
@@ -332,6 +350,7 @@ def test_without_a_gpu_the_default_runs_on_the_cpu_and_a_given_number_is_refused
 
 
 @pytest.mark.skipif(gpu_available(), reason="a GPU can be used on this machine")
+@pytest.mark.usefixtures("tiny")
 def test_whether_the_gpu_was_given_is_kept_by_a_run(store: Path, tmp_path: Path) -> None:
     """RESUME refuses what the run was told to use; runs that did not record whether it was given go on."""
     ended = train(store, tmp_path / "run", "GPU=auto")
@@ -367,9 +386,10 @@ def test_weights_from_a_file_and_head_only(run: Path, store: Path, tmp_path: Pat
     for name, value in before.items():
         drifts = "running_" in name or "num_batches" in name
         assert torch.equal(value, after[name]) != (drifts or name.startswith("fc.")), name
-    assert "1,539 parameters learn" in ended.stdout
+    assert "1,539 trainable parameters" in ended.stdout
 
 
+@pytest.mark.usefixtures("tiny")
 def test_val_chooses_the_epoch(store: Path, tmp_path: Path) -> None:
     assert train(store, tmp_path / "run", "VAL=0.3", "EPOCHS=3").returncode == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -380,12 +400,14 @@ def test_val_chooses_the_epoch(store: Path, tmp_path: Path) -> None:
         assert results["mAP"] == lines[record["best_epoch"] - 1]["test_map"]
 
 
+@pytest.mark.usefixtures("tiny")
 def test_a_loss_that_is_not_finite_stops_with_a_line(store: Path, tmp_path: Path) -> None:
     ended = train(store, tmp_path / "run", "RECIPE=course", "LR=1e30")
     assert ended.returncode == 2
     assert "epoch 1: the loss is not finite; the first such batch holds t_" in ended.stderr
 
 
+@pytest.mark.usefixtures("tiny")
 def test_imagenet_weights_that_cannot_be_had(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By default a line, and training from scratch; asked for by name, a refusal."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
