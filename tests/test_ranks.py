@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.chips import to_store, write_chips
-from helpers.commands import ROOT, Ended, here
+from helpers.commands import ROOT, Ended, here, train
 from rank_run import logged
 from tiny import tiny_networks
 
@@ -145,6 +145,7 @@ def test_stopped_with_two_ranks_goes_on_with_one(alone: Path, settings: tuple[ob
         assert np.allclose(a["trainlosses"], b["trainlosses"], rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 def test_stopped_with_one_rank_goes_on_with_two(alone: Path, settings: tuple[object, ...], tmp_path: Path) -> None:
     ended = one_process(tmp_path / "alone", 5, *settings, f"RUN={tmp_path / 'run'}")
     assert ended.returncode == 75
@@ -158,20 +159,22 @@ def test_stopped_with_one_rank_goes_on_with_two(alone: Path, settings: tuple[obj
         assert np.allclose(a["trainlosses"], b["trainlosses"], rtol=1e-5, atol=0)
 
 
+def test_a_batch_that_the_processes_cannot_share_is_refused_before_they_start(store: Store, tmp_path: Path) -> None:
+    refused = train(store.path, tmp_path / "run", "GPU=cpu,cpu", "BATCH=21")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: BATCH=21: expected a multiple of 2 (2 processes, ACCUMULATE=1)")
+    assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
 def test_the_command_starts_a_process_for_each_and_stops_them(store: Store, tmp_path: Path) -> None:
     """GPU=cpu,cpu is GPU=0,1 without GPUs: the same launcher, signals and exit codes."""
     run = tmp_path / "run"
     command = [
         sys.executable, "-m", "train", "TASK=1", f"STORE={store.path}", "GPU=cpu,cpu", "WEIGHTS=none", f"RUN={run}",
-        "EPOCHS=1000", "CHECKPOINT_MINUTES=1e-9",
+        "EPOCHS=1000", "BATCH=20", "CHECKPOINT_MINUTES=1e-9",
     ]  # fmt: skip
-    refused = subprocess.run([*command, "BATCH=21"], cwd=ROOT, capture_output=True, text=True)
-    assert refused.returncode == 2
-    assert refused.stderr.startswith("error: BATCH=21: expected a multiple of 2 (2 processes, ACCUMULATE=1)")
-    assert refused.stderr.count("\n") == 1
-    process = subprocess.Popen(
-        [*command, "BATCH=20"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not list((run / "checkpoints").glob("e*.safetensors")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
@@ -182,6 +185,7 @@ def test_the_command_starts_a_process_for_each_and_stops_them(store: Store, tmp_
     assert list((run / "checkpoints").glob("e*.safetensors"))
 
 
+@pytest.mark.slow
 def test_what_fails_in_one_process_is_one_line_of_that_process(store: Store, tmp_path: Path) -> None:
     """Rank 0 alone writes checkpoints, and here it may write no file of their size; rank 1 only loses its partner."""
     command = [
