@@ -1,8 +1,9 @@
-"""Convert, open, plan an epoch of, and verify very many tiny chips, with few open files: `python tests/million.py`.
+"""Convert, open, read and verify very many tiny chips with few open files: `python tests/million.py --folder DIR`.
 
-In: a number of chips and a folder. Out: a line per step with its seconds and the peak memory of its largest process.
-Every step is a process of its own that may open 256 files. The chips (8 x 8 uint8 TIFFs of one band, 10,000 in each
-subfolder) are kept; the store is made anew. Not part of the tests: a million files take 4 GB and several minutes.
+In: a number of chips and a folder. Out: one line per step with its seconds and the peak memory of its largest process.
+Every step is a separate process that may open 256 files. The chips (8 x 8 uint8 TIFFs of one band, 10,000 per
+subfolder) are kept; the store is converted again. Not part of the tests: a million files take 4 GB and several
+minutes.
 """
 
 import argparse
@@ -39,7 +40,7 @@ _READ = _PLAN + 'print(sum(batch.num_valid for batch in loader.epoch(0)), "chips
 
 
 def make_chips(folder: Path, count: int) -> Path:
-    """Chips that differ in their pixels only: a template's bytes, written again. Returns their CSV."""
+    """Write chips that differ only in their pixels, from one template. Returns their CSV."""
     labels = folder / "labels.csv"
     if labels.exists():
         return labels
@@ -67,7 +68,7 @@ def make_chips(folder: Path, count: int) -> Path:
 
 
 def _peak_mib(pid: int) -> float:
-    """Peak resident memory so far of the largest process of this one and its children."""
+    """Peak resident memory so far, of the process `pid` or of the largest of its children."""
     peak = 0
     for one in process_tree(pid):
         try:
@@ -82,7 +83,7 @@ def measure(name: str, *arguments: str) -> None:
     """Run Python with these arguments and print its seconds and memory.
 
     Raises:
-        SystemExit: it failed; what it printed says why.
+        SystemExit: it failed; its output tells the reason.
     """
     started, peak = time.monotonic(), 0.0
     limit = (OPEN_FILES, OPEN_FILES)
@@ -98,10 +99,10 @@ def measure(name: str, *arguments: str) -> None:
 
 
 def main() -> None:
-    """Make the chips, then measure every step."""
+    """Write the chips, then measure every step."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chips", type=int, default=1_000_000)
-    parser.add_argument("--folder", type=Path, required=True, help="chips and store go there, and stay there")
+    parser.add_argument("--folder", type=Path, required=True, help="for the chips and the store; they are not removed")
     parser.add_argument("--steps", default="convert,again,open,plan,read,info,verify")
     args = parser.parse_args()
     folder: Path = args.folder
@@ -111,7 +112,7 @@ def main() -> None:
     )  # fmt: skip
     steps: dict[str, tuple[str, ...]] = {
         "convert": convert,
-        "again": convert,  # a whole store is compared with the files
+        "again": convert,  # a complete store is compared with the files
         "open": ("-c", _OPEN, str(store)),
         "plan": ("-c", _OPEN + _PLAN, str(store)),
         "read": ("-c", _OPEN + _READ, str(store)),

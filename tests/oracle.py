@@ -1,4 +1,4 @@
-"""What a batch must be, made of plain zarr values and numpy: no DALI, no code of the pipeline."""
+"""The expected images of a batch, computed from plain zarr values with numpy: no DALI, no code of the pipeline."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from pipeline.order import Augmentation
 
 
 def augment(chip: np.ndarray, parameters: Augmentation, row: int, crop: tuple[int, int]) -> np.ndarray:
-    """(bands, height, width) -> (bands, crop height, crop width), by the four documented steps."""
+    """(bands, height, width) -> (bands, crop height, crop width), in the four documented steps."""
     if parameters.flip_rows[row]:
         chip = chip[:, ::-1]
     if parameters.transpose[row]:
@@ -18,20 +18,20 @@ def augment(chip: np.ndarray, parameters: Augmentation, row: int, crop: tuple[in
 
 def center(chip: np.ndarray, crop: tuple[int, int]) -> np.ndarray:
     """torchvision's CenterCrop."""
-    top, left = (round((full - part) / 2) for full, part in zip(chip.shape[1:], crop, strict=True))
+    top, left = (round((full - size) / 2) for full, size in zip(chip.shape[1:], crop, strict=True))
     return chip[:, top : top + crop[0], left : left + crop[1]]
 
 
 def scale(values: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
-    """(values - mean) / std a band, in float64."""
+    """(values - mean) / std per band, in float64."""
     shape = (-1, 1, 1)
     return (values.astype(np.float64) - np.reshape(mean, shape)) / np.reshape(std, shape)
 
 
 def pil_course(chip: np.ndarray) -> np.ndarray:
-    """(4, y, x) uint16 B, G, R, NIR -> uint8, by the formula of spec: what PIL makes of such a file."""
+    """(4, y, x) uint16 B, G, R, NIR -> uint8: PIL's reading of such a file, see `graph.course_values`."""
     high = (chip >> 8).astype(np.int64)
     colours, alpha = high[:3], high[3:4]
     divided = np.minimum(255, colours * 255 // np.maximum(alpha, 1))
-    shown = np.where(alpha == 0, 0, np.where(alpha == 255, colours, divided))
-    return np.concatenate([shown, alpha]).astype(np.uint8)
+    colours = np.where(alpha == 0, 0, np.where(alpha == 255, colours, divided))
+    return np.concatenate([colours, alpha]).astype(np.uint8)

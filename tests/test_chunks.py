@@ -1,4 +1,4 @@
-"""The chunk reader: exact chips in any band order; the device table decoded by another LZ4; damage is caught."""
+"""The chunk reader: exact chips in any band order; offsets and sizes for the GPU, checked with another LZ4; damage."""
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +46,7 @@ def test_rows_are_flipped_across_chunks(tmp_path: Path, codec: str, dtype: str) 
 
 
 def inflate_on_cpu(reader: ChunkReader, chip: int) -> np.ndarray:
-    """What `graph.inflate_chips` does on a GPU, with imagecodecs' LZ4 and numpy, from the same table."""
+    """The same as `graph.inflate_chips` on a GPU, with imagecodecs' LZ4 and numpy, from the same offsets and sizes."""
     layout = reader.layout
     data = np.zeros((1, reader.max_span_bytes), np.uint8)
     offsets, sizes = (np.zeros((1, reader.chunks_per_chip), np.int32) for _ in range(2))
@@ -118,7 +118,7 @@ def test_a_missing_shard_is_named(tmp_path: Path, session_store: Store) -> None:
 
 
 def test_threads_that_touch_a_shard_first_at_once(session_store: Store, session_chips: Chips) -> None:
-    """Each must read from the one mapping: a second one would free the first under the other thread's eyes."""
+    """All threads must use one map: a second one would free the first while another thread reads it."""
     for _ in range(40):
         reader, barrier = ChunkReader(session_store, BANDS), Barrier(4)
 

@@ -22,7 +22,7 @@ def test_a_regular_file_and_a_link_to_one_are_opened(tmp_path: Path) -> None:
             assert file.read() == b"abc"
 
 
-def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:
+def test_other_kinds_of_files_are_refused_without_waiting(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "device").symlink_to("/dev/zero")
@@ -36,7 +36,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> N
             assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_a_link_that_leads_nowhere_is_missing(tmp_path: Path) -> None:
+def test_a_dangling_link_is_a_missing_file(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("nothing")
     with pytest.raises(FileNotFoundError):
         open_regular(tmp_path / "link")
@@ -47,15 +47,15 @@ def test_two_writers_of_one_file_never_share_a_temporary_name(tmp_path: Path) ->
         assert one.name != other.name
         one.write(b"one")
         other.write(b"other")
-    assert (tmp_path / "a").read_bytes() == b"one"  # the last to be renamed
+    assert (tmp_path / "a").read_bytes() == b"one"  # it was renamed last
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_only_the_files_of_killed_writers_are_removed(tmp_path: Path) -> None:
     for name in (".hidden", ".e1.safetensors.x", "kept.12", ".metrics.jsonl.0123456789abcdeg"):
         (tmp_path / name).touch()
     before = sorted(tmp_path.iterdir())
-    (tmp_path / ".run.json.4711").touch()  # as earlier versions named them
+    (tmp_path / ".run.json.4711").touch()  # a name of earlier versions
     child = os.fork()
     if not child:
         with atomic_file(tmp_path / "model.safetensors") as file:
@@ -88,13 +88,13 @@ with {lock}:
 def test_a_lock_holds_between_processes_and_ends_with_a_killed_one(
     tmp_path: Path, lock: str, refusal: str, refused: Callable[..., str]
 ) -> None:
-    take: Callable[[], AbstractContextManager[None]] = {
+    lock_of: Callable[[], AbstractContextManager[None]] = {
         "locked": lambda: locked(tmp_path, "conversion"),
         "locked_folder": lambda: locked_folder(tmp_path, "it is in use."),
     }[lock.partition("(")[0]]
 
     def lock_here() -> None:
-        with take():
+        with lock_of():
             pass
 
     holder = [sys.executable, "-c", HOLD.format(lock=lock), str(tmp_path)]

@@ -1,4 +1,4 @@
-"""Stores and runs of earlier versions (tests/fixtures) still open, verify, train on, report, reproduce, predict."""
+"""Stores and runs of earlier versions (tests/fixtures) can still be opened, verified, resumed, reported and used."""
 
 import csv
 import json
@@ -27,14 +27,14 @@ VERSIONS = sorted(path.name for path in (ROOT / "tests/fixtures").glob("v*"))
 
 @pytest.fixture(params=VERSIONS)
 def fixture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a version. The runs in it name their store relative to the project."""
+    """The folder of a version. Its runs name their store relative to the project."""
     monkeypatch.chdir(ROOT)
     return Path("tests/fixtures") / request.param
 
 
 @pytest.fixture(autouse=True)
 def tiny() -> Iterator[None]:
-    """The network of the fixtures, and their one thread: sums are split by threads."""
+    """The network of the fixtures, on one thread as when they were made: the order of sums depends on the threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with tiny_networks():
@@ -43,7 +43,7 @@ def tiny() -> Iterator[None]:
 
 
 def same_machine(fixture: Path) -> bool:
-    """Whether the versions and the processor are those of the expected digests: other ones round differently."""
+    """Whether versions and processor are those of the expected digests. Others round differently."""
     expected = json.loads((fixture / "expected.json").read_text())
     return (cpu_name(), versions()) == (expected["device"], expected["versions"])
 
@@ -71,15 +71,14 @@ def test_a_store_opens_verifies_and_reads_as_plain_zarr_does(fixture: Path, tmp_
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-def test_a_stopped_run_becomes_what_its_own_version_made_of_it(fixture: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_the_one_that_its_own_version_resumed(fixture: Path, tmp_path: Path) -> None:
     run = copied(fixture, "stopped", tmp_path)
     ended = here("train", f"RESUME={run}")
     assert ended.returncode == 0, ended.stderr
     if same_machine(fixture):
         expected = json.loads((fixture / "expected.json").read_text())["outcome"]
-        found = digests(run)
-        assert found | {"weights": ""} == expected | {"weights": ""}
-        # Without metadata: what a model file says of itself differs between versions.
+        assert digests(run) | {"weights": ""} == expected | {"weights": ""}
+        # Without metadata: versions write different metadata into the model file.
         files = (run / "model.safetensors", fixture / "run" / "model.safetensors")
         assert len({save(load_file(path)) for path in files}) == 1
     with np.load(run / "results.npz") as resumed, np.load(fixture / "run" / "results.npz") as whole:

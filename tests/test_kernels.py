@@ -1,4 +1,4 @@
-"""The compiled decoder against the readable one, which is held to zarr-python."""
+"""The compiled decoder is compared with the reference decoder; other tests compare that one with zarr-python."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def test_equals_the_reference(tmp_path: Path, codec: str, dtype: str, size: tupl
 @pytest.mark.parametrize("codec", ["lz4", "none"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_flipped_bit_is_refused(tmp_path: Path, codec: str, dtype: str) -> None:
-    """In the payload, the stated length, the LZ4 block and the crc itself: all bits of one small chunk."""
+    """All bits of one small chunk: in the payload, the stated length, the LZ4 block and the crc32c itself."""
     chips = write_chips(tmp_path / "tif", count=1, bands=1, height=4, width=4, dtype=dtype)
     store = to_store(chips, tmp_path / "s.zarr", codec=codec)
     layout = store.layout
@@ -48,7 +48,7 @@ def test_every_flipped_bit_is_refused(tmp_path: Path, codec: str, dtype: str) ->
     one, kind = np.ones(1, np.float32), CODECS[codec].kernel_kinds[dtype]
 
     def damaged() -> set[int]:
-        found = {
+        results = {
             kernels.decode(addresses, sizes, chip, scratch[0], kind, no),
             augment.augment(
                 addresses, sizes, image, scratch, lines, (4, 4, 4), kind,
@@ -57,8 +57,8 @@ def test_every_flipped_bit_is_refused(tmp_path: Path, codec: str, dtype: str) ->
         }  # fmt: skip
         if codec == "lz4":
             encoded, table, used = np.zeros((1, 128), np.uint8), np.zeros((2, 1, 1), np.int32), np.zeros(1, np.int64)
-            found.add(kernels.copy_encoded(addresses[0], sizes[0], encoded, *table, used, layout.chunk_bytes))
-        return found
+            results.add(kernels.copy_encoded(addresses[0], sizes[0], encoded, *table, used, layout.chunk_bytes))
+        return results
 
     assert damaged() == {-1}
     for byte in range(int(sizes[0, 0, 0])):

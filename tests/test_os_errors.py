@@ -1,4 +1,4 @@
-"""What the operating system refuses is one line: files of other kinds, too few descriptors, failing disks."""
+"""Errors of the operating system are one line: too little memory, few descriptors, killed workers, failing disks."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ from preprocess.zarr_store import Store
 
 
 def command(call: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> tuple[object, list[str]]:
-    """Exit code and lines on stderr of a command that does this."""
+    """Exit code and lines on stderr of a command that makes this call."""
 
     def main() -> int:
         call()
@@ -47,7 +47,7 @@ MACHINE = [
 
 
 @pytest.mark.parametrize("name", MACHINE)
-def test_an_error_of_the_machine_is_path_reason_and_advice(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_of_the_machine_gives_path_reason_and_advice(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     code = getattr(errno, name)
     ended, (line,) = command(lambda: fail(OSError(code, os.strerror(code), b"/a/b\n")), capsys)
     assert ended == 2
@@ -72,7 +72,7 @@ def test_too_little_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EBADF, "x"), OSError(errno.EINVAL, "x"), OSError("x"), KeyError("x")])
-def test_what_a_mistake_in_the_program_raises_stays_a_traceback(error: Exception) -> None:
+def test_an_error_in_the_program_stays_a_traceback(error: Exception) -> None:
     with pytest.raises(type(error)) as raised:
         console.run(lambda: fail(error))  # type: ignore[arg-type,return-value]
     assert raised.value is error
@@ -80,7 +80,7 @@ def test_what_a_mistake_in_the_program_raises_stays_a_traceback(error: Exception
 
 @pytest.mark.parametrize("raised_again", [True, False])
 def test_an_error_in_a_thread_is_one_line(capsys: pytest.CaptureFixture[str], raised_again: bool) -> None:
-    """Also when it is raised again in the main thread with a path, as TensorBoard's writer does."""
+    """Also if it is raised again in the main thread with a path, as TensorBoard's writer does."""
     error = OSError(errno.EIO, "Input/output error")
 
     def start_and_fail() -> None:
@@ -98,7 +98,7 @@ def test_an_error_in_a_thread_is_one_line(capsys: pytest.CaptureFixture[str], ra
     assert threading.excepthook is before
 
 
-def test_a_share_without_locks_is_not_taken_for_another_conversion(
+def test_a_share_without_locks_is_not_reported_as_another_conversion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(file: object, operation: int) -> None:
@@ -124,18 +124,18 @@ def kill_task(number: int) -> int:
     return number
 
 
-def test_an_error_in_a_worker_process_comes_back_whole(tmp_path: Path) -> None:
+def test_an_error_in_a_worker_process_keeps_its_number_and_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     with pytest.raises(IsADirectoryError) as error:
         list(run_tasks(read_task, [str(tmp_path / "file"), str(tmp_path)], jobs=2))
     assert (error.value.errno, error.value.filename) == (errno.EISDIR, str(tmp_path))
 
 
-def test_a_worker_that_is_killed_is_one_line(refused: Callable[..., str]) -> None:
+def test_a_killed_worker_is_one_line(refused: Callable[..., str]) -> None:
     assert "a worker process was killed" in refused(lambda: list(run_tasks(kill_task, list(range(8)), jobs=2)))
 
 
-def test_more_jobs_than_open_files_are_refused_before_the_work(refused: Callable[..., str]) -> None:
+def test_too_many_jobs_for_the_open_files_are_refused_at_the_start(refused: Callable[..., str]) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
     try:
@@ -146,7 +146,7 @@ def test_more_jobs_than_open_files_are_refused_before_the_work(refused: Callable
 
 
 @pytest.mark.parametrize("engine", ["direct", "dali"])
-def test_a_failing_disk_comes_out_of_the_loader_as_it_is(
+def test_the_loader_does_not_change_the_error_of_a_failing_disk(
     session_store: Store, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
     error = OSError(errno.EIO, "Input/output error", "/a")
@@ -196,7 +196,7 @@ CALL(preadv64v2, (int fd, const struct iovec *to, int count, off64_t at, int fla
 
 @pytest.fixture(scope="module")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library for LD_PRELOAD: reads and writes of files whose path holds $FAILING end in $ERRNO."""
+    """A library for LD_PRELOAD: reads and writes of files whose path contains $FAILING fail with $ERRNO."""
     gcc = shutil.which("gcc")
     if gcc is None:
         pytest.skip("no gcc")
@@ -217,7 +217,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("store/names", errno.EIO, "s.zarr.partial/store", "1"),
     ],
 )
-def test_a_disk_that_fails_under_a_conversion_is_one_line_and_the_next_try_ends_well(
+def test_a_disk_that_fails_during_a_conversion_is_one_line_and_the_next_try_succeeds(
     session_chips: Chips, shim: Path, tmp_path: Path, failing: str, code: int, reason: str, jobs: str
 ) -> None:
     arguments = [

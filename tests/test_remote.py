@@ -1,4 +1,4 @@
-"""Stores in object storage, through a local S3 server: the same batches as from disk; errors in one line."""
+"""Stores in object storage, on a local S3 server: the same batches as from disk; errors in one line."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ from preprocess.zarr_store import Store, open_store
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[Callable[[Path, str], str]]:
-    """Uploads a folder under a name; gives its address. The server's address is in the environment meanwhile."""
+    """A function that uploads a folder under a name and returns its address. The environment names the server."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -77,22 +77,24 @@ def test_batches_equal_numpy(
     inputs = Inputs(kind="raw", bands=bands, mean=(0.0,) * len(bands), std=(1.0,) * len(bands))
     chips = np.arange(200, 290)
     parameters = augmentation(0, 1, chips, height=16, width=16, crop=(14, 14), flips="dihedral")
-    seen = 0
+    count = 0
     for batch in train_loader(store, chips, inputs, batch_size=30, flips="dihedral", engine=engine).epoch(1):
         for chip, image in zip(batch.chips.tolist(), batch.images_nchw.numpy(), strict=True):
             pixels = session_chips.values[chip][[BANDS.index(band) for band in bands]]
             assert np.array_equal(image, oracle.augment(pixels, parameters, chip - 200, (14, 14)).astype(np.float32))
-            seen += 1
-    assert seen == 90
+            count += 1
+    assert count == 90
 
 
 def test_test_batches_equal_those_from_disk(remote: Store, session_store: Store) -> None:
     inputs, chips = raw_inputs(session_store, BANDS, np.arange(300)), np.array([5, 299, 0, 256, 255])
-    ours, local = (list(eval_loader(store, chips, inputs, batch_size=2).epoch(0)) for store in (remote, session_store))
-    assert all(torch.equal(one.images_nchw, other.images_nchw) for one, other in zip(ours, local, strict=True))
+    batches, local = (
+        list(eval_loader(store, chips, inputs, batch_size=2).epoch(0)) for store in (remote, session_store)
+    )
+    assert all(torch.equal(one.images_nchw, other.images_nchw) for one, other in zip(batches, local, strict=True))
 
 
-def test_a_run_on_it_is_the_run_on_disk(remote: Store, session_store: Store, tmp_path: Path) -> None:
+def test_a_run_on_a_remote_store_equals_the_run_on_disk(remote: Store, session_store: Store, tmp_path: Path) -> None:
     with tiny_networks():
         for store, name in ((remote, "remote"), (session_store, "local")):
             ended = here("train", "TASK=1", f"STORE={store.path}", f"RUN={tmp_path / name}",
@@ -105,7 +107,7 @@ def test_a_run_on_it_is_the_run_on_disk(remote: Store, session_store: Store, tmp
 
 
 @pytest.mark.parametrize("words", [("preprocess", "verify"), ("preprocess", "info"), ("analysis", "audit")])
-def test_what_needs_a_folder_says_so(words: tuple[str, str]) -> None:
+def test_commands_that_need_a_folder_refuse_an_address(words: tuple[str, str]) -> None:
     ended = here(*words, "STORE=s3://chips/lz4.zarr")
     assert ended.returncode == 2
     assert ended.stderr == (

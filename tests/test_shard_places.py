@@ -25,7 +25,7 @@ def copy(session_store: Store, tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["session_store", "plain_store"])
 def either(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A copy of an LZ4 store, and of one without compression, whose shards' indices are all alike."""
+    """A copy of an LZ4 store, and of one without compression: there the indices of all shards are equal."""
     return Path(shutil.copytree(request.getfixturevalue(request.param).path, tmp_path / "copy.zarr"))
 
 
@@ -37,8 +37,8 @@ def read_everything(path: Path) -> np.ndarray:
     return pixels
 
 
-def test_two_shards_that_were_swapped_are_named_before_anything_is_read(either: Path, refused: Callable) -> None:
-    # Of 256 and 44 chips: swapped indices differ in length only where the shards are of the same size.
+def test_swapped_shards_are_named_before_a_chip_is_read(either: Path, refused: Callable) -> None:
+    # The shards hold 256 and 44 chips.
     small = shutil.copytree(either, either.with_name("small.zarr"))
     one, other = (zarr_store.shard_path(small, number) for number in (0, 1))
     os.rename(one, small / "x")
@@ -57,15 +57,15 @@ def test_a_shard_of_another_place_store_or_version_is_named(
     path = Path(to_store(chips, tmp_path / "s.zarr", codec=codec).path)
     foreign = Path(to_store(write_chips(tmp_path / "tif2", count=12, seed=1), tmp_path / "f.zarr", codec=codec).path)
     shards = [zarr_store.shard_path(path, number) for number in range(3)]
-    whole = [file.read_bytes() for file in shards]
-    older = bytearray(whole[1])  # one pixel of its first chip was another
+    undamaged = [file.read_bytes() for file in shards]
+    older = bytearray(undamaged[1])  # of an older version: one pixel of its first chip differs
     if codec == "none":
         older[0] ^= 1
         older[512:516] = struct.pack("<I", google_crc32c.value(bytes(older[:512])))
         digest = shard.tail_bytes(open_store(path).layout)
-        older[-digest : -digest + 8] = bytes(8)  # the version before had a digest of its own
-    for number, data in ((0, whole[1]), (2, zarr_store.shard_path(foreign, 2).read_bytes()), (1, bytes(older))):
-        if data == whole[number]:
+        older[-digest : -digest + 8] = bytes(8)  # the older version had another digest
+    for number, data in ((0, undamaged[1]), (2, zarr_store.shard_path(foreign, 2).read_bytes()), (1, bytes(older))):
+        if data == undamaged[number]:
             continue
         shards[number].write_bytes(data)
         with pytest.raises(ForeignShardError, match=f"tiles/c/{number}/0/0/0: expected the shard that was converted"):
@@ -73,12 +73,12 @@ def test_a_shard_of_another_place_store_or_version_is_named(
         assert "expected the shard that was converted for this place" in refused(lambda: info.info(path, "course"))
         assert verify.verify(path, jobs=1) >= 2  # the shard, and its chips
         assert "is altered" in capsys.readouterr().out
-        shards[number].write_bytes(whole[number])
+        shards[number].write_bytes(undamaged[number])
     read_everything(path)
 
 
 @pytest.mark.parametrize("pair", [(2**63 - 8, 64), (2**64 - 2, 8), (0, 2**63), (2**62, 2**62), (0, 3), (2**40, 100)])
-def test_no_offset_of_an_index_reaches_a_kernel_unchecked(
+def test_every_offset_of_an_index_is_checked_before_a_kernel_uses_it(
     copy: Path, refused: Callable, capsys: pytest.CaptureFixture[str], pair: tuple[int, int]
 ) -> None:
     layout = open_store(copy).layout
@@ -93,7 +93,7 @@ def test_no_offset_of_an_index_reaches_a_kernel_unchecked(
     assert "tiles/c/1/0/0/0: the shard's index" in capsys.readouterr().out
 
 
-def test_bytes_that_no_chunk_owns_are_damage(
+def test_bytes_that_belong_to_no_chunk_are_damage(
     either: Path, refused: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layout = open_store(either).layout

@@ -1,4 +1,4 @@
-"""Local shards: one map per file, no open descriptor, plain reads beyond a limit; files that change are refused."""
+"""Local shards: one map per file, no open descriptor, plain reads beyond the map limit; changed files are refused."""
 
 import errno
 import gc
@@ -47,7 +47,7 @@ def decode(reader: ChunkReader, chips: np.ndarray) -> np.ndarray:
 
 
 def maps_of(path: Path) -> list[str]:
-    """Lines of the kernel's list of this process's maps that name a file below `path`."""
+    """The lines in /proc/self/maps that name a file below `path`."""
     return [line for line in Path("/proc/self/maps").read_text().splitlines() if f"{path}/" in line]
 
 
@@ -67,7 +67,7 @@ def test_no_shard_stays_open_and_all_readers_share_one_map_of_each(many: tuple[C
     assert maps_of(path) == []
 
 
-def test_bytes_stay_while_their_owner_lives(many: tuple[Chips, Path]) -> None:
+def test_the_bytes_stay_valid_while_their_owner_exists(many: tuple[Chips, Path]) -> None:
     _, path = many
     reader = ChunkReader(open_store(path), BANDS)
     addresses, sizes, owner = reader.locate(np.arange(3))
@@ -125,7 +125,7 @@ def test_a_store_of_more_shards_than_open_files_is_read_and_verified(many: tuple
 def test_shards_that_cannot_be_mapped_are_read(
     many: tuple[Chips, Path], monkeypatch: pytest.MonkeyPatch, code: str | int
 ) -> None:
-    """Some mapped and some not, in one batch, in any order and more than once."""
+    """A batch has mapped and unmapped shards, in any order and more than once."""
     written, path = many
     reader = ChunkReader(open_store(path), BANDS)
     decode(reader, np.arange(0, 100, 7))
@@ -160,7 +160,7 @@ def test_a_store_that_was_converted_again_is_not_read_from_the_old_map(tmp_path:
             shutil.rmtree(path)
         readers.append((ChunkReader(to_store(chips, path, codec="none"), BANDS), chips))
         assert np.array_equal(decode(readers[-1][0], np.arange(12)), chips.values)
-    for reader, chips in readers:  # the old ones still read what they opened
+    for reader, chips in readers:  # the old readers still read the store that they opened
         assert np.array_equal(decode(reader, np.arange(12)), chips.values)
 
 
@@ -173,14 +173,14 @@ def append(path: Path) -> None:
         file.write(b"more")
 
 
-def replace_by_another_of_this_size(path: Path) -> None:
+def replace_by_a_file_of_the_same_size(path: Path) -> None:
     data = bytearray(path.read_bytes())
     path.unlink()
     path.write_bytes(data)
 
 
 @pytest.mark.parametrize("can_map", [True, False])
-@pytest.mark.parametrize("change", [cut, append, replace_by_another_of_this_size])
+@pytest.mark.parametrize("change", [cut, append, replace_by_a_file_of_the_same_size])
 def test_a_shard_that_changes_between_its_index_and_its_chips_is_refused(
     tmp_path: Path, plain_store: Store, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], can_map: bool
 ) -> None:
@@ -214,7 +214,7 @@ def device(path: Path) -> None:
     ("make", "kind"),
     [(pipe, "a named pipe"), (folder, "a folder"), (dangling_link, "No such file"), (device, "a device")],
 )
-def test_a_shard_that_is_no_regular_file_is_named_at_once(
+def test_a_shard_that_is_not_a_regular_file_is_named_at_once(
     tmp_path: Path, session_store: Store, make: Callable[[Path], None], kind: str
 ) -> None:
     copy = Path(shutil.copytree(session_store.path, tmp_path / "copy.zarr"))

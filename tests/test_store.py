@@ -1,4 +1,4 @@
-"""A store proves itself when it is opened: what the conversion did not write is one line that names the file."""
+"""Opening a store checks it: if something is not what the conversion wrote, one line names the file."""
 
 import json
 import os
@@ -31,18 +31,18 @@ def copy(session_store: Store, tmp_path: Path) -> Path:
     return Path(shutil.copytree(session_store.path, tmp_path / "copy.zarr"))
 
 
-def attributes(path: Path, change: Callable[[dict[str, Any]], None], *, prove: bool = False) -> None:
-    """Edit the group's attributes; with `prove`, as somebody would who also recomputes their SHA-256."""
+def attributes(path: Path, change: Callable[[dict[str, Any]], None], *, rehash: bool = False) -> None:
+    """Edit the group's attributes; with `rehash`, their SHA-256 is computed again."""
     group = json.loads((path / "zarr.json").read_text())
     attrs = group["attributes"]
     change(attrs)
-    if prove:
+    if rehash:
         attrs.pop("attributes_sha256")
         attrs["attributes_sha256"] = sha256_of_json(attrs)
     (path / "zarr.json").write_text(json.dumps(group))
 
 
-def test_what_was_written_is_what_plain_zarr_reads(session_store: Store, session_chips: Chips) -> None:
+def test_plain_zarr_reads_what_the_conversion_wrote(session_store: Store, session_chips: Chips) -> None:
     group = zarr.open_group(session_store.path, mode="r")
     for name in ARRAYS:
         values = np.asarray(group[name][...])
@@ -52,7 +52,7 @@ def test_what_was_written_is_what_plain_zarr_reads(session_store: Store, session
 
 @pytest.mark.parametrize("key", FILES)
 @pytest.mark.parametrize("damage", ["deleted", "emptied", "a folder", "a pipe", "too large", "cut"])
-def test_a_file_that_is_not_what_was_written_is_named(copy: Path, refused: Callable, key: str, damage: str) -> None:
+def test_a_damaged_or_missing_file_is_named(copy: Path, refused: Callable, key: str, damage: str) -> None:
     path = copy / key
     data = path.read_bytes()
     path.unlink()
@@ -80,7 +80,7 @@ def test_a_small_array_that_zarr_changed_is_named(copy: Path, refused: Callable,
     assert f"copy.zarr/{CHUNKS[name]}: expected the array {name} that the conversion wrote, found another." in text
 
 
-def test_zeros_are_written_so_a_missing_chunk_is_always_damage(tmp_path: Path, refused: Callable) -> None:
+def test_zeros_are_written_too_so_a_missing_chunk_is_always_damage(tmp_path: Path, refused: Callable) -> None:
     store = to_store(write_chips(tmp_path / "tif", count=1), tmp_path / "one.zarr")
     assert store.csv_row.tolist() == [0]
     (tmp_path / "one.zarr/csv_row/c/0").unlink()
@@ -97,7 +97,7 @@ def test_zeros_are_written_so_a_missing_chunk_is_always_damage(tmp_path: Path, r
         ("source", {"a": 1}),
     ],
 )
-def test_an_attribute_that_was_changed_is_noticed(copy: Path, refused: Callable, field: str, value: object) -> None:
+def test_a_changed_attribute_is_noticed(copy: Path, refused: Callable, field: str, value: object) -> None:
     attributes(copy, lambda attrs: attrs.update({field: value}))
     assert "the attributes are not those that the conversion wrote" in refused(lambda: open_store(copy))
 
@@ -110,12 +110,12 @@ def test_an_attribute_that_was_changed_is_noticed(copy: Path, refused: Callable,
         ("bands", []), ("bands", ["a", "a", "b", "c"]), ("bands", "blue"), ("more", 1),
     ],
 )  # fmt: skip
-def test_a_layout_that_cannot_be_is_refused_even_when_it_is_proved(
+def test_an_impossible_layout_is_refused_even_with_a_matching_sha256(
     copy: Path, refused: Callable, field: str, value: object
 ) -> None:
-    attributes(copy, lambda attrs: attrs["layout"].update({field: value}), prove=True)
-    named = "expected the fields" if field == "more" else field
-    assert f"copy.zarr/zarr.json: layout: {named}" in refused(lambda: open_store(copy))
+    attributes(copy, lambda attrs: attrs["layout"].update({field: value}), rehash=True)
+    start = "expected the fields" if field == "more" else field
+    assert f"copy.zarr/zarr.json: layout: {start}" in refused(lambda: open_store(copy))
 
 
 @pytest.mark.parametrize(
@@ -124,8 +124,8 @@ def test_a_layout_that_cannot_be_is_refused_even_when_it_is_proved(
      ("num_tiles", 862_000_000), ("classes", []), ("classes", ["a", "a", "b"]),
      ("arrays", {}), ("arrays", None), ("source", [])],
 )  # fmt: skip
-def test_a_size_is_checked_before_memory_is_asked_for(copy: Path, refused: Callable, field: str, value: object) -> None:
-    attributes(copy, lambda attrs: attrs.update({field: value}), prove=True)
+def test_a_size_is_checked_before_memory_is_allocated(copy: Path, refused: Callable, field: str, value: object) -> None:
+    attributes(copy, lambda attrs: attrs.update({field: value}), rehash=True)
     assert "copy.zarr/zarr.json: " in refused(lambda: open_store(copy))
 
 
@@ -139,7 +139,7 @@ def test_a_metadata_file_is_compared_with_the_layout(copy: Path, refused: Callab
     assert verify.verify(copy, jobs=1) == 1
 
 
-def test_verify_goes_on_after_a_damaged_array_and_a_damaged_shard(
+def test_verify_continues_after_a_damaged_array_and_a_damaged_shard(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("names", "checksum", "shard_digest"):
@@ -150,17 +150,17 @@ def test_verify_goes_on_after_a_damaged_array_and_a_damaged_shard(
     zarr_store.shard_path(copy, 1).write_bytes(data)
     assert verify.verify(copy, jobs=1) == 5
     text = capsys.readouterr().out
-    for part in (
+    for finding in (
         "names/c/0: the file is missing",
         "checksum/c/0",
         "shard_digest/c/0",
         "tiles/c/0/0/0/0: expected a shard",
     ):
-        assert part in text
+        assert finding in text
     assert "chip number 256 (number 256)" in text
 
 
-def test_a_store_keeps_what_the_conversion_noted_about_its_source(session_store: Store, tmp_path: Path) -> None:
+def test_a_store_keeps_what_the_conversion_recorded_about_its_source(session_store: Store, tmp_path: Path) -> None:
     path = Path(shutil.copytree(session_store.path, tmp_path / "copy.zarr"))
     arrays = {name: session_store.read(name) for name in ARRAYS}
     source = {"nodata": 65535.0, "labels": {"separator": ","}}
@@ -173,18 +173,18 @@ def test_a_store_keeps_what_the_conversion_noted_about_its_source(session_store:
 def test_the_fingerprint_changes_with_everything_that_decides_a_result(tmp_path: Path) -> None:
     chips = write_chips(tmp_path / "tif")
     first = to_store(chips, tmp_path / "a.zarr")
-    seen = {first.fingerprint}
+    fingerprints = {first.fingerprint}
     assert to_store(chips, tmp_path / "n.zarr", codec="none").fingerprint == first.fingerprint
     for number, settings in enumerate(({"bands": BANDS[::-1]}, {"classes": ("c", "b", "a")})):
-        seen.add(to_store(chips, tmp_path / f"s{number}.zarr", **settings).fingerprint)
+        fingerprints.add(to_store(chips, tmp_path / f"s{number}.zarr", **settings).fingerprint)
     rows = [(f"t_{index}", tags) for index, tags in enumerate(chips.tags)]
     for number, changed in enumerate(([*rows, ("gone", "a")], rows[:-1], rows[::-1])):
         write_csv(chips.csv, changed)
-        seen.add(to_store(chips, tmp_path / f"c{number}.zarr", allow_missing=True).fingerprint)
-    assert len(seen) == 6
+        fingerprints.add(to_store(chips, tmp_path / f"c{number}.zarr", allow_missing=True).fingerprint)
+    assert len(fingerprints) == 6
 
 
-def test_names_that_claim_a_huge_count_ask_for_no_memory(tmp_path: Path, refused: Callable) -> None:
+def test_names_with_a_huge_count_allocate_no_memory(tmp_path: Path, refused: Callable) -> None:
     path = Path(shutil.copytree(FIXTURES / "v1/store.zarr", tmp_path / "v1.zarr"))
     file = path / "names/c/0"
     data = bytearray(numcodecs.zstd.decompress(file.read_bytes()))
@@ -201,7 +201,9 @@ def test_names_that_claim_a_huge_count_ask_for_no_memory(tmp_path: Path, refused
         ("band_sum", "band_sum/c/0/0"),
     ],
 )
-def test_version_1_says_what_it_can_prove(tmp_path: Path, refused: Callable, name: str, expected: str) -> None:
+def test_damage_to_a_store_of_version_1_is_named_where_it_can_be_found(
+    tmp_path: Path, refused: Callable, name: str, expected: str
+) -> None:
     path = Path(shutil.copytree(FIXTURES / "v1/store.zarr", tmp_path / "v1.zarr"))
     assert open_store(path).version == 1
     if name == "labels":

@@ -1,4 +1,4 @@
-"""verify finds every kind of damage and names it; info prints what is there."""
+"""verify finds every kind of damage and names it; info prints what a store contains."""
 
 import errno
 import os
@@ -65,7 +65,7 @@ def test_a_truncated_shard(copy: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert findings(copy, capsys)[0] == 1
 
 
-def test_a_chip_written_over_by_zarr_is_altered(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_chip_that_zarr_changed_is_altered(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chips = zarr.open_group(copy, mode="r+")["tiles"]
     chips[7, 2, 3, 4] = int(chips[7, 2, 3, 4]) ^ 1
     count, text = findings(copy, capsys)
@@ -97,7 +97,7 @@ def test_info(session_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.ESTALE])
-def test_what_the_machine_refuses_is_no_damage(copy: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_an_error_of_the_machine_is_not_damage(copy: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     def scarce(path: str | Path) -> None:
         raise OSError(code, os.strerror(code), str(path))
 
@@ -112,7 +112,7 @@ def test_what_the_machine_refuses_is_no_damage(copy: Path, monkeypatch: pytest.M
         zarr_store.open_store(copy)
 
 
-def test_a_shard_that_the_disk_cannot_give_is_a_finding_and_the_others_are_checked(
+def test_a_shard_that_the_disk_cannot_read_is_a_finding_and_the_others_are_checked(
     copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from preprocess.files import open_regular

@@ -1,1 +1,2 @@
-"""`make fuzz`: damaged inputs in child processes. Each must be refused in one line or give the undamaged result."""
+"""`make fuzz`: damaged inputs in child processes. Each must be refused in one line or give the result of the undamaged
+input."""

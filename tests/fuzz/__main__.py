@@ -1,7 +1,7 @@
-"""`make fuzz SECONDS=60`: damaged stores, TIFFs, run folders, CSVs and JSONs, each in a watched child.
+"""`make fuzz SECONDS=60`: try damaged stores, TIFFs, run folders, CSVs and JSON, each in a watched child process.
 
-Prints how many were refused, gave the undamaged result, or went wrong; keeps each that went wrong. Exit code 1 if one
-did. CASE=stores:SEED:NUMBER runs one again and leaves its folder.
+Prints how many cases were refused, gave the undamaged result, or went wrong. Keeps each case that went wrong; then the
+exit code is 1. CASE=stores:SEED:NUMBER runs one case again and leaves its folder.
 """
 
 import importlib
@@ -22,7 +22,7 @@ from fuzz.outcome import BAD, OUTCOMES, Case
 from preprocess import console
 from preprocess.console import UserError
 
-# Module and class of each kind, and its share of the time. Runs are last: they load torch, and children are forked.
+# Module and class of each kind, and its share of the time. Runs come last: they load torch, and children are forked.
 KINDS = {
     "stores": ("fuzz.stores", "Stores", 0.35),
     "json": ("fuzz.stores", "Jsons", 0.1),
@@ -32,11 +32,11 @@ KINDS = {
     "toys": ("fuzz.toys", "Toys", 0.0),
 }
 
-MAX_LINES = 40  # of different causes on the terminal; every case is kept
+MAX_LINES = 40  # different causes on the terminal; every bad case is kept
 
 
 def make_bases(module: Any, place: Path) -> None:
-    """Write the undamaged inputs, in a child: what does it may start threads, and children are forked off this one."""
+    """Write the undamaged inputs in a child process: writing may start threads, and this process must stay forkable."""
     process = os.fork()
     if process == 0:
         try:
@@ -54,7 +54,7 @@ def make_bases(module: Any, place: Path) -> None:
 def fuzz_kind(
     name: str, seed: int, seconds: float, count: int | None, *, jobs: int, keep: Path, place: Path
 ) -> Counter[str]:
-    """Run cases of one kind and print their line; returns how many ended how. Kinds of one module share their bases."""
+    """Run cases of one kind and print their line; returns outcome -> cases. Kinds of one module share their bases."""
     module_name, factory, _ = KINDS[name]
     module = importlib.import_module(module_name)
     bases = place / module_name
@@ -74,22 +74,22 @@ def fuzz_kind(
             if groups[group] == 1 and len(groups) <= MAX_LINES:
                 line = f"  {case.outcome}: CASE={case.name}: {'; '.join(case.operations)}: {case.detail}"
                 print(console.one_line(line), flush=True)
-    took = time.monotonic() - started
+    elapsed_s = time.monotonic() - started
     for group, number in groups.most_common(MAX_LINES):
         print(console.one_line(f"  {number} x {group}"))
     counts = ", ".join(f"{totals[outcome]} {outcome}" for outcome in OUTCOMES if totals[outcome] or outcome in BAD)
-    print(f"{name}: {totals.total()} tried in {took:.0f} s: {counts}; peak {children.peak_mb:.0f} MB", flush=True)
+    print(f"{name}: {totals.total()} tried in {elapsed_s:.0f} s: {counts}; peak {children.peak_mb:.0f} MB", flush=True)
     return totals
 
 
 def _group(case: Case) -> str:
-    """What cases of one cause have in common: all but numbers and names."""
+    """The text that cases with one cause share: all of it except numbers and names."""
     text = re.sub(r"/\S+|CASE\S+|0x\w+|'[^']*'|\"[^\"]*\"", "*", case.detail)
     return f"{case.outcome}: {re.sub(r'[0-9.]+', '#', text)[:160]}"
 
 
 def run_one(text: str, keep: Path) -> int:
-    """CASE=: damage and judge it in this process, and leave the damaged input."""
+    """CASE=: damage and judge one case in this process, and leave the damaged input."""
     try:
         name, seed, number = text.split(":")
         case = Case(name, int(seed), int(number))

@@ -1,7 +1,7 @@
-"""Runs cases in forked children and watches them: 10 s and 600 MB a case.
+"""Run cases in forked child processes and watch them: at most 10 s and 600 MB per case.
 
-A child works through case after case, so that a case costs milliseconds; one that crashes, hangs or grows is replaced.
-The parent imports everything before it forks and starts no thread.
+A child handles one case after another, so that a case costs milliseconds. A child that crashes, hangs or grows is
+replaced. The parent imports everything before it forks and starts no thread.
 
 In: a kind and numbers of cases. Out: `Case`s as they end. Leaves what a case does to the kinds.
 """
@@ -34,18 +34,18 @@ _PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 class Kind(Protocol):
-    """One kind of input. Each child makes its own from the bases; `work` is its folder, which `mend` puts back."""
+    """One kind of input. Each child makes a working copy of the bases in its folder `work`; `mend` restores it."""
 
     def __init__(self, bases: Path, work: Path) -> None: ...
 
     def draw(self, rng: random.Random, case: Case) -> None:
-        """Damage the working copy and say in `case.operations` what was done."""
+        """Damage the working copy and list the operations in `case.operations`."""
 
     def judge(self, case: Case) -> Case:
-        """Use the damaged input, and say how the case ended."""
+        """Use the damaged input and set the outcome of the case."""
 
     def mend(self) -> None:
-        """Put the working copy back."""
+        """Restore the working copy."""
 
 
 def run_case(kind: Kind, case: Case, begin: Callable[[Case], None] = lambda case: None) -> Case:
@@ -72,10 +72,10 @@ class _Child:
 
 
 class Children:
-    """`jobs` children of one kind. Bad cases go below `keep`.
+    """`jobs` child processes of one kind. Bad cases are kept below `keep`.
 
-    A case may take `case_s` seconds and `case_mb` MB of resident memory; with `growth`, the memory of an idle child
-    comes on top.
+    A case may take `case_s` seconds and `case_mb` MB of resident memory; with `growth`, in addition to the memory of an
+    idle child.
     """
 
     def __init__(self, factory: type[Kind], name: str, seed: int, bases: Path, *, jobs: int, keep: Path) -> None:
@@ -85,7 +85,7 @@ class Children:
         self.growth, self.case_s, self.case_mb, self.peak_mb = False, CASE_S, CASE_MB, 0.0
 
     def run(self, seconds: float, count: int | None = None, first: int = 0) -> Iterator[Case]:
-        """Cases from number `first` on, until the time is over or, if it is given, there were `count`."""
+        """Cases from number `first` on, until the time is over; with `count`, that many cases instead."""
         self._next, last = first, None if count is None else first + count
         ends = time.monotonic() + seconds
         children = [self._fork(work) for work in self._works]
@@ -122,7 +122,7 @@ class Children:
             os.close(numbers)
             try:
                 self._live(work, numbers_out, results_in)
-            except BaseException as error:  # a fault of the fuzzer itself, too, must be seen
+            except BaseException as error:  # an error of the fuzzer itself must be reported too
                 (work / "stderr").write_text("".join(traceback.format_exception(error)))
             finally:
                 os._exit(99)
@@ -130,14 +130,14 @@ class Children:
         os.close(numbers_out)
         if os.read(results, len(_READY)) != _READY:
             os.waitpid(process, 0)
-            raise UserError(f"a child cannot begin: {(work / 'stderr').read_text()}")
+            raise UserError(f"a child process cannot start: {(work / 'stderr').read_text()}")
         return _Child(process, numbers, results, work)
 
     def _live(self, work: Path, numbers: int, results: int) -> None:
         from tqdm import tqdm
 
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no child outlives its parent
-        tqdm.set_lock(threading.RLock())  # its own is a semaphore that all forks share
+        tqdm.set_lock(threading.RLock())  # tqdm's own lock is a semaphore that all forks share
         warnings.simplefilter("ignore")
         with open(work / "stderr", "w") as file:
             os.dup2(file.fileno(), 1)
@@ -164,7 +164,7 @@ class Children:
         child.limit_mb = self.case_mb + (_resident_mb(child.process) if self.growth else 0)
 
     def _receive(self, child: _Child) -> Case | None:
-        """The case that has ended, if one has."""
+        """The case that has ended, or None."""
         child.buffer += os.read(child.results, 1 << 16)
         while b"\n" in child.buffer:
             line, _, child.buffer = child.buffer.partition(b"\n")
@@ -174,11 +174,11 @@ class Children:
                 case, child.case = child.case, None
                 self.peak_mb = max(self.peak_mb, message["peak_mb"])
                 return case
-            self._begin(child)  # it is drawn; from here on it counts
+            self._begin(child)  # the input is damaged now: time and memory count from here on
         return None
 
     def _trouble(self, child: _Child) -> tuple[str, str] | None:
-        """What a child that has not answered died of, or must be killed for."""
+        """(outcome, detail) of a child that has died or must be killed, else None."""
         ended, status = os.waitpid(child.process, os.WNOHANG)
         if ended:
             child.process = 0
@@ -188,14 +188,14 @@ class Children:
         if (resident_mb := _resident_mb(child.process)) > child.limit_mb:
             return "too big", f"{resident_mb:.0f} MB resident"
         if time.monotonic() - child.since > self.case_s:
-            # What it waited for a core is the machine's, not the case's.
-            took_s = time.monotonic() - child.since - (_queued_s(child.process) - child.queued_s)
-            if took_s > self.case_s:
+            # Waiting for a core does not count: it depends on the machine, not on the case.
+            active_s = time.monotonic() - child.since - (_queued_s(child.process) - child.queued_s)
+            if active_s > self.case_s:
                 return "hung", f"more than {self.case_s:.0f} s"
         return None
 
     def _save(self, case: Case, work: Path) -> Case:
-        """Keep the damaged input beside its recipe."""
+        """Keep the damaged input, and the case that made it."""
         place = self._keep / case.name.replace(":", "-")
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
@@ -223,7 +223,7 @@ def _resident_mb(process: int) -> float:
 
 
 def _queued_s(process: int) -> float:
-    """How long its main thread has waited for a core."""
+    """Seconds that the main thread of a process has waited for a core."""
     with open(f"/proc/{process}/schedstat") as file:
         return int(file.read().split()[1]) / 1e9
 

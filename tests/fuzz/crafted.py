@@ -1,6 +1,6 @@
-"""Damage to a shard that keeps its checksums right: what a bit flip never makes, and a program could.
+"""Damage to a shard with matching checksums: a bit flip never makes it, but a faulty program could.
 
-In: a shard's bytes. Out: the shard with an index entry or a chunk changed and the crc32c computed again.
+In: a shard's bytes. Out: the shard with a changed index entry or chunk, and its crc32c computed again.
 """
 
 import random
@@ -59,4 +59,4 @@ def _chunk(rng: random.Random, data: bytes, layout: Layout) -> tuple[bytes, str]
     changed[at] ^= 1 << bit
     crc = google_crc32c.value(bytes(changed[first : first + size - CRC_BYTES]))
     changed[first + size - CRC_BYTES : first + size] = struct.pack("<I", crc)
-    return _join(bytes(changed), index), f"bit {at}.{bit} of the chunk at {first} flipped, its crc32c made right"
+    return _join(bytes(changed), index), f"bit {at}.{bit} of the chunk at {first} flipped, its crc32c recomputed"

@@ -1,8 +1,9 @@
-"""Damaged CSVs of tags through `preprocess.labels.read_labels`, against Python's csv module in its strict mode.
+"""Damaged CSVs of tags: `preprocess.labels.read_labels` is compared with Python's csv module in its strict mode.
 
-Oracle. The table of the undamaged file: equal. Another one, and the strict reader finds the same rows: altered, an
-honest reading of another file. silent: other rows than the strict reader's, a file that it refuses, or a class with
-characters that a terminal would act on. (A name may have them: it means a file, and is shown escaped.)
+Oracle. equal: the table of the undamaged file. altered: another table, and the strict reader finds the same rows; the
+damage made another valid file. silent: other rows than the strict reader's, a file that the strict reader refuses, or a
+class with control characters, which a terminal would obey. (A chip's name may have them: it stands for a file, and
+messages escape it.)
 """
 
 import codecs
@@ -15,7 +16,7 @@ from fuzz.damage import Special, damage_bytes, write_entry
 from fuzz.outcome import Case, Refused, attempt
 from preprocess import labels
 
-# Characters that change what a CSV says.
+# Characters that change the meaning of a CSV.
 ODD = (
     *'",;|\t \'\\\n\r\0\x0b\x0c\x1b\x07\u00a0\u2028\u202e\ufeff\u0000=#[]{}', "\r\n", '""', "\r\r", "nan", "NaN",
     "None", ", ", '"\n', "\n\n", "ä", "a\u0308", "..", "/",
@@ -31,7 +32,7 @@ Table = list[tuple[str, frozenset[str]]]
 
 
 def make_bases(bases: Path) -> None:
-    """Write the CSVs: plain, all fields quoted, CRLF with a byte order mark, columns turned round with one more."""
+    """Write the CSVs: plain; all fields quoted, with a byte order mark; and columns in another order, with one more."""
     more = [(tags, "x,y" if index else "more", name) for index, (name, tags) in enumerate(ROWS)]
     for name, rows, quoting, mark in (
         ("plain", ROWS, csv.QUOTE_MINIMAL, b""),
@@ -44,7 +45,7 @@ def make_bases(bases: Path) -> None:
 
 
 class Csvs:
-    """Damage to bytes, to characters and to rows, one to three operations a case."""
+    """Damage to bytes, characters and rows, one to three operations per case."""
 
     def __init__(self, bases: Path, work: Path) -> None:
         self._bases = {path.stem: path.read_bytes() for path in sorted(bases.glob("*.csv"))}
@@ -66,26 +67,28 @@ class Csvs:
         write_entry(self._path.parent, self._path.name, data)
 
     def judge(self, case: Case) -> Case:
-        """Read it, and read it strictly."""
+        """Read it with the program and with the strict reader."""
         try:
-            found = attempt(lambda: _table(self._path))
+            table = attempt(lambda: _table(self._path))
         except Refused as error:
             return case.to("refused", str(error))
-        if found == self._tables[self._name]:
+        if table == self._tables[self._name]:
             return case.to("equal")
-        if odd := sorted(tag for _, tags in found for tag in tags if not tag.isprintable()):
-            return case.to("silent", f"takes {odd[0]!r} for a class")
+        if odd := sorted(tag for _, tags in table for tag in tags if not tag.isprintable()):
+            return case.to("silent", f"accepts {odd[0]!r} as a class")
         try:
             expected = strict(self._path.read_bytes())
         except (ValueError, csv.Error) as error:
-            return case.to("silent", f"{len(found)} rows; the strict reader refuses: {error}")
-        if found == expected:
+            return case.to("silent", f"{len(table)} rows; the strict reader refuses: {error}")
+        if table == expected:
             return case.to("altered")
-        differs = next((pair for pair in zip(found, expected, strict=False) if pair[0] != pair[1]), None)
-        return case.to("silent", f"{len(found)} rows; the strict reader finds {len(expected)}; first other: {differs}")
+        differs = next((pair for pair in zip(table, expected, strict=False) if pair[0] != pair[1]), None)
+        return case.to(
+            "silent", f"{len(table)} rows; the strict reader finds {len(expected)}; first difference: {differs}"
+        )
 
     def mend(self) -> None:
-        """The next case writes the file anew."""
+        """Nothing to restore: the next case writes a new file."""
 
 
 def _table(path: Path) -> Table:
@@ -95,10 +98,10 @@ def _table(path: Path) -> Table:
 
 
 def strict(data: bytes) -> Table:
-    """The rows as Python's csv module reads them strictly: both columns once, as many fields as the header has.
+    """The rows as Python's csv module reads them in strict mode; each row must have the header's number of fields.
 
     Raises:
-        ValueError, csv.Error: it cannot.
+        ValueError, csv.Error: the file is no such CSV.
     """
     text = data.decode("utf-8-sig")
     header, *rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]

@@ -1,7 +1,7 @@
 """Random damage to the files of a folder.
 
-In: a folder as a dictionary (relative path -> bytes), a random generator. Out: the changed entries and a line for each
-operation. Leaves writing them, and judging what comes of it, to the kinds (`stores`, `tiffs`, `runs`, `csvs`).
+In: a folder as a dictionary (relative path -> bytes), and a random generator. Out: the changed entries, and one line
+per operation. Leaves writing them and judging the result to the kinds (`stores`, `tiffs`, `runs`, `csvs`).
 """
 
 import json
@@ -18,7 +18,7 @@ Rng = random.Random
 
 @dataclass(frozen=True)
 class Special:
-    """What stands in a file's place: "missing", "folder", "fifo" or "link" (to `target`)."""
+    """What replaces a file: "missing", "folder", "fifo" or "link" (to `target`)."""
 
     kind: str
     target: str = ""
@@ -29,13 +29,13 @@ Tree = dict[str, Content]
 
 
 def read_tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
+    """Relative path -> bytes of every file below a folder."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def write_entry(folder: Path, name: str, content: Content) -> None:
-    """Make one entry of the folder what `content` says, whatever stood there before."""
+    """Make one entry of the folder equal to `content`, whatever it was before."""
     path = folder / name
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -117,7 +117,7 @@ def damage_bytes(rng: Rng, data: bytes) -> tuple[bytes, str]:
 
 
 def special(rng: Rng, names: list[str]) -> Special:
-    """Something that is no file, or a link."""
+    """A folder, a FIFO or a link in place of a file."""
     kind = rng.choice(("folder", "fifo", "link", "link", "link"))
     targets = ("/dev/null", "/dev/zero", "nowhere", "itself", *(names and [rng.choice(names)]))
     return Special(kind, rng.choice(targets) if kind == "link" else "")
@@ -125,7 +125,7 @@ def special(rng: Rng, names: list[str]) -> Special:
 
 def _nodes(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [found for key, member in items for found in [(*path, key), *_nodes(member, (*path, key))]]
+    return [node for key, member in items for node in [(*path, key), *_nodes(member, (*path, key))]]
 
 
 def _other_value(rng: Rng, value: Any) -> Any:
@@ -151,7 +151,7 @@ def _other_value(rng: Rng, value: Any) -> Any:
 
 
 def damage_json(rng: Rng, data: bytes) -> tuple[bytes, str]:
-    """One edit that keeps the text JSON: a value changed or exchanged, a key removed, added or renamed."""
+    """One edit after which the text is still JSON: a value changed or exchanged, a key removed, added or renamed."""
     value = json.loads(data)
     nodes = _nodes(value)
     if not nodes:

@@ -1,6 +1,6 @@
-"""Faults of the program, put in on purpose: with one of them the fuzzer must find silent cases (`--fault`).
+"""Faults that are put into the program on purpose: with one of them the fuzzer must find silent cases (FAULT=).
 
-Leaves looking for them to `tests/test_fuzz.py`.
+Leaves running the fuzzer with them to `tests/test_fuzz.py`.
 """
 
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from preprocess.console import UserError
 
 
 def _any_shard(*arguments: Any) -> Any:
-    return _parse_index(*arguments[:5])  # without what binds a shard to its place
+    return _parse_index(*arguments[:5])  # without the digest that ties a shard to its place
 
 
 class _FillingReader(tiff.Reader):
-    """Gives the chip before for one that cannot be read."""
+    """Returns the previous chip for one that cannot be read."""
 
     def read(self, *arguments: Any, **more: Any) -> np.ndarray:
         try:

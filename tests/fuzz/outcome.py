@@ -1,6 +1,6 @@
-"""What came of one damaged input, and how an exception is judged.
+"""The outcome of one damaged input, and how an exception is judged.
 
-In: a call. Out: its value, or the one line in which the program refuses. Leaves what is silent to the kinds.
+In: a call. Out: its value, or the line with which the program refuses. Leaves finding silent errors to the kinds.
 """
 
 import contextlib
@@ -12,14 +12,14 @@ from typing import Any
 
 from preprocess import console
 
-# In the order in which they are printed. "altered": other values, which an independent strict reader reads, too.
+# In the order in which they are printed. "altered": other values, and an independent strict reader reads the same ones.
 OUTCOMES = ("refused", "equal", "altered", "silent", "crashed", "hung", "too big")
 BAD = ("silent", "crashed", "hung", "too big")
 
 
 @dataclass
 class Case:
-    """One damaged input: `number` and the seed give `operations` again."""
+    """One damaged input. `seed` and `number` determine `operations`."""
 
     kind: str
     seed: int
@@ -30,17 +30,17 @@ class Case:
 
     @property
     def name(self) -> str:
-        """As CASE= takes it."""
+        """The case as CASE= takes it."""
         return f"{self.kind}:{self.seed}:{self.number}"
 
     def to(self, outcome: str, detail: str = "") -> "Case":
-        """Say how it ended."""
+        """Set the outcome."""
         self.outcome, self.detail = outcome, detail
         return self
 
 
 class Refused(Exception):
-    """The program refused: its exit code and its line."""
+    """The program refused the input, with exit code 2 and one line."""
 
 
 class Crashed(Exception):
@@ -48,11 +48,11 @@ class Crashed(Exception):
 
 
 def attempt(call: Callable[[], Any]) -> Any:
-    """The value of a call, as `console.run` lets it end for a user.
+    """The value of a call that runs as a command does for a user (`console.run`).
 
     Raises:
-        Refused: exit code 2 (or 141, ...) with a line.
-        Crashed: what would have been a traceback.
+        Refused: it ended with exit code 2 and one line.
+        Crashed: it ended with a traceback or in another way.
     """
     value: list[Any] = []
 
@@ -80,6 +80,6 @@ def attempt(call: Callable[[], Any]) -> Any:
 
 
 def quiet(call: Callable[[], Any]) -> Any:
-    """The value of a call, whose lines nobody sees."""
+    """The value of a call, without its output."""
     with contextlib.redirect_stdout(io.StringIO()):
         return call()

@@ -1,10 +1,11 @@
-"""Damaged run folders: resume, reproduce, predict, report and curves against what they make of the undamaged run.
+"""Damaged run folders: resume, reproduce, predict, report and curves are compared with their results on the undamaged
+run.
 
-Bases: a tiny run that is done, one that was stopped in its second epoch, the same stopped a step earlier, and one of
-another seed. Every file is damaged but TensorBoard's and the drawn curve, which nothing reads.
+Bases: a tiny finished run, one that was stopped in its second epoch, the same stopped one step earlier, and one with
+another seed. All files are damaged except TensorBoard's and the drawn curve, which no command reads.
 
-silent: the command ends well with other weights, scores, tables or pictures. reproduce may say DIFFERENT: that counts
-as refused.
+silent: the command succeeds with other weights, scores, tables or pictures. If reproduce says DIFFERENT, that counts as
+refused.
 """
 
 import io
@@ -28,7 +29,7 @@ from canopy.main import dispatch
 from fuzz.damage import Content, Special, Tree, damage_bytes, damage_json, read_tree, special, write_entry
 from fuzz.outcome import Case, Refused, attempt, quiet
 
-GROWTH = True  # memory is measured from the idle child on, which holds torch
+GROWTH = True  # an idle child already holds torch: only memory beyond it counts
 ACTIONS = {"resume": 30, "reproduce": 25, "predict": 25, "curves": 12, "report": 4}
 SETTINGS = ("EPOCHS=2", "BATCH=20", "VAL=0.1", "EMA=0.9", "WEIGHTS=none", "GPU=cpu",
             "TASK=1", "CHECKPOINT_MINUTES=1e-9")  # fmt: skip
@@ -50,11 +51,11 @@ def make_bases(bases: Path) -> None:
             with steps.watch:
                 words = (f"STORE={store.path}", f"RUN={bases / name}", *SETTINGS, *more)
                 if quiet(lambda words=words: _train(*words)) != (75 if step else 0):
-                    raise RuntimeError(f"{name}: the base run went wrong")
+                    raise RuntimeError(f"{name}: the base run failed")
 
 
 def _train(*words: str) -> int:
-    """The last of several words of one name counts."""
+    """Run a training. Of several words with one name, the last counts."""
     return dispatch("train", list({word.partition("=")[0]: word for word in words}.values()))
 
 
@@ -65,10 +66,10 @@ class Runs:
         torch.set_num_threads(1)
         tiny_networks().start()
         self._bases, self._work, self._run = bases, work, work / "run"
-        kept = {name: read_tree(bases / name) for name in ("done", "stopped", "earlier", "foreign")}
+        trees = {name: read_tree(bases / name) for name in ("done", "stopped", "earlier", "foreign")}
         self._trees = {
             name: {path: data for path, data in tree.items() if not path.startswith(("tensorboard/", "curves", "."))}
-            for name, tree in kept.items()
+            for name, tree in trees.items()
         }
         self._action = "resume"
         self._expected: dict[str, Any] = {}
@@ -85,7 +86,7 @@ class Runs:
         self._action = rng.choices(list(ACTIONS), list(ACTIONS.values()))[0]
         if self._action not in self._expected:
             self._write({})
-            self._expected[self._action] = quiet(self._acted)
+            self._expected[self._action] = quiet(self._act)
             self.mend()
         case.operations.append(self._action)
         changed: Tree = {}
@@ -97,8 +98,8 @@ class Runs:
         tree = self._tree()
         names = sorted(tree)
         name = rng.choice([*names, *[name for name in names if name.endswith((".json", ".npz"))] * 2])
-        found: Content = changed.get(name, tree[name])
-        data = found if isinstance(found, bytes) else b""
+        content: Content = changed.get(name, tree[name])
+        data = content if isinstance(content, bytes) else b""
         choice = rng.random()
         if choice < 0.35:
             changed[name], text = damage_bytes(rng, data)
@@ -107,9 +108,9 @@ class Runs:
         elif choice < 0.75:
             version = rng.choice(("earlier", "foreign", "done", "stopped"))
             others = self._trees[version]
-            like = [other for other in others if Path(other).suffix == Path(name).suffix]
-            other = name if name in others else rng.choice(sorted(like) or sorted(others))
-            changed[name], text = others[other], f"that of the run {version!r}, {other}"
+            similar = [other for other in others if Path(other).suffix == Path(name).suffix]
+            other = name if name in others else rng.choice(sorted(similar) or sorted(others))
+            changed[name], text = others[other], f"{other} from the run {version!r}"
         elif choice < 0.82:
             other = rng.choice(names)
             changed[name], changed[other], text = tree[other], data, f"and {other} swapped"
@@ -123,10 +124,10 @@ class Runs:
             text = f"a {content.kind} {content.target}"
         return f"{name}: {text}"
 
-    def _acted(self) -> Any:
-        """Run the command; what must be the same of it."""
+    def _act(self) -> Any:
+        """Run the command; returns everything that must be equal."""
         run = self._run
-        torch.set_num_threads(1)  # a command takes the number that a run.json says
+        torch.set_num_threads(1)  # a command sets the number that run.json records
         if self._action == "resume":
             code = _train(f"RESUME={run}")
             lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -148,24 +149,24 @@ class Runs:
     def judge(self, case: Case) -> Case:
         """Run the command and compare."""
         try:
-            found = attempt(self._acted)
+            result = attempt(self._act)
         except Refused as error:
             return case.to("refused", str(error))
         expected = self._expected[self._action]
-        if found == expected:
+        if result == expected:
             return case.to("equal")
-        differs = [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
-        return case.to("silent", f"{self._action} ends well with other {', '.join(differs)}")
+        differs = [name for name in {**expected, **result} if result.get(name) != expected.get(name)]
+        return case.to("silent", f"{self._action} succeeds with other {', '.join(differs)}")
 
     def mend(self) -> None:
-        """Remove everything; the next case writes its run anew."""
+        """Remove everything; the next case writes its run again."""
         for path in self._work.iterdir():
             if path.name != "stderr":
                 write_entry(self._work, path.name, Special("missing"))
 
 
 def _inside(rng: random.Random, name: str, data: bytes) -> tuple[bytes, str]:
-    """An edit that leaves the file well-formed, its own checksums right."""
+    """An edit after which the file is well-formed and its own checksums match."""
     if name.endswith(".json"):
         return damage_json(rng, data)
     if name.endswith(".jsonl"):
@@ -211,7 +212,7 @@ def _npz(rng: random.Random, data: bytes) -> tuple[bytes, str]:
 
 
 def _other_name(rng: random.Random, name: str) -> str:
-    """A name with a digit changed, or simply another."""
+    """The name with one digit changed, or with a suffix."""
     digits = [at for at, letter in enumerate(name) if letter.isdigit()]
     if digits and rng.random() < 0.8:
         at = rng.choice(digits)

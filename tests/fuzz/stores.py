@@ -1,10 +1,10 @@
-"""Damaged stores: what training would read, `make info` and `make verify` against the undamaged store.
+"""Damaged stores: training's input, `make info` and `make verify` are compared with those of the undamaged store.
 
-Bases: for each of KINDS a store of 11 chips (8 x 8, 2 bands, 2 chunks per band) in 3 shards, older versions of
-it (other tags; other pixels in one chip; one chip fewer) and a foreign one of the same layout.
+Bases: for each of KINDS a store of 11 chips (8 x 8, 2 bands, 2 chunks per band) in 3 shards; other versions of it
+(other tags; other pixels in one chip; one chip fewer); and a foreign store with the same layout.
 
-silent: training reads something else, or `make verify` says "whole" of a store that training or plain zarr reads
-otherwise or not at all. A chunk that was changed together with its crc32c is `make verify`'s to find: training cannot.
+silent: training reads other values; or `make verify` finds nothing in a store that training or plain zarr reads
+differently or cannot read. If a chunk was changed together with its crc32c, only `make verify` can find it.
 """
 
 import contextlib
@@ -71,7 +71,7 @@ def _make(place: Path, version: str, codec: str, dtype: str) -> None:
 
 
 def training_reads(path: Path) -> dict[str, Any]:
-    """All that decides a training on the store."""
+    """Everything in the store that decides a training."""
     store = open_store(path)
     layout = store.layout
     pixels = np.zeros((store.num_chips, len(layout.bands), layout.height, layout.width), layout.dtype)
@@ -96,7 +96,7 @@ def info(path: Path) -> str:
 
 
 def findings(path: Path) -> Any:
-    """How many findings `make verify` has."""
+    """The number of findings of `make verify`."""
     return quiet(lambda: verify.verify(path, jobs=1))
 
 
@@ -108,7 +108,7 @@ def plain_zarr(path: Path, names: list[str]) -> dict[str, Any]:
 
 
 class Base:
-    """An undamaged store: its files, its other versions, and what is read of it."""
+    """An undamaged store: its files, its other versions, and what the readers return."""
 
     def __init__(self, place: Path) -> None:
         self.name = place.name
@@ -122,7 +122,7 @@ class Base:
 
 
 class Stores:
-    """Damage of every sort, one or two operations a case."""
+    """Damage of every kind, one or two operations per case."""
 
     def __init__(self, bases: Path, work: Path) -> None:
         self._bases = [Base(bases / f"{codec}-{dtype}") for codec, dtype in KINDS]
@@ -167,12 +167,12 @@ class Stores:
         del data
         version = rng.choice(OTHERS)
         self._changed[name] = self._base.others[version].get(name, Special("missing"))
-        return f"{name}: that of the store {version!r}"
+        return f"{name}: from the store {version!r}"
 
     def _swap(self, rng: random.Random, name: str, data: bytes) -> str:
         folder = name.partition("/")[0]
-        like = [other for other in self._base.files if other.partition("/")[0] == folder and other != name]
-        other = rng.choice(like if like and rng.random() < 0.5 else list(self._base.files))
+        siblings = [other for other in self._base.files if other.partition("/")[0] == folder and other != name]
+        other = rng.choice(siblings if siblings and rng.random() < 0.5 else list(self._base.files))
         self._changed[name], self._changed[other] = self._base.files[other], data
         return f"{name} and {other} swapped"
 
@@ -185,7 +185,7 @@ class Stores:
     def _delete(self, rng: random.Random, name: str, data: bytes) -> str:
         del data
         self._changed[name] = Special("missing")
-        if rng.random() < 0.2:  # the whole array, or all of its chunks
+        if rng.random() < 0.2:  # the whole array, or all its chunks
             top = name.partition("/")[0] if rng.random() < 0.5 else name.rpartition("/")[0]
             self._changed |= {other: Special("missing") for other in self._base.files if other.startswith(top)}
             return f"{top}: deleted"
@@ -202,42 +202,40 @@ class Stores:
     def judge(self, case: Case) -> Case:
         """Read it in every way."""
         path, base = self._work / self._base.name, self._base
-        training, refusal = _tried(lambda: training_reads(path))
-        shown, info_refusal = _tried(lambda: info(path))
-        found, verify_refusal = _tried(lambda: findings(path))
-        whole = found == 0
-        if refusal is None and training != base.training and (whole or not self._crafted):
+        training, refusal = _try(lambda: training_reads(path))
+        text, info_refusal = _try(lambda: info(path))
+        count, verify_refusal = _try(lambda: findings(path))
+        passes = count == 0
+        if refusal is None and training != base.training and (passes or not self._crafted):
             differs = [name for name in base.training if training[name] != base.training[name]]
-            return case.to("silent", f"training reads other {', '.join(differs)}; verify: {verify_refusal or found}")
-        if refusal is not None and whole:
-            return case.to("silent", f"verify says whole; training: {refusal}")
-        if whole and shown != base.info:
-            return case.to(
-                "silent", f"verify says whole; info differs: {info_refusal or _difference(shown, base.info)}"
-            )
-        if not whole:
-            return case.to("refused", refusal or verify_refusal or f"{found} findings of verify")
+            return case.to("silent", f"training reads other {', '.join(differs)}; verify: {verify_refusal or count}")
+        if refusal is not None and passes:
+            return case.to("silent", f"verify passes; training: {refusal}")
+        if passes and text != base.info:
+            return case.to("silent", f"verify passes; info differs: {info_refusal or _difference(text, base.info)}")
+        if not passes:
+            return case.to("refused", refusal or verify_refusal or f"{count} findings of verify")
         try:
             same = plain_zarr(path, base.arrays) == base.zarr
         except Exception as error:
-            return case.to("silent", f"verify says whole; plain zarr: {type(error).__name__}: {error}")
-        return case.to("equal") if same else case.to("silent", "verify says whole; plain zarr reads other values")
+            return case.to("silent", f"verify passes; plain zarr: {type(error).__name__}: {error}")
+        return case.to("equal") if same else case.to("silent", "verify passes; plain zarr reads other values")
 
     def mend(self) -> None:
-        """Put back the files that were damaged."""
+        """Restore the files that were damaged."""
         for name in self._changed:
             write_entry(self._work / self._base.name, name, self._base.files[name])
 
 
 class Jsons(Stores):
-    """Edits of the store's JSON alone: they must never reach a compiled kernel unchecked."""
+    """Only edits of the store's JSON: they must never reach a compiled kernel unchecked."""
 
     def _operate(self, rng: random.Random) -> str:
         return self._json(rng, "", b"")
 
 
-def _tried(call: Callable[[], Any]) -> tuple[Any, str | None]:
-    """(value, None) or (None, the line of the refusal)."""
+def _try(call: Callable[[], Any]) -> tuple[Any, str | None]:
+    """(value, None), or (None, the line with which it was refused)."""
     try:
         return attempt(call), None
     except Refused as error:

@@ -1,12 +1,13 @@
-"""Damaged TIFFs through `preprocess.tiff.Reader`, against a fresh reader, the undamaged pixels and libtiff.
+"""Damaged TIFFs: `preprocess.tiff.Reader` is compared with a fresh reader, the undamaged pixels and libtiff.
 
-Bases: 16 x 12 chips in every coding that libtiff knows, chunky and planar, strips and tiles, two byte orders, BigTIFF,
-a page a band. A reader has always read another whole chip of the same layout before.
+Bases: 16 x 12 chips with every compression that libtiff knows, chunky and planar, in strips and tiles, with both byte
+orders, as BigTIFF, and with one page per band. The reader has always read another complete chip of the same layout
+before.
 
-Oracle. The same pixels as undamaged: equal. Other pixels, and libtiff (through imagecodecs, which refuses where libtiff
-reports an error) reads the very same: altered; most codings have no checksum, so a byte of a pixel can change unseen.
-silent: the result depends on what was read before, holds fill where the file has no data, or libtiff refuses the file
-or reads it otherwise.
+Oracle. equal: the undamaged pixels. altered: other pixels, and libtiff reads the same ones (with imagecodecs, which
+refuses if libtiff reports an error); most compressions have no checksum, so a byte of a pixel can change unnoticed.
+silent: the result depends on the file that was read before; or it holds fill values where the file has no data; or
+libtiff refuses the file or reads other pixels.
 """
 
 import io
@@ -23,7 +24,7 @@ from fuzz.outcome import Case, Refused, attempt
 from preprocess import tiff
 
 HEIGHT, WIDTH = 16, 12
-# Tags whose value decides where pixels lie and what they are.
+# Tags that decide where pixels lie and what they mean.
 TAGS = (256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 322, 323, 324, 325, 338, 339)
 _DTYPES = {3: "u2", 4: "u4", 16: "u8"}  # TIFF's SHORT, LONG, LONG8
 COMPRESSIONS = (1, 2, 5, 6, 7, 8, 32773, 32946, 34712, 34887, 34925, 50000, 50001, 50002)
@@ -31,26 +32,26 @@ COMPRESSIONS = (1, 2, 5, 6, 7, 8, 32773, 32946, 34712, 34887, 34925, 50000, 5000
 
 def _options() -> dict[str, tuple[dict[str, Any], str]]:
     """Name -> (tifffile's options, dtype)."""
-    found: dict[str, tuple[dict[str, Any], str]] = {}
+    options: dict[str, tuple[dict[str, Any], str]] = {}
     for compression in (None, "lzw", "deflate", "zstd", "packbits", "lzma"):
         coded = {"compression": compression, "rowsperstrip": 4}
         for planar in ("contig", "separate"):
             plain = {**coded, "photometric": "minisblack", "planarconfig": planar}
-            found[f"{compression}-{planar}"] = plain, "uint16"
-        found[f"{compression}-tiles"] = {"compression": compression, "photometric": "rgb", "tile": (16, 16)}, "uint16"
-        found[f"{compression}-big-endian"] = {**coded, "photometric": "rgb", "byteorder": ">"}, "uint16"
-        found[f"{compression}-uint8"] = {**coded, "photometric": "rgb"}, "uint8"
+            options[f"{compression}-{planar}"] = plain, "uint16"
+        options[f"{compression}-tiles"] = {"compression": compression, "photometric": "rgb", "tile": (16, 16)}, "uint16"
+        options[f"{compression}-big-endian"] = {**coded, "photometric": "rgb", "byteorder": ">"}, "uint16"
+        options[f"{compression}-uint8"] = {**coded, "photometric": "rgb"}, "uint8"
         if compression in ("lzw", "deflate", "zstd"):
-            found[f"{compression}-predictor"] = {**coded, "photometric": "rgb", "predictor": True}, "uint16"
-    found["jpeg"] = {"compression": "jpeg", "photometric": "rgb", "rowsperstrip": 8}, "uint8"
-    found["jpeg-ycbcr"] = {"compression": "jpeg", "photometric": "ycbcr", "tile": (16, 16)}, "uint8"
+            options[f"{compression}-predictor"] = {**coded, "photometric": "rgb", "predictor": True}, "uint16"
+    options["jpeg"] = {"compression": "jpeg", "photometric": "rgb", "rowsperstrip": 8}, "uint8"
+    options["jpeg-ycbcr"] = {"compression": "jpeg", "photometric": "ycbcr", "tile": (16, 16)}, "uint8"
     lossless = {"compression": "webp", "compressionargs": {"lossless": True}}
-    found["webp"] = {**lossless, "photometric": "rgb", "rowsperstrip": 8}, "uint8"
-    found["bigtiff"] = {"photometric": "rgb", "bigtiff": True, "rowsperstrip": 4}, "uint16"
-    found["one-strip"] = {"photometric": "rgb"}, "uint16"
-    found["pages"] = {"photometric": "minisblack"}, "uint16"
-    found["pages-lzw"] = {"photometric": "minisblack", "compression": "lzw"}, "uint16"
-    return found
+    options["webp"] = {**lossless, "photometric": "rgb", "rowsperstrip": 8}, "uint8"
+    options["bigtiff"] = {"photometric": "rgb", "bigtiff": True, "rowsperstrip": 4}, "uint16"
+    options["one-strip"] = {"photometric": "rgb"}, "uint16"
+    options["pages"] = {"photometric": "minisblack"}, "uint16"
+    options["pages-lzw"] = {"photometric": "minisblack", "compression": "lzw"}, "uint16"
+    return options
 
 
 def _values(seed: int, dtype: str, samples: int, options: dict[str, Any]) -> np.ndarray:
@@ -86,7 +87,7 @@ class Base:
 
 
 class Tiffs:
-    """Damage to bytes and to tags, one to three operations a case."""
+    """Damage to bytes and tags, one to three operations per case."""
 
     def __init__(self, bases: Path, work: Path) -> None:
         paths = sorted(path for path in bases.glob("*.tif") if not path.name.endswith(".other.tif"))
@@ -99,7 +100,7 @@ class Tiffs:
         data = self._base.data
         case.operations.append(self._base.name)
         if rng.random() < 0.01:
-            # Not a FIFO or a device: who lists the files leaves those out.
+            # No FIFO and no device: listing the chips leaves those out.
             content = rng.choice([Special("folder"), Special("missing"), Special("link", "nowhere")])
             case.operations.append(f"a {content.kind} {content.target}")
             write_entry(self._path.parent, self._path.name, content)
@@ -111,8 +112,8 @@ class Tiffs:
 
     def _tag(self, rng: random.Random, data: bytes) -> tuple[bytes, str]:
         base = self._base
-        wanted = [tag for tag in base.tags if tag[0] in TAGS]
-        code, entry, at, count, letters = rng.choice(wanted)
+        tags = [tag for tag in base.tags if tag[0] in TAGS]
+        code, entry, at, count, letters = rng.choice(tags)
         field = rng.choices(("value", "count", "code", "type"), weights=(12, 3, 1, 1))[0]
         kind = np.dtype(base.order + letters)
         if field == "code":
@@ -121,13 +122,13 @@ class Tiffs:
             kind, at = np.dtype(base.order + "u2"), entry + 2
         elif field == "count":
             kind, at = np.dtype(base.order + ("u8" if base.big else "u4")), entry + 4
-        elif rng.random() < 0.1 and count > 1:  # all of them
+        elif rng.random() < 0.1 and count > 1:  # all values of the tag
             values = np.zeros(count, kind)
             return _put(data, at, values.tobytes()), f"tag {code}: all {count} values 0"
         else:
             at += kind.itemsize * rng.randrange(count)
-        if at + kind.itemsize > len(data):  # cut by an operation before
-            return data, f"tag {code}: nothing, it was cut"
+        if at + kind.itemsize > len(data):  # an earlier operation has cut the file
+            return data, f"tag {code}: unchanged, because it was cut off"
         before = int(np.frombuffer(data, kind, 1, at)[0])
         near = [before + 1, before - 1, before * 2, before // 2, before ^ 1 << rng.randrange(8 * kind.itemsize)]
         few = [0, 1, 2, 3, 4, 8, 16, 32, 255, 2**15, 2**16 - 1, 2**31, 2**32 - 1, len(data)]
@@ -136,20 +137,20 @@ class Tiffs:
         return _put(data, at, np.array(value, kind).tobytes()), f"tag {code} {field} at {at}: {before} -> {value}"
 
     def judge(self, case: Case) -> Case:
-        """Read it with a reader that has read before and with a fresh one."""
+        """Read it with a reader that has read another chip before, and with a fresh one."""
         reader = tiff.Reader()
         reader.read(self._base.before)
         reused, refusal = self._read(reader)
         fresh, fresh_refusal = self._read(tiff.Reader())
         if (reused is None) != (fresh is None) or (reused is not None and not _same(reused, fresh)):
             return case.to(
-                "silent", f"depends on the file before: {refusal or 'read'}; alone {fresh_refusal or 'read'}"
+                "silent", f"depends on the previous file: {refusal or 'read'}; alone: {fresh_refusal or 'read'}"
             )
         if reused is None:
             return case.to("refused", str(refusal))
         if _same(reused, self._base.pixels):
             return case.to("equal")
-        reason = self._dishonest(reused)
+        reason = self._objection(reused)
         return case.to("altered") if reason is None else case.to("silent", reason)
 
     def _read(self, reader: tiff.Reader) -> tuple[np.ndarray | None, str | None]:
@@ -158,8 +159,8 @@ class Tiffs:
         except Refused as error:
             return None, str(error)
 
-    def _dishonest(self, pixels: np.ndarray) -> str | None:
-        """Why these pixels are not what the file says."""
+    def _objection(self, pixels: np.ndarray) -> str | None:
+        """Why these pixels are not those of the file; None if they are."""
         data = self._path.read_bytes()
         plain = [self._by_tifffile(data, nodata) for nodata in (0, 171)]
         if all(values is not None for values in plain) and not _same(*plain):
@@ -171,7 +172,7 @@ class Tiffs:
         except (imagecodecs.TiffError, ValueError) as error:
             return f"shape {pixels.shape}; libtiff refuses: {error}"
         except IndexError as error:
-            # It refuses the directory, also for tags on which no pixel depends: then tifffile is asked.
+            # libtiff refuses a directory even for tags that no pixel depends on: then tifffile decides.
             if pixels.shape != self._base.pixels.shape or plain[0] is None:
                 return f"shape {pixels.shape}; libtiff refuses: {error}"
             reference = plain[0]
@@ -179,23 +180,23 @@ class Tiffs:
         chunky = np.moveaxis(pixels, 0, -1).squeeze()
         if any(_same(form, reference.squeeze()) for form in (small, chunky)):
             return None
-        return f"shape {pixels.shape}; libtiff reads others, of shape {reference.shape}"
+        return f"shape {pixels.shape}; libtiff reads other pixels, of shape {reference.shape}"
 
     def _by_tifffile(self, data: bytes, nodata: int) -> np.ndarray | None:
-        """Its own reading, with `nodata` where it finds no data; None: it refuses."""
+        """The pixels that tifffile reads, with `nodata` where it finds no data; None if it refuses."""
         try:
             with tifffile.TiffFile(io.BytesIO(data)) as tif:
                 tif.series[0].keyframe.nodata = nodata  # type: ignore[misc]  # computed once, kept in the instance
                 return tif.series[0].asarray()
-        except Exception:  # it raises a dozen kinds on damaged input
+        except Exception:  # it raises a dozen exception types on damaged input
             return None
 
     def mend(self) -> None:
-        """The next case writes the file anew."""
+        """Nothing to restore: the next case writes a new file."""
 
 
 def _file_errors(reader: tiff.Reader, path: Path) -> np.ndarray:
-    """OSErrors of a file are the caller's of `Reader.read`, who says them as here."""
+    """Read; an OSError becomes a ChipError, as the callers of `Reader.read` do it."""
     try:
         return reader.read(path)
     except OSError as error:

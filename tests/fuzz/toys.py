@@ -1,4 +1,4 @@
-"""Cases that end in every way there is, to test what watches them (`ONLY=toys`, not run by default)."""
+"""Cases that end in every possible way, to test the watching of children (`ONLY=toys`, not run by default)."""
 
 import os
 import random
@@ -9,12 +9,12 @@ from pathlib import Path
 from fuzz.outcome import Case, Refused, attempt
 from preprocess.console import UserError
 
-# A slow machine must not turn "grows" into "hangs": 64 MB are touched in some 30 ms, a hundredth of the time allowed.
+# A slow machine must not turn "grows" into "hangs": touching 64 MB takes about 30 ms, a hundredth of the limit.
 CASE_S, CASE_MB, GROWTH = 3.0, 64.0, True
 
 
 def make_bases(bases: Path) -> None:
-    """Nothing is needed."""
+    """These cases need no inputs."""
 
 
 def _refuse() -> None:
@@ -22,19 +22,19 @@ def _refuse() -> None:
 
 
 class Toys:
-    """Number 0 is equal, 1 refused, 2 altered, 3 silent, 4 a traceback, 5 a signal, 6 hangs, 7 grows; and so on."""
+    """Case 0 is equal, 1 refused, 2 altered, 3 silent, 4 a traceback, 5 a signal; 6 hangs, 7 grows; 8 is like 0."""
 
     def __init__(self, bases: Path, work: Path) -> None:
         del bases
         self._work = work
 
     def draw(self, rng: random.Random, case: Case) -> None:
-        """Leave a file, to be kept."""
+        """Write a file, so that there is something to keep."""
         case.operations.append(f"{rng.random()}")
         (self._work / "input").write_text(case.name)
 
     def judge(self, case: Case) -> Case:
-        """End as the number says."""
+        """End in the way that the number stands for."""
         what = case.number % 8
         if what == 1:
             try:
@@ -48,9 +48,9 @@ class Toys:
         if what == 6:
             time.sleep(60)
         if what == 7:
-            grown = [bytearray(b"\1") * 2**20 for _ in range(4000)]
-            time.sleep(len(grown))
+            megabytes = [bytearray(b"\1") * 2**20 for _ in range(4000)]
+            time.sleep(len(megabytes))
         return case.to(("equal", "", "altered", "silent")[what])
 
     def mend(self) -> None:
-        """Nothing is kept."""
+        """There is nothing to restore."""
