@@ -1,9 +1,9 @@
-"""`make soak KILLS=200`: a short run is killed (SIGKILL) at random moments, goes on each time, and must end as if
-nothing had happened. Prints what was hit, or says what was lost, repeated or unreadable.
+"""`make soak KILLS=200`: kill a short run (SIGKILL) at random moments and resume it each time; it must end as if it had
+never been killed. Prints in which phases it was killed, or what was lost, repeated or unreadable.
 
-One process imports everything and forks each life of the run, so that a life costs a fraction of a second. Half of the
-kills come at any moment of a life; the others strike within what was hit least so far: training, an evaluation, a
-checkpoint. A process is first frozen (SIGSTOP), so that what it was doing is known and not guessed.
+One process imports everything and forks each part ("life") of the run, so that a life costs a fraction of a second.
+Half of the kills come at any moment of a life. The others come in the phase with the fewest kills so far: training,
+evaluation or checkpoint. A process is first stopped (SIGSTOP), so that its phase is known exactly.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ PHASES = ("start", "training", "evaluation", "checkpoint", "publish")  # "start"
 
 @dataclass
 class Soak:
-    """`shared` holds the phase that the life under way is in, and how often each was entered."""
+    """`shared` holds the phase of the current life, and how often each phase was entered."""
 
     place: Path
     rng: random.Random
@@ -62,7 +62,7 @@ class Soak:
             raise UserError(f"{run}: its newest checkpoint was {self.newest[run]}, and is {newest or 'gone'}.")
         self.newest[run] = newest
         if not newest:
-            shutil.rmtree(run, ignore_errors=True)  # killed before its first checkpoint: nothing to go on from
+            shutil.rmtree(run, ignore_errors=True)  # killed before its first checkpoint
         arguments = [f"RESUME={run}"] if run.exists() else [
             "TASK=1", f"STORE={self.place / 'chips.zarr'}", f"RUN={run}", "GPU=cpu",
             "EPOCHS=3", "BATCH=20", "WEIGHTS=none", "VAL=0.1", "EMA=0.9",
@@ -83,8 +83,8 @@ class Soak:
         os.dup2(out, 2)
         lines = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.write(lines, f"life {newest}\n".encode())
-        torch.set_num_threads(1)  # the network is too small for two, and they would only wait for each other
-        # tqdm's own lock is a semaphore that all forks share: a life killed while it printed would stop all later ones.
+        torch.set_num_threads(1)  # the network is too small for two
+        # tqdm's lock is a semaphore that all forks share: a life killed while it prints would block the others.
         tqdm.set_lock(threading.RLock())
         with contextlib.ExitStack() as patches:
             patches.enter_context(tiny_networks())
@@ -105,13 +105,14 @@ class Soak:
             self.shared[0] = before
 
     def kill(self, process: int, life_s: float) -> bool:
-        """Kill the life at a random moment. False: it had ended before."""
+        """Kill the life at a random moment; returns False if it ended before."""
         if self.rng.random() < 0.5:
             moment = time.monotonic() + self.rng.uniform(0, 0.6 * life_s)
             reached = lambda: time.monotonic() >= moment  # noqa: E731
         else:
             phase = min((1, 2, 3), key=lambda number: self.hit[PHASES[number]])
-            # Entered that often in this life; of training, checkpoints count: one follows most steps.
+            # The kill waits until the phase was entered that often. For training, checkpoints count: one follows most
+            # steps.
             times, counted = self.rng.randint(1, 2 if phase == 2 else 8), 2 if phase == 2 else 3
             reached = lambda: self.shared[counted] >= times and self.shared[0] == phase  # noqa: E731
         while not reached():
@@ -136,13 +137,13 @@ class Soak:
             raise UserError(f"a life of the run ended with {os.waitstatus_to_exitcode(status)}: {text[-2000:]}")
 
     def finish(self, run: Path, log: Path) -> None:
-        """Let the run end in peace."""
+        """Let the run end without a kill."""
         _, status = os.waitpid(self.life(run, log), 0)
         self._check_end(status)
 
 
 def _compile(store: Store) -> None:
-    """Read a batch here, so that the compiled kernels are there for every life."""
+    """Read a batch, so that the kernels are compiled before the first fork."""
     chips = np.arange(store.num_chips)
     loader = train_loader(store, chips, raw_inputs(store, store.layout.bands[:3], chips), batch_size=20)
     list(loader.epoch(0))
@@ -150,7 +151,7 @@ def _compile(store: Store) -> None:
 
 
 def _ended(process: int) -> bool:
-    """Whether it is a zombie: ended, and not yet waited for."""
+    """Whether the process is a zombie: it has ended, and nobody has waited for it."""
     with open(f"/proc/{process}/stat") as file:
         return file.read().rpartition(")")[2].split()[0] == "Z"
 
@@ -166,16 +167,16 @@ def _logger(lines: int) -> Callable[[RunLoop, Batch, torch.Tensor], None]:
 
 
 def history(log: Path) -> list[str]:
-    """The steps that count: of each life those before the place from which the next one went on.
+    """The steps that count: those of each life up to the point from which the next life resumed.
 
     Raises:
-        UserError: a life did not begin where the newest checkpoint was.
+        UserError: a life did not begin at the newest checkpoint.
     """
     steps: list[str] = []
     for life in log.read_text().split("life ")[1:]:
         newest, *lines = life.splitlines()
         if lines:
-            # e002-s00003: three steps of the second epoch are done. An epoch of five is over after the fifth.
+            # e002-s00003: three of the five steps of the second epoch are done.
             done = 5 * (int(newest[1:4]) - 1) + int(newest[6:11]) if newest else 0
             epoch, step = (int(word) for word in lines[0].split()[:2])
             if 5 * epoch + step != done or done > len(steps):
@@ -185,15 +186,15 @@ def history(log: Path) -> list[str]:
 
 
 def is_done(run: Path) -> bool:
-    """Whether a kill came after the last thing that a run writes: then there is nothing to go on with."""
+    """Whether the kill came after the last write of the run, so that there is nothing to resume."""
     return (run / "run.json").exists() and read_record(run).state == "done"
 
 
 def soak(kills: int, seed: int) -> str:
-    """Kill that often; returns what was hit, in words.
+    """Kill runs that often; returns in words in which phases.
 
     Raises:
-        UserError: a run did not end as the undisturbed one.
+        UserError: a run did not end like the undisturbed one.
     """
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
@@ -227,7 +228,7 @@ def soak(kills: int, seed: int) -> str:
 
 
 def main(settings: SoakSettings) -> int:
-    """Soak, say what was hit."""
+    """Kill and resume runs, and print the result."""
     print(soak(settings.kills, settings.seed))
     return 0
 

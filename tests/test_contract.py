@@ -1,4 +1,4 @@
-"""run.json, metrics.jsonl, results.npz: what is altered, damaged or another run's is one line; the rest is read."""
+"""run.json, metrics.jsonl and results.npz: a file that is altered, damaged or another run's gives one line."""
 
 import functools
 import io
@@ -48,7 +48,7 @@ def tiny() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of three epochs with a val split, beside its store and its chips."""
+    """A finished run of three epochs with a val split. Its store and chips are beside it."""
     chips = write_chips(tmp_path_factory.mktemp("contract") / "tif", count=60)
     to_store(chips, chips.folder.parent / "chips.zarr")
     run = chips.folder.parent / "run"
@@ -64,7 +64,7 @@ def run(whole: Path, tmp_path: Path) -> Path:
 
 
 def one_line(call: Callable[[], object]) -> str:
-    """The line of a call that is refused; empty where it is not."""
+    """The message of a call that raises UserError; "" if it does not."""
     text = ""
     try:
         call()
@@ -86,14 +86,14 @@ def commands(run: Path) -> list[list[str]]:
     ]
 
 
-def refused_by_all(run: Path, found: str, *, but: tuple[str, ...] = ()) -> None:
+def refused_by_all(run: Path, message: str, *, but: tuple[str, ...] = ()) -> None:
     (run.parent / "tif").mkdir(exist_ok=True)
-    shutil.copy(ROOT / "pyproject.toml", run.parent / "tif" / "a.tif")  # nothing is read of it
+    shutil.copy(ROOT / "pyproject.toml", run.parent / "tif" / "a.tif")  # its content is not read
     for name, *words in commands(run):
         if name not in but:
             ended = here("", name, *words)
             assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), (name, ended)
-            assert found in ended.stderr
+            assert message in ended.stderr
 
 
 def test_the_contract_needs_no_torch() -> None:
@@ -116,18 +116,18 @@ def test_a_changed_digit_of_the_inputs_is_refused_everywhere(run: Path, name: st
 def test_a_changed_digit_of_version_1_is_refused_where_the_store_proves_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Version 1 has no digests: mean and std are computed again."""
+    """Version 1 has no digests, so mean and std are computed again and compared."""
     monkeypatch.chdir(ROOT)
     for folder in ("run", "stopped"):
         run = Path(shutil.copytree(f"tests/fixtures/v1/{folder}", tmp_path / folder))
         record = json.loads((run / "run.json").read_text())
         record["inputs"]["mean"][1] += 1.0
         (run / "run.json").write_text(json.dumps(record))
-    for main, arguments in commands(tmp_path / "run")[:-1]:
-        if arguments[0] in ("predict", "export", "reproduce"):
+    for name, *words in commands(tmp_path / "run")[:-1]:
+        if name in ("predict", "export", "reproduce"):
             (tmp_path / "tif").mkdir(exist_ok=True)
             shutil.copy(ROOT / "pyproject.toml", tmp_path / "tif" / "a.tif")
-            ended = here(main, "canopy", *arguments)
+            ended = here("", name, *words)
             assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended
             assert "run.json" in ended.stderr
             assert "mean" in ended.stderr
@@ -142,7 +142,7 @@ def leaves(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 @given(st.data())
-def test_any_other_value_anywhere_in_run_json_is_one_line(whole: Path, data: st.DataObject) -> None:
+def test_any_other_value_in_run_json_is_one_line(whole: Path, data: st.DataObject) -> None:
     text = (whole / "run.json").read_text()
     values = json.loads(text)
     place = data.draw(st.sampled_from([place for place in leaves(values) if place]))
@@ -164,8 +164,8 @@ def test_any_other_value_anywhere_in_run_json_is_one_line(whole: Path, data: st.
 
 
 @given(st.data())
-def test_a_value_that_was_sealed_so_is_read_or_one_line(whole: Path, data: st.DataObject) -> None:
-    """Nothing from JSON reaches the code unchecked, whoever wrote it: no other error than a line."""
+def test_a_sealed_value_is_read_or_is_one_line(whole: Path, data: st.DataObject) -> None:
+    """All JSON values are checked, so the only error is a line, whoever wrote the file."""
     run = whole.parent / "sealed"
     shutil.rmtree(run, ignore_errors=True)
     shutil.copytree(whole, run)
@@ -182,7 +182,7 @@ def test_a_value_that_was_sealed_so_is_read_or_one_line(whole: Path, data: st.Da
     try:
         rewrite(run, record=change)
     except (ValueError, TypeError, KeyError, AttributeError):
-        return  # it cannot be sealed: NaN
+        return  # NaN cannot be sealed
     line = one_line(lambda: load_run(run))
     assert line == "" or "run.json" in line
 
@@ -201,8 +201,8 @@ def test_any_changed_bytes_of_metrics_jsonl_are_one_line_or_the_same_epochs(whol
     if line:
         assert "metrics.jsonl" in line
     else:
-        found = read_metrics(folder, record)
-        assert found == expected[: len(found)]
+        epochs = read_metrics(folder, record)
+        assert epochs == expected[: len(epochs)]
 
 
 @pytest.mark.parametrize("name", ["epochs", "order", "foreign"])
@@ -219,35 +219,35 @@ def test_lines_that_are_not_of_this_run_in_this_order_are_refused(run: Path, tmp
 
 
 @pytest.mark.parametrize("behind", ["metrics.jsonl", "results.npz"])
-def test_a_kill_between_the_two_files_is_said_and_can_be_resumed(
+def test_a_run_killed_between_two_files_is_read_with_a_line_and_can_be_resumed(
     whole: Path, tmp_path: Path, behind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """publish() writes results.npz first; after a step back to an older checkpoint it may be the shorter one."""
+    """publish() writes results.npz first. After a resume from an older checkpoint it may be the shorter file."""
     store, run = whole.parent / "chips.zarr", tmp_path / "run"
     settings = ("EPOCHS=3", "BATCH=8", "VAL=0.2", "CHECKPOINT_MINUTES=1e-9")
-    kept: dict[int, bytes] = {}
+    copies: dict[int, bytes] = {}
 
     def act(step: int) -> None:
         if (run / behind).exists():
-            kept[step] = (run / behind).read_bytes()
+            copies[step] = (run / behind).read_bytes()
         if step == 11:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with Steps(act).watch:
         assert train(store, run, *settings).returncode == 75
-    (run / behind).write_bytes(kept[5])
+    (run / behind).write_bytes(copies[5])
     epochs = {"metrics.jsonl": (1, 2), "results.npz": (2, 1)}[behind]
     load_run(run)
-    said = f"metrics.jsonl holds {epochs[0]} epochs, results.npz {epochs[1]}: the run was killed in between"
-    assert said in capsys.readouterr().out
+    message = f"metrics.jsonl holds {epochs[0]} epochs, results.npz {epochs[1]}: the run was killed in between"
+    assert message in capsys.readouterr().out
     ended = here("train", f"RESUME={run}")
     assert ended.returncode == 0, ended.stderr
     assert outcome(run) == outcome(whole)
     load_run(run)
 
 
-def test_files_of_two_runs_do_not_go_together(run: Path, whole: Path, tmp_path: Path) -> None:
-    """Two runs of the same settings differ in their ids alone."""
+def test_files_of_two_runs_are_refused(run: Path, whole: Path, tmp_path: Path) -> None:
+    """Two runs with the same settings differ only in their ids."""
     other = Path(shutil.copytree(whole, tmp_path / "other"))
     rewrite(other, record=lambda values: values.update(id="0" * 32))
     for name in ("run.json", "metrics.jsonl", "results.npz"):
@@ -272,7 +272,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_a_run_json_that_is_none_is_one_line(run: Path, kind: str) -> None:
+def test_an_invalid_run_json_is_one_line(run: Path, kind: str) -> None:
     content, found = ODD[kind]
     (run / "run.json").write_bytes(content)
     refused_by_all(run, found)
@@ -280,7 +280,7 @@ def test_a_run_json_that_is_none_is_one_line(run: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "results.npz", "model.safetensors"])
 @pytest.mark.parametrize("kind", ["folder", "pipe"])
-def test_what_is_no_file_is_one_line(run: Path, name: str, kind: str) -> None:
+def test_a_folder_or_a_pipe_in_place_of_a_file_is_one_line(run: Path, name: str, kind: str) -> None:
     (run / name).unlink()
     if kind == "folder":
         (run / name).mkdir()
@@ -298,7 +298,7 @@ def npy(shape: str, dtype: str = "<f4", data: bytes = b"") -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "compression", "found"),
+    ("name", "data", "compression", "message"),
     [
         (
             "logits",
@@ -316,8 +316,8 @@ def npy(shape: str, dtype: str = "<f4", data: bytes = b"") -> bytes:
         ("more", npy("(0,)"), zipfile.ZIP_STORED, "expected no array 'more'"),
     ],
 )
-def test_an_array_that_claims_what_it_is_not_is_one_line(
-    run: Path, name: str, data: bytes, compression: int, found: str
+def test_an_array_with_a_false_header_is_one_line(
+    run: Path, name: str, data: bytes, compression: int, message: str
 ) -> None:
     with zipfile.ZipFile(run / "results.npz") as archive:
         members = {entry: archive.read(entry) for entry in archive.namelist()}
@@ -326,7 +326,7 @@ def test_an_array_that_claims_what_it_is_not_is_one_line(
         for entry, content in members.items():
             archive.writestr(entry, content, compression if entry == f"{name}.npy" else zipfile.ZIP_STORED)
     record = read_record(run)
-    assert found in one_line(lambda: read_results(run, record, None))
+    assert message in one_line(lambda: read_results(run, record, None))
 
 
 @pytest.mark.parametrize("name", ["trainlosses", "testlosses", "labels", "logits", "epoch", "fnames", "preds"])
@@ -339,7 +339,7 @@ def test_an_array_that_was_saved_again_with_another_value_is_refused(run: Path, 
     assert "results.npz" in one_line(lambda: load_run(run))
 
 
-def test_an_older_version_of_results_is_refused_when_the_run_is_done(run: Path) -> None:
+def test_earlier_results_are_refused_when_the_run_is_done(run: Path) -> None:
     arrays = read_arrays(run)
     shorter = {name: arrays[name][:2] for name in ("trainlosses", "testlosses", "testperfs")}
     rewrite(run, arrays={**shorter, "epoch": np.array(1)})
@@ -347,7 +347,7 @@ def test_an_older_version_of_results_is_refused_when_the_run_is_done(run: Path) 
 
 
 @given(st.text())
-def test_any_text_is_json_or_one_line(text: str) -> None:
+def test_any_text_is_read_as_json_or_is_one_line(text: str) -> None:
     try:
         expected = json.loads(text)
     except (ValueError, RecursionError):
@@ -367,8 +367,8 @@ def test_results_npz_is_still_what_numpy_reads(run: Path) -> None:
 
 
 @given(st.data())
-def test_a_value_in_a_run_json_of_version_1_is_read_or_one_line(data: st.DataObject) -> None:
-    """No digest is checked there: the types and ranges are. What resume and predict compare is one line, too."""
+def test_a_value_in_a_run_json_of_version_1_is_read_or_is_one_line(data: st.DataObject) -> None:
+    """There types and ranges are checked, no digests. What resume and predict compare gives one line, too."""
     run = ROOT / "tests/fixtures/v1/run"
     values = json.loads((run / "run.json").read_text())
     place = data.draw(st.sampled_from([place for place in leaves(values) if place]))

@@ -1,4 +1,4 @@
-"""A driver that a GPU build cannot use is one line, and the tests still collect: shown with stubs of libcuda, in C."""
+"""A driver that cannot be used gives one line, and the tests are still collected. Stubs of libcuda in C show it."""
 
 import json
 import os
@@ -70,7 +70,7 @@ print(json.dumps([vars(each) for each in ended]))
 
 @pytest.fixture(scope="module")
 def old_driver(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Environment of a child process whose libcuda.so.1 is the stub; CUDA 12.4 unless the child says otherwise."""
+    """The environment of a child process whose libcuda.so.1 is the stub: by default a driver for CUDA 12.4."""
     if shutil.which("gcc") is None:
         pytest.skip("no gcc, which compiles the stub driver")
     folder = tmp_path_factory.mktemp("driver")
@@ -87,8 +87,8 @@ def python(environment: dict[str, str], *arguments: object) -> subprocess.Comple
 
 
 @CUDA_BUILD
-def test_every_obstacle_of_a_driver_is_named_with_what_is_needed(old_driver: dict[str, str]) -> None:
-    """With warnings as errors: torch warns of some of these."""
+def test_every_obstacle_is_named_with_its_remedy(old_driver: dict[str, str]) -> None:
+    """With warnings as errors, because torch warns about some of these."""
     major = int(torch.version.cuda.split(".")[0])  # type: ignore[union-attr]
     old = [version for version in ((12, 4), (11, 8)) if version[0] < major]
     cases = [f"{version[0] * 1000 + version[1] * 10},0,1" for version in old]
@@ -137,15 +137,15 @@ def test_the_tests_are_collected_under_an_old_driver(old_driver: dict[str, str])
     assert ended.returncode == 0, ended.stdout[-2000:]
 
 
-def test_what_a_driver_says_is_judged_by_what_was_built() -> None:
+def test_the_versions_of_the_build_decide_whether_a_driver_is_too_old() -> None:
     good = Driver((13, 0), 0, 1)
-    assert why_not(good, "13.2", 13) is None  # any minor version of a major that the driver knows
+    assert why_not(good, "13.2", 13) is None  # a driver runs any minor version of its major version
     assert why_not(Driver((12, 0), 0, 1), "12.8", 12) is None
     for found, present in (
         (why_not(None, "13.0", 13), False),
         (why_not(Driver((13, 0), 100, 0), "13.0", 13), False),
         (why_not(good, None, 13), True),
-        (why_not(Driver((12, 4), 0, 1), "12.8", 13), True),  # torch could, DALI cannot
+        (why_not(Driver((12, 4), 0, 1), "12.8", 13), True),  # torch could run, DALI cannot
         (why_not(Driver((12, 4), 0, 1), "13.0", 12), True),
         (why_not(Driver((13, 0), 803, 0), "13.0", 13), True),
     ):

@@ -1,4 +1,4 @@
-"""Losses against their formulas in float64."""
+"""Losses compared with their formulas in float64."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ WEIGHT = torch.tensor([0.5, 1.0, 2.0, 3.0, 4.0])
 
 
 def exact(name: str, labels: torch.Tensor, weight: torch.Tensor) -> float:
-    """Term by term, as the papers write it."""
+    """Term by term, as in the papers."""
     terms = []
     for logits, truth in zip(LOGITS.double().tolist(), labels.double().tolist(), strict=True):
         for z, y, w in zip(logits, truth, weight.double().tolist(), strict=True):

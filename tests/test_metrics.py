@@ -1,4 +1,4 @@
-"""AP against scikit-learn."""
+"""AP compared with scikit-learn."""
 
 import warnings
 
@@ -11,7 +11,7 @@ from train.metrics import class_ap, mean_ap, probabilities
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_ap_is_scikit_learns_to_the_last_bit(ties: bool) -> None:
+def test_ap_equals_scikit_learn_to_the_bit(ties: bool) -> None:
     rng = np.random.default_rng(0)
     labels = (rng.random((3000, 17)) < rng.uniform(0.002, 0.9, 17)).astype(np.uint8)
     logits = rng.normal(size=(3000, 17)).astype(np.float32)
@@ -28,7 +28,7 @@ def test_logits_rank_where_sigmoids_tie() -> None:
     labels = np.array([[1], [0], [1], [0]])
     logits = np.array([[40.0], [39.0], [38.0], [30.0]], np.float32)
     assert class_ap(labels, logits)[0] == average_precision_score(labels[:, 0], [4, 3, 2, 1])
-    assert (torch.sigmoid(torch.from_numpy(logits[:3])) == 1).all()  # what ranking probabilities would see
+    assert (torch.sigmoid(torch.from_numpy(logits[:3])) == 1).all()  # so probabilities would tie
 
 
 def test_a_class_without_positives_is_absent_without_a_warning() -> None:

@@ -1,4 +1,4 @@
-"""Groups, schedules and the moving average, against torch's own."""
+"""Parameter groups, schedules and the moving average, compared with torch."""
 
 import math
 from typing import Any
@@ -22,7 +22,7 @@ def resnet() -> nn.Module:
     return build("resnet18", (branch("red", "green", "blue"),), 5, None)
 
 
-def test_norms_and_biases_are_not_decayed() -> None:
+def test_norms_and_biases_have_no_weight_decay() -> None:
     net = resnet()
     decayed, free = make_optimizer(net, config(weight_decay=0.1)).param_groups
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
@@ -40,7 +40,7 @@ def test_the_trunk_may_learn_slower_than_the_head() -> None:
         assert rate[id(parameter)] == (0.1 if name.startswith("fc.") else 0.025)
 
 
-def test_only_what_may_learn_is_given_to_the_optimiser() -> None:
+def test_the_optimizer_gets_only_trainable_parameters() -> None:
     net = resnet().requires_grad_(False)
     net.fc.requires_grad_(True)
     groups = make_optimizer(net, config(trunk_lr=0.5)).param_groups
@@ -48,7 +48,7 @@ def test_only_what_may_learn_is_given_to_the_optimiser() -> None:
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_a_step_is_torchs_step(name: str) -> None:
+def test_a_fused_step_equals_the_plain_step_of_torch(name: str) -> None:
     """Fused kernels on the CPU against the plain ones, in float64."""
     torch.manual_seed(0)
     one, two = (nn.Linear(7, 3).double() for _ in range(2))
@@ -88,7 +88,7 @@ def oracle(schedule: Any, optimizer: torch.optim.Optimizer, count: int) -> list[
     return found
 
 
-def test_schedules_are_torchs() -> None:
+def test_schedules_equal_those_of_torch() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.5)
     expected = oracle(OneCycleLR(optimizer, 0.5, total_steps=40, pct_start=0.2, cycle_momentum=False), optimizer, 40)
     assert rates(config(lr=0.5, epochs=4, warmup=0.2), 10) == expected
@@ -101,8 +101,8 @@ def test_schedules_are_torchs() -> None:
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(10, 0.1), (4, 0.25), (2, 0.5), (20, 0.05), (1, 0.3), (1, 0.0)])
-def test_one_cycle_of_any_length(steps: int, warmup: float) -> None:
-    """torch divides by 0 where the warm-up is one step exactly."""
+def test_one_cycle_works_for_any_number_of_steps(steps: int, warmup: float) -> None:
+    """torch divides by 0 if the warm-up is exactly one step."""
     found = rates(config(lr=0.5, epochs=1, warmup=warmup), steps)
     assert all(0 < rate <= 0.5 for rate in found)
     if steps * warmup == 1:

@@ -1,5 +1,5 @@
-"""A GPU that makes other batches than the CPU is found before it is trained on. DALI's graph on the CPU stands for the
-GPU's; faults are put into what it makes."""
+"""A GPU that makes other batches than the CPU is noticed before training. Here DALI's graph on the CPU stands for the
+GPU, and faults are put into its pictures."""
 
 import json
 import time
@@ -53,7 +53,7 @@ def expected(store: Store, inputs: Inputs, config: Config) -> Pictures:
 
 
 def by_dali(store: Store, inputs: Inputs, config: Config, place: str = "host", dtype: str = "float16") -> Pictures:
-    """What stands for the GPU's pictures: DALI's graph, and the gather from kept values, in the GPU's number format."""
+    """The pictures that stand for the GPU's: from DALI's graph and the gather engine, in the GPU's number format."""
     return make_pictures(
         store, inputs, CHIPS, config, device=CPU, dtype=getattr(torch, dtype), decode="host", gather=True, engine="dali"
     )  # fmt: skip
@@ -81,7 +81,7 @@ def test_the_course_input_passes(store: Store) -> None:
 
 
 def test_whole_chips_are_the_stored_values(store: Store) -> None:
-    """`chips` is what decoding gives, unscaled: read again with plain zarr."""
+    """`chips` are the decoded values without scaling; they are compared with plain zarr."""
     import zarr
 
     values = zarr.open_array(store.path / "tiles", mode="r")[:][CHIPS][:, list(store.band_indices(BANDS[::-1]))]
@@ -89,7 +89,7 @@ def test_whole_chips_are_the_stored_values(store: Store) -> None:
 
 
 def flip_a_bit(pictures: Pictures) -> None:
-    """The lowest of a value's float32: for whole numbers less than a bit of the stored value."""
+    """Flip the lowest bit of a float32, which is less than one bit of a stored whole number."""
     pictures["chips"].view(np.uint32)[5, 1, 7, 9] ^= 1
 
 
@@ -109,7 +109,7 @@ def swap_two_chips(pictures: Pictures) -> None:
         (swap_two_chips, "chips: 2 of 14 differ, number 1 in "),
     ],
 )
-def test_wrong_decoding_on_the_device_leaves_the_host(
+def test_wrong_decoding_on_the_device_falls_back_to_the_host(
     store: Store, fault: Callable[[Pictures], None], where: str
 ) -> None:
     inputs, config = inputs_of(store), config_of(store)
@@ -177,7 +177,7 @@ def test_faults_in_the_graph_itself_are_found(store: Store, monkeypatch: pytest.
     assert difference(reference, by_dali(store, inputs, config), inputs, "center").startswith("train images: 14 of 14")
 
 
-def test_what_dali_raises_is_a_reason_that_is_not_kept_and_full_memory_is_none(store: Store) -> None:
+def test_an_error_of_dali_is_a_reason_that_is_not_kept_and_full_memory_is_no_reason(store: Store) -> None:
     inputs, config = inputs_of(store), config_of(store)
     reference, good = expected(store, inputs, config), by_dali(store, inputs, config)
 
@@ -186,8 +186,8 @@ def test_what_dali_raises_is_a_reason_that_is_not_kept_and_full_memory_is_none(s
             raise RuntimeError("Critical error in pipeline:\nnvCOMP returned 11")
         return good
 
-    found = prove(reference, broken, "device", inputs, "center")
-    assert found == Verdict(
+    verdict = prove(reference, broken, "device", inputs, "center")
+    assert verdict == Verdict(
         decode="host", reason="RuntimeError: Critical error in pipeline: nvCOMP returned 11", compared=False
     )
 
@@ -208,14 +208,14 @@ def test_what_dali_raises_is_a_reason_that_is_not_kept_and_full_memory_is_none(s
 
 @pytest.fixture
 def data(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
-    """What a trainer has, in a folder of its own; drivers and `make tune` are not asked."""
+    """The data of a training in an empty folder; tune.json is not read."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tune, "lookup", lambda store, device: None)
     return Data(store=store, split=make_split("course", store), inputs=inputs_of(store), branches=())
 
 
 class OnTheCpu:
-    """In the place of `make_pictures`: DALI on the CPU where a GPU is asked for, with faults by decode place."""
+    """Replaces `make_pictures`: DALI on the CPU stands for a GPU, with faults by the place of decoding."""
 
     def __init__(self, faults: dict[str, Callable[[Pictures], None]]) -> None:
         self.faults, self.calls = faults, list[str]()
@@ -235,7 +235,7 @@ def made_of(monkeypatch: pytest.MonkeyPatch, **faults: Callable[[Pictures], None
     return made
 
 
-def test_a_right_gpu_is_compared_once_and_takes_less_than_two_seconds(
+def test_a_correct_gpu_is_compared_once_in_less_than_two_seconds_of_cpu_time(
     data: Data, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made, config = made_of(monkeypatch), config_of(data.store)
@@ -246,8 +246,8 @@ def test_a_right_gpu_is_compared_once_and_takes_less_than_two_seconds(
     assert setup.reading(config, data, GPU)["decode"] == "auto"
     assert made.calls == ["device"]
     assert capsys.readouterr().out == ""
-    ((key, kept),) = json.loads(Path("gpu-proof.json").read_text()).items()
-    assert kept == {"decode": "device", "reason": ""}
+    ((key, verdict),) = json.loads(Path("gpu-proof.json").read_text()).items()
+    assert verdict == {"decode": "device", "reason": ""}
     assert key.startswith(f"a GPU; driver unknown; torch {torch.__version__.split('+')[0]}")
     assert f"; {data.store.layout.dtype} lz4 4x32x32 in {data.store.layout.chunk_rows} rows; " in key
 
@@ -270,14 +270,14 @@ def test_a_verdict_holds_for_one_gpu_layout_and_way_of_loading(data: Data, monke
         setup.reading(config.replace(**settings), data, device)
         assert (len(made.calls) == before) == same, settings
     before = len(made.calls)
-    setup.reading(config, other, GPU)  # how many chips a shard holds decides no pixel
+    setup.reading(config, other, GPU)  # the number of chips per shard changes no pixel
     assert len(made.calls) == before
     monkeypatch.setattr(gpu_proof, "driver_release", lambda: "580.65.06")
     setup.reading(config, data, GPU)
     assert len(made.calls) == before + 1
 
 
-def test_wrong_decoding_is_one_line_and_host_decode_or_a_refusal_of_decode_device(
+def test_wrong_decoding_is_one_line_and_decode_device_is_refused(
     data: Data, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], refused: Callable[..., str]
 ) -> None:
     made = made_of(monkeypatch, device=flip_a_bit)
@@ -286,7 +286,7 @@ def test_wrong_decoding_is_one_line_and_host_decode_or_a_refusal_of_decode_devic
         "instead (gpu-proof.json).\n"
     )
     data = replace(data, split=replace(data.split, train=CHIPS))
-    for _ in range(2):  # the second from the file
+    for _ in range(2):  # the second verdict is from the file
         assert setup.reading(config_of(data.store), data, GPU)["decode"] == "host"
         assert capsys.readouterr().out == line
     assert made.calls == ["device", "host"]
@@ -297,7 +297,7 @@ def test_wrong_decoding_is_one_line_and_host_decode_or_a_refusal_of_decode_devic
     assert "wrongly" not in capsys.readouterr().out
 
 
-def test_wrong_images_are_refused_and_predict_asks_too(
+def test_wrong_images_are_refused_also_by_predict(
     data: Data, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
 ) -> None:
     def shift(pictures: Pictures) -> None:
@@ -319,7 +319,7 @@ def test_wrong_images_are_refused_and_predict_asks_too(
     gpu_proof.check_images(GPU, layout, ["predict, right"], data.inputs, "center", lambda device: images)
 
 
-def test_a_folder_that_cannot_be_written_and_a_damaged_file_cost_a_comparison(
+def test_a_read_only_folder_or_a_damaged_file_leads_to_another_comparison(
     data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, config = made_of(monkeypatch), config_of(data.store)

@@ -1,6 +1,6 @@
-"""Two processes under torchrun (gloo, CPU) are one: the same chips a step, the same scores, nearly the same loss.
+"""Two processes under torchrun (gloo, CPU) train as one: the same chips per step and scores, nearly the same loss.
 
-What rounds differently: gradients and BatchNorm statistics are added up in another order, the chips of a step being in
+The rounding differs, because gradients and BatchNorm statistics are added in another order: the chips of a step are in
 two halves. Measured on these runs: losses differ by 1e-7 of themselves after a step, and by less than 1e-5 after 36.
 """
 
@@ -30,7 +30,7 @@ BOTH = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", 
 
 @dataclass(frozen=True)
 class Logged:
-    """A rank's steps: epoch, chips, loss."""
+    """The steps of a rank: epoch, chips, loss."""
 
     epochs: list[int]
     chips: list[list[int]]
@@ -47,7 +47,7 @@ def read(folder: Path, rank: int = 0) -> Logged:
 
 
 def both_ranks(logs: Path, stop: int, *arguments: object) -> "subprocess.CompletedProcess[str]":
-    """`rank_run.py` twice, under torchrun; one thread each, so that sums within a process are the same as alone."""
+    """Run `rank_run.py` twice under torchrun, with one thread each, so that each adds in the same order as alone."""
     return subprocess.run(
         [*BOTH, str(ROOT / "tests" / "rank_run.py"), str(logs), str(stop), *map(str, arguments)],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
@@ -55,7 +55,7 @@ def both_ranks(logs: Path, stop: int, *arguments: object) -> "subprocess.Complet
 
 
 def one_process(logs: Path, stop: int, *arguments: object) -> Ended:
-    """The same alone, in this process."""
+    """The same run in one process, which is this one."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     logs.mkdir(exist_ok=True)
@@ -93,11 +93,11 @@ def both(store: Store, settings: tuple[object, ...]) -> Path:
     place = store.path.parent / "both"
     ended = both_ranks(place, 0, *settings, f"RUN={place / 'run'}")
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("epoch 3/3") == 1  # one rank speaks
+    assert ended.stdout.count("epoch 3/3") == 1  # only one rank prints
     return place
 
 
-def test_the_chips_of_a_step_are_dealt_to_the_ranks(alone: Path, both: Path) -> None:
+def test_the_chips_of_a_step_are_divided_among_the_ranks(alone: Path, both: Path) -> None:
     one, first, second = read(alone), read(both, 0), read(both, 1)
     assert len(one.chips) == 3 * STEPS
     for step, chips in enumerate(one.chips):
@@ -112,7 +112,7 @@ def test_losses_are_equal_within_rounding(alone: Path, both: Path) -> None:
     difference = np.abs(two / one - 1)
     assert difference[0] < 1e-6
     assert difference.max() < 1e-4
-    assert difference.max() > 0  # they did run apart
+    assert difference.max() > 0  # the two runs were separate
     with np.load(alone / "run" / "results.npz") as a, np.load(both / "run" / "results.npz") as b:
         assert np.allclose(a["trainlosses"], b["trainlosses"], rtol=1e-5, atol=0)
         assert np.allclose(a["preds"], b["preds"], rtol=0, atol=1e-4)
@@ -120,7 +120,7 @@ def test_losses_are_equal_within_rounding(alone: Path, both: Path) -> None:
 
 
 def test_scores_of_two_ranks_are_those_of_one_to_the_bit(both: Path) -> None:
-    """Every test chip once, in order: one process gives exactly the logits that two have gathered."""
+    """One process gives exactly the logits that two ranks gathered: every test chip once, in order."""
     before = torch.get_num_threads()
     with tiny_networks():
         ended = here("analysis", "reproduce", f"RUN={both / 'run'}")
@@ -128,8 +128,10 @@ def test_scores_of_two_ranks_are_those_of_one_to_the_bit(both: Path) -> None:
     assert "BIT-IDENTICAL" in ended.stdout, ended.stdout
 
 
-def test_stopped_with_two_ranks_goes_on_with_one(alone: Path, settings: tuple[object, ...], tmp_path: Path) -> None:
-    """Rank 1 alone is told to stop, in step 17: both agree, one step later."""
+def test_a_run_that_two_ranks_began_is_resumed_by_one(
+    alone: Path, settings: tuple[object, ...], tmp_path: Path
+) -> None:
+    """Only rank 1 gets the signal, in step 17. Both ranks stop one step later."""
     ended = both_ranks(tmp_path / "both", 17, *settings, f"RUN={tmp_path / 'run'}")
     assert "To resume it" in ended.stdout, ended.stderr
     done = len(read(tmp_path / "both").chips)
@@ -140,13 +142,13 @@ def test_stopped_with_two_ranks_goes_on_with_one(alone: Path, settings: tuple[ob
     one, rest = read(alone), read(tmp_path / "alone")
     assert rest.chips == one.chips[done:]
     assert np.allclose(rest.losses, one.losses[done:], rtol=1e-4, atol=0)
-    # train mAP and loss are those of the whole epoch, of both halves and both ranks
+    # Training loss and mAP are of the whole epoch: of both halves and both ranks.
     with np.load(alone / "run" / "results.npz") as a, np.load(tmp_path / "run" / "results.npz") as b:
         assert np.allclose(a["trainlosses"], b["trainlosses"], rtol=1e-5, atol=0)
 
 
 @pytest.mark.slow
-def test_stopped_with_one_rank_goes_on_with_two(alone: Path, settings: tuple[object, ...], tmp_path: Path) -> None:
+def test_a_run_that_one_rank_began_is_resumed_by_two(alone: Path, settings: tuple[object, ...], tmp_path: Path) -> None:
     ended = one_process(tmp_path / "alone", 5, *settings, f"RUN={tmp_path / 'run'}")
     assert ended.returncode == 75
     ended = both_ranks(tmp_path / "both", 0, f"RESUME={tmp_path / 'run'}")
@@ -167,8 +169,8 @@ def test_a_batch_that_the_processes_cannot_share_is_refused_before_they_start(st
 
 
 @pytest.mark.slow
-def test_the_command_starts_a_process_for_each_and_stops_them(store: Store, tmp_path: Path) -> None:
-    """GPU=cpu,cpu is GPU=0,1 without GPUs: the same launcher, signals and exit codes."""
+def test_the_command_starts_one_process_per_device_and_stops_them(store: Store, tmp_path: Path) -> None:
+    """GPU=cpu,cpu works like GPU=0,1 without GPUs: the same launcher, signals and exit codes."""
     run = tmp_path / "run"
     command = [
         sys.executable, "-m", "train", "TASK=1", f"STORE={store.path}", "GPU=cpu,cpu", "WEIGHTS=none", f"RUN={run}",
@@ -186,8 +188,8 @@ def test_the_command_starts_a_process_for_each_and_stops_them(store: Store, tmp_
 
 
 @pytest.mark.slow
-def test_what_fails_in_one_process_is_one_line_of_that_process(store: Store, tmp_path: Path) -> None:
-    """Rank 0 alone writes checkpoints, and here it may write no file of their size; rank 1 only loses its partner."""
+def test_an_error_of_one_rank_is_one_line_of_that_rank(store: Store, tmp_path: Path) -> None:
+    """Only rank 0 writes checkpoints, and here files of their size are forbidden. Rank 1 only loses rank 0."""
     command = [
         sys.executable, "-m", "train", "TASK=1", f"STORE={store.path}", "GPU=cpu,cpu", "WEIGHTS=none",
         f"RUN={tmp_path / 'run'}", "CHECKPOINT_MINUTES=1e-9", "BATCH=20",

@@ -1,4 +1,4 @@
-"""A run that was stopped anywhere and goes on is the run that was never stopped: weights, losses, order, scores."""
+"""A run that is stopped anywhere and resumed equals the whole run to the bit: weights, losses, order, scores."""
 
 import errno
 import json
@@ -79,7 +79,9 @@ def test_the_learning_rate_of_an_epoch_is_that_of_its_last_step(store: Store, tm
 
 
 @pytest.mark.parametrize("step", range(1, EPOCHS * STEPS + 1))
-def test_from_every_step(store: Store, tmp_path: Path, undisturbed: tuple[Path, list[str]], step: int) -> None:
+def test_a_run_that_is_stopped_after_any_step_and_resumed_equals_the_whole_run(
+    store: Store, tmp_path: Path, undisturbed: tuple[Path, list[str]], step: int
+) -> None:
     first, second = Steps(stop_at(step)), Steps()
     with first.watch:
         ended = train(store.path, tmp_path / "run", *SETTINGS)
@@ -89,14 +91,16 @@ def test_from_every_step(store: Store, tmp_path: Path, undisturbed: tuple[Path, 
     with second.watch:
         ended = resume(tmp_path / "run")
     assert ended.returncode == 0, ended.stderr
-    assert first.losses + second.losses == undisturbed[1]  # hex: to the bit; none lost, none repeated
+    assert first.losses + second.losses == undisturbed[1]  # hex: equal to the bit; no step is lost or repeated
     assert outcome(tmp_path / "run") == outcome(undisturbed[0])
     assert not folder(tmp_path / "run").exists()
 
 
-def test_a_resumed_run_that_is_stopped_again(store: Store, tmp_path: Path, undisturbed: tuple[Path, list[str]]) -> None:
+def test_a_resumed_run_can_be_stopped_and_resumed_again(
+    store: Store, tmp_path: Path, undisturbed: tuple[Path, list[str]]
+) -> None:
     losses = []
-    for number, step in enumerate((2, 4, 1, 2)):  # the fourth stop is in the last step of all but one
+    for number, step in enumerate((2, 4, 1, 2)):  # the fourth stop is in the last step but one
         steps = Steps(stop_at(step, signal.SIGUSR1))
         with steps.watch:
             ended = resume(tmp_path / "run") if number else train(store.path, tmp_path / "run", *SETTINGS)
@@ -113,7 +117,7 @@ def test_a_resumed_run_that_is_stopped_again(store: Store, tmp_path: Path, undis
 
 
 @pytest.mark.parametrize("recipe", ["course", "sgd", "cosine"])
-def test_optimisers_and_schedules_go_on(store: Store, tmp_path: Path, recipe: str) -> None:
+def test_optimizers_and_schedules_are_resumed_to_the_bit(store: Store, tmp_path: Path, recipe: str) -> None:
     settings = {
         "course": ("RECIPE=course", "BATCH=20", "AMP=bf16"),
         "sgd": ("BATCH=20", "OPTIMIZER=sgd", "ACCUMULATE=2"),
@@ -130,7 +134,9 @@ def test_optimisers_and_schedules_go_on(store: Store, tmp_path: Path, recipe: st
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
-def test_stopped_in_an_evaluation(store: Store, tmp_path: Path, undisturbed: tuple[Path, list[str]]) -> None:
+def test_a_run_that_is_stopped_in_an_evaluation_resumes_before_it(
+    store: Store, tmp_path: Path, undisturbed: tuple[Path, list[str]]
+) -> None:
     with use_hooks(Hooks(on_eval_batch=lambda loop, split: os.kill(os.getpid(), signal.SIGTERM))):
         assert train(store.path, tmp_path / "run", *SETTINGS).returncode == 75
     steps = Steps()
@@ -157,22 +163,22 @@ def test_ctrl_c_is_a_stop_too_and_a_second_one_ends_at_once(store: Store, tmp_pa
 
 
 def stopped(store: Store, run: Path, step: int = 8) -> list[Path]:
-    """A run with a checkpoint after every step, stopped; its checkpoints, oldest first."""
+    """Stop a run that writes a checkpoint after every step; returns its checkpoints, oldest first."""
     with Steps(stop_at(step)).watch:
         assert train(store.path, run, *SETTINGS, *EVERY_STEP).returncode == 75
     return sorted(folder(run).glob("e*.safetensors"))
 
 
 def test_the_last_two_and_the_best_are_kept(store: Store, tmp_path: Path) -> None:
-    found = stopped(store, tmp_path / "run")
-    assert [path.name[:16] for path in found] == ["e002-s00002-b001", "e002-s00003-b001"]
+    paths = stopped(store, tmp_path / "run")
+    assert [path.name[:16] for path in paths] == ["e002-s00002-b001", "e002-s00003-b001"]
     assert sorted(path.name for path in folder(tmp_path / "run").iterdir()) == [
-        "best-001.safetensors", *(path.name for path in found)
+        "best-001.safetensors", *(path.name for path in paths)
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
-def test_a_broken_checkpoint_is_noticed_and_the_one_before_taken(
+def test_a_broken_checkpoint_is_noticed_and_the_one_before_it_is_used(
     store: Store, tmp_path: Path, undisturbed: tuple[Path, list[str]], damage: str
 ) -> None:
     newest = stopped(store, tmp_path / "run")[-1]
@@ -212,7 +218,7 @@ def test_a_checkpoint_that_the_machine_cannot_read_now_is_not_set_aside(
     assert resume(run).returncode == 0
 
 
-def test_only_broken_ones(store: Store, tmp_path: Path) -> None:
+def test_a_run_with_only_broken_checkpoints_is_refused(store: Store, tmp_path: Path) -> None:
     for path in stopped(store, tmp_path / "run"):
         path.write_bytes(b"")
     ended = resume(tmp_path / "run")
@@ -222,7 +228,7 @@ def test_only_broken_ones(store: Store, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flip", "gone"])
-def test_broken_best_weights_are_those_of_model_safetensors_and_the_other_way(
+def test_broken_best_weights_are_replaced_by_model_safetensors_and_vice_versa(
     store: Store, tmp_path: Path, undisturbed: tuple[Path, list[str]], damage: str
 ) -> None:
     stopped(store, tmp_path / "first")
@@ -240,7 +246,7 @@ def test_broken_best_weights_are_those_of_model_safetensors_and_the_other_way(
         assert outcome(run) == outcome(undisturbed[0])
 
 
-def test_best_weights_that_are_gone_are_noticed(store: Store, tmp_path: Path) -> None:
+def test_missing_best_weights_are_noticed(store: Store, tmp_path: Path) -> None:
     stopped(store, tmp_path / "run")
     (folder(tmp_path / "run") / "best-001.safetensors").unlink()
     (tmp_path / "run" / "model.safetensors").unlink()
@@ -252,17 +258,17 @@ def test_best_weights_that_are_gone_are_noticed(store: Store, tmp_path: Path) ->
 def test_a_checkpoint_of_another_run_is_set_aside(
     store: Store, tmp_path: Path, undisturbed: tuple[Path, list[str]]
 ) -> None:
-    """The same settings and the same store: only the run's identity tells them apart."""
-    own, foreign = stopped(store, tmp_path / "run"), stopped(store, tmp_path / "other", step=9)
+    """Both runs have the same settings and the same store. Only their identities differ."""
+    checkpoints, foreign = stopped(store, tmp_path / "run"), stopped(store, tmp_path / "other", step=9)
     shutil.copy(foreign[-1], folder(tmp_path / "run"))
     ended = resume(tmp_path / "run")
     assert ended.returncode == 0, ended.stderr
     assert f"{folder(tmp_path / 'run') / foreign[-1].name}: of another run; using the one before it.\n" in ended.stdout
-    assert f"({own[-1].name})" in ended.stdout
+    assert f"({checkpoints[-1].name})" in ended.stdout
     assert outcome(tmp_path / "run") == outcome(undisturbed[0])
 
 
-def test_leavings_of_a_killed_write_are_swept(store: Store, tmp_path: Path) -> None:
+def test_files_of_a_killed_write_are_removed(store: Store, tmp_path: Path) -> None:
     stopped(store, tmp_path / "run")
     (folder(tmp_path / "run") / ".e002-s00009-b001-x.safetensors").write_bytes(b"half")
     (tmp_path / "run" / ".model.safetensors.123").write_bytes(b"half")
@@ -272,17 +278,19 @@ def test_leavings_of_a_killed_write_are_swept(store: Store, tmp_path: Path) -> N
     ]  # fmt: skip
 
 
-def test_what_resume_refuses(store: Store, tmp_path: Path, session_store: Store) -> None:
+def test_resume_refuses_other_settings_another_store_and_an_altered_record(
+    store: Store, tmp_path: Path, session_store: Store
+) -> None:
     stopped(store, tmp_path / "run")
-    for arguments, found in (
+    for words, message in (
         (["EPOCHS=9"], "EPOCHS: set by RESUME"),
         (["TASK=4"], "TASK: set by RESUME"),
         (["DETERMINISTIC=1"], "DETERMINISTIC: set by RESUME"),
         ([f"STORE={session_store.path}"], "expected fingerprint of the store"),
     ):
-        ended = resume(tmp_path / "run", *arguments)
+        ended = resume(tmp_path / "run", *words)
         assert ended.returncode == 2
-        assert found in ended.stderr
+        assert message in ended.stderr
         assert ended.stderr.count("\n") == 1
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     record["config"]["lr"] = 0.5
@@ -292,11 +300,11 @@ def test_what_resume_refuses(store: Store, tmp_path: Path, session_store: Store)
 
 
 def without_amp(*arguments: object, **more: object) -> Device:
-    """The device, as if it had no bfloat16."""
+    """The device as if it had no bfloat16."""
     return replace(choose_device(*arguments, **more), amp=None)  # type: ignore[arg-type]
 
 
-def test_another_machine_is_said(store: Store, tmp_path: Path) -> None:
+def test_a_resume_on_another_machine_names_what_has_changed(store: Store, tmp_path: Path) -> None:
     with Steps(stop_at(8)).watch:
         assert train(store.path, tmp_path / "run", *SETTINGS, "AMP=bf16").returncode == 75
     rewrite(tmp_path / "run", record=lambda values: values["machine"].update(threads=63))
@@ -306,7 +314,7 @@ def test_another_machine_is_said(store: Store, tmp_path: Path) -> None:
     assert "AMP was bfloat16, is off; threads was 63, is" in ended.stdout
 
 
-def test_no_pickle_anywhere(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_pickle_is_read_or_written(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object, **more: object) -> None:
         raise AssertionError("a pickle was opened")
 
@@ -323,7 +331,7 @@ def test_no_pickle_anywhere(store: Store, tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_disk_that_fills_up_at_any_write_leaves_the_last_good_checkpoint(
     store: Store, tmp_path: Path, undisturbed: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same as below, without a disk: syncing fails from a moment on."""
+    """As the test of a small disk below, but without a disk: from some moment on, syncing fails."""
     real, full = os.fsync, []
 
     def sync(file: int) -> None:
@@ -360,7 +368,7 @@ def test_a_disk_that_is_full_at_once_leaves_no_folder(
     assert train(store.path, tmp_path / "run", *SETTINGS).returncode == 0
 
 
-def test_a_run_that_is_alive_is_not_taken_over(store: Store, tmp_path: Path) -> None:
+def test_a_run_that_another_process_trains_is_not_resumed(store: Store, tmp_path: Path) -> None:
     stopped(store, tmp_path / "run")
     before = sorted(path.name for path in folder(tmp_path / "run").iterdir())
     with locked(tmp_path / "run"):
@@ -385,8 +393,8 @@ def test_an_evaluation_writes_no_second_checkpoint_of_the_same_step(store: Store
     with use_hooks(Hooks(on_eval_batch=stop_at_the_fourth)):
         ended = train(store.path, tmp_path / "run", *SETTINGS, *EVERY_STEP, "TEST_BATCH=4")
     assert (ended.returncode, len(batches)) == (75, 4)
-    found = sorted(path.name[:16] for path in folder(tmp_path / "run").glob("e*"))
-    assert found == ["e001-s00004-b000", "e001-s00005-b000"]
+    names = sorted(path.name[:16] for path in folder(tmp_path / "run").glob("e*"))
+    assert names == ["e001-s00004-b000", "e001-s00005-b000"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
@@ -428,8 +436,8 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(store: Store, tmp_path: Pat
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_sigterm_in_a_process_of_its_own(store: Store, tmp_path: Path) -> None:
-    """The real network: stopped before another epoch is complete, with a checkpoint, and the code that says so."""
+def test_sigterm_stops_a_command_in_its_own_process(store: Store, tmp_path: Path) -> None:
+    """With the real network: it stops before the next epoch ends, with a checkpoint and exit code 75."""
     run = tmp_path / "run"
     process = subprocess.Popen(
         [sys.executable, "-m", "train", "TASK=1", f"STORE={store.path}", f"RUN={run}", "GPU=cpu",
@@ -439,7 +447,7 @@ def test_sigterm_in_a_process_of_its_own(store: Store, tmp_path: Path) -> None:
     while not (run / "metrics.jsonl").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-    process.send_signal(signal.SIGSTOP)  # no epoch ends between the look at the folder and the signal
+    process.send_signal(signal.SIGSTOP)  # so that no epoch ends between this check of the folder and the signal
     before, epochs = set(folder(run).glob("e*.safetensors")), (run / "metrics.jsonl").read_text().count("\n")
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGCONT)
@@ -447,5 +455,5 @@ def test_sigterm_in_a_process_of_its_own(store: Store, tmp_path: Path) -> None:
     assert (process.returncode, stderr) == (75, "")
     assert "To resume it" in stdout
     assert set(folder(run).glob("e*.safetensors")) - before
-    assert (run / "metrics.jsonl").read_text().count("\n") <= epochs + 1  # the one that the signal met
+    assert (run / "metrics.jsonl").read_text().count("\n") <= epochs + 1  # the epoch in which the signal arrived
     shutil.rmtree(run)

@@ -10,7 +10,7 @@ from helpers.commands import ROOT
 
 @pytest.mark.parametrize("kills", [12, pytest.param(60, marks=pytest.mark.slow)])
 def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(kills: int) -> None:
-    """In a process of its own: it forks, which is safe only where torch has not yet started threads."""
+    """In a process of its own, because it forks, which is safe only before torch starts threads."""
     ended = subprocess.run(
         [sys.executable, "tests/soak.py", f"KILLS={kills}"], cwd=ROOT, capture_output=True, text=True, timeout=1800
     )

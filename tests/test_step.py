@@ -1,4 +1,4 @@
-"""A step waits for nothing and moves nothing to another layout; little time is spent outside of it."""
+"""A step waits for nothing and copies no activation to another layout. Little time is spent outside of it."""
 
 import time
 from collections import Counter
@@ -28,21 +28,21 @@ COPIES = ("aten::clone", "aten::contiguous", "aten::copy_", "aten::_to_copy")
 
 
 def profiled(run: Callable[[], object]) -> list[Any]:
-    """Everything that torch did meanwhile, also inside of its own kernels, with shapes and callers."""
-    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as found:
+    """Everything that torch did during the call, also inside its kernels, with shapes and callers."""
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
         run()
-    return list(found.events())
+    return list(profiler.events())
 
 
 def within_optimizer(event: Any) -> bool:
-    """On the CPU the fused optimiser reads its own counters, which are host memory there."""
+    """On the CPU the fused optimizer reads its counters, which are in host memory there."""
     while event is not None and not event.name.startswith("Optimizer.step"):
         event = event.cpu_parent
     return event is not None
 
 
 def copied_activations(events: list[Any], batch_size: int) -> list[str]:
-    """Copies of (batch, channels, height, width) tensors. (Of weights' gradients the CPU's convolution makes some.)"""
+    """Copies of (batch, channels, height, width) tensors. (The CPU's convolutions also copy gradients of weights.)"""
     return [
         f"{event.name} {event.input_shapes[0]}"
         for event in events
@@ -62,7 +62,7 @@ def trainer(task: int = 4, amp: torch.dtype | None = None, **settings: Any) -> t
 
 
 def batch(size: int = 4, side: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
-    """As the loader gives it: a view of HWC memory."""
+    """A batch as the loader gives it: a view of HWC memory."""
     return torch.rand(size, side, side, 4).permute(0, 3, 1, 2), (torch.rand(size, 17) < 0.3).float()
 
 
@@ -75,23 +75,23 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_no_value_is_asked_for_in_a_step(settings: dict[str, Any]) -> None:
+def test_a_step_reads_no_value_from_the_device(settings: dict[str, Any]) -> None:
     made, config = trainer(**settings)
     images, labels = batch()
     for number in range(config.accumulate):
-        train_step(made, images, labels, micro_batch=number)  # the optimiser makes its state
+        train_step(made, images, labels, micro_batch=number)  # the optimizer allocates its state
     micro_batches = range(config.accumulate)
     events = profiled(lambda: [train_step(made, images, labels, micro_batch=number) for number in micro_batches])
     assert [event.name for event in events if event.name in WAITS and not within_optimizer(event)] == []
     names = Counter(event.name for event in events)
-    assert names["aten::convolution_backward"] == 20 * config.accumulate  # it did look into the backward pass
+    assert names["aten::convolution_backward"] == 20 * config.accumulate  # the profile shows the backward pass
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_a_step_calls_nothing_that_hands_values_to_the_host(
+def test_a_step_calls_nothing_that_copies_values_to_the_host(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the CPU these cost nothing and leave no trace in a profile; on a GPU each would wait for it."""
+    """On the CPU these calls cost nothing and are not in a profile; on a GPU each would wait for it."""
     made, config = trainer(**settings)
     images, labels = batch()
     called: list[str] = []
@@ -115,7 +115,7 @@ def counting(called: list[str], name: str) -> Callable[..., Any]:
 
 
 def test_no_activation_is_copied_in_a_step() -> None:
-    """Under bf16 each is converted, once, where it enters a convolution: that is what autocast is."""
+    """Under bf16 each activation is converted once, before its convolution: that is autocast."""
     made, _ = trainer()
     images, labels = batch(5)
     train_step(made, images, labels)
@@ -134,7 +134,7 @@ def test_task_3_packs_its_two_inputs_and_copies_nothing_else() -> None:
     assert {copy.split(" ", 1)[1] for copy in copies} == {"[5, 3, 32, 32]", "[5, 1, 32, 32]"}
 
 
-def test_the_profile_sees_waits_and_copies() -> None:
+def test_the_profile_shows_waits_and_copies() -> None:
     """The tests above can fail."""
     images, _ = batch(5)
     events = profiled(lambda: (images.contiguous(), float(images.sum())))
@@ -143,7 +143,7 @@ def test_the_profile_sees_waits_and_copies() -> None:
 
 
 @pytest.mark.slow
-def test_little_time_is_spent_outside_forward_backward_and_optimiser(
+def test_little_time_is_spent_outside_forward_backward_and_optimizer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """CPU time of the thread that trains, in epochs at 224 px without their first step: hand-over, loss, schedule,
@@ -174,7 +174,7 @@ def test_little_time_is_spent_outside_forward_backward_and_optimiser(
             model.forward = timed("forward", model.forward)  # type: ignore[method-assign]
         steps.append(time.thread_time())
         if len(steps) == 2:
-            spent.clear()  # an epoch's first step waits for the first batch; the very first also makes buffers
+            spent.clear()  # the first step of an epoch waits for data; that of the run also allocates
 
     @contextmanager
     def measured(phase: str) -> Iterator[None]:

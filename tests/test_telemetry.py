@@ -1,4 +1,4 @@
-"""What a run tells: TensorBoard, the tracker, where the time went, alarms, memory, which GPU."""
+"""What a run logs and prints: TensorBoard, the tracker, times, alarms, memory, the GPU."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def run(store: Store) -> Path:
-    """Stopped in epoch 2 and gone on."""
+    """A run that was stopped in epoch 2 and resumed."""
     folder = store.path.parent / "run"
     with tiny_networks():
         with Steps(stop_at(7)).watch:
@@ -86,7 +86,7 @@ def test_wandb_writes_offline(store: Store, tmp_path: Path, monkeypatch: pytest.
     assert written.stat().st_size > 0
 
 
-def test_a_tracker_that_is_not_there_is_one_line(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tracker_package_is_one_line(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     with tiny_networks():
         ended = train(store.path, tmp_path / "run", *SETTINGS, "TRACKER=wandb")
@@ -111,7 +111,7 @@ def line(wait_s: float, first_s: float = 0.0) -> EpochLine:
 CPU = Device(device=torch.device("cpu"), amp=None, name="CPU")
 
 
-def test_advice_names_both_rates_when_data_is_waited_for() -> None:
+def test_advice_names_both_rates_if_training_waits_for_data() -> None:
     assert advice(line(0.5), CPU) == advice(line(0.5, first_s=9.0), CPU) == ""
     for first_s in (0.0, 9.0):
         assert advice(line(5.0, first_s), CPU) == (
@@ -120,7 +120,7 @@ def test_advice_names_both_rates_when_data_is_waited_for() -> None:
         )
 
 
-def test_the_time_is_split(run: Path) -> None:
+def test_the_time_of_an_epoch_is_divided_by_kind_of_work(run: Path) -> None:
     assert time_lines(line(1.0)) == ["  wait 1.0 s, copy 1.0, step 1.0, evaluate 1.0, checkpoint 1.0; 3100 chips/s"]
     for entry in (json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()):
         assert all(value > 0 for name, value in entry["seconds"].items() if name != "checkpoint")
@@ -133,7 +133,7 @@ def fill_with_nan(loop: RunLoop) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(store: Store, tmp_path: Path) -> None:
-    """The fourth step's weights are spoilt: its loss is NaN, and all of its batch is named."""
+    """A weight is NaN before the fourth step. Its loss is NaN, and the chips of its batch are named."""
     steps: list[torch.Tensor] = []
 
     def spoil(loop: RunLoop, batch: Batch) -> None:
@@ -153,8 +153,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(stor
     assert sorted((tmp_path / "run" / "checkpoints").glob("e*"))[-1].name.startswith("e001-s00003-")
 
 
-def test_weights_that_an_update_spoils_are_never_a_checkpoint(store: Store, tmp_path: Path) -> None:
-    """That step's own loss is fine. After an epoch's last step the evaluation notices, before the checkpoint."""
+def test_weights_that_an_update_makes_nan_are_never_in_a_checkpoint(store: Store, tmp_path: Path) -> None:
+    """The loss of that step is finite. After an epoch's last step the evaluation notices, before the checkpoint."""
 
     def spoil_after(step: int) -> AbstractContextManager[None]:
         def spoil(loop: RunLoop, batch: Batch, loss: torch.Tensor) -> None:
@@ -163,7 +163,7 @@ def test_weights_that_an_update_spoils_are_never_a_checkpoint(store: Store, tmp_
 
         return use_hooks(Hooks(on_batch_end=spoil))
 
-    settings = SETTINGS[:-2]  # the scores of an average would not show it yet; its checkpoint would
+    settings = SETTINGS[:-2]  # without EMA: the scores of a moving average would not show it yet
     with tiny_networks():
         with spoil_after(3):
             early = train(store.path, tmp_path / "early", *SETTINGS, "CHECKPOINT_MINUTES=1e-9")
@@ -178,7 +178,7 @@ def test_weights_that_an_update_spoils_are_never_a_checkpoint(store: Store, tmp_
     assert not (tmp_path / "late").exists()
 
 
-def test_data_alarms(tmp_path: Path) -> None:
+def test_alarms_name_absent_classes_and_identical_chips(tmp_path: Path) -> None:
     chips = write_chips(tmp_path / "tif", count=12)
     rows = [(f"t_{index}", "a b" if index % 2 else "a") for index in range(11)] + [("t_11", "a c")]
     write_csv(chips.csv, rows)
@@ -200,7 +200,7 @@ def test_data_alarms(tmp_path: Path) -> None:
     ]
 
 
-def test_scores_of_chance_are_said() -> None:
+def test_scores_no_better_than_chance_are_an_alarm() -> None:
     labels = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 0]])
     assert chance_alarm(labels, 0.375, "test").startswith("test mAP 0.3750 is no better than chance (0.3750). Are")
     assert chance_alarm(labels, 0.5, "test") == ""
@@ -210,34 +210,36 @@ def test_scores_of_chance_are_said() -> None:
     assert "no better than chance" in chance_alarm(often, 0.95, "test")
 
 
-def test_a_run_on_shuffled_labels_says_that_it_is_chance(store: Store, tmp_path: Path) -> None:
+def test_a_run_on_shuffled_labels_is_no_better_than_chance(store: Store, tmp_path: Path) -> None:
     with tiny_networks():
         ended = train(store.path, tmp_path / "run", *SETTINGS, "SHUFFLE_LABELS=1")
     assert "is no better than chance" in ended.stdout
 
 
-def test_memory_is_that_of_the_tensors_kept() -> None:
-    """By hand, for one image of 4 x 16 x 16: what conv1, bn1, conv2, bn2 and fc are fed."""
+def test_the_estimate_counts_the_tensors_that_autograd_keeps() -> None:
+    """Counted by hand for an image of 4 x 16 x 16: the inputs of conv1, bn1, conv2, bn2 and fc."""
     net = tiny_net("", 4, 3)
     conv1, conv2 = 8 * 8 * 8, 16 * 4 * 4
     by_hand = 4 * 16 * 16 + conv1 + conv1 + conv2 + 16
-    found = saved_elements(net, (4, 16, 16))
-    assert by_hand <= found <= by_hand + 8 + 16 + 8 + 16  # and BatchNorm's mean and variance, counted a batch of 2
+    num_saved = saved_elements(net, (4, 16, 16))
+    assert (
+        by_hand <= num_saved <= by_hand + 8 + 16 + 8 + 16
+    )  # BatchNorm keeps mean and variance, too; counted for a batch of 2
     config = make_config("default", task=4, store="s", batch=64, accumulate=2)
     weights = sum(parameter.numel() for parameter in net.parameters())
-    expected = 500 * 2**20 + 4 * weights * 4 + 32 * found * 4
+    expected = 500 * 2**20 + 4 * weights * 4 + 32 * num_saved * 4
     assert estimate_bytes(net, config, (4, 16, 16), amp=False, ranks=1) == expected
     assert estimate_bytes(net, config, (4, 16, 16), amp=False, ranks=1, loader_bytes=10**9) == expected + 10**9
 
 
-def test_memory_of_several_gpus_is_estimated_without_asking_the_others() -> None:
-    """torch's SyncBatchNorm refuses to run without data, and would wait for all ranks."""
+def test_the_estimate_for_several_gpus_needs_no_other_rank() -> None:
+    """torch's SyncBatchNorm needs data and waits for all ranks."""
     net = tiny_net("", 4, 3)
     alone = saved_elements(net, (4, 16, 16))
     assert saved_elements(share_statistics(net, "cuda"), (4, 16, 16)) == alone
 
 
-def test_resnet18_at_batch_16_stays_below_2_gb() -> None:
+def test_resnet18_at_batch_16_needs_less_than_2_gb() -> None:
     from models.build import build
     from models.resnet import branch
 
@@ -279,7 +281,7 @@ def test_out_of_memory_is_one_line(store: Store, tmp_path: Path) -> None:
         assert not is_out_of_memory(other)
 
 
-def test_gpu_auto_takes_the_least_used_and_says_which(
+def test_gpu_auto_chooses_the_least_used_gpu_and_names_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gib = [9, 2, 2, 30]
@@ -302,14 +304,14 @@ def test_gpu_auto_takes_the_least_used_and_says_which(
     assert choose_device(make_config("default", task=1, store="s"), local_rank=3).device == torch.device("cuda", 3)
 
 
-def test_how_busy_the_gpu_is_comes_from_nvml_where_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_use_of_the_gpu_comes_from_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = Device(device=torch.device("cuda", 0), amp=None, name="GPU")
     monkeypatch.setattr(telemetry.time, "monotonic", iter([1.0, 1.0, 1.5, 2.0, 2.0]).__next__)
     busy, used = iter([80, 100]), iter([3 * 2**30, 2 * 2**30])
     monkeypatch.setattr(torch.cuda, "utilization", lambda device: next(busy))
     monkeypatch.setattr(torch.cuda, "device_memory_used", lambda device: next(used))
     use = telemetry.GpuUse(cuda)
-    for _ in range(3):  # the second within a second of the first
+    for _ in range(3):  # the second call comes within a second of the first
         use.sample()
     assert use.summary() == {"busy_percent": 90.0, "used_gib": 3.0}
     epoch = dataclasses.replace(line(1.0), gpu=use.summary())
@@ -317,8 +319,8 @@ def test_how_busy_the_gpu_is_comes_from_nvml_where_it_says(monkeypatch: pytest.M
     assert telemetry.scalars(epoch)["gpu/busy_percent"] == 90
 
 
-def test_without_nvml_training_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A part of a GPU (MIG) has no utilisation, a container may have no library."""
+def test_without_nvml_training_continues(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A part of a GPU (MIG) has no utilisation, and a container may have no library."""
 
     def refuse(device: object) -> int:
         raise RuntimeError("Not Supported")
@@ -335,7 +337,7 @@ def test_without_nvml_training_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: 
     )
 
 
-def test_latest_loss_from_the_cpu() -> None:
+def test_the_loss_meter_reads_a_loss_on_the_cpu_at_once() -> None:
     latest = telemetry.LossMeter(SimpleNamespace(kind="cpu"))  # type: ignore[arg-type]
     assert not latest.failed
     latest.update(torch.tensor(float("inf")))

@@ -43,7 +43,7 @@ def run(store: Path) -> Path:
     return folder
 
 
-def test_the_run_folder(run: Path, store: Path) -> None:
+def test_the_run_folder_holds_its_files_and_they_agree(run: Path, store: Path) -> None:
     from preprocess.splits import make_split
     from preprocess.zarr_store import open_store
 
@@ -114,7 +114,7 @@ def test_every_task_reproduces_to_the_bit_in_a_new_process(store: Path, tmp_path
         ended = train(store, tmp_path / str(number), *arguments, task=task)
         assert ended.returncode == 0, ended.stderr
         folders.append(str(tmp_path / str(number)))
-    # One new process for all: it has never seen the models that it loads.
+    # One new process for all runs, which has not built these models before.
     code = "import sys; from pathlib import Path; from analysis.reproduce import reproduce\n"
     code += "for run in sys.argv[1:]: print('verdict', reproduce(Path(run), store=None, gpu=None))"
     ended = python("-c", code, *folders)
@@ -191,7 +191,7 @@ def test_another_store_is_noticed(run: Path, tmp_path: Path) -> None:
     assert "store (fingerprint)" in text
 
 
-def test_a_small_difference_with_the_same_everything_is_no_rounding(run: Path, tmp_path: Path) -> None:
+def test_a_small_difference_under_equal_conditions_is_not_rounding(run: Path, tmp_path: Path) -> None:
     copy = damaged(run, tmp_path)
     arrays = read_arrays(copy)
     logits, preds = arrays["logits"] + np.float32(1e-6), arrays["preds"] + 1e-7
@@ -207,7 +207,7 @@ def test_a_small_difference_with_the_same_everything_is_no_rounding(run: Path, t
 
 
 @pytest.mark.parametrize(("name", "text"), [("run.json", "{}"), ("run.json", "[]"), ("metrics.jsonl", '{"epoch": 2')])
-def test_torn_and_emptied_files_are_one_line(run: Path, tmp_path: Path, name: str, text: str) -> None:
+def test_truncated_and_empty_files_are_one_line(run: Path, tmp_path: Path, name: str, text: str) -> None:
     copy = damaged(run, tmp_path)
     (copy / name).write_text(text)
     ended = here("analysis", "curves", f"RUN={copy}")
@@ -216,7 +216,7 @@ def test_torn_and_emptied_files_are_one_line(run: Path, tmp_path: Path, name: st
     assert ended.stderr.count("\n") == 1
 
 
-def test_another_arch_in_run_json_is_the_cause_that_is_named(run: Path, tmp_path: Path) -> None:
+def test_another_arch_in_run_json_is_named_as_the_cause(run: Path, tmp_path: Path) -> None:
     copy = damaged(run, tmp_path)
     rewrite(copy, record=lambda values: values["config"].update(arch="resnet34"))
     code, text = reproduce(copy)
@@ -289,7 +289,7 @@ def test_a_run_is_never_overwritten(run: Path, store: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "found"),
+    ("words", "message"),
     [
         (["EPOCHS=many"], "EPOCHS=many: expected a whole number from 1 to 100,000"),
         (["BATCH=101"], "BATCH=101: the train split has only 100 chips"),
@@ -309,16 +309,16 @@ def test_a_run_is_never_overwritten(run: Path, store: Path) -> None:
     ],
 )
 def test_refusals_are_one_line_with_exit_code_2_and_leave_nothing(
-    store: Path, tmp_path: Path, arguments: list[str], found: str
+    store: Path, tmp_path: Path, words: list[str], message: str
 ) -> None:
-    ended = train(store, tmp_path / "run", *arguments)
+    ended = train(store, tmp_path / "run", *words)
     assert ended.returncode == 2
-    assert found in ended.stderr
+    assert message in ended.stderr
     assert ended.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
-def test_bands_that_the_store_lacks(uint8_store: Store, tmp_path: Path) -> None:
+def test_missing_bands_are_named(uint8_store: Store, tmp_path: Path) -> None:
     ended = train(uint8_store.path, tmp_path / "run", task=4)
     assert ended.returncode == 2
     assert "TASK=4: expected the bands red, green, blue, nir, found red, green, blue in " in ended.stderr
@@ -351,8 +351,8 @@ def test_without_a_gpu_the_default_runs_on_the_cpu_and_a_given_number_is_refused
 
 @pytest.mark.skipif(gpu_available(), reason="a GPU can be used on this machine")
 @pytest.mark.usefixtures("tiny")
-def test_whether_the_gpu_was_given_is_kept_by_a_run(store: Path, tmp_path: Path) -> None:
-    """RESUME refuses what the run was told to use; runs that did not record whether it was given go on."""
+def test_a_run_remembers_whether_the_user_gave_its_gpu(store: Path, tmp_path: Path) -> None:
+    """RESUME refuses to replace a GPU that the user gave. Early runs, which did not record that, are resumed."""
     ended = train(store, tmp_path / "run", "GPU=auto")
     assert ended.returncode == 0, ended.stderr
     record = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -377,8 +377,8 @@ def test_whether_the_gpu_was_given_is_kept_by_a_run(store: Path, tmp_path: Path)
     assert "GPU=0: no GPU can be used on this machine" in text
 
 
-def test_weights_from_a_file_and_head_only(run: Path, store: Path, tmp_path: Path) -> None:
-    """FINETUNE=head: every trunk weight rests, BatchNorm statistics drift, as in the reference project."""
+def test_weights_come_from_a_file_and_only_the_head_is_trained(run: Path, store: Path, tmp_path: Path) -> None:
+    """FINETUNE=head: the trunk's weights are frozen, its BatchNorm statistics change, as in the reference project."""
     weights = run / "model.safetensors"
     ended = train(store, tmp_path / "head", "FINETUNE=head", f"WEIGHTS={weights}", "SEED=5")
     assert ended.returncode == 0, ended.stderr
@@ -408,10 +408,12 @@ def test_a_loss_that_is_not_finite_stops_with_a_line(store: Path, tmp_path: Path
 
 
 @pytest.mark.usefixtures("tiny")
-def test_imagenet_weights_that_cannot_be_had(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By default a line, and training from scratch; asked for by name, a refusal."""
+def test_missing_imagenet_weights_are_a_line_by_default_and_an_error_if_asked_for(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default a line, and training from scratch; with WEIGHTS=imagenet an error."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there: no network
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # no server there: as without a network
     ended = train(store, tmp_path / "auto", "WEIGHTS=auto", "EPOCHS=1")
     assert ended.returncode == 0, ended.stderr
     assert "ImageNet weights of resnet18 are not available here" in ended.stdout
@@ -426,7 +428,9 @@ def test_imagenet_weights_that_cannot_be_had(store: Path, tmp_path: Path, monkey
     assert not (tmp_path / "asked").exists()
 
 
-def test_the_default_name_counts_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable) -> None:
+def test_the_default_run_name_is_the_next_free_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable
+) -> None:
     from train.run_folder import new_run_folder
 
     monkeypatch.chdir(tmp_path)

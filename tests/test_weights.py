@@ -1,4 +1,4 @@
-"""WEIGHTS=file: what the files of our runs say of their network, which run can start from which file, and the lines."""
+"""WEIGHTS=file: the metadata of model files, which run can start from which file, and the lines about it."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ from train.setup import make_model, make_train_loader, open_data
 
 @pytest.fixture(autouse=True)
 def tiny() -> Iterator[None]:
-    """Task 3's trunks are ResNet-18 all the same."""
+    """The trunks of Task 3 are ResNet-18, too."""
     with tiny_networks():
         yield
 
@@ -39,7 +39,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(store: Path) -> Callable[..., Path]:
-    """The model file of a run of one epoch on these settings; each is trained once."""
+    """The model file of a run of one epoch with these settings; each is trained once."""
     made: dict[str, Path] = {}
 
     def run(task: int, *settings: object) -> Path:
@@ -59,13 +59,13 @@ def config(store: Path, path: Path | str, task: int = 1, **settings: Any) -> Con
 
 
 def start_from(store: Path, path: Path | str, task: int = 1, **settings: Any) -> dict[str, torch.Tensor]:
-    """The network that a run begins with."""
+    """The network with which a run begins."""
     made = config(store, path, task, **settings)
     return dict(make_model(made, open_data(made), pretrained=True).state_dict())
 
 
 def without_metadata(path: Path, copy: Path, change: Callable[[dict], dict] = dict) -> Path:
-    """As runs of version 1 wrote it."""
+    """A model file as runs of version 1 wrote it."""
     save_file(change(load_file(path)), copy)
     return copy
 
@@ -79,7 +79,7 @@ def without_metadata(path: Path, copy: Path, change: Callable[[dict], dict] = di
         (4, (), [["red", "green", "blue", "nir"]]),
     ],
 )
-def test_a_model_file_says_which_network_it_is_of(
+def test_a_model_file_describes_its_network(
     runs: Callable[..., Path], task: int, settings: tuple, bands: list[list[str]]
 ) -> None:
     path = runs(task, *settings)
@@ -101,19 +101,19 @@ def test_a_model_file_says_which_network_it_is_of(
 def test_a_run_starts_from_a_run_of_its_own_task(
     store: Path, runs: Callable[..., Path], tmp_path: Path, task: int, version: int
 ) -> None:
-    """Each trunk from its own; also from files that say nothing of themselves. The last layer is new."""
+    """Each trunk is read from the trunk with its bands, also from files without metadata. The last layer is new."""
     path = runs(task) if version == 2 else without_metadata(runs(task), tmp_path / "w.safetensors")
-    found, saved = start_from(store, path, task), load_file(path)
-    assert found.keys() == saved.keys()
+    state, saved = start_from(store, path, task), load_file(path)
+    assert state.keys() == saved.keys()
     for name, value in saved.items():
-        assert torch.equal(found[name], value) == (not name.startswith("fc."))
+        assert torch.equal(state[name], value) == (not name.startswith("fc."))
 
 
 def test_runs_of_other_tasks_and_inputs_are_refused(
     store: Path, runs: Callable[..., Path], refused: Callable[..., str]
 ) -> None:
     four, course = runs(4), runs(1, "INPUT=course")
-    for path, task, settings, found in (
+    for path, task, settings, message in (
         (four, 1, {}, "expected 3 bands (red,green,blue), found a run of TASK=4 on 4 bands (red,green,blue,nir)."),
         (four, 3, {}, "expected 4 bands (red,green,blue | nir), found a run of TASK=4"),
         (
@@ -126,18 +126,18 @@ def test_runs_of_other_tasks_and_inputs_are_refused(
         (four, 4, {"arch": "resnet34"}, "expected a run with ARCH=resnet34, found one with ARCH=resnet18."),
     ):
         text = refused(lambda p=path, t=task, s=settings: start_from(store, p, t, **s))
-        assert text.startswith(f"WEIGHTS={path}: {found}")
+        assert text.startswith(f"WEIGHTS={path}: {message}")
 
 
 def test_a_run_on_colours_starts_other_tasks(store: Path, runs: Callable[..., Path]) -> None:
-    """INPUT=course feeds blue first: filters are matched by the bands' names, not by their places."""
+    """INPUT=course feeds blue first, so filters must be matched by the names of bands, not by their order."""
     for settings, order in (((), (0, 1, 2)), (("INPUT=course",), (0, 1, 2))):
         path = runs(1, *settings)
-        found = start_from(store, path, 4, **({"input": "course"} if settings else {}))
-        assert torch.equal(found["conv1.weight"][:, order], load_file(path)["conv1.weight"])
+        state = start_from(store, path, 4, **({"input": "course"} if settings else {}))
+        assert torch.equal(state["conv1.weight"][:, order], load_file(path)["conv1.weight"])
 
 
-def test_a_line_says_what_is_read_and_what_is_not(
+def test_a_line_says_what_of_the_file_is_used(
     store: Path, runs: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = runs(1)
@@ -146,7 +146,7 @@ def test_a_line_says_what_is_read_and_what_is_not(
         path, tmp_path / "d.safetensors", lambda s: {n: v.double() for n, v in s.items() if v.ndim}
     )
     bare = without_metadata(path, tmp_path / "b.safetensors", lambda s: {n: v for n, v in s.items() if "fc" not in n})
-    for file, settings, found in (
+    for file, settings, message in (
         (path, {}, "a run of TASK=1 on red,green,blue; its last layer (3 classes) is not used"),
         (path, {"pool": "off"}, "is not used; it was trained with max pooling, this run is without"),
         (half, {}, "its last layer (3 classes) is not used; float16 is converted to float32"),
@@ -157,7 +157,7 @@ def test_a_line_says_what_is_read_and_what_is_not(
         start_from(store, file, **settings)
         line = capsys.readouterr().out
         assert line.startswith(f"WEIGHTS={file}: ")
-        assert line.endswith(f"{found}\n")
+        assert line.endswith(f"{message}\n")
         assert line.count("\n") == 1
 
 
@@ -175,7 +175,7 @@ def test_a_file_of_nan_is_refused_before_anything_is_trained(
     assert not (tmp_path / "run").exists()
 
 
-def test_what_the_system_refuses_is_one_line(
+def test_an_error_of_the_system_is_one_line(
     store: Path, tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.mkfifo(tmp_path / "pipe.safetensors")
@@ -183,7 +183,7 @@ def test_what_the_system_refuses_is_one_line(
     (tmp_path / "device.safetensors").symlink_to("/dev/zero")
     (tmp_path / "loop.safetensors").symlink_to("loop.safetensors")
     (tmp_path / "file").touch()
-    for name, found in (
+    for name, message in (
         ("pipe", "found: a named pipe, expected a regular file."),
         ("folder", "found: a folder, expected a regular file."),
         ("device", "found: a device, expected a regular file."),
@@ -194,7 +194,7 @@ def test_what_the_system_refuses_is_one_line(
     ):
         path = tmp_path / f"{name}.safetensors"
         text = refused(lambda path=path: start_from(store, path))
-        assert text == f"WEIGHTS={path}: expected imagenet, none or a .safetensors file, {found}"
+        assert text == f"WEIGHTS={path}: expected imagenet, none or a .safetensors file, {message}"
     monkeypatch.setattr(
         module, "open_regular", lambda _: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
     )
@@ -211,7 +211,7 @@ def test_conv1_without_new_bands_is_refused(
     start_from(store, runs(1), 4, conv1="mean")
 
 
-def test_weights_that_resolve_to_scratch(
+def test_without_imagenet_weights_head_and_conv1_are_refused(
     store: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def offline(arch: str) -> None:
@@ -219,14 +219,14 @@ def test_weights_that_resolve_to_scratch(
 
     monkeypatch.setattr(module, "imagenet_weights", offline)
     assert resolve_weights(config(store, "auto", 4)).weights == "none"
-    for settings, found in (
+    for settings, message in (
         ({"conv1": "mean"}, "CONV1=mean has no effect without pretrained weights. ImageNet weights of resnet18 are"),
         ({"finetune": "head"}, "ImageNet weights of resnet18 are not available here."),
     ):
-        assert refused(lambda s=settings: resolve_weights(config(store, "auto", 4, **s))).startswith(found)
+        assert refused(lambda s=settings: resolve_weights(config(store, "auto", 4, **s))).startswith(message)
 
 
-def test_dihedral_flips_of_what_is_not_square_are_said(
+def test_dihedral_flips_of_chips_that_are_not_square_are_a_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Callable[..., str]
 ) -> None:
     store = to_store(write_chips(tmp_path / "tif", count=24, height=16, width=24), tmp_path / "chips.zarr").path
@@ -262,7 +262,7 @@ def test_resume_refuses_settings_without_effect(store: Path, tmp_path: Path, run
         safe_open(tmp_path / "run" / "model.safetensors", framework="pt") as file,
         safe_open(runs(1), framework="pt") as whole,
     ):
-        assert file.metadata() == whole.metadata()  # also of weights that were written after the stop
+        assert file.metadata() == whole.metadata()  # also if the weights were written after the stop
 
 
 def test_a_setting_of_the_command_line_without_effect(store: Path, tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_a_setting_of_the_command_line_without_effect(store: Path, tmp_path: Pat
 
 def test_a_model_file_of_version_1_starts_a_run(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = Path(__file__).parent / "fixtures" / "v1" / "run" / "model.safetensors"
-    found, saved = start_from(store, path), load_file(path)
+    state, saved = start_from(store, path), load_file(path)
     for name, value in saved.items():
-        assert torch.equal(found[name], value) == (not name.startswith("fc."))
+        assert torch.equal(state[name], value) == (not name.startswith("fc."))
     assert capsys.readouterr().out == f"WEIGHTS={path}: its last layer (3 classes) is not used\n"

@@ -1,5 +1,5 @@
-"""A run so small that its steps take milliseconds: real loader, steps, evaluation and files around a network of 3,000
-weights. Tests that interrupt runs use it, in this process and in others."""
+"""Runs so small that their steps take milliseconds: a network of 3,000 weights with the real loader, steps, evaluation
+and files. Tests that interrupt runs use them, in this process and in others."""
 
 import hashlib
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from train.loop import RunLoop
 
 
 def tiny_net(arch: str, num_bands: int, num_classes: int | None, *, pool: bool = True) -> nn.Module:
-    """In the place of `models.resnet.make_resnet`."""
+    """Replaces `models.resnet.make_resnet`."""
     net = nn.Sequential()
     net.conv1 = nn.Conv2d(num_bands, 8, 7, stride=2, padding=3, bias=False)
     net.bn1 = nn.BatchNorm2d(8)
@@ -31,7 +31,7 @@ def tiny_net(arch: str, num_bands: int, num_classes: int | None, *, pool: bool =
 
 
 def tiny_networks() -> "mock._patch[Callable[..., nn.Module]]":
-    """While it lasts, every ResNet is tiny."""
+    """Within this context every ResNet is tiny."""
     return mock.patch("models.build.make_resnet", tiny_net)
 
 
@@ -40,7 +40,7 @@ def sha256(path: Path) -> str:
 
 
 def outcome(run: Path) -> dict[str, object]:
-    """What must be the same of two runs that are one: weights, scores, losses."""
+    """What must be equal for two runs to be equal: weights, scores, losses."""
     with np.load(run / "results.npz", allow_pickle=False) as results:
         arrays = {name: results[name].tobytes() for name in results.files if name != "depends_on"}
     return {"weights": sha256(run / "model.safetensors"), **arrays}
@@ -59,7 +59,7 @@ class Steps:
 
     @property
     def watch(self) -> AbstractContextManager[None]:
-        """While it lasts, runs that begin or resume are watched."""
+        """A context in which runs that begin or resume are watched."""
         return use_hooks(Hooks(on_batch_end=self._note))
 
     def _note(self, loop: RunLoop, batch: Batch, loss: torch.Tensor) -> None:
