@@ -142,7 +142,9 @@ def test_too_many_jobs_for_the_open_files_are_refused_at_the_start(refused: Call
         text = refused(lambda: list(run_tasks(read_task, ["a", "b"], jobs=90)))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert text == "JOBS=90: needs 294 open files, and `ulimit -n` allows 200. Raise it, or use JOBS=58."
+    assert text == (
+        "JOBS=90: expected at least 294 open files, found a limit of 200 (`ulimit -n`). Raise it, or use JOBS=58."
+    )
 
 
 @pytest.mark.parametrize("engine", ["direct", "dali"])
