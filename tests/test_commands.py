@@ -101,7 +101,9 @@ def checked(code: str, cwd: Path = ROOT) -> "subprocess.CompletedProcess[str]":
 
 def test_words_are_checked_with_pydantic_alone(tmp_path: Path) -> None:
     (tmp_path / "tif").mkdir()
-    (tmp_path / "tags.csv").touch()
+    (tmp_path / "tags.csv").write_text("image_name,tags\n" + "a,b\n" * 64)
+    two = tmp_path / "two.csv"
+    two.write_text("image_name,tags\na,b\nc,d\n")
     run = ROOT / "tests/fixtures/v2/run"
     stopped, store = run.parent / "stopped", run.parent / "store.zarr"
     folder, file = tmp_path / "tif", tmp_path / "tags.csv"
@@ -109,7 +111,7 @@ def test_words_are_checked_with_pydantic_alone(tmp_path: Path) -> None:
         (f"zarr DATA={folder} LABELS={file} BANDS=a,b", 0, ""),
         (f"train TASK=1 DATA={folder} LABELS={file} STORE={tmp_path / 's'}", 0, ""),
         ("train TASK=1", 0, ""),
-        (f"train TASK=4 STORE={store} EMA=0.9 RUN={tmp_path / 'new'}", 0, ""),
+        (f"train TASK=4 STORE={store} EMA=0.9 BATCH=8 RUN={tmp_path / 'new'}", 0, ""),
         ("train TASK=1 STORE=s3://bucket/chips.zarr", 0, ""),
         (f"train RESUME={stopped} STORE={store}", 0, ""),
         (f"info STORE={store} SPLIT=0.5,0.5", 0, ""),
@@ -133,8 +135,13 @@ def test_words_are_checked_with_pydantic_alone(tmp_path: Path) -> None:
         ("train TASK=1 SPLIT=blockd", 2, "SPLIT=blockd: expected course, blocked, a .csv file"),
         ("train TASK=1 STORE=nope.zarr", 2, f"STORE={ROOT}/nope.zarr: expected a store, found nothing."),
         (f"train TASK=1 STORE={store} RUN={run}", 2, f"RUN={run}: exists already."),
-        (f"train TASK=1 STORE={store} SPLIT=no.csv", 2, f"SPLIT={ROOT}/no.csv: expected a CSV file, found nothing."),
-        (f"train TASK=1 STORE={store} WEIGHTS=no.safetensors", 2, f"WEIGHTS={ROOT}/no.safetensors: expected"),
+        (f"train TASK=1 STORE={store} BATCH=8 SPLIT=no.csv", 2, f"SPLIT={ROOT}/no.csv: expected a CSV file"),
+        (f"train TASK=1 STORE={store} BATCH=8 WEIGHTS=no.safetensors", 2, f"WEIGHTS={ROOT}/no.safetensors: expected"),
+        (f"train TASK=1 STORE={store} BATCH=500", 2, "BATCH=500: expected at most 40, the number of chips of "),
+        (f"train TASK=1 STORE={store} CROP=100 BATCH=8", 2, "CROP=100: expected at most 16: the chips of "),
+        ("train TASK=1 BATCH=1000", 2, "BATCH=1000: expected at most 900, the number of chips of the demo."),
+        ("train TASK=1 CROP=100", 2, "CROP=100: expected at most 64: the chips of the demo are 64 x 64 pixels."),
+        (f"train TASK=1 DATA={folder} LABELS={two}", 2, f"BATCH=64: expected at most 2, the number of chips of {two}."),
         ("train TASK=1 LABELS=x.csv", 2, "LABELS: only with DATA=folder, which is converted first."),
         ("train TASK=1 DATA=nope", 2, "DATA=nope: expected a folder of TIFFs, found nothing."),
         ("train TASK=1 DATA=. STORE=s3://a/b", 2, "STORE=s3://a/b: expected a folder on disk, found an address."),
@@ -202,6 +209,13 @@ def test_a_folder_of_data_that_has_a_packages_name_hides_nothing(tmp_path: Path)
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+def test_what_is_known_of_the_demo_chips_is_what_they_are() -> None:
+    from preprocess import demo
+    from train.chip_checks import DEMO
+
+    assert (DEMO.bands, DEMO.sides) == (demo.BANDS, (demo.SIDE, demo.SIDE))
+
+
 def test_without_store_and_data_the_demo_chips_are_trained_for_eight_epochs() -> None:
     request = TrainRequest.from_words(["TASK=1"], "train")
     assert request.is_demo
@@ -251,9 +265,9 @@ def sixty_store(sixty: Chips) -> Store:
 
 
 TOO_MUCH = (
-    (["BATCH=500"], "BATCH=500: the train split has only 40 chips. Choose a smaller BATCH."),
+    (["BATCH=500"], "BATCH=500: expected at most 60, the number of chips of "),
     (["BATCH=41"], "BATCH=41: the train split has only 40 chips."),
-    (["CROP=100"], "CROP=100: expected at most 64: the chips of "),
+    (["CROP=100", "BATCH=8"], "CROP=100: expected at most 64: the chips of "),
     (["BATCH=8", "SPLIT=0.999,0.001"], "SPLIT=0.999,0.001: expected chips in the test split, found none"),
     (["BATCH=8", "VAL=0.99"], "VAL=0.99: expected a smaller fraction"),
 )
@@ -273,7 +287,8 @@ def test_what_does_not_fit_the_chips_is_refused_before_torch_is_loaded_or_a_pixe
 
 
 def test_bands_of_a_task_are_looked_for_before_the_conversion(sixty: Chips, tmp_path: Path) -> None:
-    ended = here("train", "TASK=4", f"DATA={sixty.folder}", f"LABELS={sixty.csv}", f"STORE={tmp_path / 'new.zarr'}")
+    words = [f"DATA={sixty.folder}", f"LABELS={sixty.csv}", f"STORE={tmp_path / 'new.zarr'}"]
+    ended = here("train", "TASK=4", "BATCH=8", *words)
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: TASK=4: expected the bands red, green, blue, nir, found band1, band2, ")
     assert list(tmp_path.iterdir()) == []

@@ -17,6 +17,7 @@ from preprocess.console import UserError, say
 from preprocess.files import is_url, partial_path, store_place
 from preprocess.setting_specs import specs, words_of
 from preprocess.settings import Answer, Settings, read_words, setting
+from train import chip_checks
 from train.config import RUNTIME_SETTINGS, TASK_2, Config, check_effect, make_config
 from train.setting_groups import check_gpu
 
@@ -107,6 +108,9 @@ class TrainRequest:
         ):
             raise UserError(f"STORE={store}: expected a store, found nothing. `make zarr` makes one.")
         if self.resume is None:
+            known = chip_checks.DEMO if self.is_demo else chip_checks.known_chips(self.config, self.conversion)
+            if known:
+                known.check(self.config)
             split, weights = self.config.split, self.config.weights
             if split.endswith(".csv") and not Path(split).is_file():
                 raise UserError(f"SPLIT={split}: expected a CSV file, found {_kind(Path(split))}.")
@@ -197,7 +201,7 @@ def train(request: TrainRequest) -> int:
         from preprocess.demo import make_demo
 
         say("no STORE and no DATA are given: the demo chips are used")
-        make_demo(DEMO, num_chips=900, seed=0)
+        make_demo(DEMO, num_chips=chip_checks.DEMO.at_most, seed=0)
     if request.conversion:
         from preprocess.convert import convert
 

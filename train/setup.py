@@ -15,10 +15,10 @@ from preprocess.console import UserError, say, setting_names
 from preprocess.splits import SPLIT_NAMES, Split, make_split
 from preprocess.zarr_store import Store, open_store
 from train import tune
+from train.chip_checks import check_batch_size
 from train.config import Config
 from train.device import Device
 from train.distributed import World
-from train.early_checks import check_batch_size
 from train.gpu_proof import reading_place
 from train.initial_weights import initial_weights
 
@@ -92,7 +92,7 @@ def make_train_loader(config: Config, data: Data, device: Device, world: World =
         UserError: BATCH is no multiple of the processes and ACCUMULATE, or the train split is smaller than BATCH.
     """
     check_batch(config, world.size)
-    check_batch_size(config, len(data.split.train), data.store.layout)
+    check_batch_size(config, len(data.split.train), data.store.layout.height, data.store.layout.width)
     crop = crop_of(config, data)
     sides = data.store.layout.height, data.store.layout.width
     if config.flips == "dihedral" and len({*sides}) + len({*crop}) > 2:
