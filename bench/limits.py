@@ -12,6 +12,7 @@ import numpy as np
 
 from bench.work import Work
 from preprocess import shard, zarr_store
+from preprocess.codecs import CODECS
 
 _CHIPS = 64
 
@@ -61,7 +62,7 @@ def probe(work: Work) -> Limits:
         np.copyto(target, source)
         return len(source)
 
-    return Limits(read=_best(read), lz4=_best(inflate) if layout.codec == "lz4" else None, memcpy=_best(copy))
+    return Limits(read=_best(read), lz4=_best(inflate) if CODECS[layout.codec].inflates else None, memcpy=_best(copy))
 
 
 def _best(work: Callable[[], int]) -> float:

@@ -16,6 +16,7 @@ from bench.remote_generator import Remote, RemoteError
 from bench.rows import BASELINE, OURS, PLAIN
 from bench.work import Row, Work
 from preprocess import zarr_store
+from preprocess.codecs import CODECS
 from preprocess.console import UserError, say
 
 
@@ -143,7 +144,7 @@ def r_sol(row: Row, work: Work, rates: list[float], limits: list[Limits]) -> flo
     light = [
         cores * speed_of_light(
             limit, stored=sizes["stored_bytes_a_chip"], raw=sizes["raw_bytes_a_chip"],
-            crop_in=sizes["crop_bytes_a_chip"], out=sizes["out_bytes_a_chip"], inflate=row.codec == "lz4",
+            crop_in=sizes["crop_bytes_a_chip"], out=sizes["out_bytes_a_chip"], inflate=CODECS[row.codec].inflates,
         )
         for limit in limits
     ]  # fmt: skip

@@ -2,8 +2,8 @@
 
 In: addresses of encoded chunks, and the augmentation of each chip. Out: images (N, height, width, bands) float32. Each
 step works on a chunk's values while they are in the inner caches; docs/log.md has the rates. Leaves checking and
-inflating a chunk to `kernels.payload`; its head says how to write fast loops, and why kernels of different files call
-each other as C functions.
+inflating a chunk to `kernels.payload`. The head of `kernels` says how to write fast loops, and why kernels call
+functions of other files as C functions.
 """
 
 from typing import Any

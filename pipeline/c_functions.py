@@ -1,7 +1,7 @@
 """C functions and memory addresses for the compiled kernels.
 
 Out: `lz4_decompress`, `crc32c` and `memcpy`, which code compiled by numba calls without the GIL; `pointer` and `array`,
-with which it reads memory at an address.
+with which it reads memory at an address. Leaves the loops to `kernels` and `augment`.
 
 LZ4 and crc32c lie in the extension modules of numcodecs and google-crc32c. Neither package promises to export them. So
 each function is looked up by name and tried on a known block when this module is imported. If it is missing or wrong,
@@ -47,8 +47,8 @@ class CFunction:
 
 
 def load(function: CFunction) -> Any:
-    """The C function as a ctypes function; its reference, and one printed line, if it is missing or gives wrong
-    results."""
+    """The C function as a ctypes function. If it is missing or gives wrong results, prints one line and returns the
+    reference instead."""
     try:
         library = ctypes.CDLL(importlib.import_module(function.module).__file__)
         native = function.prototype((function.symbol, library))

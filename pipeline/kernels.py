@@ -1,17 +1,18 @@
 """Chunks -> chips, without the GIL: compiled loops over many chips, on numba.
 
-The same steps as `preprocess.shard.decode_chip`, which stays the readable reference and makes the error messages:
-check the crc32c, inflate LZ4, join the bytes. In Python these are a dozen calls per chunk that take and drop the GIL,
-and two threads were slower than one (2,590 against 2,760 chips/s of 256 x 256 x 4 uint16).
+In: addresses of encoded chunks, so that one call handles many chips from many files. Out: decoded chips (`decode`), or
+copies of encoded ones (`copy_encoded`). Leaves finding the addresses to `chunks`, and the kernel that also augments to
+`augment`.
 
-In: addresses, so that one call handles many chips from many files. Leaves finding the addresses to `chunks`, and the
-kernel that also augments to `augment`.
+`decode` does the same as `preprocess.shard.decode_chip`: check the crc32c, inflate LZ4, join the bytes. That function
+is the readable reference, and it makes the error messages. In Python these steps are a dozen calls per chunk that take
+and release the GIL, and two threads were slower than one (2,590 against 2,760 chips/s of 256 x 256 x 4 uint16).
 
-All loops that the compiler should vectorise index with unsigned integers: numba otherwise handles negative indices, and
+Loops that the compiler should vectorise use unsigned indices. For signed ones numba adds code for negative indices, and
 the loop stays scalar, five times slower.
 
-numba's cache notices changes in a kernel's own file only. So a kernel calls no compiled function of another file,
-except by the name of a C function: that is what `payload` is for.
+numba's cache notices changes only in a kernel's own file. Therefore a kernel calls compiled functions of other files
+only as C functions, by name. `payload` is such a C function.
 """
 
 from typing import Any

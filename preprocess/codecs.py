@@ -2,13 +2,15 @@
 
 A chunk holds some rows of one band of one chip. A `Codec` gathers everything that depends on how its bytes are stored:
 the codecs that Zarr readers apply, the encoder, the reference decoder, the number that the compiled kernels switch on,
-and whether a GPU can decode it. The stored chunk is what `Codec` makes, the payload, followed by its crc32c; see
-`shard`.
+and whether a GPU can decode it.
 
-To add a codec: a class here and an entry in CODECS; its kernel kinds and their branch in `pipeline.kernels`.
+In: decoded chunks. Out: payloads; and back. Leaves the crc32c behind each payload, and the byte shuffle, to
+`shard_writer` and `shard`.
 
-Imports no zarr, numcodecs or numba at the top: worker processes load this file, and each of the three takes them
-0.1 to 0.3 s.
+To add a codec: write a class here, add it to CODECS, and write a branch for its kernel kinds in `pipeline.kernels`.
+
+Imports no zarr, numcodecs or numba at the top: worker processes load this file, and each of the three would take 0.1 to
+0.3 s of their start.
 """
 
 import struct
@@ -54,7 +56,7 @@ class Codec(ABC):
 
     @abstractmethod
     def encoder(self) -> EncodeChunks:
-        """A function that encodes chunks; it owns its working memory, so each thread needs its own.
+        """A function that encodes chunks. It has its own working memory, so each thread needs its own function.
 
         Its arguments:
             chunks: (N, chunk_bytes) uint8, C-contiguous.
@@ -94,7 +96,7 @@ class Lz4(Codec):
         return LZ4_HEADER_BYTES + lz4_block_limit(chunk_bytes)
 
     def encoder(self) -> EncodeChunks:
-        """See `preprocess.lz4`; its compiled code is loaded only here, so only a process that encodes waits for it."""
+        """See `preprocess.lz4`. Its compiled code is loaded here, so only a process that encodes waits for it."""
         from preprocess import lz4
 
         table = np.empty(lz4.TABLE_SIZE, np.uint64)
@@ -124,7 +126,7 @@ class Uncompressed(Codec):
     kernel_kinds: ClassVar = {"uint16": NONE_UINT16, "uint8": NONE_UINT8, "int16": NONE_INT16, "float32": NONE_FLOAT32}
 
     def zarr_codecs(self, itemsize: int) -> list[Any]:
-        """None."""
+        """No codec."""
         return []
 
     def max_bytes(self, chunk_bytes: int) -> int:
