@@ -9,11 +9,16 @@ from unittest import mock
 
 import numpy as np
 import torch
+from helpers.commands import SETTINGS, stop_at, train
 from torch import nn
 
 from pipeline.loader import Batch
+from preprocess.zarr_store import Store
+from train.checkpoint_files import folder
 from train.hooks import Hooks, use_hooks
 from train.loop import RunLoop
+
+EVERY_STEP = ("CHECKPOINT_MINUTES=1e-9",)
 
 
 def tiny_net(arch: str, num_bands: int, num_classes: int | None, *, pool: bool = True) -> nn.Module:
@@ -66,3 +71,10 @@ class Steps:
         self.loop = loop
         self.losses.append(float(loss).hex())
         self._act(len(self.losses))
+
+
+def stopped(store: Store, run: Path, step: int = 8) -> list[Path]:
+    """Stop a run that writes a checkpoint after every step; returns its checkpoints, oldest first."""
+    with Steps(stop_at(step)).watch:
+        assert train(store.path, run, *SETTINGS, *EVERY_STEP).returncode == 75
+    return sorted(folder(run).glob("e*.safetensors"))
