@@ -1,12 +1,15 @@
 """Change the files of a run as if the run had written them so: all digests fit again."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from helpers.commands import ROOT, here
 
+from preprocess.console import UserError
 from train.contract.fields import sealed
 from train.contract.metrics import digests
 from train.contract.record import identity_of
@@ -61,3 +64,36 @@ def rewrite(
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
     np.savez(run / "results.npz", **stored, depends_on=np.array(json.dumps(depends)))  # type: ignore[arg-type]
     return run
+
+
+def one_line(call: Callable[[], object]) -> str:
+    """The message of a call that raises UserError; "" if it does not."""
+    text = ""
+    try:
+        call()
+    except UserError as error:
+        text = str(error)
+    assert "\n" not in text
+    return text
+
+
+def commands(run: Path) -> list[list[str]]:
+    data, out = run.parent / "tif", run.parent / "out.csv"
+    return [
+        ["predict", f"RUN={run}", f"DATA={data}", f"OUT={out}", "GPU=cpu"],
+        ["export", f"RUN={run}"],
+        ["report", f"RUN={run}"],
+        ["curves", f"RUN={run}"],
+        ["reproduce", f"RUN={run}"],
+        ["train", f"RESUME={run}"],
+    ]
+
+
+def refused_by_all(run: Path, message: str, *, but: tuple[str, ...] = ()) -> None:
+    (run.parent / "tif").mkdir(exist_ok=True)
+    shutil.copy(ROOT / "pyproject.toml", run.parent / "tif" / "a.tif")  # its content is not read
+    for name, *words in commands(run):
+        if name not in but:
+            ended = here("", name, *words)
+            assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), (name, ended)
+            assert message in ended.stderr

@@ -25,6 +25,7 @@ from train.checkpoint_files import folder
 from train.contract.record import read_record
 from train.device import Device, choose_device
 from train.hooks import Hooks, use_hooks
+from train.loop import RunLoop
 from train.run_folder import locked
 
 STEPS = 5  # 107 train chips in batches of 20
@@ -140,6 +141,22 @@ def test_a_run_that_is_stopped_in_an_evaluation_resumes_before_it(
     assert f"resumes in epoch 1 after step {STEPS} of {STEPS}" in ended.stdout
     assert steps.losses == undisturbed[1][STEPS:]
     assert outcome(tmp_path / "run") == outcome(undisturbed[0])
+
+
+@pytest.mark.parametrize("finished", [0, 1])
+def test_ctrl_c_keeps_a_finished_epoch_and_no_empty_folder(store: Store, tmp_path: Path, finished: int) -> None:
+    def interrupt(loop: RunLoop) -> None:
+        if loop.state.epoch == finished:
+            raise KeyboardInterrupt
+
+    with use_hooks(Hooks(on_epoch_start=interrupt)):
+        ended = train(store.path, tmp_path / "run")
+    assert (ended.returncode, ended.stderr) == (130, "stopped by Ctrl-C\n")
+    assert (tmp_path / "run").exists() == bool(finished)
+    if finished:
+        assert f"To resume it: make train RESUME={tmp_path / 'run'}" in ended.stdout
+        assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "stopped"
+        assert here("analysis", "reproduce", f"RUN={tmp_path / 'run'}").returncode == 0
 
 
 def test_ctrl_c_is_a_stop_too_and_a_second_one_ends_at_once(store: Store, tmp_path: Path) -> None:
