@@ -147,7 +147,7 @@ def _begin(output: Output, settings: dict[str, Any]) -> None:
 def _write_block(output: Output, number: int, logits: np.ndarray, bad: dict[int, str]) -> None:
     data = io.BytesIO()
     np.savez(data, logits=logits, bad=np.array(json.dumps(bad)))
-    write_atomic(output.partial / f"{number}.npz", data.getbuffer())
+    write_atomic(output.partial / f"{number}.npz", data.getvalue())
 
 
 def _read_block(output: Output, number: int, num_chips: int) -> tuple[np.ndarray, dict[int, str]] | None:

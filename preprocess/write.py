@@ -58,7 +58,7 @@ def convert_shard(task: ShardTask) -> int:
         progress, allow_pickle=False, **record.arrays, source_size=task.size, source_mtime_ns=task.mtime_ns,
         shard_bytes=np.int64(record.num_bytes),
     )  # fmt: skip
-    write_atomic(progress_path(task), progress.getbuffer())
+    write_atomic(progress_path(task), progress.getvalue())
     return task.shard
 
 

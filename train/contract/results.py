@@ -111,7 +111,7 @@ def write_results(run: Path, record: Record, scores: TestScores, lines: Sequence
     }
     data = io.BytesIO()
     np.savez(data, allow_pickle=False, **arrays, depends_on=np.array(json.dumps(sealed(made))))
-    write_atomic(run / "results.npz", data.getbuffer())
+    write_atomic(run / "results.npz", data.getvalue())
 
 
 def read_results(run: Path, record: Record, history: Sequence[EpochLine] | None) -> Results:
