@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
-OLDEST = (3, 11)
+OLDEST, NEWEST = (3, 11), (3, 13)  # as `requires-python` in pyproject.toml, which pip checks much later
 ANSWERED = 10  # exit code of `canopy check`: the words were a question, and there is nothing to run
 OTHER_CUDA = {"13": "12", "12": "13"}
 PIP = ("-m", "pip", "--disable-pip-version-check")
@@ -53,10 +53,10 @@ def is_current(stamp: Path) -> bool:
 def prepare(venv: Path, python: str, output: int | None = None) -> int:
     """Make a virtual environment with pydantic, which checks the words. Returns an exit code, 0 if it is there."""
     version = sys.version_info[:2]
-    if version < OLDEST:
+    if not OLDEST <= version <= NEWEST:
         return refuse(
-            f"python >= {OLDEST[0]}.{OLDEST[1]} is needed, {sys.executable} is {version[0]}.{version[1]}. "
-            "PYTHON=python3.11 chooses another."
+            f"Python 3.11, 3.12 or 3.13 is needed, {sys.executable} is {version[0]}.{version[1]}. "
+            "PYTHON=python3.13 chooses another."
         )
     make_venv = [sys.executable, "-m", "venv", "--", str(venv)]
     if not os.access(python, os.X_OK) and subprocess.call(make_venv, stdout=output, stderr=output):

@@ -1,11 +1,16 @@
 """Every package that an installation brings has one exact version in constraints.txt, and that version is installed."""
 
 import importlib.metadata
+import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+
+from canopy.launch import NEWEST, OLDEST, prepare
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,3 +75,25 @@ def test_the_installed_versions_are_the_pinned_ones() -> None:
         if installed[name] not in pins[name].specifier
     ]
     assert other == []
+
+
+def test_the_supported_pythons_are_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    required = SpecifierSet(project["requires-python"])
+    allowed = [f"3.{minor}" for minor in range(30) if f"3.{minor}.1" in required]
+    classified = [text.rsplit(" ", 1)[1] for text in project["classifiers"] if ":: Python ::" in text]
+    launched = [f"3.{minor}" for minor in range(OLDEST[1], NEWEST[1] + 1)]
+    assert allowed == classified == launched
+
+
+@pytest.mark.parametrize("version", [(3, 10, 13), (3, 14, 0)])
+def test_another_python_is_refused_before_an_environment_is_made(
+    version: tuple[int, int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "version_info", version)
+        code = prepare(tmp_path / "venv", str(tmp_path / "venv/bin/python"))
+    assert code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: Python 3.11, 3.12 or 3.13 is needed, {sys.executable} is 3.{version[1]}. ")
+    assert list(tmp_path.iterdir()) == []
