@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from pydantic import field_validator
 
-from preprocess.commands import ConversionSettings
+from preprocess.commands import ConversionSettings, StoreWords
 from preprocess.console import UserError, say
 from preprocess.files import is_url, partial_path, store_place
 from preprocess.setting_specs import specs, words_of
@@ -32,12 +32,22 @@ class RunWords(Settings):
     heading: ClassVar[str] = "The run"
 
     run: str | None = setting(
-        None, "Folder of the new run. It must not exist.", hint="folder", default_text="the next free runs/task1, ..."
+        None, "Folder of the new run. It must not exist.", hint="folder", default_text="the next free runs/task<N>"
     )
     resume: Path | None = setting(
         None, "Folder of a run that was stopped or killed: continue it. Its settings are kept.", hint="folder"
     )
     run_file: Path | None = setting(None, "For scripts: the name of the run's folder is written there.", hint="file")
+
+
+class FirstConversion(ConversionSettings):
+    """The settings of a conversion, for a training that may have one."""
+
+    heading: ClassVar[str] = StoreWords.heading
+
+    data: Path | None = setting(  # type: ignore[assignment]  # only the table and the words are of this class
+        None, "Folder of TIFFs: convert them to STORE before the training. The settings below need it.", hint="folder"
+    )
 
 
 class TuneSettings(Settings):
@@ -92,7 +102,7 @@ class TrainRequest:
     @staticmethod
     def shown_models() -> tuple[type[Settings], ...]:
         """The classes whose settings the tables show."""
-        return Config, RunWords, ConversionSettings
+        return Config, RunWords, FirstConversion
 
     def check(self) -> None:
         """Refuse what files and folders show to be wrong, before anything heavy is loaded."""

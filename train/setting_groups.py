@@ -55,13 +55,13 @@ class DataSettings(Settings):
         "course",
         "How chips are divided. course: 33 % test, by scikit-learn. blocked: the same fractions, but duplicates and "
         "neighbours that `make audit` found stay together. 0.8,0.2: fractions of train and test. 0.7,0.1,0.2@5: of "
-        "train, val and test, drawn with seed 5. file.csv: columns image_name and part.",
+        "train, val and test, drawn with seed 5. file.csv: columns image_name and split.",
         hint="course|blocked|0.8,0.2|file.csv",
     )
     val: float = setting(
         0.0,
-        "Share of the train split that becomes the val split, on which the best epoch is selected. 0: it is selected "
-        "on the test split, and the test scores are optimistic.",
+        "Fraction of the train split that becomes the val split, on which the best epoch is selected. 0: the best "
+        "epoch is selected on the test split, and the test scores are optimistic.",
         ge=0,
         lt=1,
     )
@@ -97,7 +97,7 @@ class ModelSettings(Settings):
 
     heading: ClassVar[str] = "Model"
 
-    arch: Arch = setting("resnet18", "The network.")
+    arch: Arch = setting("resnet18", "The network, a ResNet of torchvision.")
     weights: str = setting(
         "auto",
         "First weights. auto: ImageNet's where torchvision can get them, else none. imagenet: refuse without them. "
@@ -146,16 +146,20 @@ class OptimisationSettings(Settings):
     )
     optimizer: Literal["sgd", "adamw"] = by_recipe("optimizer", "The optimizer.")
     lr: float = by_recipe("lr", "Highest learning rate.", gt=0, le=1e30)
-    trunk_lr: float = setting(1.0, "Learning rate before the last layer, as a factor of LR.", gt=0, le=1e6)
+    trunk_lr: float = setting(1.0, "Learning rate of all layers before the last, as a factor of LR.", gt=0, le=1e6)
     momentum: float = by_recipe("momentum", "Momentum of SGD.", ge=0, le=1)
     weight_decay: float = by_recipe("weight_decay", "Weight decay.", ge=0, le=1e6)
-    schedule: Literal["step", "onecycle", "cosine"] = by_recipe("schedule", "How the learning rate changes.")
+    schedule: Literal["step", "onecycle", "cosine"] = by_recipe(
+        "schedule", "How the learning rate changes. onecycle: up and down once. cosine: down along a cosine."
+    )
     warmup: float = setting(0.3, "Share of all steps in which onecycle and cosine raise the learning rate.", ge=0, lt=1)
     step_epochs: int = by_recipe("step_epochs", "Epochs between two steps of SCHEDULE=step.", ge=1, le=100_000)
     step_gamma: float = by_recipe(
         "step_gamma", "Factor of the learning rate at each step of SCHEDULE=step.", gt=0, le=1
     )
-    loss: Literal["bce", "soft_margin", "asymmetric"] = by_recipe("loss", "The loss.")
+    loss: Literal["bce", "soft_margin", "asymmetric"] = by_recipe(
+        "loss", "The loss. bce: binary cross-entropy. asymmetric: easy negatives count less."
+    )
     smoothing: float = setting(0.0, "Label smoothing.", ge=0, lt=1)
     balance: float = setting(
         0.0, "A positive label weighs (negatives / positives of its class) to this power. 0: no balancing.", ge=0, le=1
@@ -173,9 +177,10 @@ class RunSettings(Settings):
 
     gpu: str = setting(
         "0",
-        "0: the first GPU; without GPU=0 the CPU if there is no GPU. 0,1,2,3: one process per GPU. auto: the least "
-        "used GPU, else the CPU. cpu.",
+        "0: the first GPU. 0,1,2,3: one process per GPU. auto: the GPU that is used least, or the CPU if there is "
+        "none. cpu: the CPU. A GPU that is set and cannot be used is refused.",
         hint="0|0,1,2,3|auto|cpu",
+        default_text="0, or cpu if there is no GPU",
         on_resume=True,
     )
     gpu_given: bool = setting(False, "The user set GPU: refuse a GPU that cannot be used.", on_resume=True, hidden=True)
