@@ -70,7 +70,9 @@ def golden(place: Place, sections: tuple[str, ...]) -> tuple[Items, list[str]]:
 
     # A job waits for jobs that were submitted before it only, so two workers cannot wait for each other.
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        futures |= {name: pool.submit(run, name) for name in jobs if name in wanted and name not in IN_PROCESS}
+        for name in jobs:  # one by one: a job looks up the futures of the jobs that it needs
+            if name in wanted and name not in IN_PROCESS:
+                futures[name] = pool.submit(run, name)
         for name in IN_PROCESS:
             if name in wanted:
                 futures[name] = Future()
