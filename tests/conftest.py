@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 import single_thread  # noqa: F401  # before numpy and torch
@@ -51,6 +52,16 @@ def uint8_chips(tmp_path_factory: pytest.TempPathFactory) -> Chips:
 @pytest.fixture(scope="session")
 def uint8_store(uint8_chips: Chips) -> Store:
     return to_store(uint8_chips, uint8_chips.folder.parent / "chips.zarr")
+
+
+@pytest.fixture
+def empty_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page's figures are made, but not drawn, which is most of a report's time: for tests of words and tables."""
+
+    def savefig(figure: object, file: IO[Any], *, format: str, **more: object) -> None:
+        file.write("<svg />" if format == "svg" else b"")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
 
 
 @pytest.fixture

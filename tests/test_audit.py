@@ -385,6 +385,7 @@ def test_exclusive_classes_must_be_there(session_store: Store, refused: Callable
     assert exclusive_classes(session_store.classes) == ()
 
 
+@pytest.mark.slow
 def test_an_audit_loads_neither_torch_nor_dali(planted: SimpleNamespace) -> None:
     code = (
         "import sys, analysis, analysis.commands, analysis.audit, analysis.report, analysis.curves\n"

@@ -49,8 +49,7 @@ def right_batch(row: Row, work: Work) -> RowBatch:
     "row",
     [
         ROWS[BASELINE],
-        ROWS["litdata"],
-        *(pytest.param(ROWS[name], marks=pytest.mark.slow) for name in ("canopy-lz4-rgb", "dataloader-pil")),
+        *(pytest.param(ROWS[name], marks=pytest.mark.slow) for name in ("canopy-lz4-rgb", "dataloader-pil", "litdata")),
     ],
     ids=lambda row: str(row.name),
 )
@@ -99,6 +98,7 @@ def test_our_rows_give_the_right_first_batch(row: Row, work: Work) -> None:
     check(row, work, batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", [*PLAIN, ROWS["dataloader-pil"]], ids=lambda row: str(row.name))
 def test_plain_rows_give_the_right_first_batch(row: Row, work: Work) -> None:
     check(row, work, next(row.make(work, Setting(workers=0))(0)))
@@ -145,6 +145,7 @@ def test_loader_mode_end_to_end(work: Work, tmp_path: Path) -> None:
     assert len(table.splitlines()) == 2 + len(found["rows"])
 
 
+@pytest.mark.slow
 def test_own_store_has_rows_of_its_codec_and_no_ratio(work: Work, tmp_path: Path) -> None:
     done = here("bench", "ROUNDS=1", f"STORE={work.stores['none']}", f"RESULTS={tmp_path}")
     assert done.returncode == 0, done.stderr

@@ -51,6 +51,7 @@ def test_only_dalis_warning_about_npp_is_hidden(monkeypatch: pytest.MonkeyPatch)
             warnings.warn("another", stacklevel=1)
 
 
+@pytest.mark.slow
 def test_the_first_gpu_pipeline_of_a_process_is_built_without_a_warning() -> None:
     """`build` calls `check_cuda_runtime` if a pipeline needs a GPU. Here a CPU pipeline claims to need one."""
     code = """

@@ -85,8 +85,7 @@ def test_predict_gives_the_runs_scores_to_the_bit_and_names_values_that_are_not_
         assert "expected finite values, found 1 NaN and 0 infinite values" in reason
 
 
-# Exporting takes 10 s of CPU time, whatever the network.
-@pytest.mark.parametrize("trained", ["float32", pytest.param("int16", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.slow  # exporting takes 10 s of CPU time, whatever the network; uint16 chips: test_export.py
 def test_the_exported_network_takes_the_files_own_values(trained: SimpleNamespace) -> None:
     folder = export(trained.run.path, store_path=None)
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])

@@ -116,7 +116,7 @@ def test_other_weights_and_other_stores_are_refused(run: Run, tmp_path: Path, re
     assert "expected the weights that made the saved scores" in refused(lambda: export(other, store_path=None))
 
 
-@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("again", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_refused_export_leaves_what_was_there(run: Run, tmp_path: Path, refused: Callable, again: bool) -> None:
     other = shutil.copytree(run.path, tmp_path / "run")
     if not again:

@@ -177,6 +177,7 @@ def test_no_other_file_holds_gpu_tests() -> None:
 
 
 @pytest.mark.skipif(gpu_available(), reason="a GPU can be used on this machine")
+@pytest.mark.slow
 def test_the_gpu_tests_themselves_are_all_skipped_without_a_gpu(tmp_path: Path) -> None:
     found = run_tests(ROOT / "tests" / "test_gpu.py", tmp_path / "log")
     assert (found.passed, found.failed, found.problem) == (0, (), "")

@@ -93,6 +93,7 @@ def test_slugs_are_file_names_that_differ() -> None:
         assert re.fullmatch(r"[\w-][\w.-]{0,99}", found)
 
 
+@pytest.mark.usefixtures("empty_figures")
 def test_a_store_of_one_class(tmp_path: Path, session_chips: Chips) -> None:
     rows = [(f"t_{n}", "a" if "a" in tags.split() else "") for n, tags in enumerate(session_chips.tags)]
     write_csv(tmp_path / "tags.csv", rows)
@@ -104,6 +105,7 @@ def test_a_store_of_one_class(tmp_path: Path, session_chips: Chips) -> None:
     assert (frame > 0).all().all()
 
 
+@pytest.mark.slow
 def test_a_page_of_large_chips_stays_small(tmp_path: Path) -> None:
     """Noise of 512 x 512 pixels, which no PNG makes smaller: 1.4 MB of text a chip."""
     chips = write_chips(tmp_path / "tif", count=16, height=512, width=512)

@@ -128,6 +128,7 @@ def test_scores_of_two_ranks_are_those_of_one_to_the_bit(both: Path) -> None:
     assert "BIT-IDENTICAL" in ended.stdout, ended.stdout
 
 
+@pytest.mark.slow
 def test_a_run_that_two_ranks_began_is_resumed_by_one(
     alone: Path, settings: tuple[object, ...], tmp_path: Path
 ) -> None:

@@ -131,6 +131,7 @@ def test_the_same_run_gives_the_same_bytes(made: SimpleNamespace, tmp_path: Path
     assert before == {path.name: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.usefixtures("empty_figures")
 def test_the_verdict_of_reproduce_is_shown_and_a_stale_one_is_called_so(made: SimpleNamespace, tmp_path: Path) -> None:
     run = shutil.copytree(made.run, tmp_path / "run")
     (run / "reproduce.csv").write_text("class,ap_saved,ap_again\na,0.5,0.5\n")
@@ -144,6 +145,7 @@ def test_the_verdict_of_reproduce_is_shown_and_a_stale_one_is_called_so(made: Si
         assert "highest scores of b" in page.text
 
 
+@pytest.mark.usefixtures("empty_figures")
 def test_a_store_that_has_moved(made: SimpleNamespace, tmp_path: Path, uint8_store: Store, refused: Callable,
                                 capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     run = shutil.copytree(made.run, tmp_path / "run")
@@ -283,6 +285,7 @@ def _ap(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_report_loads_neither_torch_nor_dali(made: SimpleNamespace) -> None:
     code = (
         "import sys; from canopy.main import dispatch\n"

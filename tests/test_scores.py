@@ -110,6 +110,7 @@ def test_bootstrap_ap_is_scikit_learns_with_sample_weights(ties: bool) -> None:
     assert empty > 25  # the class without positives always, the one with two sometimes
 
 
+@pytest.mark.slow
 def test_the_bootstrap_leaves_torch_the_threads_it_had() -> None:
     code = """
 import numpy as np, torch
