@@ -86,7 +86,7 @@ def _text(path: Path) -> str:
         line = len(re.findall(b"\r\n|\n|\r", data[: error.start])) + 1
         byte = f"the byte 0x{data[error.start]:02x}"
         with suppress(UnicodeDecodeError):  # 5 bytes are undefined there
-            byte += f" (in Windows-1252:  {data[error.start : error.start + 1].decode('cp1252')!r})"
+            byte += f" (in Windows-1252: {data[error.start : error.start + 1].decode('cp1252')!r})"
         raise UserError(
             f"{path} line {line}: expected a CSV in UTF-8, found {byte}. {_convert(path, 'WINDOWS-1252')}"
         ) from error

@@ -281,7 +281,9 @@ def test_a_blocked_split_needs_the_audit_of_this_store(session_store: Store, tmp
     whole = path.read_text()
     try:
         path.write_text(json.dumps({**json.loads(whole), "fingerprint": "0"}))
-        assert "another store's chips" in refused(lambda: make_split("blocked", planted.store))
+        assert "expected the groups of this store, found those of another" in refused(
+            lambda: make_split("blocked", planted.store)
+        )
         path.write_text("{")
         assert "damaged" in refused(lambda: make_split("blocked", planted.store))
         for groups, found in (

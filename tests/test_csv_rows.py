@@ -65,7 +65,7 @@ def test_any_text_is_read_as_pythons_strict_reader_does_or_refused(tmp_path: Pat
         ('a, "clear"\n', "line 2: expected quotes"),
         ("a,x\n\nb\n", "line 4: expected 2 fields, found 1"),
         ("a,x\r\nb,x\rc,x\nd,x,y\n", "line 5: expected 2 fields, found 3"),
-        ("a,x\nb,\0\n", "line 3: found a NUL character"),
+        ("a,x\nb,\0\n", "line 3: expected text, found a NUL character"),
     ],
 )
 def test_the_line_of_the_fault_is_named(tmp_path: Path, refused: Callable, content: str, line: str) -> None:
@@ -79,7 +79,7 @@ def test_the_line_of_the_fault_is_named(tmp_path: Path, refused: Callable, conte
     [
         ("utf-16", "found UTF-16"), ("utf-16-be", "found UTF-16"), ("utf-16-le", "found UTF-16"),
         ("utf-32", "found UTF-32"), ("latin-1", "line 3: expected a CSV in UTF-8, found the byte 0xe9"),
-        ("cp1252", "(in Windows-1252 it is 'é')"),
+        ("cp1252", "(in Windows-1252: 'é')"),
     ],
 )  # fmt: skip
 def test_other_encodings_are_named(tmp_path: Path, refused: Callable, encoding: str, found: str) -> None:

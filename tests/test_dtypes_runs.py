@@ -113,7 +113,7 @@ def test_audit_and_report_are_made_without_a_warning(trained: SimpleNamespace) -
         }  # fmt: skip
         page = report(trained.run.path, compare=(), class_name=None, store_path=None)
     assert findings["Constant"].chips.tolist() == [[5]]
-    assert findings["Constant"].said == [trained.store.layout.bands[1]]
+    assert findings["Constant"].reasons == [trained.store.layout.bands[1]]
     assert page.exists()
     text = (trained.folder / "chips.zarr.audit" / "audit.html").read_text()
     (mean, *_), _ = trained.store.band_statistics(np.arange(120))

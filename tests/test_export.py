@@ -126,7 +126,7 @@ def test_a_refused_export_leaves_what_was_there(run: Run, tmp_path: Path, refuse
     before = {path.name: path.read_bytes() for path in (other / "export").glob("*")}
     with mock.patch("analysis.export.MAX_DIFFERENCE", -1.0):
         text = refused(lambda: export(other, store_path=None))
-    assert "Nothing is exported" in text
+    assert "Nothing was exported" in text
     assert before == {path.name: path.read_bytes() for path in (other / "export").glob("*")}
     assert (other / "export").exists() == again
     assert not (other / "export.partial").exists()

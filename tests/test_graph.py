@@ -113,7 +113,7 @@ def test_resize_is_near_torchs_antialiased_resize(session_store: Store) -> None:
 
 
 def test_course_needs_the_four_bands_and_16_bits(uint8_store: Store, refused: object, session_store: Store) -> None:
-    assert "band 'nir' is wanted" in refused(lambda: course_inputs(uint8_store, 3))  # type: ignore[operator]
+    assert "expected the band 'nir'" in refused(lambda: course_inputs(uint8_store, 3))  # type: ignore[operator]
     for dtype in ("uint8", "int16", "float32"):
         wrong = replace(session_store, layout=replace(session_store.layout, dtype=dtype))
         line = refused(lambda: course_inputs(wrong, 3))  # type: ignore[operator]  # noqa: B023

@@ -276,10 +276,12 @@ def test_refusals(trained: SimpleNamespace, whole: Path, tmp_path: Path, refused
     assert "expected TIFFs" in refused(lambda: score(trained, tmp_path / "data", out))
     name = trained.run.names[0]
     shutil.copy(trained.new / f"{name}.tif", tmp_path / "data" / "x.tif")
-    assert "expected nir too" in refused(
+    assert "the run also needs nir" in refused(
         lambda: score(trained, tmp_path / "data", out, bands=("blue", "green", "red", "swir"))
     )
-    assert "expected green, blue too" in refused(lambda: score(trained, tmp_path / "data", out, bands=("red", "nir")))
+    assert "the run also needs green, blue" in refused(
+        lambda: score(trained, tmp_path / "data", out, bands=("red", "nir"))
+    )
     shutil.copy(trained.new / f"{name}.tif", tmp_path / "data" / "x.TIFF")
     assert "two files for one name, 'x'" in refused(lambda: score(trained, tmp_path / "data", out))
     assert list(tmp_path.glob("out*")) == []

@@ -21,7 +21,10 @@ def test_a_verdict_has_its_own_table_or_none(tmp_path: Path) -> None:
         assert (run / "reproduce.csv").exists()
         rewrite(run, both=lambda values: values["config"].update(split="0.5,0.5"))
         assert not reproduce(run, store=None, gpu="cpu")
-    assert "the test split holds other chips" in json.loads((run / "reproduce.json").read_text())["text"]
+    assert (
+        "the test split has other chips than the saved scores"
+        in json.loads((run / "reproduce.json").read_text())["text"]
+    )
     assert not (run / "reproduce.csv").exists()
 
 
