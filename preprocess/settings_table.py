@@ -31,7 +31,7 @@ def markdown_table(*models: type[Settings]) -> str:
         rows = ["| setting | value | default | meaning |", "|---|---|---|---|"]
         for spec in specs:
             default = "must be set" if spec.required and not spec.default_text else spec.default_text
-            cells = (f"`{spec.word}`", f"`{spec.hint}`", _code(spec, default), _with_resume(spec))
+            cells = (f"`{spec.word}`", _values(spec), _code(spec, default), _with_resume(spec))
             rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
         parts.append(f"{f'**{heading}**{chr(10) * 2}' if heading else ''}{chr(10).join(rows)}")
     return "\n\n".join(parts)
@@ -46,6 +46,11 @@ def meaning(spec: Spec) -> str:
 
 def _with_resume(spec: Spec) -> str:
     return f"{spec.description} May change with RESUME." if spec.on_resume else spec.description
+
+
+def _values(spec: Spec) -> str:
+    """A setting's values in a table, each as code of its own: some readers show an escaped bar within code as it is."""
+    return ", ".join(f"`{value}`" for value in spec.hint.split("|"))
 
 
 def _code(spec: Spec, default: str) -> str:
