@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.doc_blocks import PAGES, ROOT, Block, commands, read_blocks
+from tiny import tiny_networks
 
 from canopy.commands import COMMANDS, TARGETS, find
+from canopy.main import dispatch
 from models.weights import NetworkInfo
 from preprocess.layout import Layout
 from train.contract.checkpoint import CheckpointValues, StateValues, TrainerValues
@@ -173,3 +175,30 @@ def test_every_message_of_the_troubleshooting_page_is_one_of_the_code() -> None:
     assert tables
     parts = [row.split("`")[1] for text in tables for row in text.splitlines()]
     assert not [part for part in parts if part not in code]
+
+
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+
+
+def masked(line: str) -> str:
+    """A printed line without what differs between machines: numbers, widths, the processor, which epoch is best."""
+    line = re.sub(r"\bon [^,]+, AMP", "on #, AMP", line)
+    line = re.sub(r"(\d[\d,.]*\d|\d)(e[-+]?\d+)?", "#", line)
+    return re.sub(r"\bbest: #", "best", " ".join(line.split()))
+
+
+@pytest.mark.slow
+def test_the_tutorial_prints_what_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Every command as printed, with a small network in the place of the ResNet."""
+    monkeypatch.chdir(tmp_path)
+    printed: set[str] = set()
+    with tiny_networks():
+        for block in read_blocks(TUTORIAL):
+            if block in SHELL:
+                for line in commands(block):
+                    assert dispatch("", shlex.split(line)[1:]) == 0, line
+                printed = {masked(line) for line in capfd.readouterr().out.splitlines()}
+            elif block.language == "text":
+                assert not [line for line in block.lines if masked(line) not in printed], block.where
