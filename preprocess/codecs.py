@@ -7,7 +7,8 @@ and whether a GPU can decode it.
 In: decoded chunks. Out: payloads; and back. Leaves the crc32c behind each payload, and the byte shuffle, to
 `shard_writer` and `shard`.
 
-To add a codec: write a class here, add it to CODECS, and write a branch for its kernel kinds in `pipeline.kernels`.
+To add a codec: write a class here, add it to CODECS, and write branches for its kernel kinds in `pipeline.kernels` and
+`pipeline.augment`.
 
 Imports no zarr, numcodecs or numba at the top: worker processes load this file, and each of the three would take 0.1 to
 0.3 s of their start.
