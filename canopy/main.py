@@ -43,7 +43,9 @@ def dispatch(package: str, words: Sequence[str]) -> int:
     if name == "check" and not package:
         return _check(rest)
     if name == "settings-page" and not package:
-        Path("docs/settings.md").write_text(help_text.settings_page())
+        page = Path("docs/settings.md")
+        page.write_text(help_text.settings_page(), encoding="utf-8")
+        print(f"{page}: written")
         return 0
     command = _known(name, package)
     if any(word in _HELP for word in rest):

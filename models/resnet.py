@@ -39,7 +39,15 @@ class Branch:
 
 
 def branch(*bands: str) -> Branch:
-    """A branch where each of red, green and blue gets the filter of its own colour."""
+    """A branch where each of red, green and blue gets the filter of its own colour.
+
+    Raises:
+        TypeError: a band that is not a text, such as a tuple of bands.
+    """
+    if not bands or not all(isinstance(band, str) for band in bands):
+        raise TypeError(
+            f'expected names of bands, branch("red", "green"); found {", ".join(map(repr, bands)) or "none"}'
+        )
     return Branch(bands=bands, colours=tuple(band if band in RGB else None for band in bands))
 
 

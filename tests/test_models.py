@@ -1,5 +1,7 @@
 """Networks, conv1's filters for other bands, and which trunk starts from which; exact where integers allow it."""
 
+from typing import Any
+
 import pytest
 import torch
 import torchvision
@@ -19,6 +21,12 @@ def test_every_arch_takes_any_number_of_bands(arch: str) -> None:
             spec = branch(*(f"band{index}" for index in range(bands)))
             logits = build(arch, (spec,), 5, None)(torch.empty(2, bands, 32, 32))
             assert logits.shape == (2, 5)
+
+
+@pytest.mark.parametrize("bands", [(), (("red", "green"),), ("red", 3)])
+def test_a_branch_of_anything_but_names_is_refused(bands: Any) -> None:
+    with pytest.raises(TypeError, match=r"^expected names of bands, branch\("):
+        branch(*bands)
 
 
 def test_nir_filter_equals_feeding_nir_three_times_exactly() -> None:

@@ -190,11 +190,11 @@ def test_alarms_name_absent_classes_and_identical_chips(tmp_path: Path) -> None:
         file.write("image_name,part\n" + "".join(f"{n},{p}\n" for n, p in zip(names, parts, strict=True)))
     split = make_split(str(tmp_path / "split.csv"), store)
     assert data_alarms(store, split) == [
-        "the train split has no chip of c: cannot be learnt.",
+        "the train split has no chip of c: this class cannot be learnt.",
         "1 chips of the test split are pixel-identical to training chips (t_11); test scores are optimistic.",
     ]
     assert data_alarms(store, dataclasses.replace(split, train=split.train[1:])) == [
-        "the train split has no chip of c: cannot be learnt."
+        "the train split has no chip of c: this class cannot be learnt."
     ]
 
 

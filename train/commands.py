@@ -32,7 +32,10 @@ class RunWords(Settings):
     heading: ClassVar[str] = "The run"
 
     run: str | None = setting(
-        None, "Folder of the new run. It must not exist.", hint="folder", default_text="the next free runs/task<N>"
+        None,
+        "Folder of the new run. It must not exist.",
+        hint="folder",
+        default_text="runs/task1 for TASK=1; runs/task1-2 if that exists",
     )
     resume: Path | None = setting(
         None, "Folder of a run that was stopped or killed: continue it. Its settings are kept.", hint="folder"

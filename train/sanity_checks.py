@@ -17,8 +17,9 @@ def data_alarms(store: Store, split: Split) -> list[str]:
         has_chip = store.labels[chips].any(axis=0)
         absent = [label for label, present in zip(store.classes, has_chip, strict=True) if not present]
         if len(chips) and absent:
-            effect = "cannot be learnt" if name == "train" else "has no AP there"
-            alarms.append(f"the {name} split has no chip of {', '.join(absent)}: {effect}.")
+            effect = "cannot be learnt" if name == "train" else "have no AP" if absent[1:] else "has no AP"
+            which = "these classes" if absent[1:] else "this class"
+            alarms.append(f"the {name} split has no chip of {', '.join(absent)}: {which} {effect}.")
     for name in SPLIT_NAMES[1:]:
         chips = split.indices(name)
         same = chips[np.isin(store.checksum[chips], store.checksum[split.train])]

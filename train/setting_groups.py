@@ -48,7 +48,7 @@ class DataSettings(Settings):
         ...,
         "The store: a folder, or an address such as s3://bucket/chips.zarr.",
         hint="path",
-        default_text="chips.zarr with DATA, the demo chips without DATA",
+        default_text="chips.zarr if DATA is set, else the demo chips",
         on_resume=True,
     )
     split: str = setting(
@@ -78,7 +78,9 @@ class DataSettings(Settings):
         "flips", "Random flips in training. dihedral: all 8 symmetries of a square."
     )
     test: Literal["center", "resize"] = setting(
-        "center", "How a chip is brought to the crop's size in evaluation. Both are deterministic."
+        "center",
+        "How a chip becomes as large as the crop in evaluation. center: its center is cut out. resize: the whole chip "
+        "is resized. Both are deterministic.",
     )
     test_batch: int = by_recipe("test_batch", "Chips per batch in evaluation.", ge=1, le=2**20)
     shuffle_labels: bool = setting(
@@ -114,8 +116,8 @@ class ModelSettings(Settings):
     )
     pool: Literal["on", "off", "auto"] = by_recipe(
         "pool",
-        "Max pooling behind conv1. off: later layers see twice the resolution. auto: off if the crop is smaller than "
-        "64 pixels.",
+        "Max pooling after conv1, the first convolution. off: later layers see twice the resolution. auto: off if the "
+        "crop is smaller than 64 pixels.",
         "on",
     )
 
@@ -134,9 +136,9 @@ class OptimisationSettings(Settings):
 
     recipe: str = setting(
         "default",
-        "Where the defaults below come from. default: AdamW, one cycle, 8 symmetries. best: default on whole chips, "
-        "without max pooling if chips are smaller than 64 pixels. course: SGD, step schedule and horizontal flips of "
-        "the reference project.",
+        "A named set of defaults. default: AdamW, one cycle, 8 symmetries. best: default on whole chips, without max "
+        "pooling if chips are smaller than 64 pixels. course: SGD, step schedule and horizontal flips of the reference "
+        "project.",
         hint="|".join(RECIPES),
     )
     epochs: int = by_recipe("epochs", "Epochs.", more="; 8 for the demo chips", ge=1, le=100_000)
@@ -146,7 +148,7 @@ class OptimisationSettings(Settings):
     )
     optimizer: Literal["sgd", "adamw"] = by_recipe("optimizer", "The optimizer.")
     lr: float = by_recipe("lr", "Highest learning rate.", gt=0, le=1e30)
-    trunk_lr: float = setting(1.0, "Learning rate of all layers before the last, as a factor of LR.", gt=0, le=1e6)
+    trunk_lr: float = setting(1.0, "All layers before the last have the learning rate TRUNK_LR x LR.", gt=0, le=1e6)
     momentum: float = by_recipe("momentum", "Momentum of SGD.", ge=0, le=1)
     weight_decay: float = by_recipe("weight_decay", "Weight decay.", ge=0, le=1e6)
     schedule: Literal["step", "onecycle", "cosine"] = by_recipe(
@@ -162,7 +164,11 @@ class OptimisationSettings(Settings):
     )
     smoothing: float = setting(0.0, "Label smoothing.", ge=0, lt=1)
     balance: float = setting(
-        0.0, "A positive label weighs (negatives / positives of its class) to this power. 0: no balancing.", ge=0, le=1
+        0.0,
+        "Class balance: the loss of a positive label is multiplied by (negatives / positives of the class) ** BALANCE. "
+        "0: no balancing.",
+        ge=0,
+        le=1,
     )
     ema: float = setting(0.0, "Decay of the moving average of the weights. 0: no average.", ge=0, lt=1)
     seed: int = setting(
@@ -178,7 +184,7 @@ class RunSettings(Settings):
     gpu: str = setting(
         "0",
         "0: the first GPU. 0,1,2,3: one process per GPU. auto: the GPU that is used least, or the CPU if there is "
-        "none. cpu: the CPU. A GPU that is set and cannot be used is refused.",
+        "none. cpu: the CPU. If GPU is set and that GPU cannot be used, training is refused.",
         hint="0|0,1,2,3|auto|cpu",
         default_text="0, or cpu if there is no GPU",
         on_resume=True,
