@@ -173,7 +173,7 @@ COMMANDS = {
 # Targets of the Makefile that take no settings.
 TARGETS = {
     "setup": "only install",
-    "test": "run the tests; ARGS='-m slow -k name' are pytest's own",
+    "test": "run the tests, in a process per core; ARGS='-m slow -k name -n0' are pytest's own",
     "lint": "check format, types and imports",
     "format": "format the code",
     "docs": "build the docs site",

@@ -38,8 +38,13 @@ def main(venv: Path, cuda: str, command: str, words: list[str]) -> int:
     if code or command == "setup":
         return code
     if command == "test":
-        execute(python, "-m", "pytest", *shlex.split(os.environ.get("ARGS", "")))
+        execute(python, "-m", "pytest", *workers(), *shlex.split(os.environ.get("ARGS", "")))
     return execute(python, "-m", "canopy", command, *words)
+
+
+def workers() -> list[str]:
+    """Arguments of pytest-xdist: a process per core, at most 8 of about 1 GB each. `ARGS=-n0` is one process."""
+    return ["-n", str(min(len(os.sched_getaffinity(0)), 8)), "--dist", "worksteal"]
 
 
 def is_current(stamp: Path) -> bool:

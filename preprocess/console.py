@@ -11,6 +11,7 @@ import re
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -85,6 +86,7 @@ def run(main: Callable[[], int]) -> NoReturn:
         _print_error(str(error))
     except KeyboardInterrupt:
         code = 130
+        _be_quiet()
         print("stopped by Ctrl-C", file=sys.stderr)
     except BrokenPipeError:
         # `... | head` closed the pipe: nothing is wrong, and nothing more can be said there.
@@ -99,6 +101,12 @@ def run(main: Callable[[], int]) -> NoReturn:
     finally:
         threading.excepthook = before
     sys.exit(code)
+
+
+def _be_quiet() -> None:
+    """Objects that Ctrl-C left half made, such as zarr's event loop, complain when Python ends. That is no error."""
+    warnings.simplefilter("ignore")
+    sys.unraisablehook = lambda unraisable: None
 
 
 def _print_error(text: str) -> None:

@@ -13,7 +13,13 @@ import pytest
 from helpers.commands import ROOT, Ended
 
 # Kinds and cases of each: some seconds. Runs need torch and a training first.
-COUNTS = [("stores,json", 60), ("tiffs", 400), ("csvs", 1500), pytest.param("runs", 20, marks=pytest.mark.slow)]
+COUNTS = [
+    ("stores,json", 25),
+    ("tiffs", 400),
+    ("csvs", 1500),
+    pytest.param("stores,json", 200, marks=pytest.mark.slow),
+    pytest.param("runs", 20, marks=pytest.mark.slow),
+]
 SEED = 11
 BAD = ("silent", "crashed", "hung", "too big")
 

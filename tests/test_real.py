@@ -75,7 +75,8 @@ def landsat(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("task", [pytest.param(1, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow), 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", [1, 3, 4])
 def test_landsat_trains_and_reproduces_with_a_difference_of_0(landsat: Path, task: int) -> None:
     from helpers.commands import python
 

@@ -219,6 +219,7 @@ def test_a_history_without_epochs_is_one_line(
         assert found in text
 
 
+@pytest.mark.usefixtures("empty_figures")
 def test_what_an_earlier_report_left_is_removed_and_nothing_else(made: SimpleNamespace, tmp_path: Path) -> None:
     run = shutil.copytree(made.run, tmp_path / "run")
     shutil.rmtree(run / "report", ignore_errors=True)
