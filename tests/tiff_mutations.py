@@ -3,6 +3,7 @@
 In: a seed. Out: whole files with their values, as tifffile reads them, and damaged copies with the bytes that changed.
 """
 
+import functools
 import io
 import struct
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ class Whole:
     pixels: tuple[tuple[int, int], ...]
 
 
+@functools.cache
 def whole_files(seed: int = 0) -> list[Whole]:
     """One file of every compression, order, cut and kind of page."""
     rng = np.random.default_rng(seed)
