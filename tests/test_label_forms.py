@@ -1,59 +1,24 @@
-"""Every way in which people write tags: read exactly with its setting, refused with that setting's name without it."""
+"""Each way to write tags in a CSV is read exactly with its setting and refused without it, with the setting's name."""
 
 import csv
 import itertools
 import json
 import re
-import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
 
-import numpy as np
 import pytest
-from helpers.chips import conversion, write_chips
+from helpers.labels import advised_settings, read_table, tags_by_name, write_labels
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from preprocess.console import UserError, is_plain
 from preprocess.label_settings import LabelSettings
-from preprocess.labels import LabelTable, read_labels
 from preprocess.tags import list_tags
 
 same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 ROWS = {"a": {"clear", "road"}, "b": {"clear"}, "c": {"water"}, "d": set()}
 WORD = st.text(st.characters(codec="utf-8", categories=["Ll", "Lo", "Nd"]), min_size=1, max_size=6)
-VARIABLES = {
-    "LABELS_FORMAT": "format", "TAGS_SEPARATOR": "tags_separator", "NAME_COLUMN": "name_column",
-    "TAGS_COLUMN": "tags_column", "CSV_SEPARATOR": "csv_separator",
-}  # fmt: skip
-
-
-def write(folder: Path, text: str) -> Path:
-    path = folder / "t.csv"
-    path.write_text(text, encoding="utf-8", newline="")
-    return path
-
-
-def read(path: Path, classes: tuple[str, ...] | None = None, **given: str) -> LabelTable:
-    return read_labels(path, classes, LabelSettings.of(given))
-
-
-def as_rows(table: LabelTable) -> dict[str, set[str]]:
-    assert table.labels.dtype == np.uint8
-    return {
-        name: {tag for tag, mark in zip(table.classes, row, strict=True) if mark}
-        for name, row in zip(table.names, table.labels.tolist(), strict=True)
-    }
-
-
-def advised(text: str) -> dict[str, str]:
-    """The settings that a line names, as a shell would read them."""
-    found = re.findall(rf"\b({'|'.join(VARIABLES)})=('[^']*'|[^ ]+)", text)
-    return {VARIABLES[name]: shlex.split(value)[0].rstrip(".") for name, value in found}
-
 
 # What is written, and the settings that read it.
 FORMS = [
@@ -79,17 +44,17 @@ FORMS = [
 def test_each_form_is_refused_with_its_setting_and_read_with_it(
     tmp_path: Path, refused: Callable, text: str, setting: dict[str, str]
 ) -> None:
-    path = write(tmp_path, text)
-    assert advised(refused(lambda: read(path))) == setting
-    table = read(path, **setting)
-    assert as_rows(table) == ROWS
+    path = write_labels(tmp_path, text)
+    assert advised_settings(refused(lambda: read_table(path))) == setting
+    table = read_table(path, **setting)
+    assert tags_by_name(table) == ROWS
     assert table.classes == ("clear", "road", "water")
     assert LabelSettings.of(LabelSettings.of(setting).as_dict()) == LabelSettings.of(setting)
 
 
 def test_spaces_around_names_headers_and_tags_are_no_matter(tmp_path: Path) -> None:
-    table = read(write(tmp_path, "image_name , tags\na, clear  road \nb ,clear\nc, water\nd, \n"))
-    assert as_rows(table) == ROWS
+    table = read_table(write_labels(tmp_path, "image_name , tags\na, clear  road \nb ,clear\nc, water\nd, \n"))
+    assert tags_by_name(table) == ROWS
     assert table.padded == {1}
 
 
@@ -98,12 +63,12 @@ def test_classes_with_spaces_and_commas_are_whole(tmp_path: Path, refused: Calla
     long = "Land principally occupied by agriculture, with significant areas of natural vegetation"
     text = f'image_name,tags\na,"Coniferous forest;Inland waters"\nb,Inland waters\nc,"{long}"\n'
     for lines in itertools.permutations(text.splitlines()[1:]):
-        path = write(tmp_path, "\n".join(["image_name,tags", *lines]))
-        assert advised(refused(lambda: read(path))) == {"tags_separator": ";"}  # noqa: B023  # called at once
-        table = read(path, tags_separator=";")
+        path = write_labels(tmp_path, "\n".join(["image_name,tags", *lines]))
+        assert advised_settings(refused(lambda: read_table(path))) == {"tags_separator": ";"}  # noqa: B023  # called at once
+        table = read_table(path, tags_separator=";")
         assert table.classes == ("Coniferous forest", "Inland waters", long)
-        assert as_rows(table)["a"] == {"Coniferous forest", "Inland waters"}
-        assert as_rows(table)["c"] == {long}
+        assert tags_by_name(table)["a"] == {"Coniferous forest", "Inland waters"}
+        assert tags_by_name(table)["c"] == {long}
 
 
 @pytest.mark.parametrize(
@@ -137,8 +102,8 @@ def test_classes_with_spaces_and_commas_are_whole(tmp_path: Path, refused: Calla
 def test_tags_that_look_wrong(
     tmp_path: Path, refused: Callable, rows: list[str], given: dict[str, str], found: str
 ) -> None:
-    path = write(tmp_path, "\n".join(["image_name,tags", *rows, ""]))
-    assert found in refused(lambda: read(path, **given))
+    path = write_labels(tmp_path, "\n".join(["image_name,tags", *rows, ""]))
+    assert found in refused(lambda: read_table(path, **given))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +120,7 @@ def test_tags_that_look_wrong(
 def test_a_class_that_is_named_in_classes_is_what_it_is(
     tmp_path: Path, rows: list[str], classes: tuple[str, ...]
 ) -> None:
-    table = read(write(tmp_path, "\n".join(["image_name,tags", *rows])), classes)
+    table = read_table(write_labels(tmp_path, "\n".join(["image_name,tags", *rows])), classes)
     expected = [[int(name in row.partition(",")[2].split(" ")) for name in classes] for row in rows]
     assert table.labels.tolist() == expected
 
@@ -175,17 +140,17 @@ def test_a_class_that_is_named_in_classes_is_what_it_is(
     ],
 )
 def test_one_hot_columns_that_are_wrong(tmp_path: Path, refused: Callable, text: str, found: str) -> None:
-    assert found in refused(lambda: read(write(tmp_path, text), format="onehot"))
+    assert found in refused(lambda: read_table(write_labels(tmp_path, text), format="onehot"))
 
 
 def test_classes_choose_among_one_hot_columns_in_their_order(tmp_path: Path) -> None:
-    path = write(tmp_path, "scene,image_name,clear,road\n7,a,1,0\n8,b,1,1\n")
-    table = read(path, ("road", "clear"), format="onehot")
+    path = write_labels(tmp_path, "scene,image_name,clear,road\n7,a,1,0\n8,b,1,1\n")
+    table = read_table(path, ("road", "clear"), format="onehot")
     assert (table.classes, table.labels.tolist()) == (("road", "clear"), [[0, 1], [1, 1]])
 
 
 def test_one_hot_classes_keep_the_columns_order(tmp_path: Path) -> None:
-    table = read(write(tmp_path, "image_name,water,clear\na,1,0\n"), format="onehot")
+    table = read_table(write_labels(tmp_path, "image_name,water,clear\na,1,0\n"), format="onehot")
     assert (table.classes, table.labels.tolist()) == (("water", "clear"), [[1, 0]])
 
 
@@ -249,7 +214,7 @@ def test_any_tags_in_any_form_are_read_back_or_refused_by_a_rule(
     with open(tmp_path / "t.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file, delimiter="\t" if csv_separator == "tab" else csv_separator).writerows([header, *lines])
     try:
-        table = read(tmp_path / "t.csv", **given)
+        table = read_table(tmp_path / "t.csv", **given)
     except UserError as error:
         rules = (
             "expected tags, found none|expected a column per class|differ in case|missing value|part of a class|"
@@ -257,109 +222,5 @@ def test_any_tags_in_any_form_are_read_back_or_refused_by_a_rule(
         )
         assert re.search(rules, str(error))  # noqa: PT017  # only some inputs are refused
         return
-    assert as_rows(table) == {name: set(tags) for name, tags in rows.items()}
+    assert tags_by_name(table) == {name: set(tags) for name, tags in rows.items()}
     assert table.classes == (tuple(classes) if form == "onehot" else tuple(sorted(classes)))
-
-
-def words(setting: dict[str, str]) -> dict[str, str]:
-    """Settings of labels as settings of a conversion."""
-    return {{"format": "labels_format"}.get(name, name): text for name, text in setting.items()}
-
-
-# File of shared/faults/csv -> the settings that read it ({} for none; None: it is refused), and its rows.
-PLAIN = {"a": {"clear", "road"}, "b": {"clear"}, "c": {"water"}}
-LONG = "Land principally occupied by agriculture, with significant areas of natural vegetation"
-FAULTS: dict[str, tuple[dict[str, str] | None, dict[str, set[str]]]] = {
-    "bigearthnet_spaces": (
-        {"tags_separator": ";"},
-        {"a": {"Coniferous forest", "Inland waters"}, "b": {"Inland waters"}, "c": {LONG}},
-    ),
-    "header_filename_labels": (
-        {"name_column": "filename", "tags_column": "labels"}, {"a": {"clear"}, "b": {"clear"}, "c": {"water"}},
-    ),
-    "header_spaces": ({}, PLAIN),
-    "long_format": ({"format": "long"}, PLAIN),
-    "mixed_case_tags": (None, {}),
-    "names_jpg_files_tif": ({}, {f"{name}.jpg": tags for name, tags in PLAIN.items()}),
-    "names_trailing_space": ({}, PLAIN),
-    "nan_text": (None, {}),
-    "nul_bytes": (None, {}),
-    "onehot_planet": ({"format": "onehot"}, PLAIN),
-    "prefix_folder": ({}, {"tif/a.tif": {"clear"}, "tif/b.tif": {"clear"}, "tif/c.tif": {"water"}}),
-    "quotes_unbalanced": (None, {}),
-    "semicolons": ({"csv_separator": ";"}, PLAIN),
-    "tags_comma_space": ({"tags_separator": ","}, PLAIN),
-    "tags_list": ({"format": "list"}, PLAIN),
-    "tags_semicolon": ({"tags_separator": ";"}, PLAIN),
-}  # fmt: skip
-
-
-def test_the_collected_csvs(shared: Path, tmp_path: Path, refused: Callable) -> None:
-    from preprocess.convert import convert
-    from preprocess.zarr_store import open_store
-
-    folder = shared / "faults" / "csv"
-    if not folder.is_dir():
-        pytest.skip(f"no collected CSVs at {folder}")
-    chips = write_chips(tmp_path / "tif", count=3)
-    for index, name in enumerate("abc"):
-        (chips.folder / f"t_{index}.tif").rename(chips.folder / f"{name}.tif")
-    assert {path.stem for path in folder.glob("*.csv")} <= FAULTS.keys()
-    for name, (setting, rows) in FAULTS.items():
-        request = conversion(data=chips.folder, labels=folder / f"{name}.csv", store=tmp_path / f"{name}.zarr")
-        if setting != {}:
-            text = refused(lambda: convert(request))  # noqa: B023  # called at once
-            assert advised(text) == (setting or {}), name
-            if setting is None:
-                assert re.search(r"line \d", text), name
-                continue
-        convert(request.replace(**words(setting)))
-        store = open_store(request.store)
-        found = {
-            chip: {tag for tag, mark in zip(store.classes, marks, strict=True) if mark}
-            for chip, marks in zip(store.names.tolist(), store.labels.tolist(), strict=True)
-        }
-        assert found == rows, name
-        assert LabelSettings.of(store.source["labels"]) == LabelSettings.of(setting), name
-
-
-def test_a_store_keeps_how_its_labels_are_read_and_the_audit_reads_them_so(tmp_path: Path) -> None:
-    """From the command line to the audit: a repeated tag in the long format, in columns of other names."""
-    from analysis.label_checks import csv_findings
-    from preprocess.zarr_store import open_store
-
-    chips = write_chips(tmp_path / "tif", count=3)
-    path = write(tmp_path, "file;label\nt_0.jpg;Inland waters\nt_1;road\nt_0.jpg;road\nt_0.jpg;road\nt_2;\n")
-    command = [sys.executable, "-m", "preprocess", "zarr", f"DATA={chips.folder}", f"LABELS={path}"]
-    command += [f"STORE={tmp_path / 's.zarr'}", "LABELS_FORMAT=long", "CSV_SEPARATOR=;", "NAME_COLUMN=file"]
-    ended = subprocess.run([*command, "TAGS_COLUMN=label"], capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    assert "3 chips, 2 classes (Inland waters,road)" in ended.stdout
-    store = open_store(tmp_path / "s.zarr")
-    assert store.source["labels"] == {
-        "format": "long", "tags_separator": " ", "name_column": "file", "tags_column": "label", "csv_separator": ";",
-    }  # fmt: skip
-    assert store.labels.tolist() == [[1, 1], [0, 1], [0, 0]]
-    assert store.csv_row.tolist() == [0, 1, 2]  # of chips, in the order of their first row
-    repeated, differ = csv_findings(store, path)
-    assert (repeated.chips.tolist(), repeated.reasons) == ([[0]], ["line 5: road repeated"])
-    assert len(differ.chips) == 0
-    write(tmp_path, "file;label\nt_0;Inland waters\nt_1;\nt_2;\n".replace("t_0;", "t_0.jpg;"))
-    assert csv_findings(store, path)[1].chips.tolist() == [[0], [1]]
-
-
-def test_a_conversion_goes_on_with_the_same_settings_only(tmp_path: Path, refused: Callable) -> None:
-    from preprocess.convert import convert
-
-    chips = write_chips(tmp_path / "tif", count=2)
-    path = write(tmp_path, "image_name,clear,road\nt_0,1,1\nt_1,0,1\n")
-    request = conversion(data=chips.folder, labels=path, store=tmp_path / "s.zarr")
-    onehot = request.replace(labels_format="onehot")
-    with mock.patch("preprocess.zarr_store.finish", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
-        convert(onehot)
-    write(tmp_path, "image_name,tags\nt_0,clear road\nt_1,road\n")
-    assert "how labels are read: " in refused(lambda: convert(request))
-    write(tmp_path, "image_name,clear,road\nt_0,1,1\nt_1,0,1\n")
-    convert(onehot)
-    write(tmp_path, "image_name,tags\nt_0,clear road\nt_1,road\n")
-    assert "how labels are read: " in refused(lambda: convert(request))
