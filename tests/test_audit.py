@@ -1,6 +1,5 @@
-"""The audit on a store with planted faults: each is found, and nothing else."""
+"""The audit of a store with planted faults reports each of them and nothing else."""
 
-import csv
 import json
 import shutil
 import subprocess
@@ -15,33 +14,23 @@ from unittest import mock
 import numpy as np
 import pytest
 import tifffile
+from helpers.audits import SIDE, findings_of, texture
 from helpers.chips import conversion, write_csv
 from helpers.made_runs import write_run
 from helpers.pages import Page
 from PIL import Image
 from run_files import read_arrays, rewrite
-from scipy.ndimage import gaussian_filter
 from sklearn.metrics import average_precision_score
 
-from analysis import duplicates, label_checks
+from analysis import duplicates
 from analysis.audit import audit
 from analysis.features import area_means, read_features
 from preprocess.convert import convert
-from preprocess.labels import read_labels
-from preprocess.presets import PRESETS, exclusive_classes
 from preprocess.splits import course_rows, groups_path, make_split
 from preprocess.zarr_store import Store, open_store
 
 ROOT = Path(__file__).resolve().parents[1]
-COUNT, SIDE = 90, 64
-CLASSES = ("clear", "cloudy", "road", "water")
-
-
-def texture(rng: np.random.Generator, height: int = SIDE, width: int = SIDE) -> np.ndarray:
-    """(height, width, 4) uint16, as smooth as a picture, with bands that are alike."""
-    common = gaussian_filter(rng.normal(size=(height, width)), 1.5)
-    own = gaussian_filter(rng.normal(size=(height, width, 4)), (1.5, 1.5, 0))
-    return np.clip(5000 + 3000 * common[..., None] + 1500 * own, 100, 60000).astype(np.uint16)
+COUNT = 90
 
 
 @pytest.fixture(scope="module")
@@ -155,84 +144,11 @@ def test_the_stores_arrays_are_read_once_not_a_pair(planted: SimpleNamespace, tm
     assert reads.count("names") <= 4  # the page, the split, the CSV, the JPEGs
 
 
-def store_of(folder: Path, chips: list[np.ndarray]) -> Store:
-    """A store of (height, width, 4) chips t_0, t_1, ..."""
-    (folder / "tif").mkdir()
-    for index, chip in enumerate(chips):
-        tifffile.imwrite(folder / f"tif/t_{index}.tif", chip, photometric="minisblack", planarconfig=1)
-    write_csv(folder / "tags.csv", [(f"t_{index}", "ab"[index % 2]) for index in range(len(chips))])
-    convert(conversion(data=folder / "tif", labels=folder / "tags.csv", store=folder / "chips.zarr",
-                    bands=("blue", "green", "red", "nir")))  # fmt: skip
-    return open_store(folder / "chips.zarr")
-
-
-def look(store: Store, **given: Any) -> dict[str, label_checks.Finding]:
-    """The findings of an audit by their titles."""
-    settings = {"labels": None, "jpeg": None, "run_path": None, "split_rule": None, "exclusive": None, **given}
-    return {finding.title: finding for finding in audit(store.path, **settings)}
-
-
-def test_turned_and_mirrored_copies_do_not_hide_the_neighbours(tmp_path: Path) -> None:
-    rng = np.random.default_rng(8)
-    chips = [texture(rng) for _ in range(40)]
-    wide, tall = texture(rng, SIDE, 2 * SIDE), texture(rng, 2 * SIDE, SIDE)
-    chips[3], chips[30] = wide[:, :SIDE], wide[:, SIDE:]
-    chips[31], chips[5] = tall[:SIDE], tall[SIDE:]
-    plain, level = duplicates.neighbours(read_features(store_of(tmp_path, chips)))
-    assert plain.chips.tolist() == [[3, 30], [5, 31]]
-    chips[11] = chips[10][::-1, ::-1]
-    chips[13] = chips[12][:, ::-1]
-    (tmp_path / "more").mkdir()
-    found, needed = duplicates.neighbours(read_features(store_of(tmp_path / "more", chips)))
-    assert found.chips.tolist() == [[3, 30], [5, 31], [12, 13]]
-    assert found.how == ["left to right", "top to bottom", "the same edge: mirrored or overlapping"]
-    assert abs(needed - level) < 0.1
-
-
-def test_every_copy_in_test_of_a_chip_in_train_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rng = np.random.default_rng(9)
-    chips = [texture(rng) for _ in range(20)]
-    train, test = (sorted(rows.tolist()) for rows in course_rows(20))
-    copies = [test[0], test[1], next(row for row in train if row > test[1])]
-    for row in copies[1:]:
-        chips[row] = chips[copies[0]]
-    store = store_of(tmp_path, chips)
-    for name in ("tables/old.csv", "tables/mine.txt", "figures/old.png", "mine.csv"):
-        path = tmp_path / "chips.zarr.audit" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("of an earlier audit, or the user's own")
-    found = look(store)
-    left = [path.name for path in (tmp_path / "chips.zarr.audit").rglob("*") if path.stem in ("old", "mine")]
-    assert sorted(left) == ["mine.csv", "mine.txt"]
-    assert found["Exact duplicates"].chips.tolist() == [[copies[0], copies[1]], [copies[0], copies[2]]]
-    across = found["Exact duplicates, in train and in test"]
-    assert across.chips.tolist() == [[copies[0], copies[2]], [copies[1], copies[2]]]
-    assert across.reasons == ["same pixels"] * 2
-    assert "test chips in a group with train chips 2" in Page(tmp_path / "chips.zarr.audit/audit.html").text
-
-
-def test_jpegs_of_other_shapes_and_none_at_all(tmp_path: Path, refused: Callable) -> None:
-    rng = np.random.default_rng(10)
-    chips = [texture(rng, 8, 32) for _ in range(6)]
-    store = store_of(tmp_path, chips)
-    folder = tmp_path / "jpg"
-    assert f"JPEG={folder}: expected a folder of JPEGs, found nothing" in refused(lambda: look(store, jpeg=folder))
-    folder.mkdir()
-    assert "found none of 6" in refused(lambda: look(store, jpeg=folder))
-    for row, shown in ((0, chips[0]), (1, chips[1].transpose(1, 0, 2)), (2, chips[3])):
-        colours = np.clip(shown[..., [2, 1, 0]] / 40, 0, 255).astype(np.uint8)
-        Image.fromarray(colours).resize((2 * colours.shape[1], 2 * colours.shape[0])).save(folder / f"t_{row}.jpg")
-    found = look(store, jpeg=folder)["Different from the JPEG"]
-    assert found.chips.tolist() == [[1], [2]]
-    assert found.reasons[0] == "t_1.jpg is 64 x 16 pixels, the chip 8 x 32"
-    assert "3 of 6 chips have a JPEG; 3 without one were skipped" in found.about
-
-
 def test_what_can_be_refused_is_before_a_pixel_is_read(planted: SimpleNamespace, tmp_path: Path,
                                                       refused: Callable) -> None:  # fmt: skip
     with mock.patch("analysis.audit.read_features", side_effect=AssertionError("pixels were read")):
-        assert "SPLIT=half" in refused(lambda: look(planted.store, split_rule="half"))
-        assert "JPEG=" in refused(lambda: look(planted.store, jpeg=tmp_path / "typo"))
+        assert "SPLIT=half" in refused(lambda: findings_of(planted.store, split_rule="half"))
+        assert "JPEG=" in refused(lambda: findings_of(planted.store, jpeg=tmp_path / "typo"))
 
 
 def test_the_split_is_the_runs_where_none_is_given(planted: SimpleNamespace, tmp_path: Path,
@@ -248,13 +164,13 @@ def test_the_split_is_the_runs_where_none_is_given(planted: SimpleNamespace, tmp
 
     trained_on(make_split("0.5,0.5@3", planted.store, val=0.2).sha256())
     page = planted.store.path.with_name("chips.zarr.audit") / "audit.html"
-    look(planted.store, run_path=run)
+    findings_of(planted.store, run_path=run)
     assert "split 0.5,0.5@3 + val 0.2" in page.read_text()
-    look(planted.store, run_path=run, split_rule="course")
+    findings_of(planted.store, run_path=run, split_rule="course")
     assert "split course" in page.read_text()
     assert "another division" not in capsys.readouterr().out
     trained_on("0" * 64)
-    look(planted.store, run_path=run)
+    findings_of(planted.store, run_path=run)
     assert "the run was trained on another split" in capsys.readouterr().out
 
 
@@ -299,16 +215,6 @@ def test_a_blocked_split_needs_the_audit_of_this_store(session_store: Store, tmp
         path.write_text(whole)
 
 
-def test_what_was_not_looked_for_is_said(uint8_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    findings = audit(uint8_store.path, labels=None, jpeg=None, run_path=None, split_rule="course", exclusive=None)
-    missing = {finding.title for finding in findings if finding.missing}
-    assert missing == {
-        "Different from the JPEG", "Contradictory tags", "None of the exclusive tags", "Repeated tags",
-        "Tags differ from the CSV", "Labels that the model doubts",
-    }  # fmt: skip
-    assert "Repeated tags: skipped: needs LABELS=file.csv." in capsys.readouterr().out
-
-
 def test_features_are_those_of_the_pixels(planted: SimpleNamespace) -> None:
     features = read_features(planted.store)
     chip = planted.rows["saturated"]
@@ -331,60 +237,6 @@ def test_area_means_of_sides_that_do_not_divide() -> None:
     assert found.shape == (2, 3, 3)
     assert found[0, 0, 0] == values[0, :1, :2].mean()
     assert found[1, 2, 2] == values[1, 3:, 4:].mean()
-
-
-def test_hamming_pairs_are_those_of_counting_bits() -> None:
-    rng = np.random.default_rng(0)
-    hashes = rng.integers(0, 2**63, 60, dtype=np.uint64)
-    hashes[40:] = hashes[:20] ^ (np.uint64(1) << rng.integers(0, 63, 20).astype(np.uint64))
-    found = duplicates._close_hashes(hashes, 8).tolist()
-    direct = [[i, j] for i in range(60) for j in range(i + 1, 60)
-              if (int(hashes[i]) ^ int(hashes[j])).bit_count() <= 8]  # fmt: skip
-    assert found == direct
-    assert len(found) >= 20
-
-
-def test_groups_are_joined_through_others() -> None:
-    def pairs(*rows: tuple[int, int]) -> duplicates.Pairs:
-        return duplicates.Pairs(chips=np.array(rows, np.int64).reshape(-1, 2), how=[""] * len(rows))
-
-    assert duplicates.groups(8, pairs((0, 5), (2, 3)), pairs((3, 7)), pairs()) == [[0, 5], [2, 3, 7]]
-    assert duplicates.groups(3, pairs(), pairs()) == []
-
-
-def test_the_real_labels_repeat_a_tag_73_times_and_lack_the_weather_once(shared: Path) -> None:
-    path = shared / "data/planet/train_v2.csv"
-    table = read_labels(path, PRESETS["planet"].classes)
-    store: Any = SimpleNamespace(names=np.array(table.names), labels=table.labels, classes=table.classes, source={})
-    repeated, differ = label_checks.csv_findings(store, path)
-    assert len(repeated.chips) == 73
-    assert len(differ.chips) == 0
-    several, none = label_checks.exclusive_findings(store, exclusive_classes(table.classes))
-    assert len(several.chips) == 0
-    assert len(none.chips) == 1
-    assert set(table.classes) - set(none.reasons[0].split()) >= set(PRESETS["planet"].exclusive)
-
-
-def test_the_neighbours_of_real_scenes_are_found_without_a_wrong_one(shared: Path, tmp_path: Path) -> None:
-    """Chips of 64 pixels at steps of 32: the chip 64 pixels on is the neighbour whose edge continues this one's."""
-    data = shared / "data/landsat_masks"
-    convert(conversion(data=data / "tiles", labels=data / "train.csv", store=tmp_path / "s.zarr",
-                    bands=("blue", "green", "red", "nir")))  # fmt: skip
-    store = open_store(tmp_path / "s.zarr")
-    with open(data / "tiles_index.csv", newline="") as file:
-        place = {row["image_name"]: (row["scene"], int(row["y"]), int(row["x"])) for row in csv.DictReader(file)}
-    at = [place[name] for name in store.names.tolist()]
-    found, _ = duplicates.neighbours(read_features(store))
-    apart = {
-        (at[a][0] == at[b][0], abs(at[a][1] - at[b][1]), abs(at[a][2] - at[b][2])) for a, b in found.chips.tolist()
-    }
-    assert apart == {(True, 0, 64), (True, 64, 0)}
-    assert len(found.chips) > 500  # of 1,170
-
-
-def test_exclusive_classes_must_be_there(session_store: Store, refused: Callable) -> None:
-    assert "found 'x'" in refused(lambda: label_checks.exclusive_findings(session_store, ("a", "x")))
-    assert exclusive_classes(session_store.classes) == ()
 
 
 @pytest.mark.slow

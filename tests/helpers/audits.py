@@ -1,0 +1,40 @@
+"""Chips that look like pictures, stores made of them, and audits of these stores."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from scipy.ndimage import gaussian_filter
+
+from analysis import label_checks
+from analysis.audit import audit
+from helpers.chips import conversion, write_csv
+from preprocess.convert import convert
+from preprocess.zarr_store import Store, open_store
+
+SIDE = 64
+
+
+def texture(rng: np.random.Generator, height: int = SIDE, width: int = SIDE) -> np.ndarray:
+    """(height, width, 4) uint16, as smooth as a picture, with bands that are alike."""
+    common = gaussian_filter(rng.normal(size=(height, width)), 1.5)
+    own = gaussian_filter(rng.normal(size=(height, width, 4)), (1.5, 1.5, 0))
+    return np.clip(5000 + 3000 * common[..., None] + 1500 * own, 100, 60000).astype(np.uint16)
+
+
+def store_of(folder: Path, chips: list[np.ndarray]) -> Store:
+    """A store of (height, width, 4) chips t_0, t_1, ..."""
+    (folder / "tif").mkdir()
+    for index, chip in enumerate(chips):
+        tifffile.imwrite(folder / f"tif/t_{index}.tif", chip, photometric="minisblack", planarconfig=1)
+    write_csv(folder / "tags.csv", [(f"t_{index}", "ab"[index % 2]) for index in range(len(chips))])
+    convert(conversion(data=folder / "tif", labels=folder / "tags.csv", store=folder / "chips.zarr",
+                    bands=("blue", "green", "red", "nir")))  # fmt: skip
+    return open_store(folder / "chips.zarr")
+
+
+def findings_of(store: Store, **given: Any) -> dict[str, label_checks.Finding]:
+    """The findings of an audit by their titles."""
+    settings = {"labels": None, "jpeg": None, "run_path": None, "split_rule": None, "exclusive": None, **given}
+    return {finding.title: finding for finding in audit(store.path, **settings)}
