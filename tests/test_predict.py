@@ -1,4 +1,4 @@
-"""Scores of new TIFFs: the run's own to the bit, whatever is stopped, damaged or beside them."""
+"""Scores of new TIFFs equal the run's own scores to the bit, whatever is interrupted, damaged or beside them."""
 
 import csv
 import os
@@ -11,18 +11,13 @@ from unittest import mock
 import numpy as np
 import pytest
 import tifffile
-import torch
 from helpers.chips import to_store, write_chips
 from helpers.commands import train
 from run_files import rewrite
-from torch import nn
 
 from analysis import f2_thresholds, predict
-from analysis.chip_folder import TiffReader, list_files
 from analysis.finished_run import load_run
-from analysis.tta import Symmetries, views
 from preprocess.files import locked
-from preprocess.layout import plan_layout
 
 
 @pytest.fixture(scope="module")
@@ -287,31 +282,6 @@ def test_refusals(trained: SimpleNamespace, whole: Path, tmp_path: Path, refused
     assert list(tmp_path.glob("out*")) == []
 
 
-class _Corner(nn.Module):
-    """Logits that differ with every symmetry: the first row and column count by their place."""
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        weights = torch.arange(1.0, 1 + images.shape[-1], dtype=images.dtype)
-        return torch.stack([(images[:, 0, 0] * weights).sum(1), images[:, 0, 1, 0] ** 2], dim=1)
-
-
-def test_tta_is_the_mean_over_the_8_symmetries() -> None:
-    image = torch.rand(2, 3, 4, 4, dtype=torch.float64)
-    expected = torch.stack(
-        [
-            _Corner()(view)
-            for k in range(4)
-            for view in (torch.rot90(image, k, (2, 3)), torch.rot90(image, k, (2, 3)).flip(3))
-        ]
-    ).mean(0)
-    found = Symmetries(_Corner())(image)
-    assert torch.allclose(found, expected, rtol=1e-12)
-    for view in views(image):
-        assert view.is_contiguous(memory_format=torch.channels_last)
-        assert torch.allclose(Symmetries(_Corner())(view), expected, rtol=1e-12)
-    assert len(views(torch.rand(1, 1, 3, 5))) == 4
-
-
 def test_tta_of_a_run_gives_other_scores_that_a_flip_does_not_change(
     trained: SimpleNamespace, whole: Path, tmp_path: Path
 ) -> None:
@@ -325,30 +295,3 @@ def test_tta_of_a_run_gives_other_scores_that_a_flip_does_not_change(
     one, two, plain = (np.array([read(path)[name] for name in trained.run.names[:8]]) for path in paths)
     assert np.abs(one - two).max() < 1e-5
     assert np.abs(one - plain).max() > 1e-4
-
-
-def test_files_are_read_as_the_store_was_made_and_bad_ones_are_noted(tmp_path: Path) -> None:
-    """Rows of a picture written as pages; a file of another order of the same sides is told by AXES only."""
-    rng = np.random.default_rng(0)
-    rows = rng.integers(0, 2**16, (16, 16, 4), dtype=np.uint16)
-    cube = rng.integers(0, 2**16, (4, 4, 4), dtype=np.uint16)
-    for name, values in (("cube", cube), ("rows", rows)):
-        tifffile.imwrite(tmp_path / f"{name}.tif", values, photometric="minisblack")
-    files = list_files(tmp_path)
-    assert files.names == ["cube", "rows"]
-    out = np.full((2, 2, 16, 16), 7, np.uint16)
-    layout = plan_layout(bands=("a", "b", "c", "d"), height=16, width=16, dtype="uint16", codec="none")
-    reader = TiffReader(files=files, layout=layout, bands=("d", "a"))
-    reader.decode(np.array([0, 1]), out)
-    assert not out[0].any()
-    assert list(reader.bad) == [0]
-    assert "expected (4, 16, 16) uint16 (bands, height, width)" in reader.bad[0]
-    assert np.array_equal(out[1], rows.transpose(2, 0, 1)[[3, 0]])
-
-    layout = plan_layout(bands=("a", "b", "c", "d"), height=4, width=4, dtype="uint16", codec="none")
-    out = np.zeros((1, 4, 4, 4), np.uint16)
-    for axes, expected in (("YXS", cube.transpose(2, 0, 1)), ("SYX", cube), (None, 0 * cube)):
-        reader = TiffReader(files=files, layout=layout, bands=layout.bands, axes=axes)
-        reader.decode(np.array([0]), out)
-        assert np.array_equal(out[0], expected)
-        assert ("AXES=YXS" in reader.bad.get(0, "")) is (axes is None)
