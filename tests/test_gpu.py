@@ -30,20 +30,14 @@ from train.setup import check_graphs, make_eval_loader, make_model, make_train_l
 from train.step import Trainer, make_trainer, train_step
 from train.telemetry import LossMeter
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not gpu_available(), reason="no GPU can be used on this machine"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpu_available(), reason="no GPU can be used on this machine")]
 ALL = np.arange(60)
 # torch.compile builds C and C++ for each network.
-NO_COMPILER = [
-    name
-    for name, there in (
-        ("gcc", shutil.which("gcc") or shutil.which("cc")),
-        ("Python.h (python3-dev)", (Path(sysconfig.get_path("include")) / "Python.h").exists()),
-    )
-    if not there
-]
+COMPILER = {
+    "gcc": shutil.which("gcc") or shutil.which("cc"),
+    "Python.h (python3-dev)": (Path(sysconfig.get_path("include")) / "Python.h").exists(),
+}
+MISSING = [name for name, there in COMPILER.items() if not there]
 
 
 @pytest.fixture(autouse=True)
@@ -230,7 +224,7 @@ def test_a_step_never_waits_for_the_gpu(store: Store, amp: str, settings: dict[s
     assert latest.value > 0
 
 
-@pytest.mark.skipif(bool(NO_COMPILER), reason=f"torch.compile needs {' and '.join(NO_COMPILER)}")
+@pytest.mark.skipif(bool(MISSING), reason=f"torch.compile needs {' and '.join(MISSING)}")
 # AMP=off means float32: that TF32 would be faster is known (`device.prepare_torch`).
 @pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores for float32 matrix multiplication available")
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -286,8 +280,8 @@ def test_a_stopped_run_goes_on_with_its_scaler(run_store: Store, tmp_path: Path,
 def test_two_gpus_are_one(run_store: Store, tmp_path: Path) -> None:
     losses = []
     for gpus in ("0", "0,1"):
-        ended = python("-m", "train", "TASK=4", f"STORE={run_store.path}", f"RUN={tmp_path / gpus}", f"GPU={gpus}",
-                       "EPOCHS=2", "BATCH=16", "WEIGHTS=none", "AMP=off")  # fmt: skip
+        words = (f"STORE={run_store.path}", f"RUN={tmp_path / gpus}", f"GPU={gpus}", "BATCH=16", "WEIGHTS=none")
+        ended = python("-m", "train", "TASK=4", "EPOCHS=2", "AMP=off", *words)
         assert ended.returncode == 0, ended.stderr
         losses.append(np.load(tmp_path / gpus / "results.npz")["trainlosses"])
     assert np.allclose(*losses, rtol=1e-3)
@@ -296,9 +290,8 @@ def test_two_gpus_are_one(run_store: Store, tmp_path: Path) -> None:
 def test_cuda_graphs_are_refused_beside_dali(store: Store, refused: Callable[..., str]) -> None:
     config = make_config("default", task=4, store=str(store.path), weights="none", batch=16, compile="max")
     device, data = choose_device(config), open_data(config)
-    assert "COMPILE=max: on a GPU it needs CACHE=device" in refused(
-        lambda: check_graphs(config, device, [make_train_loader(config, data, device)])
-    )
+    loaders = [make_train_loader(config, data, device)]
+    assert "COMPILE=max: on a GPU it needs CACHE=device" in refused(lambda: check_graphs(config, device, loaders))
 
 
 def test_a_gpu_that_is_not_there_is_named(run_store: Store, tmp_path: Path) -> None:
