@@ -1,12 +1,12 @@
 # Settings are words on the command line: make train TASK=1 EPOCHS=3. `make help` lists the commands, and
 # `make help COMMAND=train` the settings of one. This file knows no setting: canopy/launch.py takes every word as it was
 # typed, checks it, installs what is missing and runs the command. Every failure is exit code 2 here, because make has
-# exit codes of its own; `python -m canopy COMMAND ...` ends with the command's.
+# exit codes of its own; `python -m canopy COMMAND ...` ends with the command's own code.
 
 PYTHON ?= python3
 VENV ?= .venv
 CUDA ?= 13
-ARGS ?=# of pytest: make test ARGS='-m slow'
+ARGS ?=# arguments for pytest: make test ARGS='-m slow'
 
 COMMANDS = train zarr audit info verify report curves reproduce predict export tune bench bench-report gpu-check demo \
 	soak fuzz
@@ -21,7 +21,8 @@ ODD := $(foreach c,$(SPECIAL),$(findstring $c,$(SETTINGS) $(MAKECMDGOALS)))
 $(if $(strip $(ODD)),$(error expected COMMAND NAME=value, with nothing but letters, digits, _ and - in COMMAND and NAME))
 
 # The text of a setting is data. Make would expand it again where it is used ($(shell ...) in a name), and a shell would
-# read its quotes. So it is kept as it was typed and exported, and recipes name it as "$$NAME", whose text no shell reads.
+# read its quotes. So each setting keeps the typed text and is exported. Recipes use it as "$$NAME"; a shell does not parse
+# the text of a variable again.
 $(foreach name,$(sort $(OURS) $(SETTINGS)),$(eval override $(name) := $$(value $(name)))$(eval export $(name)))
 
 WORDS := $(foreach name,$(SETTINGS),"$(name)=$$$(name)")

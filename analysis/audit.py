@@ -72,9 +72,9 @@ def audit(
         subtitle=f"{store.num_chips:,} chips of {store.layout.height} x {store.layout.width} pixels, bands "
         f"{', '.join(store.layout.bands)}, {len(store.classes)} classes; split {split.rule}",
         facts=[
-            ("kinds of findings", f"{sum(1 for f in findings if len(f.chips))} of {len(findings)}"),
-            ("chips in groups", f"{linked:,} in {len(chip_groups):,}"),
-            ("test chips in a group with train chips", f"{_leaking(chip_groups, split_names):,}"),
+            ("checks that found something", f"{sum(1 for f in findings if len(f.chips))} of {len(findings)}"),
+            ("chips with a duplicate or neighbour", f"{linked:,} in {len(chip_groups):,} groups"),
+            ("test chips in a group with train or val chips", f"{_leaking(chip_groups, split_names):,}"),
             ("chips without a tag", f"{int((store.labels.sum(axis=1) == 0).sum()):,}"),
         ],
         sections=sections,
@@ -101,13 +101,13 @@ def _similar(store: Store, features: Features) -> tuple[list[Finding], list[list
     exact, near = duplicates.exact_duplicates(store), duplicates.near_duplicates(store, features)
     adjacent, correlation = duplicates.neighbours(features)
     kinds = (
-        (_EXACT, "All pixels are equal.", exact),
+        (_EXACT, "Both chips have the same pixel values.", exact),
         ("Near duplicates", "Perceptual hashes and thumbnails are almost equal.", near),
         (
             "Neighbours",
-            f"The edge of one chip continues the edge of the other (correlation above {correlation:.2f}, more than "
-            "chance "
-            "gives here), so both come from one scene. Short edges hide many neighbours: there may be more.",
+            f"The edge of one chip continues the edge of the other (correlation above {correlation:.2f}, which is "
+            "higher than chance reaches in this store), so both come from one scene. In small chips many neighbours "
+            "cannot be detected, so there may be more.",
             adjacent,
         ),
     )
@@ -136,7 +136,7 @@ def _across(pairs: Finding, split_names: np.ndarray) -> Finding:
     return replace(
         pairs, title=f"{pairs.title}, in train and in test", chips=chips[leaks],
         reasons=[reasons[row] for row in leaks],
-        about="A duplicate or neighbour of the test chip is in training; test scores are optimistic.",
+        about="One chip is in test, its duplicate or neighbour in train or val. Test scores are therefore optimistic.",
     )  # fmt: skip
 
 
@@ -181,7 +181,11 @@ def _finding_section(
     ]  # fmt: skip
     section.note(finding.about)
     rest = len(finding.chips) - len(shown)
-    title = f"The first {len(shown)}; {rest:,} more in tables/{name}.csv" if rest else f"tables/{name}.csv"
+    title = (
+        f"The first {len(shown)}; {rest:,} more in tables/{name}.csv"
+        if rest
+        else f"All {len(shown)}; also in tables/{name}.csv"
+    )
     side = shown_side(max(store.layout.height, store.layout.width))
     section.blocks.append(Cards(title=title, groups=cards, side=side))
     section.blocks += left_out(images)

@@ -66,9 +66,8 @@ def task_2(run: Run, ranking: Ranking, store: Store | str, artifacts: Artifacts)
     common = tail.tail_accuracy(run.labels, run.probabilities, tail.common_thresholds(run.probabilities))
     shares = tail.tail_accuracy(run.labels, run.probabilities, tail.quantile_thresholds(run.probabilities))
     section.note(
-        "Tail accuracy: precision among the chips scored above the threshold. Where no chip is above it, a class "
-        "has no "
-        "value and does not count in the mean; the lower panel shows how many classes count."
+        "Tail accuracy: precision among the chips scored above the threshold. Where no chip is above it, a class has "
+        "no value and does not count in the mean; the lower panel shows how many classes count."
     )
     section.plot(artifacts.figures.add("tail_accuracy", plots.tail(common, per_class, run.classes)))
     section.plot(artifacts.figures.add("tail_shares", plots.tail_quantiles(shares)))
@@ -83,8 +82,9 @@ def task_2(run: Run, ranking: Ranking, store: Store | str, artifacts: Artifacts)
     section.blocks.append(artifacts.tables.add("tail_common", mean, "At thresholds common to all classes."))
     name, ap, budget = run.classes[ranking.class_index], run.ap[ranking.class_index], ImageBudget(blocks=2)
     section.note(
-        f"Chips of {name} (AP {'none' if np.isnan(ap) else f'{ap:.4f}'}), ordered by score, equal scores by name. "
-        "Colours are the stored red, green and blue, stretched from the 1st to the 99th percentile of the shown chips."
+        f"All test chips, ordered by their score for {name} (AP {'none' if np.isnan(ap) else f'{ap:.4f}'}); equal "
+        "scores are ordered by name. Colours are the stored red, green and blue, stretched from the 1st to the 99th "
+        "percentile of the shown chips."
     )
     if isinstance(store, str):
         section.note(f"No images: {store}", "warn")

@@ -43,7 +43,7 @@ class CurvesSettings(RunFolder):
 class ReproduceSettings(MovedStore):
     """A second prediction of a run's test split."""
 
-    gpu: str | None = setting(None, "Another device than the run's.", hint="0|cpu", default_text="the run's")
+    gpu: str | None = setting(None, "The device.", hint="0|cpu", default_text="the run's")
 
     @field_validator("gpu")
     @classmethod
@@ -75,9 +75,20 @@ class ReportSettings(MovedStore):
 class AuditSettings(LocalStore):
     """The check of a data set."""
 
-    labels: Path | None = setting(None, "The CSV that the store was made from: finds repeated tags.", hint="file.csv")
-    jpeg: Path | None = setting(None, "Folder of the chips' JPEGs: finds chips that differ from them.", hint="folder")
-    run: Path | None = setting(None, "A run on this store: finds labels that its model doubts.", hint="folder")
+    labels: Path | None = setting(
+        None,
+        "The CSV that the store was made from. With it the audit also finds repeated tags, and chips whose tags "
+        "differ from the CSV.",
+        hint="file.csv",
+    )
+    jpeg: Path | None = setting(
+        None,
+        "Folder of the chips' JPEGs. With it the audit also finds chips that differ from their JPEG.",
+        hint="folder",
+    )
+    run: Path | None = setting(
+        None, "A run on this store. With it the audit also finds labels that the run's model doubts.", hint="folder"
+    )
     split: str | None = setting(
         None,
         "The split whose train and test chips are compared.",
@@ -85,7 +96,9 @@ class AuditSettings(LocalStore):
         default_text="the run's, else course",
     )
     exclusive: tuple[str, ...] | None = setting(
-        None, "Classes of which a chip has exactly one.", default_text="the preset's"
+        None,
+        "Classes of which a chip has exactly one.",
+        default_text="those of a preset, if the store has exactly its classes",
     )
 
     @field_validator("split")
@@ -116,7 +129,7 @@ class PredictSettings(RunFolder):
         hint="blue,green,red,nir",
         default_text="as in the run's store",
     )
-    gpu: str | None = setting(None, "Another device than the run's.", hint="0|cpu", default_text="the run's")
+    gpu: str | None = setting(None, "The device.", hint="0|cpu", default_text="the run's")
     tta: bool = setting(False, "1: average the logits over all 8 symmetries.")
 
     @field_validator("gpu")

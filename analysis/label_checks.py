@@ -129,7 +129,7 @@ def doubted_labels(store: Store, run: Run | None) -> Finding:
             reason = f"{name}: {'tagged' if truth[row] else 'not tagged'}, p = {scores[row, 1]:.4f}"
             rows.append((float(quality[row]), chip_of[str(run.names[row])], reason))
     about = (
-        f"By cleanlab, from the scores of {run.name} on its {len(run.names):,} test chips; classes with fewer than "
-        f"{MIN_EXAMPLES} positives or negatives are skipped."
+        f"cleanlab found these from the scores of {run.name} on its {len(run.names):,} test chips. Classes with fewer "
+        f"than {MIN_EXAMPLES} positives or fewer than {MIN_EXAMPLES} negatives are skipped."
     )
     return _finding(title, about, [(chip, reason) for _, chip, reason in sorted(rows)])

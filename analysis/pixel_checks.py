@@ -53,9 +53,11 @@ def pixel_findings(store: Store, features: Features) -> list[Finding]:
     return [
         _finding("Constant", "A band has only one value.", constant),
         _finding(
-            "Saturated", f"At least 1 % of a band's pixels have the highest value of the store ({highest}).", saturated
+            "Saturated",
+            f"At least 1 % of a band's pixels have the highest value of that band in the whole store ({highest}).",
+            saturated,
         ),
-        _finding("Partly empty", "At least 1 % of the pixels are 0 in every band.", empty),
+        _finding("Partly empty", "At least 1 % of the pixels are 0 in all bands at once.", empty),
     ]
 
 
@@ -68,8 +70,13 @@ def outliers(store: Store) -> Finding:
     reasons = {}
     for chip in np.flatnonzero((deviations > MAX_DEVIATIONS).any(axis=1)):
         band = int(deviations[chip].argmax())
-        reasons[int(chip)] = f"{store.layout.bands[band]}: mean {means[chip, band]:.5g}, median chip {middle[band]:.5g}"
-    about = f"The mean of a band is more than {MAX_DEVIATIONS:.0f} robust deviations from the median chip's."
+        reasons[int(chip)] = (
+            f"{store.layout.bands[band]}: mean {means[chip, band]:.5g}, median of all chips {middle[band]:.5g}"
+        )
+    about = (
+        f"A band's mean differs from the median of all chips' means by more than {MAX_DEVIATIONS:.0f} robust standard "
+        "deviations (1.4826 x the median absolute deviation)."
+    )
     return _finding("Outliers", about, reasons)
 
 
@@ -111,8 +118,12 @@ def jpeg_findings(store: Store, features: Features, paths: dict[int, Path] | Non
         if reason := _difference(thumbnail, path, store.layout.height, store.layout.width):
             reasons[chip] = reason
     absent = store.num_chips - len(paths)
-    return _finding(title, f"{len(paths):,} of {store.num_chips:,} chips have a JPEG; {absent:,} without one were "
-                           f"skipped. Thumbnails correlate by less than {MIN_JPEG_CORRELATION}.", reasons)  # fmt: skip
+    about = (
+        f"The JPEG cannot be read, has another shape, or its thumbnail correlates with the chip's by less than "
+        f"{MIN_JPEG_CORRELATION}. {len(paths):,} of {store.num_chips:,} chips have a JPEG; the other {absent:,} "
+        "were skipped."
+    )
+    return _finding(title, about, reasons)
 
 
 def _difference(thumbnail: np.ndarray, path: Path, height: int, width: int) -> str:

@@ -48,7 +48,9 @@ def reproduction(run: Run, artifacts: Artifacts) -> Section:
     section.note(verdict.text, "text" if verdict.reproduced else "warn")
     if verdict.table is None:
         section.note(
-            "An earlier version wrote this without a digest. `make reproduce` writes it again with one.", "warn"
+            "An earlier version of canopy wrote this result without a digest. Run `make reproduce` again to write it "
+            "with one.",
+            "warn",
         )
     if (data := read_verdict_table(run.path, verdict)) is not None:
         try:
@@ -66,7 +68,10 @@ def provenance(run: Run) -> Section:
     """Configuration, code, versions, data and machine of the scores, and the commands that reproduce them."""
     section = Section(id="provenance", title="Provenance")
     made, record = run.made_with, run.record
-    section.note("To reproduce the run at the commit below:")
+    section.note(
+        "At the commit below, the first command trains the run again. The second predicts the test split of the "
+        "saved run again and compares."
+    )
     again = f"make reproduce RUN={shlex.quote(str(run.path))}    # predicts again and compares"
     section.note(f"{train_command(run.config)}\n{again}", "code")
     if made.commit.endswith("+changes"):
@@ -81,7 +86,7 @@ def provenance(run: Run) -> Section:
         ["commit", made.commit],
         ["store", f"{store.path}: {store.chips:,} chips, fingerprint {store.fingerprint}"],
         ["split", f"{split.rule}: {sizes}; sha256 {split.sha256}"],
-        ["epoch chosen on", split.epoch_chosen_on],
+        ["split that chose the epoch", split.epoch_chosen_on],
         ["weights, sha256", made.model_sha256],
         ["machine", f"{made.machine.device}; {made.machine.threads} threads; {made.machine.system}"],
         ["number format", f"AMP {made.amp}"],

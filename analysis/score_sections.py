@@ -24,19 +24,26 @@ def each_class(run: Run, resampled_ap: np.ndarray, artifacts: Artifacts) -> Sect
     few = frozenset(np.flatnonzero(run.positives < class_metrics.FEW_POSITIVES).tolist())
     chance = run.positives / len(run.labels)
     section.note(
-        f"Intervals: 95 % percentiles of {len(resampled_ap):,} bootstrap resamples of the test chips (seed "
-        f"{class_metrics.SEED}). Chance is the share of chips with the class, which random scores reach."
+        f"Intervals: 95 %, from the 2.5th to the 97.5th percentile of {len(resampled_ap):,} bootstrap resamples (seed "
+        f"{class_metrics.SEED}) of the test chips. Chance is the AP that random scores reach: the share of chips with "
+        "the class."
     )
     if few:
         names = ", ".join(run.classes[index] for index in sorted(few))
         section.note(
-            f"Grey: fewer than {class_metrics.FEW_POSITIVES} positives, so the scores depend much on luck: {names}.",
+            f"Grey: fewer than {class_metrics.FEW_POSITIVES} positives, so these scores are very uncertain: {names}.",
             "warn",
         )
     section.plot(artifacts.figures.add("class_ap", plots.ap_bars(run, low, high)))
-    section.plot(artifacts.figures.add("precision_recall", plots.precision_recall(run)), "Title: AP. Dashed: chance.")
-    section.plot(artifacts.figures.add("calibration", plots.reliability(run, calibrations)),
-                 "Title: Brier score. The line is perfect calibration; larger points hold more chips.")  # fmt: skip
+    section.plot(
+        artifacts.figures.add("precision_recall", plots.precision_recall(run)),
+        "The number above each panel is the AP. The dashed line is chance.",
+    )
+    section.plot(
+        artifacts.figures.add("calibration", plots.reliability(run, calibrations)),
+        "The number above each panel is the Brier score. The diagonal is perfect calibration; larger points stand for "
+        "more chips.",
+    )
     section.plot(
         artifacts.figures.add(
             "cooccurrence",
@@ -48,7 +55,7 @@ def each_class(run: Run, resampled_ap: np.ndarray, artifacts: Artifacts) -> Sect
         {
             "class": run.classes, "positives": run.positives, "chance": chance, "AP": run.ap, "low": low, "high": high,
             "Brier": [one.brier for one in calibrations],
-            "Brier of chance": [one.reference for one in calibrations],
+            "Brier of a constant": [one.reference for one in calibrations],
         }
     )  # fmt: skip
     section.blocks.append(
@@ -76,9 +83,10 @@ def decided(run: Run, artifacts: Artifacts) -> Section:
     truth, before = run.labels[reporting], run.logits[reporting] > 0
     after = run.logits[reporting] > thresholds.values
     section.note(
-        f"Thresholds for F2 were tuned on {len(tuning):,} of the test chips ({f2_thresholds.NUM_FOLDS} folds, seed "
-        f"{f2_thresholds.SEED}; mean over the folds' thresholds); all scores here are from the other "
-        f"{len(reporting):,}. F2 samples is Kaggle's metric. Macro is the mean over classes with a positive."
+        f"Thresholds for F2 were tuned on {len(tuning):,} of the test chips (the mean of the thresholds of "
+        f"{f2_thresholds.NUM_FOLDS} folds, seed {f2_thresholds.SEED}). All scores here are from the other "
+        f'{len(reporting):,}, except "F2 on held-out folds". The row "F2 samples" is Kaggle\'s metric. "macro" is the '
+        "mean over classes with a positive."
     )
     kinds = f2_thresholds.scores(truth, before), f2_thresholds.scores(truth, after)
     section.blocks.append(
@@ -118,8 +126,8 @@ def decided(run: Run, artifacts: Artifacts) -> Section:
                        "False positives by true class, tuned thresholds",
                        "predicted as (but not labelled)", "chips with"),
         ),
-        "Of the chips with the row's class but without the column's, the share predicted as the column's. Diagonal: "
-        "missed.",
+        "Each cell: of the chips that have the row's class and not the column's class, the share for which the "
+        "column's class is predicted. Diagonal: of the chips with the class, the share for which it is not predicted.",
     )  # fmt: skip
     muted = frozenset(np.flatnonzero(~thresholds.tuned).tolist())
     section.blocks.append(
@@ -134,13 +142,13 @@ def compared(run: Run, differences: list[Difference], artifacts: Artifacts) -> S
     section = Section(id="comparison", title="Comparison")
     for entry in differences:
         low, high = entry.mean_ap_interval
-        verdict = "no clear difference" if low <= 0 <= high else ("better" if low > 0 else "worse")
-        names = f"{_titled(entry.other)} - {_titled(run)}"
-        section.note(f"{names}: mAP {entry.mean_ap:+.4f}, 95 % CI {low:+.4f} to {high:+.4f}: {verdict}.")
+        better = _titled(entry.other) if low > 0 else _titled(run)
+        verdict = "no clear difference" if low <= 0 <= high else f"{better} is better"
+        names = f"{_titled(entry.other)} compared with {_titled(run)}"
+        section.note(f"{names}: mAP {entry.mean_ap:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}: {verdict}.")
     section.note(
         "Paired bootstrap: each resample draws the same test chips for both runs. The interval covers the choice of "
-        "chips, "
-        "not training again with another seed."
+        "chips, not training again with another seed."
     )
     runs = [run, *(entry.other for entry in differences)]
     chance = run.positives / len(run.labels)

@@ -25,15 +25,20 @@ class BenchSettings(Settings):
         "loader",
         "loader: batches, against a baseline. peers: against other libraries, which are installed into .venv-peers "
         "(1.3 GB). io: stored bytes to decoded chips. convert: TIFFs to a store. model: training steps on one batch in "
-        "memory. e2e: loader and steps together. scale: 1,000, 10,000 and 100,000 chips.",
+        "memory. e2e: loader and steps together. scale: speed, memory and first batch with 1,000 to 100,000 chips.",
     )
-    rounds: int = setting(5, "Interleaved rounds; medians are reported.", ge=1, le=1000)
+    rounds: int = setting(
+        5, "Number of rounds. In each round all rows are measured in turn; medians are reported.", ge=1, le=1000
+    )
     rows: tuple[str, ...] = setting(
-        (), "Measure only these rows of loader and peers.", hint="canopy-lz4,dataloader-tifffile", default_text="all"
+        (),
+        "With MODE=loader or peers: measure only these rows.",
+        hint="canopy-lz4,dataloader-tifffile",
+        default_text="all",
     )
     store: Path | None = setting(None, "Your own store, for MODE=loader and MODE=io.", hint="folder")
     data: Path = setting(Path("bench/data"), "Folder where the chips are made and kept.", hint="folder")
-    chips: int = setting(2048, "Number of chips. Another number needs another DATA.", ge=1, le=1_000_000)
+    chips: int = setting(2048, "Number of chips. If you change it, choose a new DATA folder, too.", ge=1, le=1_000_000)
     results: Path = setting(Path("bench/results"), "Folder of the records.", hint="folder")
 
     @model_validator(mode="after")
@@ -61,21 +66,25 @@ class SoakSettings(Settings):
     """A test that kills a run at random moments."""
 
     kills: int = setting(200, "How often the run is killed.", ge=1, le=1_000_000)
-    seed: int = setting(0, "Seed of the moments.", ge=0, le=2**63 - 1)
+    seed: int = setting(0, "Seed of the random moments at which the run is killed.", ge=0, le=2**63 - 1)
 
 
 class FuzzSettings(Settings):
     """A test that damages files."""
 
     seconds: float = setting(60.0, "How long it runs.", gt=0, le=1e6)
-    seed: int | None = setting(None, "Seed of the damages.", ge=0, le=2**63 - 1, default_text="another each time")
-    only: tuple[str, ...] = setting((), "Kinds of files.", hint="tiffs,csvs", default_text="all")
+    seed: int | None = setting(
+        None, "Seed of the random damage.", ge=0, le=2**63 - 1, default_text="a new random seed each time"
+    )
+    only: tuple[str, ...] = setting((), "Damage only these kinds of files.", hint="tiffs,csvs", default_text="all")
     count: int | None = setting(None, "Cases of each kind, in place of SECONDS.", ge=1, le=1_000_000)
-    jobs: int = setting(len(os.sched_getaffinity(0)), "Processes.", ge=1, default_text="one per core")
-    case: str | None = setting(None, "One case again, in this process.", hint="kind:seed:number")
+    jobs: int = setting(len(os.sched_getaffinity(0)), "Number of worker processes.", ge=1, default_text="one per core")
+    case: str | None = setting(None, "Run this one case again, in the main process.", hint="kind:seed:number")
     keep: Path = setting(Path("fuzz-cases"), "Folder of the cases that went wrong.", hint="folder")
     fault: str | None = setting(
-        None, "A fault of fuzz.faults that is put into the program: its cases must be found.", hint="name"
+        None,
+        "A test of fuzz itself: put this fault of fuzz.faults into the program. fuzz must then report bad cases.",
+        hint="name",
     )
 
 

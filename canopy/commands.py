@@ -50,7 +50,7 @@ COMMANDS = {
     for command in (
         Command(
             name="train",
-            summary="train a model; without STORE and DATA on demo chips",
+            summary="train a model; if neither STORE nor DATA is set, on demo chips",
             example="TASK=1 STORE=chips.zarr",
             settings="train.commands:TrainRequest",
             function="train.commands:train",
@@ -100,7 +100,7 @@ COMMANDS = {
         ),
         Command(
             name="reproduce",
-            summary="predict the test split again in a new process and compare",
+            summary="predict the test split again in a new process and compare with the saved scores",
             example="RUN=runs/task1",
             settings="analysis.commands:ReproduceSettings",
             function="analysis.commands:reproduce",
@@ -128,7 +128,7 @@ COMMANDS = {
         ),
         Command(
             name="bench",
-            summary="measure this machine against other loaders and its own limits",
+            summary="measure canopy here, and compare it with other loaders and the machine's limits",
             example="MODE=loader",
             settings="bench.commands:BenchSettings",
             function="bench.commands:bench",
@@ -163,7 +163,7 @@ COMMANDS = {
         ),
         Command(
             name="fuzz",
-            summary="a test: damage stores, TIFFs, CSVs and runs; each must be refused or read the same",
+            summary="a test: damage stores, TIFFs, CSVs and runs; each must be refused or read correctly",
             example="SECONDS=60",
             settings="bench.commands:FuzzSettings",
             function="bench.commands:fuzz",
@@ -173,7 +173,7 @@ COMMANDS = {
 # Targets of the Makefile that take no settings.
 TARGETS = {
     "setup": "only install",
-    "test": "run the tests, in a process per core; ARGS='-m slow -k name -n0' are pytest's own",
+    "test": "run the tests, a process per core; ARGS is passed to pytest, such as ARGS='-m slow -k name -n0'",
     "lint": "check format, types and imports",
     "format": "format the code",
     "docs": "build the docs site",

@@ -16,12 +16,13 @@ _PAGE_HEAD = """\
 
 A setting is a word `NAME=value`. `make train TASK=1 BATCH=64` and `python -m canopy train TASK=1 BATCH=64` are the same
 command; make installs what is missing first. `make help COMMAND=train` prints the table of a command. A misspelt name
-or value is refused before anything is installed, converted or loaded.
+or value is refused before the 7 GB are installed, and before anything is converted or loaded.
 
-**Exit codes.** 0: done. 1: the command found something: `verify` a damaged chip, `reproduce` another result, `predict`
-files that it could not use. 2: refused; one line says why. 75: a training stopped after SIGTERM or SIGUSR1, with a
-checkpoint. 130: Ctrl-C. Through make every failure is 2, because make has exit codes of its own, and make prints a line
-`*** [...] Error` below the program's. `python -m canopy COMMAND ...` gives the codes of this list and no such line.
+**Exit codes.** 0: done. 1: the command ran and found a problem: `verify` found damage, `reproduce` got another result,
+`predict` could not use some files, `gpu-check` or `fuzz` found an error. 2: refused or failed; one line says why. 75:
+training was stopped by SIGTERM or SIGUSR1; a checkpoint was written. 130: Ctrl-C. Through make the exit code of every
+failure is 2, because make has exit codes of its own. Make also prints a line `*** [...] Error` after the program's
+message. `python -m canopy COMMAND ...` gives the codes of this list and no such line.
 
 This page is generated from the definitions of the settings: `python -m canopy settings-page`.
 """
@@ -56,7 +57,7 @@ def overview() -> str:
         "canopy: multi-label classification of multispectral satellite chips",
         "",
         "make COMMAND NAME=value ...               installs what is missing (7 GB), then runs the command",
-        "python -m canopy COMMAND NAME=value ...   the same without make",
+        "python -m canopy COMMAND NAME=value ...   runs the command; installs nothing",
         "make help COMMAND=train                   all settings of a command",
         "",
         *_rows({f"{name} {command.example}": command.summary for name, command in COMMANDS.items()}, 54),

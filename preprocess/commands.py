@@ -27,7 +27,7 @@ class LabelWords(Settings):
         None,
         "CSV with a row per chip: the name of its file, and its tags.",
         hint="file.csv",
-        default_text="the preset's",
+        default_text="the preset's; without PRESET it must be set",
     )
     labels_format: Literal["tags", "list", "onehot", "long"] = setting(
         "tags",
@@ -75,23 +75,31 @@ class StoreWords(Settings):
     heading: ClassVar[str] = "Conversion"
 
     data: Path = setting(..., "Folder of TIFFs.", hint="folder", example="DATA=folder LABELS=file.csv")
-    store: Path = setting(Path("chips.zarr"), "Folder of the store.", hint="folder")
+    store: Path = setting(Path("chips.zarr"), "The store, a folder.", hint="folder")
     preset: Literal["planet"] | None = setting(
-        None, "A published data set whose folders, CSV, bands and classes are known.", hint="planet"
+        None,
+        "A published data set that canopy knows: its folders, CSV, bands and classes are used where you do not set "
+        "them.",
+        hint="planet",
     )
     bands: tuple[str, ...] | None = setting(
-        None, "Names of the bands in the files' order.", hint="blue,green,red,nir", default_text="the preset's"
+        None,
+        "Names of the bands, in the order in which each TIFF stores them.",
+        hint="blue,green,red,nir",
+        default_text="the preset's; else red,green,blue if the files say RGB; else band1,band2,...",
     )
     classes: tuple[str, ...] | None = setting(
-        None, "Classes in the order of the store. Other tags are refused.", default_text="the CSV's, sorted"
+        None,
+        "The classes, in the order that they will have in the store. Other tags are refused.",
+        default_text="the preset's; else those of the CSV, sorted (onehot: in the order of the columns)",
     )
     codec: Literal["lz4", "none"] = setting("lz4", "Compression of the store. none loads faster and needs more disk.")
     axes: Literal["YXS", "SYX"] | None = setting(
         None,
-        "Order of the stored dimensions of a TIFF: rows, columns, bands (YXS) or bands, rows, columns (SYX).",
+        "Order of the dimensions inside each TIFF: rows, columns, bands (YXS) or bands, rows, columns (SYX).",
         default_text="as the files say",
     )
-    jobs: int = setting(CORES, "Processes.", ge=1, default_text="one per core")
+    jobs: int = setting(CORES, "Number of worker processes.", ge=1, default_text="one per core")
     allow_missing: bool = setting(False, "1: leave out rows of the CSV that have no file.")
 
     @field_validator("bands", "classes")
@@ -120,7 +128,7 @@ class ConversionSettings(LabelWords, StoreWords):
 class LocalStore(Settings):
     """The store of a command that reads it from a disk."""
 
-    store: Path = setting(..., "Folder of the store.", hint="folder", example="STORE=chips.zarr")
+    store: Path = setting(..., "The store, a folder.", hint="folder", example="STORE=chips.zarr")
 
     def check(self) -> None:
         """Refuse a STORE that is not there."""
@@ -131,7 +139,7 @@ class LocalStore(Settings):
 class VerifySettings(LocalStore):
     """A verification of every chip."""
 
-    jobs: int = setting(CORES, "Processes.", ge=1, default_text="one per core")
+    jobs: int = setting(CORES, "Number of worker processes.", ge=1, default_text="one per core")
 
 
 class InfoSettings(LocalStore):

@@ -45,7 +45,7 @@ def meaning(spec: Spec) -> str:
 
 
 def _with_resume(spec: Spec) -> str:
-    return f"{spec.description} May change with RESUME." if spec.on_resume else spec.description
+    return f"{spec.description} You may set it again with RESUME." if spec.on_resume else spec.description
 
 
 def _values(spec: Spec) -> str:

@@ -91,7 +91,7 @@ def table(page: str, mark: str) -> list[list[str]]:
 def test_the_table_of_loaders_is_that_of_its_record() -> None:
     record = json.loads((ROOT / "bench/results/peers-20261124-041635.json").read_text())
     names = {
-        "canopy, CODEC=none": "canopy-none", "canopy, LZ4 store, RGB": "canopy-lz4-rgb",
+        "canopy, CODEC=none": "canopy-none", "canopy, only RGB": "canopy-lz4-rgb",
         "canopy, LZ4 store": "canopy-lz4", "ffcv": "ffcv", "DataLoader + memory": "dataloader-npy-memmap",
         "tensorstore": "tensorstore", "webdataset": "webdataset", "DataLoader + tifffile": "dataloader-tifffile",
         "DataLoader + rasterio": "dataloader-rasterio", "mosaicml": "mosaicml-streaming",

@@ -186,7 +186,7 @@ def test_the_table_of_a_terminal_shows_every_setting_in_its_group_and_is_100_col
     assert [line for line in lines if line and line[0] != " "] == ["First", "Second"]
     words = [line.split("=")[0].strip() for line in lines if line.startswith("  ") and line[2] != " "]
     assert words == ["TASK", "FLIPS", "EPOCHS", "STORE", "RATE", "SHARE", "EXACT", "BANDS", "CLASS"]
-    assert "  EPOCHS=number           How long. May change with RESUME. Default: 12." in lines
+    assert "  EPOCHS=number           How long. You may set it again with RESUME. Default: 12." in lines
     assert "  TASK=1|3|4              What is trained. It must be set." in lines
     assert "  STORE=path              Where. Default: nowhere." in lines
 
@@ -195,7 +195,7 @@ def test_the_markdown_table_has_a_row_per_setting() -> None:
     lines = markdown_table(Both).splitlines()
     rows = [line for line in lines if line.startswith("| `")]
     assert len(rows) == len(specs(Both)) - 1
-    assert "| `EPOCHS` | `number` | `12` | How long. May change with RESUME. |" in rows
+    assert "| `EPOCHS` | `number` | `12` | How long. You may set it again with RESUME. |" in rows
     assert "| `TASK` | `1`, `3`, `4` | must be set | What is trained. |" in rows
     assert [line for line in lines if line.startswith("**")] == ["**First**", "**Second**"]
 

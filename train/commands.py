@@ -38,9 +38,13 @@ class RunWords(Settings):
         default_text="runs/task1 for TASK=1; runs/task1-2 if that exists",
     )
     resume: Path | None = setting(
-        None, "Folder of a run that was stopped or killed: continue it. Its settings are kept.", hint="folder"
+        None,
+        "Folder of a run that was stopped or killed: continue it. All other settings are those of the run.",
+        hint="folder",
     )
-    run_file: Path | None = setting(None, "For scripts: the name of the run's folder is written there.", hint="file")
+    run_file: Path | None = setting(
+        None, "For scripts: a file to which the path of the run's folder is written.", hint="file"
+    )
 
 
 class FirstConversion(ConversionSettings):

@@ -53,22 +53,24 @@ class DataSettings(Settings):
     )
     split: str = setting(
         "course",
-        "How chips are divided. course: 33 % test, by scikit-learn. blocked: the same fractions, but duplicates and "
-        "neighbours that `make audit` found stay together. 0.8,0.2: fractions of train and test. 0.7,0.1,0.2@5: of "
-        "train, val and test, drawn with seed 5. file.csv: columns image_name and split.",
+        "How chips are divided. course: the reference project's random split by scikit-learn, 33 % test. blocked: "
+        "the fractions of course, but duplicates and adjacent chips of one scene that `make audit` found are in the "
+        "same split. 0.8,0.2: fractions of train and test. 0.7,0.1,0.2@5: of train, val and test, drawn with seed 5. "
+        "file.csv: columns image_name and split.",
         hint="course|blocked|0.8,0.2|file.csv",
     )
     val: float = setting(
         0.0,
-        "Fraction of the train split that becomes the val split, on which the best epoch is selected. 0: the best "
-        "epoch is selected on the test split, and the test scores are optimistic.",
+        "Fraction of the train split that becomes the val split, on which the best epoch is selected. 0: none. Unless "
+        "SPLIT has a val split, the best epoch is then selected on the test split, and the test scores are optimistic.",
         ge=0,
         lt=1,
     )
     input: Literal["raw", "course"] = setting(
         "raw",
-        "raw: the files' values, standardised per band by the train split's statistics. course: what PIL makes of the "
-        "files, as the reference project did.",
+        "raw: the files' values, standardised per band by the train split's statistics. course: the values that PIL "
+        "gives for Planet's 16-bit files (8 bits, colours divided by NIR), to compare with the reference project, an "
+        "older one.",
     )
     crop: int = setting(
         0, "Side of the crop in pixels. 0: CROP_SHARE of the chip's side.", ge=0, le=2**16, default_text="0"
@@ -79,12 +81,13 @@ class DataSettings(Settings):
     )
     test: Literal["center", "resize"] = setting(
         "center",
-        "How a chip becomes as large as the crop in evaluation. center: its center is cut out. resize: the whole chip "
-        "is resized. Both are deterministic.",
+        "How a chip is brought to the size of the crop in evaluation. center: its center is cut out. resize: the "
+        "whole chip is resized. Both are deterministic.",
     )
     test_batch: int = by_recipe("test_batch", "Chips per batch in evaluation.", ge=1, le=2**20)
     shuffle_labels: bool = setting(
-        False, "A control experiment: the labels of each split in random order. Scores then show chance."
+        False,
+        "1: a control experiment: the labels of each split are put in random order. Scores should then be at chance.",
     )
 
     @field_validator("split")
@@ -95,21 +98,22 @@ class DataSettings(Settings):
 
 
 class ModelSettings(Settings):
-    """The network and its first weights."""
+    """The network and its initial weights."""
 
     heading: ClassVar[str] = "Model"
 
     arch: Arch = setting("resnet18", "The network, a ResNet of torchvision.")
     weights: str = setting(
         "auto",
-        "First weights. auto: ImageNet's where torchvision can get them, else none. imagenet: refuse without them. "
-        "none: random. A .safetensors file: torchvision's names, or model.safetensors of a run with the same ARCH, "
-        "INPUT and bands. The last layer is always new.",
+        "Initial weights. auto: ImageNet's if torchvision can get them, else none. imagenet: ImageNet's; training is "
+        "refused if torchvision cannot get them. none: random. file.safetensors: a file whose tensors have "
+        "torchvision's names, or model.safetensors of a run with the same ARCH, INPUT and bands. The last layer is "
+        "always new.",
         hint="auto|imagenet|none|file.safetensors",
         default_text="auto; none for the demo chips",
     )
     conv1: Literal["kaiming", "mean", "copy-red"] = setting(
-        "kaiming", "First filters of bands that the pretrained weights do not have."
+        "kaiming", "How conv1's filters are initialised for bands that the pretrained weights do not have."
     )
     finetune: Literal["full", "head"] = setting(
         "full", "full: train all layers. head: train the last layer only, on pretrained weights."
@@ -144,7 +148,10 @@ class OptimisationSettings(Settings):
     epochs: int = by_recipe("epochs", "Epochs.", more="; 8 for the demo chips", ge=1, le=100_000)
     batch: int = by_recipe("batch", "Chips per optimizer step, over all GPUs and micro-batches.", ge=1, le=2**20)
     accumulate: int = setting(
-        1, "Gradient accumulation: micro-batches per optimizer step. It must divide BATCH.", ge=1, le=2**20
+        1,
+        "Gradient accumulation: micro-batches per optimizer step. BATCH must be a multiple of ACCUMULATE x processes.",
+        ge=1,
+        le=2**20,
     )
     optimizer: Literal["sgd", "adamw"] = by_recipe("optimizer", "The optimizer.")
     lr: float = by_recipe("lr", "Highest learning rate.", gt=0, le=1e30)
@@ -152,7 +159,9 @@ class OptimisationSettings(Settings):
     momentum: float = by_recipe("momentum", "Momentum of SGD.", ge=0, le=1)
     weight_decay: float = by_recipe("weight_decay", "Weight decay.", ge=0, le=1e6)
     schedule: Literal["step", "onecycle", "cosine"] = by_recipe(
-        "schedule", "How the learning rate changes. onecycle: up and down once. cosine: down along a cosine."
+        "schedule",
+        "How the learning rate changes. onecycle: up and down once. cosine: up in a "
+        "straight line during WARMUP, then down along a cosine.",
     )
     warmup: float = setting(0.3, "Share of all steps in which onecycle and cosine raise the learning rate.", ge=0, lt=1)
     step_epochs: int = by_recipe("step_epochs", "Epochs between two steps of SCHEDULE=step.", ge=1, le=100_000)
@@ -172,7 +181,7 @@ class OptimisationSettings(Settings):
     )
     ema: float = setting(0.0, "Decay of the moving average of the weights. 0: no average.", ge=0, lt=1)
     seed: int = setting(
-        0, "Seed of the order of chips, of the augmentation and of the first weights.", ge=0, le=2**63 - 1
+        0, "Seed of the order of chips, of the augmentation and of the initial weights.", ge=0, le=2**63 - 1
     )
 
 
@@ -196,7 +205,9 @@ class RunSettings(Settings):
     compile: Literal["off", "default", "max"] = setting(
         "off", "torch.compile. max: slow to start, with CUDA graphs; on a GPU it needs CACHE=device."
     )
-    deterministic: bool = setting(False, "1: GPU kernels that repeat to the bit; they are slower.")
+    deterministic: bool = setting(
+        False, "1: use GPU kernels whose results are bit-identical each time; they are slower."
+    )
     workers: int = setting(
         0,
         "Threads that read the store. 0: what `make tune` measured, else one per core, at most 8.",
@@ -217,7 +228,9 @@ class RunSettings(Settings):
         10.0, "Minutes between checkpoints. One is also written after each epoch.", gt=0, le=1e6, on_resume=True
     )
     tracker: Literal["none", "wandb"] = setting(
-        "none", "A tracker beside TensorBoard. wandb works offline.", on_resume=True
+        "none",
+        "A tracker in addition to TensorBoard. wandb (Weights & Biases) always runs offline; `wandb sync` uploads.",
+        on_resume=True,
     )
 
     @field_validator("gpu")
