@@ -66,21 +66,23 @@ def inflate_on_cpu(reader: ChunkReader, chip: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("bands", [BANDS, ("red", "green", "blue"), ("nir", "red")])
-def test_device_table_decoded_on_the_cpu(session_store: Store, session_chips: Chips, bands: tuple[str, ...]) -> None:
+def test_the_table_for_the_gpu_decodes_on_the_cpu(
+    session_store: Store, session_chips: Chips, bands: tuple[str, ...]
+) -> None:
     reader = ChunkReader(session_store, bands)
     for chip in (0, 17, 256, 299):
         expected = session_chips.values[chip][[BANDS.index(band) for band in bands]]
         assert np.array_equal(inflate_on_cpu(reader, chip), expected)
 
 
-def test_device_table_of_uint8(uint8_store: Store, uint8_chips: Chips) -> None:
+def test_the_table_for_the_gpu_is_right_for_uint8(uint8_store: Store, uint8_chips: Chips) -> None:
     reader = ChunkReader(uint8_store, ("red", "green", "blue"))
     for chip in (0, 69):
         assert np.array_equal(inflate_on_cpu(reader, chip), uint8_chips.values[chip])
 
 
-def test_device_table_of_many_chunks_a_band(tmp_path: Path) -> None:
-    """Chips of Planet's size: two chunks a band."""
+def test_the_table_for_the_gpu_is_right_for_several_chunks_per_band(tmp_path: Path) -> None:
+    """Chips of Planet's size: two chunks per band."""
     chips = write_chips(tmp_path / "tif", count=3, height=256, width=256)
     reader = ChunkReader(to_store(chips, tmp_path / "s.zarr"), ("red", "green", "blue"))
     assert reader.chunks_per_chip == 6
@@ -117,7 +119,9 @@ def test_a_missing_shard_is_named(tmp_path: Path, session_store: Store) -> None:
         ChunkReader(open_store(copy), BANDS)
 
 
-def test_threads_that_touch_a_shard_first_at_once(session_store: Store, session_chips: Chips) -> None:
+def test_threads_that_open_a_shard_at_the_same_time_read_exact_chips(
+    session_store: Store, session_chips: Chips
+) -> None:
     """All threads must use one map: a second one would free the first while another thread reads it."""
     for _ in range(40):
         reader, barrier = ChunkReader(session_store, BANDS), Barrier(4)

@@ -42,8 +42,8 @@ def test_codec_none_and_uint8_hold_the_same_values(plain_store: Store, session_c
 def test_every_chunk_has_the_bytes_that_zarr_python_writes(
     codec: str, session_store: Store, plain_store: Store, session_chips: Chips, tmp_path: Path
 ) -> None:
-    """But for LZ4's choice of matches: there the stated length and the decoded bytes are the same. (The chunks' order
-    inside a shard is free, and zarr-python's is another.)"""
+    """LZ4 may choose other matches; then the stated length and the decoded bytes are equal. (A shard may hold its
+    chunks in any order, and zarr-python uses another one.)"""
     store = session_store if codec == "lz4" else plain_store
     layout = store.layout
     zarr_store.create_chips(tmp_path / "z", layout, 300)
@@ -87,7 +87,7 @@ def test_sums_of_the_largest_values_are_exact() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(17, 13), (1, 1), (97, 350), (300, 300), (256, 4)])
 @pytest.mark.parametrize("codec", ["lz4", "none"])
-def test_any_size(tmp_path: Path, height: int, width: int, codec: str) -> None:
+def test_chips_of_any_size_are_exact(tmp_path: Path, height: int, width: int, codec: str) -> None:
     chips = write_chips(tmp_path / "tif", count=5, bands=2, height=height, width=max(width, 2))
     store = to_store(chips, tmp_path / "s.zarr", codec=codec)
     assert np.array_equal(zarr.open_group(store.path)["tiles"][...], chips.values)
@@ -100,7 +100,7 @@ def test_jobs_do_not_change_a_byte(session_chips: Chips, session_store: Store, t
     assert tree(other.path) == tree(session_store.path)
 
 
-def test_a_second_run_does_nothing_and_says_so(
+def test_a_second_run_does_nothing_and_prints_so(
     chips: Chips, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = to_store(chips, tmp_path / "s.zarr")
@@ -110,7 +110,7 @@ def test_a_second_run_does_nothing_and_says_so(
     assert {path: path.stat().st_mtime_ns for path in store.path.rglob("*")} == before
 
 
-def test_the_planet_preset_knows_kaggles_folder(tmp_path: Path) -> None:
+def test_the_planet_preset_reads_the_folder_from_kaggle(tmp_path: Path) -> None:
     chips = write_chips(tmp_path / "kaggle" / "train-tif-v2", count=3)
     rows = [("t_0", "clear primary"), ("t_1", "haze"), ("t_2", "water clear clear")]
     write_csv(tmp_path / "kaggle" / "train_v2.csv", rows)

@@ -30,7 +30,7 @@ def three() -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("photometric", ["minisblack", "cielab"])
-def test_three_samples_that_no_file_calls_colours_are_unnamed(
+def test_three_samples_that_are_not_colours_get_no_names(
     tmp_path: Path, three: list[np.ndarray], photometric: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chips = one_file_each(tmp_path / "tif", three, photometric=photometric, planarconfig="contig")
@@ -66,7 +66,7 @@ def test_band_names_of_the_files_are_offered_and_escaped(
     assert f"{tmp_path}/s.zarr: the bands have no names. Training needs names, {offer}" in first_lines(capsys)
 
 
-def test_bands_that_the_first_file_calls_colours_are_called_nothing_else_by_another(
+def test_a_file_whose_colours_contradict_the_first_file_is_refused(
     tmp_path: Path, three: list[np.ndarray], refused: Callable
 ) -> None:
     chips = one_file_each(tmp_path / "tif", three, photometric="rgb")
@@ -77,7 +77,7 @@ def test_bands_that_the_first_file_calls_colours_are_called_nothing_else_by_anot
     assert to_store(chips, tmp_path / "t.zarr").layout.bands == ("red", "green", "blue")
 
 
-def test_files_in_which_0_is_white_and_black_are_not_mixed(
+def test_files_with_0_as_white_and_0_as_black_are_not_mixed(
     tmp_path: Path, three: list[np.ndarray], refused: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chips = one_file_each(tmp_path / "tif", [value[..., 0] for value in three], photometric="miniswhite")
@@ -90,7 +90,7 @@ def test_files_in_which_0_is_white_and_black_are_not_mixed(
     assert "c.tif: expected 0 as white" in refused(lambda: to_store(chips, tmp_path / "t.zarr"))
 
 
-def test_nodata_is_said_by_the_conversion_and_by_info(
+def test_the_conversion_and_info_report_nodata(
     tmp_path: Path, three: list[np.ndarray], capsys: pytest.CaptureFixture[str]
 ) -> None:
     from preprocess.info import info
@@ -110,7 +110,7 @@ def pages() -> list[np.ndarray]:
     return [np.random.default_rng(seed).integers(0, 2**16, (20, 24, 5), dtype=np.uint16) for seed in range(3)]
 
 
-def test_rows_written_as_pages_are_read_by_the_number_of_bands_and_said(
+def test_rows_written_as_pages_are_recognised_by_the_number_of_bands_and_reported(
     tmp_path: Path, pages: list[np.ndarray], capsys: pytest.CaptureFixture[str]
 ) -> None:
     chips = one_file_each(tmp_path / "tif", pages, photometric="minisblack")
@@ -123,7 +123,9 @@ def test_rows_written_as_pages_are_read_by_the_number_of_bands_and_said(
     assert "Nothing to do" in capsys.readouterr().out
 
 
-def test_axes_name_the_stored_dimensions(tmp_path: Path, pages: list[np.ndarray], refused: Callable) -> None:
+def test_axes_set_the_order_of_the_dimensions_in_the_files(
+    tmp_path: Path, pages: list[np.ndarray], refused: Callable
+) -> None:
     chips = one_file_each(tmp_path / "tif", pages, photometric="minisblack")
     rows = to_store(chips, tmp_path / "rows.zarr", axes="YXS")
     assert np.array_equal(zarr.open_group(rows.path)["tiles"][...], np.moveaxis(np.stack(pages), -1, 1))
@@ -133,7 +135,7 @@ def test_axes_name_the_stored_dimensions(tmp_path: Path, pages: list[np.ndarray]
     assert "AXES=xyz: expected YXS or SYX" in refused(lambda: to_store(chips, tmp_path / "t.zarr", axes="xyz"))
 
 
-def test_a_number_of_bands_that_another_order_would_give_names_axes(
+def test_a_wrong_number_of_bands_is_refused_with_the_axes_that_fit(
     tmp_path: Path, pages: list[np.ndarray], refused: Callable
 ) -> None:
     chunky = one_file_each(tmp_path / "c", pages, photometric="minisblack", planarconfig="contig")

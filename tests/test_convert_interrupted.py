@@ -38,7 +38,7 @@ def interrupted(chips: Chips, store: Path, monkeypatch: pytest.MonkeyPatch, afte
             to_store(chips, store, **settings)
 
 
-def test_a_half_store_is_refused_and_goes_on(
+def test_an_incomplete_store_is_refused_and_its_conversion_resumes(
     session_chips: Chips, session_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -54,7 +54,7 @@ def test_a_half_store_is_refused_and_goes_on(
     assert not zarr_store.partial_path(path).exists()
 
 
-def test_a_half_store_with_other_settings_is_refused(
+def test_resuming_with_other_settings_is_refused(
     session_chips: Chips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable
 ) -> None:
     path = tmp_path / "s.zarr"
@@ -77,7 +77,7 @@ def test_a_source_that_changed_after_its_shard_was_written_is_converted_again(
     assert np.array_equal(zarr.open_group(path)["tiles"][5], np.moveaxis(new, -1, 0))
 
 
-def test_a_torn_shard_is_written_again(
+def test_a_truncated_shard_is_written_again(
     session_chips: Chips, session_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "s.zarr"
@@ -94,10 +94,10 @@ def test_two_conversions_at_once_are_refused(chips: Chips, tmp_path: Path, refus
         assert "another conversion" in refused(lambda: to_store(chips, path))
 
 
-def test_another_conversion_that_ends_first_is_seen(
+def test_another_conversion_that_finishes_first_is_noticed(
     chips: Chips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It ends between the question whether the store is there and the lock."""
+    """It finishes after this conversion has looked for the store and before this one has the lock."""
     from preprocess import convert as module
 
     path, real = tmp_path / "s.zarr", module.locked
@@ -113,7 +113,7 @@ def test_another_conversion_that_ends_first_is_seen(
     assert not zarr_store.partial_path(path).exists()
 
 
-def test_a_kill_after_the_last_rename_leaves_nothing_that_harms(
+def test_a_kill_after_the_last_rename_does_not_disturb_the_next_conversion(
     chips: Chips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from preprocess import convert as module
@@ -123,13 +123,13 @@ def test_a_kill_after_the_last_rename_leaves_nothing_that_harms(
         patch.setattr(module.shutil, "rmtree", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             to_store(chips, path)
-    shutil.rmtree(path)  # and the user starts anew
+    shutil.rmtree(path)  # the user deletes the store and converts again
     to_store(chips, path)
     assert np.array_equal(zarr.open_group(path)["tiles"][...], chips.values)
     assert not zarr_store.partial_path(path).exists()
 
 
-def test_files_that_a_killed_writer_left_do_not_stay_in_the_store(
+def test_temporary_files_of_a_killed_writer_are_removed_from_the_store(
     session_chips: Chips, session_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "s.zarr"
@@ -141,7 +141,7 @@ def test_files_that_a_killed_writer_left_do_not_stay_in_the_store(
 
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04 torn"])
-def test_a_torn_progress_file_is_written_again(
+def test_a_damaged_progress_file_is_written_again(
     session_chips: Chips, session_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
 ) -> None:
     path = tmp_path / "s.zarr"
@@ -150,7 +150,7 @@ def test_a_torn_progress_file_is_written_again(
     assert tree(to_store(session_chips, path).path) == tree(session_store.path)
 
 
-def test_a_torn_plan_is_a_line(
+def test_a_damaged_plan_is_refused_in_one_line(
     session_chips: Chips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable
 ) -> None:
     path = tmp_path / "s.zarr"
@@ -159,7 +159,7 @@ def test_a_torn_plan_is_a_line(
     assert "plan.json: damaged" in refused(lambda: to_store(session_chips, path))
 
 
-def test_a_full_disk_is_one_line_and_goes_on(
+def test_a_full_disk_is_one_line_and_the_conversion_resumes(
     chips: Chips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from preprocess import write
@@ -169,7 +169,7 @@ def test_a_full_disk_is_one_line_and_goes_on(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(write, "write_atomic", full)  # of the progress file
+        patch.setattr(write, "write_atomic", full)  # this writes the progress file
         with pytest.raises(SystemExit) as end:
             run(lambda: to_store(chips, tmp_path / "s.zarr") and 0)
     assert end.value.code == 2
@@ -180,8 +180,8 @@ def test_a_full_disk_is_one_line_and_goes_on(
     assert np.array_equal(zarr.open_group(to_store(chips, tmp_path / "s.zarr").path)["tiles"][...], chips.values)
 
 
-def test_a_really_full_disk(chips: Chips, tmp_path: Path) -> None:
-    """On a file system of 1 MiB, in a process of its own."""
+def test_a_full_file_system_is_one_line(chips: Chips, tmp_path: Path) -> None:
+    """A conversion in a separate process, on a file system of 1 MiB."""
     small = tmp_path / "small"
     small.mkdir()
     if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "x", small]).returncode:

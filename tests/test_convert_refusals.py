@@ -19,13 +19,15 @@ from preprocess.convert import convert
 from preprocess.zarr_store import Store, open_store
 
 
-def test_a_store_with_a_missing_shard_is_not_called_whole(chips: Chips, tmp_path: Path, refused: Callable) -> None:
+def test_a_store_with_a_missing_shard_is_not_called_complete(chips: Chips, tmp_path: Path, refused: Callable) -> None:
     store = to_store(chips, tmp_path / "s.zarr")
     zarr_store.shard_path(store.path, 0).unlink()
     assert "the shard is missing" in refused(lambda: to_store(chips, store.path))
 
 
-def test_changed_sources_are_named_and_not_mixed(chips: Chips, tmp_path: Path, refused: Callable) -> None:
+def test_changed_sources_are_named_and_the_store_stays_as_it_is(
+    chips: Chips, tmp_path: Path, refused: Callable
+) -> None:
     store = to_store(chips, tmp_path / "s.zarr")
     before = tree(store.path)
     path = chips.folder / "t_3.tif"
@@ -61,13 +63,15 @@ def test_changed_sources_are_named_and_not_mixed(chips: Chips, tmp_path: Path, r
         ({"store": Path("/proc/x/chips.zarr")}, "the folder cannot be made"),
     ],
 )
-def test_refusals_of_arguments(chips: Chips, tmp_path: Path, refused: Callable, settings: dict, found: str) -> None:
+def test_bad_settings_are_refused(chips: Chips, tmp_path: Path, refused: Callable, settings: dict, found: str) -> None:
     arguments = {"data": chips.folder, "labels": chips.csv, "store": tmp_path / "s.zarr", **settings}
     assert found in refused(lambda: convert(conversion(**arguments)))
     assert not (tmp_path / "s.zarr").exists()
 
 
-def test_missing_chips(chips: Chips, tmp_path: Path, refused: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_chips_are_refused_unless_allowed(
+    chips: Chips, tmp_path: Path, refused: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
     for index in (2, 5, 7, 11):
         (chips.folder / f"t_{index}.tif").unlink()
     text = refused(lambda: to_store(chips, tmp_path / "s.zarr"))
@@ -81,7 +85,7 @@ def test_missing_chips(chips: Chips, tmp_path: Path, refused: Callable, capsys: 
     assert np.array_equal(zarr.open_group(store.path)["tiles"][...], chips.values[kept])
 
 
-def test_no_chip_at_all(chips: Chips, tmp_path: Path, refused: Callable) -> None:
+def test_a_folder_without_any_chip_of_the_csv_is_refused(chips: Chips, tmp_path: Path, refused: Callable) -> None:
     (tmp_path / "empty").mkdir()
     request = conversion(data=tmp_path / "empty", labels=chips.csv, store=tmp_path / "s.zarr", allow_missing=True)
     assert "No chip is left" in refused(lambda: convert(request))
@@ -96,7 +100,7 @@ def test_no_chip_at_all(chips: Chips, tmp_path: Path, refused: Callable) -> None
         (np.zeros((16, 16, 4), np.uint8), "found (4, 16, 16) uint8"),
     ],
 )
-def test_a_chip_unlike_the_others(
+def test_a_chip_of_another_shape_or_dtype_is_refused(
     session_chips: Chips, tmp_path: Path, refused: Callable, values: np.ndarray, found: str, jobs: int
 ) -> None:
     chips = write_chips(tmp_path / "tif", count=300)
@@ -107,7 +111,7 @@ def test_a_chip_unlike_the_others(
     assert not (tmp_path / "s.zarr").exists()
 
 
-def test_a_damaged_chip_is_named_and_the_rest_is_kept(tmp_path: Path, refused: Callable) -> None:
+def test_a_damaged_chip_is_named_and_once_it_is_repaired_the_store_is_exact(tmp_path: Path, refused: Callable) -> None:
     chips = write_chips(tmp_path / "tif", count=300)
     bad, whole = chips.folder / "t_290.tif", (chips.folder / "t_290.tif").read_bytes()
     bad.write_bytes(whole[:-9])
@@ -116,7 +120,7 @@ def test_a_damaged_chip_is_named_and_the_rest_is_kept(tmp_path: Path, refused: C
     assert np.array_equal(zarr.open_group(to_store(chips, tmp_path / "s.zarr").path)["tiles"][...], chips.values)
 
 
-def test_what_is_no_tiff(chips: Chips, tmp_path: Path, refused: Callable) -> None:
+def test_a_file_that_is_not_a_tiff_is_named(chips: Chips, tmp_path: Path, refused: Callable) -> None:
     (chips.folder / "t_4.tif").write_text("hello")
     text = refused(lambda: to_store(chips, tmp_path / "s.zarr"))
     assert "t_4.tif" in text
@@ -124,14 +128,16 @@ def test_what_is_no_tiff(chips: Chips, tmp_path: Path, refused: Callable) -> Non
 
 
 @pytest.mark.parametrize("name", ["t_0.tif", "t_4.tif"])
-def test_a_chip_that_is_a_folder(chips: Chips, tmp_path: Path, refused: Callable, name: str) -> None:
+def test_a_folder_with_the_name_of_a_chip_is_refused(
+    chips: Chips, tmp_path: Path, refused: Callable, name: str
+) -> None:
     (chips.folder / name).unlink()
     (chips.folder / name).mkdir()
     assert f"{name}: expected a TIFF file, found a folder" in refused(lambda: to_store(chips, tmp_path / "s.zarr"))
 
 
-def test_a_first_chip_that_may_not_be_read(chips: Chips, tmp_path: Path, refused: Callable) -> None:
-    denied = PermissionError(13, "Permission denied")  # raised here, since root may read anything
+def test_a_first_chip_without_read_permission_is_named(chips: Chips, tmp_path: Path, refused: Callable) -> None:
+    denied = PermissionError(13, "Permission denied")  # the test raises it: root may read every file
     with mock.patch("preprocess.plan.tiff.read", side_effect=denied):
         text = refused(lambda: to_store(chips, tmp_path / "s.zarr"))
     assert "t_0.tif: expected a readable file, found Permission denied" in text
@@ -146,7 +152,7 @@ def test_one_line_and_exit_code_2_on_the_command_line(tmp_path: Path) -> None:
     assert python("-m", "preprocess", "info", f"STORE={tmp_path}").returncode == 2
 
 
-def test_what_is_no_store(tmp_path: Path, refused: Callable, session_store: Store) -> None:
+def test_a_path_that_is_not_a_store_is_refused(tmp_path: Path, refused: Callable, session_store: Store) -> None:
     assert "found nothing" in refused(lambda: open_store(tmp_path / "no.zarr"))
     (tmp_path / "file").write_text("x")
     assert "found a file" in refused(lambda: open_store(tmp_path / "file"))

@@ -1,4 +1,4 @@
-"""The CSV reader: what it reads is what was written; what two programs could read differently is refused."""
+"""The CSV reader reads exactly what was written, and refuses what two programs could read differently."""
 
 import csv
 import io
@@ -27,7 +27,7 @@ def rows_of(path: Path, separator: str = ",") -> list[list[str]]:
     quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
     mark=st.booleans(),
 )
-def test_what_pythons_writer_writes_is_read_back(
+def test_what_pythons_csv_writer_writes_is_read_back(
     tmp_path: Path, rows: list[list[str]], separator: str, end: str, quoting: int, mark: bool
 ) -> None:
     text = io.StringIO()
@@ -42,7 +42,7 @@ def test_what_pythons_writer_writes_is_read_back(
 
 @same_folder
 @given(text=st.text(st.sampled_from('ab",\n\r')))
-def test_any_text_is_read_as_pythons_strict_reader_does_or_refused(tmp_path: Path, text: str) -> None:
+def test_any_text_is_read_as_pythons_strict_csv_reader_reads_it_or_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(b"x,y\n" + text.encode())
     from preprocess.console import UserError
@@ -59,7 +59,7 @@ def test_any_text_is_read_as_pythons_strict_reader_does_or_refused(tmp_path: Pat
     [
         ('a,"clear road\nb,clear\nc,water\n', "line 2: expected a closing quote"),
         ('a,clear\nb,"clear\nc,"water"\n', "line 3: expected a closing quote"),
-        ('a,clear\nb,"clear\nc,d"\n', "line 3: expected a closing quote"),  # a field of two lines
+        ('a,clear\nb,"clear\nc,d"\n', "line 3: expected a closing quote"),  # a field over two lines
         ('a,"clear" road\n', "line 2: expected quotes"),
         ('a,cl"ear"\n', "line 2: expected quotes"),
         ('a, "clear"\n', "line 2: expected quotes"),
@@ -68,7 +68,7 @@ def test_any_text_is_read_as_pythons_strict_reader_does_or_refused(tmp_path: Pat
         ("a,x\nb,\0\n", "line 3: expected text, found a NUL character"),
     ],
 )
-def test_the_line_of_the_fault_is_named(tmp_path: Path, refused: Callable, content: str, line: str) -> None:
+def test_the_line_of_the_error_is_named(tmp_path: Path, refused: Callable, content: str, line: str) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(b"image_name,tags\n" + content.encode())
     assert line in refused(lambda: rows_of(path))
@@ -91,10 +91,10 @@ def test_other_encodings_are_named(tmp_path: Path, refused: Callable, encoding: 
 
 
 @given(names=st.lists(st.text(st.characters(codec="ascii", exclude_categories=["C"])).map(str.strip), min_size=2))
-def test_names_of_a_variable_are_read_back(names: list[str]) -> None:
+def test_names_in_a_setting_are_read_back(names: list[str]) -> None:
     assert split_names("CLASSES", csv_line(names)) == tuple(names)
 
 
 @pytest.mark.parametrize("text", ['"a,b', 'a "b" c', "a\x1bb", "a\u200fb", "a\u3164,b"])
-def test_names_of_a_variable_that_are_refused(refused: Callable, text: str) -> None:
+def test_bad_names_in_a_setting_are_refused(refused: Callable, text: str) -> None:
     assert refused(lambda: split_names("CLASSES", text)).startswith("CLASSES")

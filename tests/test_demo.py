@@ -1,4 +1,4 @@
-"""The demo's signals are where they are said to be."""
+"""Each signal of the demo chips is in the bands and bits that its description names."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def pair(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return chips[0], chips[1]
 
 
-def test_files_look_like_planets(demo: Path) -> None:
+def test_files_have_the_layout_of_planets(demo: Path) -> None:
     with tifffile.TiffFile(demo / "tif" / "chip_0.tif") as tif:
         page = tif.pages[0]
         assert page.photometric.name == "RGB"
@@ -60,13 +60,13 @@ def test_orchard_is_in_nir_only() -> None:
         without, with_it = pair("orchard", seed)
         bright = (with_it[..., 3].astype(int) - without[..., 3]) > 8 * 256
         assert 200 < bright.sum() < 800
-        # The draws that follow it differ, so compare what a model could use: no band but NIR is brighter.
+        # Later random numbers differ, so compare only what a model could use: no band except NIR is brighter.
         for band in range(3):
             change = with_it[..., band][bright].mean() - without[..., band][bright].mean()
             assert abs(change) < 60
 
 
-def test_flare_is_never_positive_in_the_test_part_and_quarry_is_rare(store: Store) -> None:
+def test_flare_is_never_positive_in_the_test_split_and_quarry_is_rare(store: Store) -> None:
     split = make_split("course", store)
     assert store.classes == CLASSES
     counts = store.labels[split.test].sum(axis=0)
@@ -76,7 +76,7 @@ def test_flare_is_never_positive_in_the_test_part_and_quarry_is_rare(store: Stor
     assert (np.delete(counts, CLASSES.index("flare")) > 0).all()
 
 
-def test_the_same_seed_writes_the_same_bytes_and_nothing_twice(demo: Path, tmp_path: Path) -> None:
+def test_the_same_seed_writes_the_same_bytes_and_existing_chips_are_kept(demo: Path, tmp_path: Path) -> None:
     make_demo(tmp_path, num_chips=5, seed=0)
     make_demo(tmp_path / "other", num_chips=5, seed=1)
     first = (tmp_path / "tif" / "chip_3.tif").read_bytes()
@@ -87,8 +87,8 @@ def test_the_same_seed_writes_the_same_bytes_and_nothing_twice(demo: Path, tmp_p
     assert len(read_labels(demo / "labels.csv").names) == 900
 
 
-def test_an_8_bit_reader_cannot_see_ripple_and_without_nir_there_is_no_orchard(store: Store) -> None:
-    """A linear model on simple statistics of each chip: with the 16 bits and NIR it finds both, else neither."""
+def test_ripple_needs_16_bits_and_orchard_needs_nir(store: Store) -> None:
+    """A linear model on simple statistics of each chip finds both classes with 16 bits and NIR, and neither without."""
     import zarr
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import average_precision_score

@@ -1,4 +1,4 @@
-"""The direct engine equals DALI's graph to the bit, and numpy; nothing overwrites a batch that somebody holds."""
+"""The direct engine equals DALI's graph to the bit, and numpy; no batch is overwritten while it is referenced."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -132,7 +132,7 @@ def test_a_held_batch_is_not_overwritten(session_store: Store) -> None:
     copies = [batch.images_nchw.clone() for batch in loader.epoch(0)]
     assert len({images.data_ptr() for images in held}) == 30
     assert all(torch.equal(one, other) for one, other in zip(held, copies, strict=True))
-    # Memory that nobody holds is used again: an epoch whose batches are dropped allocates nothing.
+    # Memory without references is used again: an epoch whose batches are dropped allocates nothing.
     before = {images.data_ptr() for images in held}
     del held
     assert {batch.images_nchw.data_ptr() for batch in loader.epoch(1)} - before == set()
@@ -146,7 +146,7 @@ def test_batches_are_channels_last(session_store: Store) -> None:
     assert batch.images_nchw.dtype is torch.float32
 
 
-def test_what_the_direct_engine_cannot_do_goes_to_dali_or_is_refused(
+def test_requests_that_the_direct_engine_cannot_serve_use_dali_or_are_refused(
     session_store: Store, refused: Callable[..., str]
 ) -> None:
     chips = np.arange(300)

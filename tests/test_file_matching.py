@@ -1,4 +1,4 @@
-"""Which file a name means: the very one, else the only one that it can be, else a line that says why not."""
+"""The file that a name means: the exact one, else the only one that fits, else one line with the reason."""
 
 import os
 import unicodedata
@@ -69,7 +69,7 @@ def files(folder: Path, *names: str) -> Path:
         ("a", "a.GeoTIFF", "another suffix"),
     ],
 )  # fmt: skip
-def test_a_name_that_is_written_otherwise_means_the_only_file_that_it_can_be(
+def test_a_name_in_another_spelling_means_the_only_file_that_fits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, file: str, how: str
 ) -> None:
     folder = files(tmp_path / "chips" / "tif", file, "other.tif", "s/b.tif", "d/readme.txt")
@@ -96,7 +96,7 @@ def test_a_name_that_is_written_otherwise_means_the_only_file_that_it_can_be(
         (["a"], [".a.tif", "b.tif"], "No chip is left. Is DATA the folder of the TIFFs?"),
     ],
 )
-def test_names_that_mean_no_file_or_several(
+def test_names_that_fit_no_file_or_several_are_refused(
     tmp_path: Path, refused: Callable, names: list[str], present: list[str], line: str | None
 ) -> None:
     folder = files(tmp_path / "tif", *present)
@@ -106,7 +106,7 @@ def test_names_that_mean_no_file_or_several(
         assert line in refused(lambda: match(folder, *names))
 
 
-def test_a_name_with_its_suffix_means_that_very_file(tmp_path: Path) -> None:
+def test_a_name_with_a_suffix_means_exactly_that_file(tmp_path: Path) -> None:
     folder = files(tmp_path, "a.tif", "a.tiff", "a.TIF")
     assert match(folder, "a.tiff").paths == (str(folder / "a.tiff"),)
     assert match(folder, "a.TIF").paths == (str(folder / "a.TIF"),)
@@ -139,7 +139,7 @@ def test_any_file_is_found_by_any_spelling_of_its_name(
     path.parent.mkdir(parents=True)
     path.touch()
     spelled = [unicodedata.normalize(form, change(part)) for part in parts]
-    # Capital letters that no small letter stands for alone (one ß, two SS) are the same without case only.
+    # Keep only spellings that are equal if case is ignored: some letters change when they are converted and back.
     assume(all(same(part) == same(other) for part, other in zip(parts, spelled, strict=True)))
     assume(not parts[-1].lower().endswith((".tif", ".tiff", ".geotiff", ".jpg", ".jpeg", ".png")))
     name = slash.join([*(["data"] if prefix else []), *spelled]) + suffix + spaces
@@ -155,10 +155,10 @@ def same(text: str) -> str:
     names=st.lists(
         st.sampled_from(["a", "A", "a.tif", "a.jpg", "b", "s/a", "s\\a", "tif/a", "tif/s/a", "A "]),
         min_size=1,
-        unique_by=lambda name: stem(name.strip()),  # of one stem are refused with the CSV
+        unique_by=lambda name: stem(name.strip()),  # the CSV reader refuses two names with one stem
     )
 )
-def test_no_two_rows_ever_have_one_file(tmp_path: Path, names: list[str]) -> None:
+def test_no_two_rows_share_a_file(tmp_path: Path, names: list[str]) -> None:
     folder = files(tmp_path / "tif", "a.tif", "A.tiff", "b.Tif", "s/a.tif", "s/A.tif")
     try:
         found = match(folder, *names, allow_missing=True)
@@ -167,7 +167,7 @@ def test_no_two_rows_ever_have_one_file(tmp_path: Path, names: list[str]) -> Non
     assert len(set(found.paths)) == len(found.paths) == len(names)
 
 
-def test_listing_follows_links_and_leaves_out_what_is_hidden(tmp_path: Path) -> None:
+def test_listing_follows_links_and_skips_hidden_files(tmp_path: Path) -> None:
     folder = files(
         tmp_path / "in", "a.tif", "b.Tif", "c.geotiff", "d.TIFF", "s/e.tiff", "x.png", "._a.tif", ".DS_Store",
         ".ipynb_checkpoints/a-checkpoint.tif", "s/.hidden.tif", "folder.tif/f.tif",
@@ -191,7 +191,7 @@ def test_listing_follows_links_and_leaves_out_what_is_hidden(tmp_path: Path) -> 
 
 
 def test_a_folder_that_cannot_be_listed_is_one_line(tmp_path: Path, refused: Callable) -> None:
-    denied = PermissionError(13, "Permission denied")  # raised here, since root may list anything
+    denied = PermissionError(13, "Permission denied")  # the test raises it: root may list every folder
     with mock.patch("os.scandir", side_effect=denied):
         text = refused(lambda: list_tiffs(tmp_path))
     assert f"{tmp_path}: the folder cannot be listed (Permission denied). Check the permissions" in text
@@ -211,7 +211,7 @@ def test_predict_lists_what_a_conversion_finds(tmp_path: Path, capsys: pytest.Ca
     assert open_store(tmp_path / "s.zarr").names.tolist() == listed.names == ["a", "b", "c", "d", "e"]
 
 
-def test_a_file_whose_name_is_no_text_is_one_line(tmp_path: Path, refused: Callable) -> None:
+def test_a_file_name_that_is_not_utf_8_is_one_line(tmp_path: Path, refused: Callable) -> None:
     from analysis.chip_folder import list_files
 
     (tmp_path / os.fsdecode(b"a\xff.tif")).touch()

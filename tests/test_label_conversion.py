@@ -18,13 +18,13 @@ from preprocess.zarr_store import open_store
 
 
 def words(setting: dict[str, str]) -> dict[str, str]:
-    """Settings of labels as settings of a conversion."""
+    """Label settings under the names that a conversion uses."""
     return {{"format": "labels_format"}.get(name, name): text for name, text in setting.items()}
 
 
 PLAIN = {"a": {"clear", "road"}, "b": {"clear"}, "c": {"water"}}
 LONG = "Land principally occupied by agriculture, with significant areas of natural vegetation"
-# File of shared/faults/csv -> the settings that read it ({} for none; None: it is refused), and its rows.
+# File in shared/faults/csv -> the settings that read it ({}: none are needed; None: the file is refused), its rows.
 FAULTS: dict[str, tuple[dict[str, str] | None, dict[str, set[str]]]] = {
     "bigearthnet_spaces": (
         {"tags_separator": ";"},
@@ -50,7 +50,7 @@ FAULTS: dict[str, tuple[dict[str, str] | None, dict[str, set[str]]]] = {
 }  # fmt: skip
 
 
-def test_the_collected_csvs(shared: Path, tmp_path: Path, refused: Callable) -> None:
+def test_collected_csvs_are_read_exactly_or_refused(shared: Path, tmp_path: Path, refused: Callable) -> None:
     folder = shared / "faults" / "csv"
     if not folder.is_dir():
         pytest.skip(f"no collected CSVs at {folder}")
@@ -76,8 +76,8 @@ def test_the_collected_csvs(shared: Path, tmp_path: Path, refused: Callable) -> 
         assert LabelSettings.of(store.source["labels"]) == LabelSettings.of(setting), name
 
 
-def test_a_store_keeps_how_its_labels_are_read_and_the_audit_reads_them_so(tmp_path: Path) -> None:
-    """From the command line to the audit: a repeated tag in the long format, in columns of other names."""
+def test_a_store_records_how_its_labels_are_read_and_the_audit_uses_it(tmp_path: Path) -> None:
+    """From the command line to the audit: a repeated tag in the long format, in columns with other names."""
     chips = write_chips(tmp_path / "tif", count=3)
     path = write_labels(tmp_path, "file;label\nt_0.jpg;Inland waters\nt_1;road\nt_0.jpg;road\nt_0.jpg;road\nt_2;\n")
     command = [sys.executable, "-m", "preprocess", "zarr", f"DATA={chips.folder}", f"LABELS={path}"]
@@ -90,7 +90,7 @@ def test_a_store_keeps_how_its_labels_are_read_and_the_audit_reads_them_so(tmp_p
         "format": "long", "tags_separator": " ", "name_column": "file", "tags_column": "label", "csv_separator": ";",
     }  # fmt: skip
     assert store.labels.tolist() == [[1, 1], [0, 1], [0, 0]]
-    assert store.csv_row.tolist() == [0, 1, 2]  # of chips, in the order of their first row
+    assert store.csv_row.tolist() == [0, 1, 2]  # one number per chip, in the order of first rows
     repeated, differ = csv_findings(store, path)
     assert (repeated.chips.tolist(), repeated.reasons) == ([[0]], ["line 5: road repeated"])
     assert len(differ.chips) == 0
@@ -98,7 +98,7 @@ def test_a_store_keeps_how_its_labels_are_read_and_the_audit_reads_them_so(tmp_p
     assert csv_findings(store, path)[1].chips.tolist() == [[0], [1]]
 
 
-def test_a_conversion_goes_on_with_the_same_settings_only(tmp_path: Path, refused: Callable) -> None:
+def test_a_conversion_resumes_only_with_the_same_label_settings(tmp_path: Path, refused: Callable) -> None:
     chips = write_chips(tmp_path / "tif", count=2)
     path = write_labels(tmp_path, "image_name,clear,road\nt_0,1,1\nt_1,0,1\n")
     request = conversion(data=chips.folder, labels=path, store=tmp_path / "s.zarr")

@@ -20,7 +20,7 @@ same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixtur
 ROWS = {"a": {"clear", "road"}, "b": {"clear"}, "c": {"water"}, "d": set()}
 WORD = st.text(st.characters(codec="utf-8", categories=["Ll", "Lo", "Nd"]), min_size=1, max_size=6)
 
-# What is written, and the settings that read it.
+# The text of a CSV, and the settings that read it.
 FORMS = [
     ("image_name;tags\na;clear road\nb;clear\nc;water\nd;\n", {"csv_separator": ";"}),
     ("image_name\ttags\na\tclear road\nb\tclear\nc\twater\nd\t\n", {"csv_separator": "tab"}),
@@ -52,14 +52,14 @@ def test_each_form_is_refused_with_its_setting_and_read_with_it(
     assert LabelSettings.of(LabelSettings.of(setting).as_dict()) == LabelSettings.of(setting)
 
 
-def test_spaces_around_names_headers_and_tags_are_no_matter(tmp_path: Path) -> None:
+def test_spaces_around_names_headers_and_tags_are_ignored(tmp_path: Path) -> None:
     table = read_table(write_labels(tmp_path, "image_name , tags\na, clear  road \nb ,clear\nc, water\nd, \n"))
     assert tags_by_name(table) == ROWS
     assert table.padded == {1}
 
 
-def test_classes_with_spaces_and_commas_are_whole(tmp_path: Path, refused: Callable) -> None:
-    """BigEarthNet's own classes, of which one has a comma in it."""
+def test_class_names_may_contain_spaces_and_commas(tmp_path: Path, refused: Callable) -> None:
+    """Classes of BigEarthNet; the name of one contains a comma."""
     long = "Land principally occupied by agriculture, with significant areas of natural vegetation"
     text = f'image_name,tags\na,"Coniferous forest;Inland waters"\nb,Inland waters\nc,"{long}"\n'
     for lines in itertools.permutations(text.splitlines()[1:]):
@@ -99,7 +99,7 @@ def test_classes_with_spaces_and_commas_are_whole(tmp_path: Path, refused: Calla
         (["a,x", "a.tif,y"], {"format": "long"}, "'a.tif' is also in line 2"),
     ],
 )
-def test_tags_that_look_wrong(
+def test_tags_that_look_wrong_are_refused(
     tmp_path: Path, refused: Callable, rows: list[str], given: dict[str, str], found: str
 ) -> None:
     path = write_labels(tmp_path, "\n".join(["image_name,tags", *rows, ""]))
@@ -117,7 +117,7 @@ def test_tags_that_look_wrong(
         (["a,hay;pasture"], ("hay;pasture",)),
     ],
 )
-def test_a_class_that_is_named_in_classes_is_what_it_is(
+def test_a_tag_that_looks_wrong_is_accepted_if_classes_names_it(
     tmp_path: Path, rows: list[str], classes: tuple[str, ...]
 ) -> None:
     table = read_table(write_labels(tmp_path, "\n".join(["image_name,tags", *rows])), classes)
@@ -139,17 +139,17 @@ def test_a_class_that_is_named_in_classes_is_what_it_is(
         ("image_name,clear\na,1\na,0\n", "line 3: image_name 'a' is also in line 2"),
     ],
 )
-def test_one_hot_columns_that_are_wrong(tmp_path: Path, refused: Callable, text: str, found: str) -> None:
+def test_wrong_one_hot_columns_are_refused(tmp_path: Path, refused: Callable, text: str, found: str) -> None:
     assert found in refused(lambda: read_table(write_labels(tmp_path, text), format="onehot"))
 
 
-def test_classes_choose_among_one_hot_columns_in_their_order(tmp_path: Path) -> None:
+def test_classes_select_and_order_the_one_hot_columns(tmp_path: Path) -> None:
     path = write_labels(tmp_path, "scene,image_name,clear,road\n7,a,1,0\n8,b,1,1\n")
     table = read_table(path, ("road", "clear"), format="onehot")
     assert (table.classes, table.labels.tolist()) == (("road", "clear"), [[0, 1], [1, 1]])
 
 
-def test_one_hot_classes_keep_the_columns_order(tmp_path: Path) -> None:
+def test_one_hot_classes_keep_the_order_of_the_columns(tmp_path: Path) -> None:
     table = read_table(write_labels(tmp_path, "image_name,water,clear\na,1,0\n"), format="onehot")
     assert (table.classes, table.labels.tolist()) == (("water", "clear"), [[1, 0]])
 
@@ -167,12 +167,12 @@ def test_one_hot_classes_keep_the_columns_order(tmp_path: Path) -> None:
         ({"x": "y"}, "found x='y'"),
     ],
 )
-def test_settings_that_mean_nothing(refused: Callable, given: dict, found: str) -> None:
+def test_invalid_label_settings_are_refused(refused: Callable, given: dict, found: str) -> None:
     assert found in refused(lambda: LabelSettings.of(given))
 
 
 @given(tags=st.lists(st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda text: text == text.strip(" "))))
-def test_json_and_python_lists_are_read_as_their_own_programs_do_or_refused(tags: list[str]) -> None:
+def test_json_and_python_lists_are_read_as_json_and_python_write_them_or_refused(tags: list[str]) -> None:
     written = [
         json.dumps(tags),
         json.dumps(tags, ensure_ascii=False),
@@ -184,7 +184,7 @@ def test_json_and_python_lists_are_read_as_their_own_programs_do_or_refused(tags
             assert found is not None
             assert sorted(found) == sorted(set(tags) if text == repr(set(tags)) else tags)
         elif found is not None:
-            assert not all(is_plain(tag) for tag in found)  # and `odd_tag` refuses those
+            assert not all(is_plain(tag) for tag in found)  # `odd_tag` refuses these
 
 
 @same_folder
@@ -196,8 +196,8 @@ def test_json_and_python_lists_are_read_as_their_own_programs_do_or_refused(tags
 def test_any_tags_in_any_form_are_read_back_or_refused_by_a_rule(
     tmp_path: Path, rows: dict[str, list[str]], form: str, csv_separator: str
 ) -> None:
-    """The rules that may refuse plain words: no tag at all, words that differ in case or form only, words for a missing
-    value, words that are only part of a name, only 0 and 1."""
+    """Rules that may refuse ordinary words: no tag at all; words that differ only in case or Unicode form; words that
+    stand for a missing value; words that look like part of a name; only 0 and 1."""
     classes = list(dict.fromkeys(tag for tags in rows.values() for tag in tags))
     given = {"csv_separator": csv_separator, "format": {"json": "list"}.get(form, form)}
     lines: list[list[str]]

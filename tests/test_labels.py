@@ -1,4 +1,4 @@
-"""The CSV of tags: what it means, and every way in which it can be wrong."""
+"""Labels of a CSV of tags, and the errors that such a CSV can have."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from helpers.chips import write_csv
 from preprocess.labels import read_labels
 
 
-def test_multi_hot_in_row_order_with_sorted_classes(tmp_path: Path) -> None:
+def test_labels_are_in_row_order_with_sorted_classes(tmp_path: Path) -> None:
     write_csv(tmp_path / "t.csv", [("b", "water clear"), ("a", "clear clear"), ("c", "")])
     table = read_labels(tmp_path / "t.csv")
     assert table.names == ("b", "a", "c")
@@ -19,14 +19,14 @@ def test_multi_hot_in_row_order_with_sorted_classes(tmp_path: Path) -> None:
     assert np.array_equal(table.labels, [[1, 1], [1, 0], [0, 0]])  # a repeated tag counts once
 
 
-def test_class_order_is_the_users(tmp_path: Path) -> None:
+def test_the_user_sets_the_order_of_classes(tmp_path: Path) -> None:
     write_csv(tmp_path / "t.csv", [("a", "x"), ("b", "z")])
     table = read_labels(tmp_path / "t.csv", ("z", "y", "x"))
     assert table.classes == ("z", "y", "x")
     assert np.array_equal(table.labels, [[0, 0, 1], [1, 0, 0]])
 
 
-def test_other_columns_and_a_byte_order_mark_are_no_matter(tmp_path: Path) -> None:
+def test_other_columns_and_a_byte_order_mark_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("\ufefftags,image_name,scene\nx y,a,1\n", encoding="utf-8")
     assert read_labels(tmp_path / "t.csv").names == ("a",)
 
@@ -58,7 +58,7 @@ def test_other_columns_and_a_byte_order_mark_are_no_matter(tmp_path: Path) -> No
         ("image_name,tags\ns/t_0,x\ns//./t_0.tif,y\n", "is also in line 2"),
     ],
 )
-def test_refusals(tmp_path: Path, refused: Callable, content: str, found: str) -> None:
+def test_a_wrong_csv_is_refused_with_its_name(tmp_path: Path, refused: Callable, content: str, found: str) -> None:
     path = tmp_path / "t.csv"
     path.write_text(content)
     text = refused(lambda: read_labels(path))
@@ -66,30 +66,30 @@ def test_refusals(tmp_path: Path, refused: Callable, content: str, found: str) -
     assert "t.csv" in text
 
 
-def test_no_such_csv(tmp_path: Path, refused: Callable) -> None:
+def test_a_missing_csv_is_refused(tmp_path: Path, refused: Callable) -> None:
     assert "found nothing" in refused(lambda: read_labels(tmp_path / "no.csv"))
     assert "found a folder" in refused(lambda: read_labels(tmp_path))
 
 
-def test_a_quoted_field_with_a_comma_and_a_column_of_another_name_twice_are_no_matter(tmp_path: Path) -> None:
+def test_quoted_commas_and_repeated_other_columns_are_allowed(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('image_name,note,note,tags\na,"1,2",3,x y\n')
     assert read_labels(tmp_path / "t.csv").classes == ("x", "y")
 
 
-def test_a_csv_that_may_not_be_read_is_one_line(tmp_path: Path, refused: Callable) -> None:
+def test_a_csv_without_read_permission_is_one_line(tmp_path: Path, refused: Callable) -> None:
     write_csv(tmp_path / "t.csv", [("a", "x")])
-    denied = PermissionError(13, "Permission denied")  # raised here, since root may read anything
+    denied = PermissionError(13, "Permission denied")  # the test raises it: root may read every file
     with mock.patch("builtins.open", side_effect=denied):
         text = refused(lambda: read_labels(tmp_path / "t.csv"))
     assert "t.csv: expected a readable CSV file, found: Permission denied" in text
 
 
-def test_bytes_that_are_no_text(tmp_path: Path, refused: Callable) -> None:
+def test_bytes_that_are_not_utf_8_are_refused(tmp_path: Path, refused: Callable) -> None:
     (tmp_path / "t.csv").write_bytes(b"image_name,tags\n\xff\xfe\x80,x\n")
     assert "UTF-8" in refused(lambda: read_labels(tmp_path / "t.csv"))
 
 
-def test_tag_outside_the_list(tmp_path: Path, refused: Callable) -> None:
+def test_a_tag_outside_the_given_classes_is_refused(tmp_path: Path, refused: Callable) -> None:
     write_csv(tmp_path / "t.csv", [("a", "clear"), ("b", "claer")])
     text = refused(lambda: read_labels(tmp_path / "t.csv", ("clear", "water")))
     assert "line 3" in text

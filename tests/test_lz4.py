@@ -114,7 +114,7 @@ def test_the_end_of_a_block_is_literals() -> None:
     assert keeps_the_rules(block, 1000) == [(1, 994), (5, 0)]
 
 
-def test_several_chunks_with_free_bytes_around_them() -> None:
+def test_several_chunks_are_encoded_into_one_buffer_with_gaps() -> None:
     rng = np.random.default_rng(3)
     chunks = rng.integers(0, 3, (5, 4096), dtype=np.uint8)
     for chunk, block in zip(chunks, blocks(chunks, before=4, after=4), strict=True):
@@ -127,7 +127,7 @@ def test_read_only_chunks_are_accepted() -> None:
     assert blocks(chunks)
 
 
-def test_fewer_matches_than_the_reference_encoder_makes() -> None:
+def test_the_encoder_makes_fewer_matches_than_the_reference_encoder() -> None:
     """For the high bytes of noisy pixels, without more bytes: the purpose of the encoder."""
     rng = np.random.default_rng(0)
     high = (5000 + 130 * rng.normal(size=65536)).astype(np.uint16) >> 8

@@ -58,7 +58,7 @@ def test_a_shard_of_another_place_store_or_version_is_named(
     foreign = Path(to_store(write_chips(tmp_path / "tif2", count=12, seed=1), tmp_path / "f.zarr", codec=codec).path)
     shards = [zarr_store.shard_path(path, number) for number in range(3)]
     undamaged = [file.read_bytes() for file in shards]
-    older = bytearray(undamaged[1])  # of an older version: one pixel of its first chip differs
+    older = bytearray(undamaged[1])  # from an older version of the store: one pixel of its first chip differs
     if codec == "none":
         older[0] ^= 1
         older[512:516] = struct.pack("<I", google_crc32c.value(bytes(older[:512])))

@@ -1,4 +1,4 @@
-"""Splits against scikit-learn and against the real CSV."""
+"""Splits, compared with scikit-learn and with known numbers of the real CSV."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +23,7 @@ RULES = st.sampled_from(["course", "0.8,0.2", "0.5,0.5@7", "0.7,0.1,0.2", "0.6,0
 
 
 def chips_of(store: Store, num_rows: int, kept: list[int] | np.ndarray) -> Store:
-    """A store of the chips of these rows of a CSV of `num_rows`."""
+    """A store with the chips of these rows, from a CSV of `num_rows` rows."""
     names = np.array([f"folder {row % 3}/é{row}" for row in kept])
     csv_row = np.array(kept, store.csv_row.dtype)
     return replace(
@@ -36,7 +36,7 @@ def every(num_rows: int) -> np.ndarray:
 
 
 @given(RULES, st.integers(20, 3000), st.sampled_from([0.0, 0.1, 1 / 3, 0.5]))
-def test_any_rule_divides_all_chips_and_always_alike(
+def test_any_rule_puts_each_chip_into_one_split_and_is_deterministic(
     session_store: Store, rule: str, num_rows: int, val: float
 ) -> None:
     store = chips_of(session_store, num_rows, every(num_rows))
@@ -49,7 +49,7 @@ def test_any_rule_divides_all_chips_and_always_alike(
 
 
 @given(st.integers(2, 3000), st.sampled_from([0.0, 0.1, 1 / 3, 0.5]))
-def test_course_and_val_are_scikit_learns(session_store: Store, num_rows: int, val: float) -> None:
+def test_course_and_val_equal_scikit_learns_splits(session_store: Store, num_rows: int, val: float) -> None:
     train, test = train_test_split(every(num_rows), test_size=0.33, random_state=0)
     carved: np.ndarray = np.empty(0, int)
     if val and np.ceil(val * len(train)) < len(train):
@@ -60,10 +60,10 @@ def test_course_and_val_are_scikit_learns(session_store: Store, num_rows: int, v
 
 
 @given(st.integers(3, 3000), st.lists(st.integers(1, 98), min_size=2, max_size=3), st.integers(0, 2**63 - 1))
-def test_fractions_give_their_shares_of_the_rows(
+def test_each_split_has_its_fraction_of_the_rows(
     session_store: Store, num_rows: int, weights: list[int], seed: int
 ) -> None:
-    """Within a row each, from exact fractions; a part that comes out empty is refused, but for val."""
+    """Each size is within one row of the exact fraction. An empty train or test split is refused; val may be empty."""
     shares = [Fraction(weight, sum(weights)) for weight in weights]
     rule = ",".join(str(float(share)) for share in shares) + f"@{seed}"
     store = chips_of(session_store, num_rows, every(num_rows))
@@ -79,7 +79,9 @@ def test_fractions_give_their_shares_of_the_rows(
 
 
 @given(RULES, st.integers(60, 1000), st.data())
-def test_missing_chips_move_no_other(session_store: Store, rule: str, num_rows: int, data: st.DataObject) -> None:
+def test_missing_chips_do_not_move_other_chips(
+    session_store: Store, rule: str, num_rows: int, data: st.DataObject
+) -> None:
     kept = sorted(data.draw(st.sets(st.integers(0, num_rows - 1), min_size=num_rows // 2)))
     whole = make_split(rule, chips_of(session_store, num_rows, every(num_rows)))
     part = chips_of(session_store, num_rows, kept)
@@ -94,10 +96,9 @@ def test_missing_chips_move_no_other(session_store: Store, rule: str, num_rows: 
     ),
     st.randoms(),
 )
-def test_a_split_survives_its_csv(
+def test_a_split_from_a_csv_does_not_depend_on_the_order_of_rows(
     tmp_path_factory: pytest.TempPathFactory, session_store: Store, parts: list[str], random: Random
 ) -> None:
-    """Rows in any order."""
     store = chips_of(session_store, len(parts), every(len(parts)))
     rows = list(zip(store.names.tolist(), parts, strict=True))
     random.shuffle(rows)
@@ -112,7 +113,7 @@ def test_a_split_survives_its_csv(
 @given(
     st.text(st.characters(exclude_characters="\0"), max_size=12) | st.from_regex("[0-9.,@e_-]{1,12}", fullmatch=True)
 )
-def test_any_text_is_a_split_or_one_line(session_store: Store, rule: str) -> None:
+def test_any_text_is_a_valid_rule_or_one_line(session_store: Store, rule: str) -> None:
     try:
         split = make_split(rule, session_store)
     except UserError as error:
@@ -123,7 +124,7 @@ def test_any_text_is_a_split_or_one_line(session_store: Store, rule: str) -> Non
     assert one_line(rule) in refusal
 
 
-def test_course_of_the_real_csv(shared: Path) -> None:
+def test_the_course_split_of_the_real_csv_is_known(shared: Path) -> None:
     table = read_labels(shared / "data/planet/train_v2.csv", PRESETS["planet"].classes)
     totals = [28431, 2089, 2697, 7261, 12315, 339, 862, 332, 98, 100, 4477, 3660, 37513, 8071, 340, 209, 7411]
     assert table.labels.sum(axis=0).tolist() == totals
@@ -135,11 +136,11 @@ def test_course_of_the_real_csv(shared: Path) -> None:
     assert table.labels[test].sum(axis=0).tolist() == counts
 
 
-def test_seeds_differ(session_store: Store) -> None:
+def test_different_seeds_give_different_splits(session_store: Store) -> None:
     assert make_split("0.5,0.5@1", session_store).sha256() != make_split("0.5,0.5@2", session_store).sha256()
 
 
-def test_val_comes_out_of_train_and_leaves_test_alone(session_store: Store) -> None:
+def test_val_is_taken_from_train_and_does_not_change_test(session_store: Store) -> None:
     plain, carved = make_split("course", session_store), make_split("course", session_store, val=0.1)
     assert np.array_equal(plain.test, carved.test)
     assert set(carved.train) | set(carved.val) == set(plain.train)
@@ -157,7 +158,7 @@ def test_val_comes_out_of_train_and_leaves_test_alone(session_store: Store) -> N
         ([(f"t_{i}", "train") for i in range(300)], "expected chips in the test split"),
     ],
 )
-def test_bad_files(
+def test_bad_split_files_are_refused(
     tmp_path: Path, session_store: Store, refused: Callable, rows: list[tuple[str, str]], found: str
 ) -> None:
     write_csv(tmp_path / "s.csv", rows, ("image_name", "part"))
@@ -183,7 +184,7 @@ def test_bad_files(
         "1e400,1",
     ],
 )
-def test_rules_that_make_no_sense(session_store: Store, refused: Callable, rule: str) -> None:
+def test_invalid_rules_are_refused(session_store: Store, refused: Callable, rule: str) -> None:
     assert f"SPLIT={rule}" in refused(lambda: make_split(rule, session_store))
 
 
@@ -192,7 +193,7 @@ def test_val_twice_is_refused(session_store: Store, refused: Callable) -> None:
 
 
 @pytest.mark.parametrize("val", [0.999, 1.0, -0.1])
-def test_val_that_leaves_no_train_part(session_store: Store, refused: Callable, val: float) -> None:
+def test_val_that_leaves_no_train_chip_is_refused(session_store: Store, refused: Callable, val: float) -> None:
     assert f"VAL={val}" in refused(lambda: make_split("course", session_store, val=val))
 
 
@@ -206,7 +207,7 @@ def test_val_that_leaves_no_train_part(session_store: Store, refused: Callable, 
         (str, "note;part;file"),
     ],
 )
-def test_a_file_may_spell_names_as_a_csv_of_tags_may(
+def test_a_split_file_may_spell_names_as_a_csv_of_tags_may(
     tmp_path: Path, session_store: Store, change: Callable[[str], str], header: str
 ) -> None:
     store = replace(session_store, source={"labels": {"csv_separator": ";", "name_column": "file"}})
@@ -216,7 +217,7 @@ def test_a_file_may_spell_names_as_a_csv_of_tags_may(
     assert np.array_equal(make_split(str(tmp_path / "s.csv"), store).test, np.arange(0, 300, 3))
 
 
-def test_a_name_that_can_be_two_chips_and_a_chip_named_twice_are_refused(
+def test_a_name_that_fits_two_chips_and_a_chip_named_twice_are_refused(
     tmp_path: Path, session_store: Store, refused: Callable
 ) -> None:
     names = ["T_0", "t_0", *session_store.names[2:].tolist()]

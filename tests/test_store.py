@@ -201,7 +201,7 @@ def test_names_with_a_huge_count_allocate_no_memory(tmp_path: Path, refused: Cal
         ("band_sum", "band_sum/c/0/0"),
     ],
 )
-def test_damage_to_a_store_of_version_1_is_named_where_it_can_be_found(
+def test_damage_to_a_store_of_version_1_is_named_where_it_can_be_detected(
     tmp_path: Path, refused: Callable, name: str, expected: str
 ) -> None:
     path = Path(shutil.copytree(FIXTURES / "v1/store.zarr", tmp_path / "v1.zarr"))

@@ -34,7 +34,7 @@ from preprocess import tiff
             },
         ),
         (PLANAR, {"photometric": "rgb", "planarconfig": "separate", "extrasamples": ["assocalpha"]}),
-        (PLANAR, {"photometric": "minisblack"}),  # a page a band
+        (PLANAR, {"photometric": "minisblack"}),  # one page per band
         (CHUNKY, {"photometric": "rgb", "extrasamples": ["assocalpha"], "byteorder": ">"}),
         (CHUNKY[..., 0], {"photometric": "minisblack"}),
         (CHUNKY[..., :1], {"photometric": "minisblack"}),
@@ -68,8 +68,8 @@ def test_other_dtypes_are_refused(tmp_path: Path, refused: Callable, dtype: str)
     assert f"expected uint8, uint16, int16 or float32 values, found {dtype}" in refused(lambda: tiff.read(path))
 
 
-def test_a_reader_that_knows_the_layout_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files alike but for the pixels are parsed once; another byte, length or compression makes it look again."""
+def test_a_reader_that_knows_the_layout_reads_the_same_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that differ only in their pixels are parsed once. Any other difference makes the reader parse again."""
     rng = np.random.default_rng(0)
     values = [rng.integers(0, 2**16, (24, 20, 4), dtype=np.uint16) for _ in range(4)]
     paths = [tmp_path / f"{index}.tif" for index in range(8)]
@@ -128,7 +128,7 @@ def test_any_layout_has_the_values_that_tifffile_reads(
 
 @pytest.mark.parametrize("bits", [2, 4, 9, 12, 15])
 @pytest.mark.parametrize("byteorder", ["<", ">"])
-def test_packed_bits_are_tifffiles_values(tmp_path: Path, bits: int, byteorder: str) -> None:
+def test_packed_bits_have_the_values_that_tifffile_reads(tmp_path: Path, bits: int, byteorder: str) -> None:
     path = tmp_path / "chip.tif"
     values = (CHUNKY[..., :3] % 2**bits).astype(np.uint8 if bits <= 8 else np.uint16)
     tifffile.imwrite(path, values, photometric="rgb", bitspersample=bits, byteorder=byteorder)
@@ -138,13 +138,15 @@ def test_packed_bits_are_tifffiles_values(tmp_path: Path, bits: int, byteorder: 
 
 
 @pytest.mark.parametrize("whole", whole_files(), ids=lambda whole: whole.name)
-def test_every_codec_and_cut_has_the_values_that_tifffile_reads(tmp_path: Path, whole: object) -> None:
+def test_every_codec_in_strips_tiles_and_pages_has_the_values_that_tifffile_reads(
+    tmp_path: Path, whole: object
+) -> None:
     path = tmp_path / "chip.tif"
     path.write_bytes(whole.data)  # type: ignore[attr-defined]
     assert np.array_equal(tiff.read(path), whole.values)  # type: ignore[attr-defined]
 
 
-def test_a_palettes_places_are_no_values(tmp_path: Path, refused: Callable) -> None:
+def test_palette_indices_are_refused(tmp_path: Path, refused: Callable) -> None:
     path = tmp_path / "palette.tif"
     colors = np.zeros((3, 256), np.uint16)
     tifffile.imwrite(path, CHUNKY[..., 0].astype(np.uint8), photometric="palette", colormap=colors)
@@ -153,7 +155,7 @@ def test_a_palettes_places_are_no_values(tmp_path: Path, refused: Callable) -> N
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint32", "int32", "uint64", "float16", "float64", "complex64", "bool"])
-def test_dtypes_that_are_not_read_come_with_a_remedy(tmp_path: Path, refused: Callable, dtype: str) -> None:
+def test_unsupported_dtypes_are_refused_with_a_remedy(tmp_path: Path, refused: Callable, dtype: str) -> None:
     path = tmp_path / "chip.tif"
     tifffile.imwrite(path, (CHUNKY[..., 0] % 2).astype(dtype), photometric="minisblack")
     text = refused(lambda: tiff.read(path))

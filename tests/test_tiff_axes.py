@@ -12,14 +12,14 @@ from tiff_mutations import next_page
 from preprocess import tiff
 
 
-def test_a_stack_of_images_is_no_chip(tmp_path: Path, refused: Callable) -> None:
+def test_a_stack_of_images_is_refused(tmp_path: Path, refused: Callable) -> None:
     path = tmp_path / "stack.tif"
     tifffile.imwrite(path, np.stack([CHUNKY] * 3), photometric="rgb", extrasamples=["assocalpha"])
     assert "one image" in refused(lambda: tiff.read(path))
 
 
 @pytest.mark.parametrize("kind", ["shaped", "imagej", "ome"])
-def test_pages_that_a_description_counts_and_the_file_has_not(tmp_path: Path, refused: Callable, kind: str) -> None:
+def test_fewer_pages_than_the_description_states_are_refused(tmp_path: Path, refused: Callable, kind: str) -> None:
     options = {"shaped": {}, "imagej": {"imagej": True}, "ome": {"ome": True}}[kind]
     data = written(PLANAR, photometric="minisblack", **options)
     (tmp_path / "whole.tif").write_bytes(data)
@@ -40,7 +40,7 @@ def test_an_ome_description_never_reads_another_file(tmp_path: Path, refused: Ca
     assert "as its description says" in refused(lambda: tiff.read(tmp_path / "chip.ome.tif"))
 
 
-def test_a_description_left_from_the_picture_that_a_chip_was_cut_from_is_no_contradiction(tmp_path: Path) -> None:
+def test_a_description_of_the_image_that_a_chip_was_cut_from_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "chip.tif"
     tifffile.imwrite(
         path,
@@ -53,7 +53,7 @@ def test_a_description_left_from_the_picture_that_a_chip_was_cut_from_is_no_cont
     assert np.array_equal(tiff.read(path), PLANAR)
 
 
-def test_overviews_and_masks_are_no_bands(tmp_path: Path) -> None:
+def test_overviews_and_masks_are_not_read_as_bands(tmp_path: Path) -> None:
     path = tmp_path / "cog.tif"
     with tifffile.TiffWriter(path) as file:
         file.write(CHUNKY, photometric="rgb", extrasamples=["unspecified"], metadata=None)
@@ -64,7 +64,7 @@ def test_overviews_and_masks_are_no_bands(tmp_path: Path) -> None:
     assert np.array_equal(tiff.read(path), PLANAR)
 
 
-def test_pages_of_two_sizes_are_no_chip(tmp_path: Path, refused: Callable) -> None:
+def test_pages_of_two_sizes_are_refused(tmp_path: Path, refused: Callable) -> None:
     path = tmp_path / "two.tif"
     with tifffile.TiffWriter(path) as file:
         file.write(CHUNKY[..., 0], photometric="minisblack", metadata=None)
@@ -72,7 +72,9 @@ def test_pages_of_two_sizes_are_no_chip(tmp_path: Path, refused: Callable) -> No
     assert "expected one image with one or more bands, found pages of (24, 20)" in refused(lambda: tiff.read(path))
 
 
-def test_an_array_of_rows_columns_bands_that_was_written_as_pages(tmp_path: Path, refused: Callable) -> None:
+def test_rows_written_as_pages_are_recognised_unless_the_expected_shape_or_axes_differ(
+    tmp_path: Path, refused: Callable
+) -> None:
     values = np.random.default_rng(0).integers(0, 2**16, (64, 64, 13), dtype=np.uint16)
     path = tmp_path / "pages.tif"
     tifffile.imwrite(path, values, photometric="minisblack")
@@ -89,14 +91,14 @@ def test_an_array_of_rows_columns_bands_that_was_written_as_pages(tmp_path: Path
 
 
 @pytest.mark.parametrize(("axes", "first"), [("YXC", -1), ("CYX", 0)])
-def test_axes_in_a_files_own_description_decide(tmp_path: Path, axes: str, first: int) -> None:
+def test_axes_in_the_description_of_a_file_are_used(tmp_path: Path, axes: str, first: int) -> None:
     values = np.random.default_rng(0).integers(0, 2**16, (8, 8, 8), dtype=np.uint16)
     path = tmp_path / "cube.tif"
     tifffile.imwrite(path, values, photometric="minisblack", metadata={"axes": axes})
     assert np.array_equal(tiff.read(path), np.moveaxis(values, first, 0))
 
 
-def test_pages_that_may_be_rows_or_bands_are_asked_about(tmp_path: Path, refused: Callable) -> None:
+def test_pages_that_can_be_rows_or_bands_need_axes(tmp_path: Path, refused: Callable) -> None:
     values = np.random.default_rng(0).integers(0, 2**16, (8, 8, 8), dtype=np.uint16)
     path = tmp_path / "cube.tif"
     tifffile.imwrite(path, values, photometric="minisblack")

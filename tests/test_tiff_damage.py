@@ -15,7 +15,7 @@ from preprocess import tiff
 
 @pytest.mark.parametrize("compression", [None, "lzw", "deflate"])
 @pytest.mark.parametrize("keep", [0.5, 0.999])
-def test_truncated_file_is_named(tmp_path: Path, refused: Callable, compression: str | None, keep: float) -> None:
+def test_a_truncated_file_is_named(tmp_path: Path, refused: Callable, compression: str | None, keep: float) -> None:
     path = tmp_path / "cut.tif"
     tifffile.imwrite(path, CHUNKY, photometric="rgb", extrasamples=["assocalpha"], compression=compression)
     data = path.read_bytes()
@@ -26,7 +26,7 @@ def test_truncated_file_is_named(tmp_path: Path, refused: Callable, compression:
 
 
 @pytest.mark.parametrize("data", [b"", b"II", b"GIF89a not a TIFF at all", b"\x89PNG\r\n\x1a\n" + b"\0" * 64])
-def test_what_is_no_tiff_is_named(tmp_path: Path, refused: Callable, data: bytes) -> None:
+def test_a_file_that_is_not_a_tiff_is_named(tmp_path: Path, refused: Callable, data: bytes) -> None:
     path = tmp_path / "other.tif"
     path.write_bytes(data)
     text = refused(lambda: tiff.read(path))
@@ -34,7 +34,7 @@ def test_what_is_no_tiff_is_named(tmp_path: Path, refused: Callable, data: bytes
     assert "not a TIFF" in text or "damaged" in text
 
 
-def test_flipped_bytes_in_a_compressed_file_do_not_pass_unseen(tmp_path: Path, refused: Callable) -> None:
+def test_flipped_bytes_in_a_compressed_file_are_detected(tmp_path: Path, refused: Callable) -> None:
     path = tmp_path / "bad.tif"
     tifffile.imwrite(path, CHUNKY, photometric="rgb", extrasamples=["assocalpha"], compression="deflate")
     data = bytearray(path.read_bytes())
@@ -55,8 +55,8 @@ def test_a_reader_that_knows_the_layout_refuses_a_cut_file(tmp_path: Path, refus
     assert np.array_equal(reader.read(tmp_path / "whole.tif"), np.ones((1, 24, 20), np.uint16))
 
 
-def test_a_damaged_file_is_refused_or_reads_the_same_but_for_its_own_pixel_bytes(tmp_path: Path) -> None:
-    """After each chip another, so that nothing of an earlier one could be left."""
+def test_a_damaged_file_is_refused_or_differs_only_in_its_own_damaged_pixels(tmp_path: Path) -> None:
+    """The reader reads the undamaged file first. None of its values may appear in place of damaged ones."""
     rng = np.random.default_rng(5)
     files = whole_files()
     path, outcomes = tmp_path / "damaged.tif", {"refused": 0, "same": 0, "pixels": 0}
@@ -115,8 +115,10 @@ def test_cut_jpeg_data_is_refused_with_and_without_its_end_marker(
             assert "cut.tif: expected a valid TIFF" in refused(lambda: tiff.read(path))
 
 
-def test_what_tifffile_logs_is_an_error_of_that_file_and_of_that_thread_only(tmp_path: Path, refused: Callable) -> None:
-    """Two threads, one reading whole files and one reading files about which tifffile complains."""
+def test_a_log_record_of_tifffile_refuses_only_the_file_that_its_thread_reads(
+    tmp_path: Path, refused: Callable
+) -> None:
+    """Threads read undamaged files and, at the same time, files for which tifffile logs an error."""
     from concurrent.futures import ThreadPoolExecutor
 
     (tmp_path / "whole.tif").write_bytes(STRIPS)
@@ -141,7 +143,7 @@ def test_a_first_chip_above_the_limit_is_refused_with_the_limit(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("compression", ["lzw", "deflate", "zstd", "lzma", "packbits"])
-def test_a_segment_that_decodes_to_more_than_it_should_is_refused(
+def test_a_segment_that_decodes_to_too_many_bytes_is_refused(
     tmp_path: Path, refused: Callable, compression: str
 ) -> None:
     encode = {

@@ -44,7 +44,7 @@ def test_three_samples_are_colours_only_if_the_file_says_so(
 
 
 def gdal_names(*names: str) -> str:
-    """As GDAL writes band descriptions into tag 42112."""
+    """Band descriptions as GDAL writes them into tag 42112."""
     items = "".join(
         f'  <Item name="DESCRIPTION" sample="{index}" role="description">{name}</Item>\n'
         for index, name in enumerate(names)

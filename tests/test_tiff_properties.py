@@ -1,4 +1,4 @@
-"""Any TIFF that tifffile writes holds the values that it was given, whatever was read before it."""
+"""Any TIFF that tifffile writes is read exactly, whatever the reader has read before."""
 
 import tempfile
 from pathlib import Path
@@ -16,7 +16,7 @@ LOSSLESS = (None, "lzw", "deflate", "zstd", "packbits", "lzma")
 
 @st.composite
 def written(draw: st.DrawFn) -> tuple[np.ndarray, dict[str, Any]]:
-    """(bands, height, width) values, and how to write them. The planar configuration is always said."""
+    """(bands, height, width) values, and how to write them. The planar configuration is always given."""
     count, height, width = draw(st.integers(1, 6)), draw(st.integers(2, 40)), draw(st.integers(2, 40))
     dtype = draw(st.sampled_from(("uint8", "uint16")))
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
@@ -50,7 +50,7 @@ def write(path: Path, values: np.ndarray, options: dict[str, Any]) -> None:
 def test_every_layout_is_read_exactly(
     one: tuple[np.ndarray, dict[str, Any]], other: tuple[np.ndarray, dict[str, Any]]
 ) -> None:
-    """One reader for both: what it keeps of the first must not show in the second, nor in the first again."""
+    """One reader reads two files, then the first again. What it stores about one must not change another."""
     reader = tiff.Reader()
     with tempfile.TemporaryDirectory() as temporary:
         paths = [Path(temporary) / "one.tif", Path(temporary) / "other.tif"]

@@ -30,7 +30,7 @@ def test_a_table_of_strips_or_tiles_that_is_too_short_is_refused(
 @pytest.mark.parametrize(
     ("code", "value"), [(279, 0), (273, 0), (279, 2**31), (273, 2**31), (279, 1), (273, 8)], ids=str
 )
-def test_a_strip_that_is_nowhere_or_not_whole_is_refused(
+def test_a_strip_that_is_outside_the_file_or_too_short_is_refused(
     tmp_path: Path, refused: Callable, compression: str | None, code: int, value: int
 ) -> None:
     data = written(CHUNKY, photometric="rgb", extrasamples=["unspecified"], compression=compression, rowsperstrip=4)
@@ -43,7 +43,7 @@ def test_a_strip_that_is_nowhere_or_not_whole_is_refused(
         assert "bad.tif: expected a valid TIFF, found a file that is damaged" in refused(lambda: tiff.read(path))
 
 
-def test_all_byte_counts_zero_is_no_chip_of_zeros(tmp_path: Path, refused: Callable) -> None:
+def test_a_file_whose_byte_counts_are_all_zero_is_refused(tmp_path: Path, refused: Callable) -> None:
     data = STRIPS
     for at in range(6):
         data = set_tag(data, 279, 0, at=at)
@@ -52,7 +52,7 @@ def test_all_byte_counts_zero_is_no_chip_of_zeros(tmp_path: Path, refused: Calla
 
 
 @pytest.mark.parametrize("compression", [None, "lzw", "deflate"])
-def test_an_unknown_planar_configuration_gives_no_pixels_of_the_chip_before(
+def test_an_unknown_planar_configuration_is_refused_after_an_undamaged_file(
     tmp_path: Path, refused: Callable, compression: str | None
 ) -> None:
     reader = tiff.Reader()
@@ -64,7 +64,7 @@ def test_an_unknown_planar_configuration_gives_no_pixels_of_the_chip_before(
     assert np.array_equal(reader.read(tmp_path / "whole.tif"), PLANAR)
 
 
-def test_two_strips_in_one_place_are_refused(tmp_path: Path, refused: Callable) -> None:
+def test_two_strips_at_the_same_offset_are_refused(tmp_path: Path, refused: Callable) -> None:
     with tifffile.TiffFile(io.BytesIO(STRIPS)) as tif:
         offsets = tif.pages.first.dataoffsets
     (tmp_path / "twice.tif").write_bytes(set_tag(STRIPS, 273, offsets[1], at=4))
@@ -73,7 +73,7 @@ def test_two_strips_in_one_place_are_refused(tmp_path: Path, refused: Callable) 
 
 @pytest.mark.parametrize("compression", [None, "lzw", "zstd"])
 @pytest.mark.parametrize("code", [256, 257])
-def test_a_size_with_one_bit_flipped_costs_no_memory_and_no_time(
+def test_a_size_with_a_flipped_bit_is_refused_without_much_memory(
     tmp_path: Path, refused: Callable, compression: str | None, code: int
 ) -> None:
     import tracemalloc
@@ -91,7 +91,7 @@ def test_a_size_with_one_bit_flipped_costs_no_memory_and_no_time(
         tracemalloc.stop()
 
 
-def test_what_is_wanted_is_compared_before_a_value_is_decoded(
+def test_shape_and_dtype_are_compared_before_a_value_is_decoded(
     tmp_path: Path, refused: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "chip.tif").write_bytes(STRIPS)
@@ -114,7 +114,7 @@ def test_a_chain_of_pages_without_an_end_is_refused(tmp_path: Path, refused: Cal
 
 
 @pytest.mark.parametrize(("code", "name"), [(2, "RGB"), (5, "SEPARATED"), (6, "YCBCR")])
-def test_fewer_samples_than_colours_are_damage(tmp_path: Path, refused: Callable, code: int, name: str) -> None:
+def test_fewer_samples_than_colours_are_refused(tmp_path: Path, refused: Callable, code: int, name: str) -> None:
     path = tmp_path / "grey.tif"
     tifffile.imwrite(path, CHUNKY[..., 0].astype(np.uint8), photometric="minisblack")
     with tifffile.TiffFile(path, mode="r+b") as tif:
@@ -123,7 +123,7 @@ def test_fewer_samples_than_colours_are_damage(tmp_path: Path, refused: Callable
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 8])
-def test_subsampled_jpeg_colours_are_ycbcr_or_damage(tmp_path: Path, refused: Callable, code: int) -> None:
+def test_subsampled_jpeg_colours_must_be_ycbcr(tmp_path: Path, refused: Callable, code: int) -> None:
     path = tmp_path / "jpeg.tif"
     tifffile.imwrite(
         path, CHUNKY[..., :3].astype(np.uint8), photometric="ycbcr", compression="jpeg", subsampling=(2, 2)
@@ -134,18 +134,18 @@ def test_subsampled_jpeg_colours_are_ycbcr_or_damage(tmp_path: Path, refused: Ca
     assert "subsampled colours" in refused(lambda: tiff.read(path))
 
 
-def test_a_tag_whose_code_was_changed_is_out_of_order(tmp_path: Path, refused: Callable) -> None:
-    """262, the photometric interpretation, as 317, a predictor."""
+def test_a_changed_tag_code_is_refused_because_it_is_out_of_order(tmp_path: Path, refused: Callable) -> None:
+    """Code 262 (photometric interpretation) becomes 317 (predictor)."""
     path = tmp_path / "order.tif"
     path.write_bytes(STRIPS.replace(b"\x06\x01\x03\0", b"\x3d\x01\x03\0", 1))
     assert "not in ascending order" in refused(lambda: tiff.read(path))
 
 
 @pytest.mark.parametrize("compression", [None, "lzw", "deflate"])
-def test_a_strip_that_holds_more_rows_than_the_file_says_is_refused(
+def test_a_strip_that_holds_more_rows_than_the_image_is_refused(
     tmp_path: Path, refused: Callable, compression: str | None
 ) -> None:
-    """ImageLength 24 -> 23, in 6 strips of 4 rows; RowsPerStrip and the number of strips still fit."""
+    """ImageLength becomes 23 instead of 24, in 6 strips of 4 rows. RowsPerStrip and the number of strips still fit."""
     data = written(CHUNKY, photometric="rgb", extrasamples=["unspecified"], rowsperstrip=4, compression=compression)
     (tmp_path / "more.tif").write_bytes(set_tag(data, 257, 23))
     assert "more.tif: expected a valid TIFF" in refused(lambda: tiff.read(tmp_path / "more.tif"))

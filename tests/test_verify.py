@@ -25,13 +25,13 @@ def findings(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     return count, capsys.readouterr().out
 
 
-def test_a_complete_store(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_complete_store_is_called_complete(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     count, text = findings(copy, capsys)
     assert count == 0
     assert "complete and unaltered: 300 chips in 2 shards" in text
 
 
-def test_a_missing_shard(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_shard_is_named(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     zarr_store.shard_path(copy, 1).unlink()
     count, text = findings(copy, capsys)
     assert count == 1
@@ -59,13 +59,13 @@ def test_a_damaged_index_names_its_shard(copy: Path, capsys: pytest.CaptureFixtu
     assert "the shard's index is damaged" in text
 
 
-def test_a_truncated_shard(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_truncated_shard_is_one_finding(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = zarr_store.shard_path(copy, 0)
     path.write_bytes(path.read_bytes()[:50])
     assert findings(copy, capsys)[0] == 1
 
 
-def test_a_chip_that_zarr_changed_is_altered(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_chip_that_zarr_changed_is_called_altered(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chips = zarr.open_group(copy, mode="r+")["tiles"]
     chips[7, 2, 3, 4] = int(chips[7, 2, 3, 4]) ^ 1
     count, text = findings(copy, capsys)
@@ -76,7 +76,7 @@ def test_a_chip_that_zarr_changed_is_altered(copy: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(("name", "found"), [("labels", "labels"), ("band_sum", "band_sum"), ("checksum", "checksum")])
-def test_altered_small_arrays(copy: Path, capsys: pytest.CaptureFixture[str], name: str, found: str) -> None:
+def test_altered_small_arrays_are_named(copy: Path, capsys: pytest.CaptureFixture[str], name: str, found: str) -> None:
     array = zarr.open_group(copy, mode="r+")[name]
     values = np.asarray(array[...])
     values.flat[5] ^= 1
@@ -86,7 +86,7 @@ def test_altered_small_arrays(copy: Path, capsys: pytest.CaptureFixture[str], na
     assert found in text
 
 
-def test_info(session_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_prints_shape_statistics_and_split(session_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     info.info(session_store.path, "course")
     text = capsys.readouterr().out
     assert "4 bands x 16 x 16 uint16" in text
@@ -97,7 +97,9 @@ def test_info(session_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.ESTALE])
-def test_an_error_of_the_machine_is_not_damage(copy: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_an_error_of_the_operating_system_is_not_called_damage(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
     def scarce(path: str | Path) -> None:
         raise OSError(code, os.strerror(code), str(path))
 
