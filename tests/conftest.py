@@ -1,4 +1,4 @@
-"""Fixtures: small real TIFFs made here, stores made from them, and the real data where it lies beside the project."""
+"""Fixtures: small generated TIFFs, stores made from them, and real data if it is beside the project."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -14,10 +14,10 @@ from preprocess.zarr_store import Store
 
 try:
     from hypothesis import settings as hypothesis_settings
-except ImportError:  # `make gpu-check` needs no more than training does
+except ImportError:  # `make gpu-check` needs only what training needs
     pass
 else:
-    # The same examples every time, however slow the machine; `make fuzz` draws new ones.
+    # The same examples in every run, without a time limit. `make fuzz` searches with new ones.
     hypothesis_settings.register_profile("tests", derandomize=True, deadline=None, database=None)
     hypothesis_settings.load_profile("tests")
 
@@ -56,7 +56,7 @@ def uint8_store(uint8_chips: Chips) -> Store:
 
 @pytest.fixture
 def empty_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page's figures are made, but not drawn, which is most of a report's time: for tests of words and tables."""
+    """Make the figures of a page without drawing them, which takes most of the time of a report."""
 
     def savefig(figure: object, file: IO[Any], *, format: str, **more: object) -> None:
         file.write("<svg />" if format == "svg" else b"")
@@ -66,7 +66,7 @@ def empty_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def all_cores() -> Iterator[None]:
-    """torch with a thread for each core, as in a user's run."""
+    """Let torch use one thread per core, as in a run of a user."""
     import torch
 
     before = torch.get_num_threads()

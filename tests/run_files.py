@@ -1,4 +1,4 @@
-"""Change the files of a run as if the run had written them so: all digests fit again."""
+"""Change the files of a run and compute all their digests again, as if the run had written them."""
 
 import json
 import shutil

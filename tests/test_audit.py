@@ -35,7 +35,7 @@ COUNT = 90
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A store of 90 chips, with one fault of each kind; `rows` says where."""
+    """A store of 90 chips with one fault of each kind; `rows` has the rows of each fault."""
     folder = tmp_path_factory.mktemp("planted")
     rng = np.random.default_rng(5)
     train, test = (sorted(rows.tolist()) for rows in course_rows(COUNT))
@@ -82,7 +82,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 
 def doubting_run(path: Path, store: Store, swapped: tuple[int, int]) -> Path:
-    """A run whose model is right about every label but two of `road`, where the label says otherwise."""
+    """A run whose model contradicts two labels of `road` and agrees with all other labels."""
     write_run(path, store)
     arrays = read_arrays(path)
     labels = store.labels[make_split("course", store).test]
@@ -126,15 +126,15 @@ def test_the_page_shows_the_chips_of_every_finding(planted: SimpleNamespace) -> 
             assert str(planted.store.names[chip]) in dict(planted.page.pictures)
     assert planted.page.outside == []
     assert "constant" in planted.page.ids
-    assert "tags_differ_from_the_csv" not in planted.page.ids  # nothing found, nothing to show
+    assert "tags_differ_from_the_csv" not in planted.page.ids  # no finding, so no section
     assert f"line {planted.rows['repeated'] + 2}: road repeated" in planted.page.text
 
 
-def test_the_stores_arrays_are_read_once_not_a_pair(planted: SimpleNamespace, tmp_path: Path) -> None:
+def test_arrays_of_the_store_are_read_once_and_not_once_per_pair(planted: SimpleNamespace, tmp_path: Path) -> None:
     reads: list[str] = []
     store = replace(planted.store, read=lambda name: reads.append(name) or planted.store.read(name))
     features = read_features(store)
-    alike = replace(features, hash=np.zeros_like(features.hash))  # so every pair is looked at
+    alike = replace(features, hash=np.zeros_like(features.hash))  # so every pair is compared
     reads.clear()
     duplicates.near_duplicates(store, alike)
     assert reads == ["checksum"]
@@ -144,15 +144,17 @@ def test_the_stores_arrays_are_read_once_not_a_pair(planted: SimpleNamespace, tm
     assert reads.count("names") <= 4  # the page, the split, the CSV, the JPEGs
 
 
-def test_what_can_be_refused_is_before_a_pixel_is_read(planted: SimpleNamespace, tmp_path: Path,
-                                                      refused: Callable) -> None:  # fmt: skip
+def test_bad_settings_are_refused_before_a_pixel_is_read(
+    planted: SimpleNamespace, tmp_path: Path, refused: Callable
+) -> None:
     with mock.patch("analysis.audit.read_features", side_effect=AssertionError("pixels were read")):
         assert "SPLIT=half" in refused(lambda: findings_of(planted.store, split_rule="half"))
         assert "JPEG=" in refused(lambda: findings_of(planted.store, jpeg=tmp_path / "typo"))
 
 
-def test_the_split_is_the_runs_where_none_is_given(planted: SimpleNamespace, tmp_path: Path,
-                                                   capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_the_split_of_the_run_is_the_default(
+    planted: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = shutil.copytree(planted.folder / "runs/one", tmp_path / "run")
 
     def trained_on(sha256: str) -> None:
@@ -174,7 +176,7 @@ def test_the_split_is_the_runs_where_none_is_given(planted: SimpleNamespace, tmp
     assert "the run was trained on another split" in capsys.readouterr().out
 
 
-def test_a_blocked_split_divides_no_group(planted: SimpleNamespace) -> None:
+def test_a_blocked_split_keeps_each_group_in_one_split(planted: SimpleNamespace) -> None:
     split, rows = make_split("blocked", planted.store), planted.rows
     sides = [set(part.tolist()) for part in (split.train, split.val, split.test)]
     assert sorted(chip for side in sides for chip in side) == list(range(COUNT))
@@ -189,8 +191,9 @@ def test_a_blocked_split_divides_no_group(planted: SimpleNamespace) -> None:
         assert len({bool(set(with_val.val.tolist()) & {chip}) for chip in rows[name]}) == 1
 
 
-def test_a_blocked_split_needs_the_audit_of_this_store(session_store: Store, tmp_path: Path, refused: Callable,
-                                                       planted: SimpleNamespace) -> None:  # fmt: skip
+def test_a_blocked_split_needs_the_audit_of_this_store(
+    session_store: Store, tmp_path: Path, refused: Callable, planted: SimpleNamespace
+) -> None:
     text = refused(lambda: make_split("blocked", session_store))
     assert "make audit STORE=" in text
     path = groups_path(planted.store.path)
@@ -215,7 +218,7 @@ def test_a_blocked_split_needs_the_audit_of_this_store(session_store: Store, tmp
         path.write_text(whole)
 
 
-def test_features_are_those_of_the_pixels(planted: SimpleNamespace) -> None:
+def test_features_equal_those_computed_from_the_pixels(planted: SimpleNamespace) -> None:
     features = read_features(planted.store)
     chip = planted.rows["saturated"]
     pixels = np.moveaxis(tifffile.imread(planted.folder / "tif" / f"t_{chip}.tif"), -1, 0)
@@ -231,7 +234,7 @@ def test_features_are_those_of_the_pixels(planted: SimpleNamespace) -> None:
     assert np.allclose(features.edges[chip, :, 1], lines[:, 3] - lines[:, :3].mean(axis=1), atol=1e-4)
 
 
-def test_area_means_of_sides_that_do_not_divide() -> None:
+def test_area_means_are_exact_for_sides_that_are_not_multiples() -> None:
     values = np.arange(2 * 5 * 7, dtype=np.float32).reshape(2, 5, 7)
     found = area_means(values, 3)
     assert found.shape == (2, 3, 3)

@@ -1,4 +1,4 @@
-"""What the audit checks of labels, and of JPEGs beside the TIFFs."""
+"""Checks of labels, and of JPEGs beside the TIFFs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ from preprocess.presets import PRESETS, exclusive_classes
 from preprocess.zarr_store import Store
 
 
-def test_jpegs_of_other_shapes_and_none_at_all(tmp_path: Path, refused: Callable) -> None:
+def test_jpegs_of_other_shapes_are_findings_and_missing_jpegs_are_refused(tmp_path: Path, refused: Callable) -> None:
     rng = np.random.default_rng(10)
     chips = [texture(rng, 8, 32) for _ in range(6)]
     store = store_of(tmp_path, chips)
@@ -36,7 +36,7 @@ def test_jpegs_of_other_shapes_and_none_at_all(tmp_path: Path, refused: Callable
     assert "3 of 6 chips have a JPEG; 3 without one were skipped" in found.about
 
 
-def test_what_was_not_looked_for_is_said(uint8_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_skipped_checks_are_listed_with_the_reason(uint8_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     findings = audit(uint8_store.path, labels=None, jpeg=None, run_path=None, split_rule="course", exclusive=None)
     missing = {finding.title for finding in findings if finding.missing}
     assert missing == {
@@ -46,7 +46,7 @@ def test_what_was_not_looked_for_is_said(uint8_store: Store, capsys: pytest.Capt
     assert "Repeated tags: skipped: needs LABELS=file.csv." in capsys.readouterr().out
 
 
-def test_the_real_labels_repeat_a_tag_73_times_and_lack_the_weather_once(shared: Path) -> None:
+def test_the_real_labels_repeat_a_tag_73_times_and_miss_the_weather_once(shared: Path) -> None:
     path = shared / "data/planet/train_v2.csv"
     table = read_labels(path, PRESETS["planet"].classes)
     store: Any = SimpleNamespace(names=np.array(table.names), labels=table.labels, classes=table.classes, source={})
@@ -59,6 +59,6 @@ def test_the_real_labels_repeat_a_tag_73_times_and_lack_the_weather_once(shared:
     assert set(table.classes) - set(none.reasons[0].split()) >= set(PRESETS["planet"].exclusive)
 
 
-def test_exclusive_classes_must_be_there(session_store: Store, refused: Callable) -> None:
+def test_exclusive_classes_must_be_classes_of_the_store(session_store: Store, refused: Callable) -> None:
     assert "found 'x'" in refused(lambda: label_checks.exclusive_findings(session_store, ("a", "x")))
     assert exclusive_classes(session_store.classes) == ()

@@ -1,4 +1,4 @@
-"""The benchmark: its records, its tables, and that no row is timed that gives a wrong batch."""
+"""The benchmark: records, tables, and the check that refuses to time a row with wrong batches."""
 
 import json
 import mmap
@@ -36,7 +36,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
 
 
 def right_batch(row: Row, work: Work) -> RowBatch:
-    """What the row must give, from the reference itself."""
+    """The batch that the row must give, computed by the reference."""
     store = work.store()
     chips = epoch_order(SEED, 0, np.arange(store.num_chips))[:BATCH]
     draws = augmentation(SEED, 0, chips, height=256, width=256, crop=work.crop, flips=FLIPS)
@@ -53,7 +53,7 @@ def right_batch(row: Row, work: Work) -> RowBatch:
     ],
     ids=lambda row: str(row.name),
 )
-def test_check_takes_the_right_batch_and_no_other(row: Row, work: Work) -> None:
+def test_check_accepts_only_the_right_batch(row: Row, work: Work) -> None:
     batch = right_batch(row, work)
     check(row, work, batch)
     pixel = batch.images.clone()
@@ -74,7 +74,7 @@ def test_check_takes_the_right_batch_and_no_other(row: Row, work: Work) -> None:
             check(row, work, wrong)
 
 
-def test_a_library_that_shuffles_itself_must_shuffle_and_draw(work: Work) -> None:
+def test_a_library_that_shuffles_by_itself_must_shuffle_and_augment(work: Work) -> None:
     row = ROWS["litdata"]
     right = right_batch(row, work)
     assert right.augmentation is not None
@@ -104,7 +104,7 @@ def test_plain_rows_give_the_right_first_batch(row: Row, work: Work) -> None:
     check(row, work, next(row.make(work, Setting(workers=0))(0)))
 
 
-def test_chunks_that_do_not_decode_to_the_chip_are_refused(work: Work) -> None:
+def test_chunks_of_other_chips_are_refused(work: Work) -> None:
     row = ROWS["canopy-device-host"]
     batch = next(row.make(work, Setting(workers=1))(0))
     check(row, work, batch)
@@ -114,7 +114,7 @@ def test_chunks_that_do_not_decode_to_the_chip_are_refused(work: Work) -> None:
         check(row, work, batch._replace(chunks=swapped))
 
 
-def test_kept_workers_follow_the_epoch(work: Work) -> None:
+def test_persistent_workers_follow_the_epoch(work: Work) -> None:
     epoch = ROWS[BASELINE].make(work, Setting(workers=1, persistent=True))
     for number in (0, 3):
         chips = np.concatenate([batch.chips for batch in epoch(number)])
@@ -123,7 +123,7 @@ def test_kept_workers_follow_the_epoch(work: Work) -> None:
 
 
 @pytest.mark.slow
-def test_loader_mode_end_to_end(work: Work, tmp_path: Path) -> None:
+def test_loader_mode_works_end_to_end(work: Work, tmp_path: Path) -> None:
     names = [BASELINE, "canopy-lz4", "canopy-device-host"]
     done = python(
         "-m", "bench", "ROUNDS=1", "CHIPS=128", f"DATA={work.folder}", f"RESULTS={tmp_path}",
@@ -146,7 +146,7 @@ def test_loader_mode_end_to_end(work: Work, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_own_store_has_rows_of_its_codec_and_no_ratio(work: Work, tmp_path: Path) -> None:
+def test_a_store_of_the_user_has_rows_of_its_codec_and_no_ratio(work: Work, tmp_path: Path) -> None:
     done = here("bench", "ROUNDS=1", f"STORE={work.stores['none']}", f"RESULTS={tmp_path}")
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob("loader-*.json")
@@ -174,7 +174,7 @@ def test_bad_values_are_one_line(arguments: tuple[str, ...], named: str) -> None
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_table_says_why_a_row_was_skipped() -> None:
+def test_the_table_shows_why_a_row_was_skipped() -> None:
     rows = [
         {"name": "a", "chips_per_s": 1234.5, "samples": [1234.5], "note": "n"},
         {"name": "b", "skipped": "ImportError: none", "note": ""},
@@ -184,12 +184,12 @@ def test_table_says_why_a_row_was_skipped() -> None:
     ]  # fmt: skip
 
 
-def test_remote_brings_errors_back() -> None:
+def test_a_remote_generator_raises_the_error_of_its_process() -> None:
     with pytest.raises(RemoteError, match="ModuleNotFoundError"):
         Remote("bench.nothing:here")
 
 
-def test_chips_of_the_scale_store_are_windows_of_the_chips(tmp_path: Path) -> None:
+def test_chips_of_the_scale_store_are_windows_of_the_bench_chips(tmp_path: Path) -> None:
     store = open_store(chips_store(tmp_path, 300))
     assert chips_store(tmp_path, 300) == store.path
     expected = np.stack(windows(0, 300))
@@ -202,7 +202,7 @@ def test_chips_of_the_scale_store_are_windows_of_the_chips(tmp_path: Path) -> No
     assert np.allclose(mean, expected.mean(axis=(0, 2, 3)))
 
 
-def test_scale_serves_memory_then_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scale_reports_memory_first_and_rates_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scale, "CHIPS_PER_PASS", 128)
     monkeypatch.setattr(scale, "MEMORY_BATCHES", 3)
     rounds = scale.serve(chips_store(tmp_path, 150))
@@ -213,7 +213,7 @@ def test_scale_serves_memory_then_rates(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 class Clock:
-    """In the place of the module `time`: it stands still but for the sleeps."""
+    """Replaces the module `time`. Only `sleep` advances it."""
 
     now_s = 100.0
 
@@ -224,7 +224,7 @@ class Clock:
         self.now_s += seconds
 
 
-def test_a_simulated_accelerator_is_busy_if_it_is_fed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_simulated_accelerator_is_busy_except_while_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(e2e, "time", clock)
 
@@ -238,7 +238,7 @@ def test_a_simulated_accelerator_is_busy_if_it_is_fed(monkeypatch: pytest.Monkey
     assert e2e.busy_share(epoch, 64 / 0.02, 60) == pytest.approx(works_ms / (works_ms + waits_ms))
 
 
-def test_model_rows_are_against_the_trainers_own_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ratios_of_model_rows_are_relative_to_the_trainers_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "BLOCK_S", 0.0)
     monkeypatch.setattr(model, "MIN_STEPS", 1)
     monkeypatch.setattr(model, "SIDES", (16,))
@@ -247,20 +247,20 @@ def test_model_rows_are_against_the_trainers_own_setting(monkeypatch: pytest.Mon
     assert all(row["name"].startswith("resnet18-16-") and len(row["samples"]) == 1 for row in rows)
 
 
-def test_memory_counts_what_is_touched_but_no_mapped_file(tmp_path: Path) -> None:
+def test_memory_counts_touched_pages_but_not_mapped_files(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(64 << 20))
     with PeakMemory() as before:
         time.sleep(0.1)
     with PeakMemory() as mapped:
         assert np.memmap(tmp_path / "file", np.uint8, mode="r").sum() == 0
-    # Mapped anew: np.ones may be given memory that earlier tests have left behind.
+    # A new mapping, because np.ones can reuse memory of earlier tests.
     with mmap.mmap(-1, 64 << 20) as held, PeakMemory() as touched:
         held.write(bytes(range(256)) * (1 << 18))
     assert mapped.mib - before.mib < 32
     assert 48 < touched.mib - before.mib < 96
 
 
-def test_report_draws_from_records(tmp_path: Path) -> None:
+def test_the_report_draws_its_figures_from_records(tmp_path: Path) -> None:
     rows = [
         {"name": name, "chips_per_s": rate, "samples": [rate], "ratio": rate / 100, "r_sol": 0.5, "cpu_s_per_1000": 1.0}
         for name, rate in ((BASELINE, 100.0), ("canopy-lz4", 400.0), ("litdata", 200.0))

@@ -1,4 +1,4 @@
-"""C functions of other packages: used if they work, else replaced by the reference decoder, with one line."""
+"""C functions of other packages are used if they work. Else the reference decoder replaces them, with one line."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ def test_the_pinned_versions_have_the_functions(function: CFunction, capsys: pyt
     [
         ({"symbol": "no_such_function"}, "no_such_function is missing"),
         ({"module": "numcodecs.no_such_module"}, "is missing"),
-        # It exists, takes other arguments and returns a number.
+        # This function exists, but it takes other arguments and returns a number.
         ({"module": "numcodecs.lz4", "symbol": "LZ4_compressBound"}, "LZ4_compressBound gives wrong results"),
     ],
 )
@@ -46,7 +46,7 @@ def test_the_lz4_reference_refuses_a_damaged_block() -> None:
     assert decode(b"\xff" * 8, target, 8, len(target)) < 0
 
 
-# The libraries have moved: neither contains the function that is looked up there.
+# The wrong library is searched for both functions, as if they had moved.
 READ = """
 import sys
 import google_crc32c._crc32c, numcodecs.lz4, numcodecs.zstd

@@ -1,4 +1,4 @@
-"""TIFFs that are scored are read as the store was made."""
+"""TIFFs for predict are read with the band order and AXES of the store."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from analysis.chip_folder import TiffReader, list_files
 from preprocess.layout import plan_layout
 
 
-def test_files_are_read_as_the_store_was_made_and_bad_ones_are_noted(tmp_path: Path) -> None:
-    """Rows of a picture written as pages; a file of another order of the same sides is told by AXES only."""
+def test_files_are_read_in_the_order_of_the_store_and_bad_ones_are_recorded(tmp_path: Path) -> None:
+    """`rows` has one page per row. `cube` has three equal sides, so only AXES can tell the order of its dimensions."""
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 2**16, (16, 16, 4), dtype=np.uint16)
     cube = rng.integers(0, 2**16, (4, 4, 4), dtype=np.uint16)

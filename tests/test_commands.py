@@ -16,7 +16,7 @@ from preprocess.presets import PRESETS
 from preprocess.setting_specs import specs, words_of
 
 ROOT = Path(__file__).resolve().parents[1]
-# Nothing of these is installed when words are checked.
+# None of these packages is installed when settings are checked.
 LATER = (
     "numpy",
     "torch",
@@ -57,12 +57,12 @@ def test_help_shows_every_setting_in_100_columns(command: Command) -> None:
     assert here(command.package, command.name, "--help").stdout == ended.stdout
 
 
-def test_the_page_of_settings_is_the_one_that_the_definitions_make() -> None:
+def test_the_page_of_settings_is_up_to_date() -> None:
     """`python -m canopy settings-page` writes it."""
     assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == help_text.settings_page()
 
 
-def test_choices_are_those_of_the_code_they_stand_for() -> None:
+def test_choices_equal_those_of_the_code() -> None:
     from preprocess import csv_rows, label_settings, tags, tiff
     from preprocess.codecs import CODECS
     from preprocess.commands import ConversionSettings
@@ -77,19 +77,19 @@ def test_choices_are_those_of_the_code_they_stand_for() -> None:
 
 
 @pytest.mark.parametrize("package", ["", "train", "preprocess", "analysis", "bench"])
-def test_version_and_help(package: str) -> None:
+def test_every_package_prints_version_and_help(package: str) -> None:
     assert here(package, "--version").stdout == f"canopy {version('canopy')}\n"
     assert here(package, "help").stdout == here("", "help").stdout
 
 
 def checked(code: str, cwd: Path = ROOT) -> "subprocess.CompletedProcess[str]":
-    """Python code in a process in which nothing of LATER can be imported."""
+    """Run Python code in a process that cannot import the packages in LATER."""
     hide = f"import sys; sys.modules.update(dict.fromkeys({LATER!r}))\n"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run([sys.executable, "-c", hide + code], cwd=cwd, env=environment, capture_output=True, text=True)
 
 
-def test_words_are_checked_with_pydantic_alone(tmp_path: Path) -> None:
+def test_settings_are_checked_with_pydantic_alone(tmp_path: Path) -> None:
     (tmp_path / "tif").mkdir()
     (tmp_path / "tags.csv").write_text("image_name,tags\n" + "a,b\n" * 64)
     two = tmp_path / "two.csv"
@@ -174,7 +174,7 @@ for words in {[words for words, _, _ in cases]!r}:
         assert (words, int(code_text), text[: len(line)]) == (words, expected_code, line)
 
 
-def test_a_file_of_the_users_that_hides_a_package_is_named(tmp_path: Path) -> None:
+def test_a_file_of_the_user_that_hides_a_package_is_named(tmp_path: Path) -> None:
     for name in ("train.py", "models/__init__.py"):
         folder = tmp_path / name.replace("/", "-")
         file = folder / name
@@ -192,7 +192,7 @@ def test_a_file_of_the_users_that_hides_a_package_is_named(tmp_path: Path) -> No
             )
 
 
-def test_a_folder_of_data_that_has_a_packages_name_hides_nothing(tmp_path: Path) -> None:
+def test_a_data_folder_with_the_name_of_a_package_hides_nothing(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "models").mkdir()
     ended = checked("from canopy.main import main\nsys.argv = ['canopy', '--version']\nmain()", cwd=tmp_path)

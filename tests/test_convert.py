@@ -31,8 +31,9 @@ def test_plain_zarr_reads_exactly_what_the_tiffs_hold(session_chips: Chips, sess
     assert group["tiles"].metadata.dimension_names == ("tile", "band", "y", "x")
 
 
-def test_codec_none_and_uint8_hold_the_same_values(plain_store: Store, session_chips: Chips, uint8_store: Store,
-                                                   uint8_chips: Chips) -> None:  # fmt: skip
+def test_codec_none_and_uint8_hold_the_same_values(
+    plain_store: Store, session_chips: Chips, uint8_store: Store, uint8_chips: Chips
+) -> None:
     assert np.array_equal(zarr.open_group(plain_store.path)["tiles"][...], session_chips.values)
     assert np.array_equal(zarr.open_group(uint8_store.path)["tiles"][...], uint8_chips.values)
     assert uint8_store.layout.bands == ("red", "green", "blue")

@@ -16,7 +16,7 @@ from preprocess.splits import course_rows
 from preprocess.zarr_store import open_store
 
 
-def test_turned_and_mirrored_copies_do_not_hide_the_neighbours(tmp_path: Path) -> None:
+def test_rotated_and_mirrored_copies_do_not_hide_neighbours(tmp_path: Path) -> None:
     rng = np.random.default_rng(8)
     chips = [texture(rng) for _ in range(40)]
     wide, tall = texture(rng, SIDE, 2 * SIDE), texture(rng, 2 * SIDE, SIDE)
@@ -33,7 +33,7 @@ def test_turned_and_mirrored_copies_do_not_hide_the_neighbours(tmp_path: Path) -
     assert abs(needed - level) < 0.1
 
 
-def test_every_copy_in_test_of_a_chip_in_train_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_copy_of_a_train_chip_in_test_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(9)
     chips = [texture(rng) for _ in range(20)]
     train, test = (sorted(rows.tolist()) for rows in course_rows(20))
@@ -55,7 +55,7 @@ def test_every_copy_in_test_of_a_chip_in_train_counts(tmp_path: Path, capsys: py
     assert "test chips in a group with train chips 2" in Page(tmp_path / "chips.zarr.audit/audit.html").text
 
 
-def test_hamming_pairs_are_those_of_counting_bits() -> None:
+def test_pairs_by_hamming_distance_equal_counted_bits() -> None:
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**63, 60, dtype=np.uint64)
     hashes[40:] = hashes[:20] ^ (np.uint64(1) << rng.integers(0, 63, 20).astype(np.uint64))
@@ -66,7 +66,7 @@ def test_hamming_pairs_are_those_of_counting_bits() -> None:
     assert len(found) >= 20
 
 
-def test_groups_are_joined_through_others() -> None:
+def test_pairs_that_share_a_chip_are_one_group() -> None:
     def pairs(*rows: tuple[int, int]) -> duplicates.Pairs:
         return duplicates.Pairs(chips=np.array(rows, np.int64).reshape(-1, 2), how=[""] * len(rows))
 
@@ -74,8 +74,8 @@ def test_groups_are_joined_through_others() -> None:
     assert duplicates.groups(3, pairs(), pairs()) == []
 
 
-def test_the_neighbours_of_real_scenes_are_found_without_a_wrong_one(shared: Path, tmp_path: Path) -> None:
-    """Chips of 64 pixels at steps of 32: the chip 64 pixels on is the neighbour whose edge continues this one's."""
+def test_neighbours_in_real_scenes_are_found_without_a_false_one(shared: Path, tmp_path: Path) -> None:
+    """Chips of 64 pixels, cut every 32 pixels: two chips 64 pixels apart are neighbours, because their edges meet."""
     data = shared / "data/landsat_masks"
     convert(conversion(data=data / "tiles", labels=data / "train.csv", store=tmp_path / "s.zarr",
                     bands=("blue", "green", "red", "nir")))  # fmt: skip
@@ -88,4 +88,4 @@ def test_the_neighbours_of_real_scenes_are_found_without_a_wrong_one(shared: Pat
         (at[a][0] == at[b][0], abs(at[a][1] - at[b][1]), abs(at[a][2] - at[b][2])) for a, b in found.chips.tolist()
     }
     assert apart == {(True, 0, 64), (True, 64, 0)}
-    assert len(found.chips) > 500  # of 1,170
+    assert len(found.chips) > 500  # of 1,170 pairs

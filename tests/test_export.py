@@ -23,7 +23,7 @@ from preprocess.zarr_store import open_store
 
 
 def once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that gives its first result again."""
+    """The function, which then returns its first result for every call."""
     results: list[Any] = []
 
     def call(*arguments: Any, **more: Any) -> Any:
@@ -36,7 +36,7 @@ def once(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture(scope="module", autouse=True)
 def conversions() -> Iterator[None]:
-    """All exports here are of one network. It is converted once, which takes 10 s of CPU time."""
+    """All exports here have the same network. It is converted once, because this takes 10 s of CPU time."""
     with (
         mock.patch.object(torch.export, "export", once(torch.export.export)),
         mock.patch.object(torch.onnx, "export", once(torch.onnx.export)),
@@ -46,7 +46,7 @@ def conversions() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def run(conversions: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Task 3, whose bands are chosen and re-ordered: R, G, B | NIR of files with B, G, R, NIR."""
+    """Task 3 selects and reorders bands: R, G, B and NIR from files with B, G, R, NIR."""
     chips = write_chips(tmp_path_factory.mktemp("export") / "tif", count=120, height=40, width=32)
     folder = chips.folder.parent
     to_store(chips, folder / "chips.zarr")
@@ -74,7 +74,7 @@ def test_raw_chips_give_the_saved_logits(run: Run, count: int) -> None:
         assert np.abs(found - run.logits[:count]).max() < 1e-4
 
 
-def test_what_a_user_must_know_is_with_the_file(run: Run) -> None:
+def test_the_files_contain_what_a_user_must_know(run: Run) -> None:
     model = onnx.load(run.path / "export/model.onnx")
     known = {entry.key: entry.value for entry in model.metadata_props}
     assert known["classes"] == "a,b,c"
@@ -93,7 +93,7 @@ def test_what_a_user_must_know_is_with_the_file(run: Run) -> None:
         assert word in card
 
 
-def test_the_stores_names_are_read_once(run: Run) -> None:
+def test_the_names_in_the_store_are_read_once(run: Run) -> None:
     store, reads = open_store(run.path.parent / "chips.zarr"), []
     counting = replace(store, read=lambda name: reads.append(name) or store.read(name))
     names = run.names[:3].tolist()
@@ -117,7 +117,7 @@ def test_other_weights_and_other_stores_are_refused(run: Run, tmp_path: Path, re
 
 
 @pytest.mark.parametrize("again", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_a_refused_export_leaves_what_was_there(run: Run, tmp_path: Path, refused: Callable, again: bool) -> None:
+def test_a_refused_export_keeps_the_earlier_one(run: Run, tmp_path: Path, refused: Callable, again: bool) -> None:
     other = shutil.copytree(run.path, tmp_path / "run")
     if not again:
         shutil.rmtree(other / "export")

@@ -1,6 +1,6 @@
-"""What only a GPU can run: `make gpu-check`. Its batches are compared with the CPU's, whose values oracles prove.
+"""Tests that need a GPU: `make gpu-check`. Its batches are compared with the CPU's, which oracles check.
 
-Imports nothing that training does not need (tests/test_gpu_check.py looks).
+Imports only packages that training needs (checked by tests/test_gpu_check.py).
 """
 
 import gc
@@ -42,13 +42,13 @@ MISSING = [name for name, there in COMPILER.items() if not there]
 
 @pytest.fixture(autouse=True)
 def folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Verdicts about a GPU are kept in the current folder."""
+    """Verdicts about a GPU are stored in the current folder."""
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def run_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """One store for whole runs, which take longer than all else here."""
+    """One store for whole runs, which take longer than all other tests here."""
     chips = write_chips(tmp_path_factory.mktemp("runs") / "tif", count=60, height=256, width=256)
     return to_store(chips, chips.folder.parent / "chips.zarr")
 
@@ -78,7 +78,7 @@ def test_train_batches_equal_the_cpus(store: Store, flips: str, kind: str) -> No
     for one, two in zip(*(loader.epoch(1) for loader in loaders), strict=True):
         assert np.array_equal(one.chips, two.chips)
         assert torch.equal(one.labels, two.labels.cpu())
-        if kind == "unscaled":  # whole numbers: decode, crop and flips are the same to the bit
+        if kind == "unscaled":  # integers: decode, crop and flips are equal to the bit
             assert torch.equal(one.images_nchw, two.images_nchw.cpu())
         else:
             torch.testing.assert_close(two.images_nchw.cpu(), one.images_nchw, rtol=1e-5, atol=1e-5)
@@ -153,8 +153,8 @@ def test_kept_batches_are_not_overwritten(store: Store) -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"test": "resize"}, {"cache": "device"}, {"input": "course"}], ids=str)
-def test_the_path_proves_itself(store: Store, settings: dict[str, object]) -> None:
-    """Both loaders of a run are made as the trainer makes them, and the comparison before them finds nothing."""
+def test_the_loaders_of_a_run_pass_the_comparison_with_the_cpu(store: Store, settings: dict[str, object]) -> None:
+    """Both loaders are made as in a training, and the comparison before them finds no difference."""
     config = make_config("default", task=4, store=str(store.path), weights="none", batch=16, **settings)
     device, data = choose_device(config), open_data(config)
     loaders = make_train_loader(config, data, device), make_eval_loader(config, data, device, "test")
@@ -167,7 +167,7 @@ def test_the_path_proves_itself(store: Store, settings: dict[str, object]) -> No
 
 
 @pytest.mark.parametrize(("task", "amp"), [(1, "auto"), (3, "fp16"), (4, "off")])
-def test_a_run_on_the_gpu_reproduces_there_and_on_the_cpu(
+def test_a_run_on_the_gpu_reproduces_on_the_gpu_and_on_the_cpu(
     run_store: Store, tmp_path: Path, task: int, amp: str
 ) -> None:
     pytest.importorskip("pandas", reason="`make reproduce` writes its table with pandas, which is not installed")
@@ -225,15 +225,15 @@ def test_a_step_never_waits_for_the_gpu(store: Store, amp: str, settings: dict[s
 
 
 @pytest.mark.skipif(bool(MISSING), reason=f"torch.compile needs {' and '.join(MISSING)}")
-# AMP=off means float32: that TF32 would be faster is known (`device.prepare_torch`).
+# AMP=off means float32 without TF32, although TF32 is faster (`device.prepare_torch`).
 @pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores for float32 matrix multiplication available")
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("mode", ["default", "max"])
-def test_compiled_steps_learn_as_plain_ones_do(store: Store, mode: str, accumulate: int) -> None:
-    """With "max" CUDA graphs write over their outputs: losses and logits that were kept must stay as they were."""
+def test_compiled_steps_have_the_losses_of_plain_steps(store: Store, mode: str, accumulate: int) -> None:
+    """With "max" CUDA graphs overwrite their outputs. Losses and logits of earlier steps must not change."""
     losses = {}
     for compile_mode in ("off", mode):
-        # CUDA graphs are captured beside no DALI loader.
+        # CUDA graphs cannot be captured while a DALI loader runs.
         cache = "device" if mode == "max" else "none"
         trainer, batch = made(store, compile=compile_mode, amp="off", accumulate=accumulate, cache=cache)
         kept = [
@@ -244,8 +244,8 @@ def test_compiled_steps_learn_as_plain_ones_do(store: Store, mode: str, accumula
     torch.testing.assert_close(losses[mode], losses["off"], rtol=2e-2, atol=1e-3)
 
 
-def test_the_estimate_is_what_a_run_takes(store: Store) -> None:
-    torch._dynamo.reset()  # what compiled tests left
+def test_the_memory_estimate_is_near_the_measured_peak(store: Store) -> None:
+    torch._dynamo.reset()  # removes what compiled tests allocated
     gc.collect()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
@@ -263,7 +263,7 @@ def test_the_estimate_is_what_a_run_takes(store: Store) -> None:
 
 
 @pytest.mark.parametrize("amp", ["auto", "fp16"])
-def test_a_stopped_run_goes_on_with_its_scaler(run_store: Store, tmp_path: Path, amp: str) -> None:
+def test_a_stopped_run_resumes_with_its_scaler(run_store: Store, tmp_path: Path, amp: str) -> None:
     settings = ("GPU=auto", f"AMP={amp}", "BATCH=16", "DETERMINISTIC=1")
     with Steps(lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 3 else None).watch:
         assert train(run_store.path, tmp_path / "run", *settings).returncode == 75
@@ -277,7 +277,7 @@ def test_a_stopped_run_goes_on_with_its_scaler(run_store: Store, tmp_path: Path,
 
 
 @pytest.mark.skipif(not gpu_available() or torch.cuda.device_count() < 2, reason="needs two GPUs")
-def test_two_gpus_are_one(run_store: Store, tmp_path: Path) -> None:
+def test_two_gpus_have_the_losses_of_one(run_store: Store, tmp_path: Path) -> None:
     losses = []
     for gpus in ("0", "0,1"):
         words = (f"STORE={run_store.path}", f"RUN={tmp_path / gpus}", f"GPU={gpus}", "BATCH=16", "WEIGHTS=none")
@@ -294,7 +294,7 @@ def test_cuda_graphs_are_refused_beside_dali(store: Store, refused: Callable[...
     assert "COMPILE=max: on a GPU it needs CACHE=device" in refused(lambda: check_graphs(config, device, loaders))
 
 
-def test_a_gpu_that_is_not_there_is_named(run_store: Store, tmp_path: Path) -> None:
+def test_a_missing_gpu_is_named(run_store: Store, tmp_path: Path) -> None:
     ended = train(run_store.path, tmp_path / "run", "GPU=99")
     assert ended.returncode == 2
     assert "GPU=99: this machine has" in ended.stderr

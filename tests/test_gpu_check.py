@@ -1,4 +1,4 @@
-"""What make gpu-check makes of real pytest runs that pass, fail, crash and hang; and that its tests need little."""
+"""make gpu-check reports real pytest runs that pass, fail, crash and hang; its tests need few packages."""
 
 import os
 import re
@@ -19,13 +19,13 @@ FAST = Speed(loaders={"a": 100.0, "b": 300.0}, step=100.0, together=99.0)
 
 
 def result_of(tmp_path: Path, source: str, **limits: float) -> Result:
-    """A real run of a test file that says `source`."""
+    """A real pytest run of a file with this source."""
     path = tmp_path / "test_small.py"
     path.write_text(f"import os, signal, subprocess, sys, time\nimport pytest\n\n{source}\n")
     return run_tests(path, tmp_path / "log", **limits)
 
 
-def test_tests_that_pass_are_counted_and_shown_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_passed_tests_are_counted_and_printed_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = """
 @pytest.mark.parametrize("kind", ["a b", "x::y"])
 def test_good(kind): pass
@@ -59,7 +59,7 @@ def test_not_here(): pass
     ],
     ids=["fail", "setup", "teardown", "collection", "import", "exit"],
 )
-def test_what_failed_is_named(tmp_path: Path, source: str, failed: list[str], passed: int) -> None:
+def test_failed_tests_are_named(tmp_path: Path, source: str, failed: list[str], passed: int) -> None:
     found = result_of(tmp_path, source)
     assert [name.rpartition("::")[2].rpartition(".")[2] for name in found.failed] == failed
     assert (found.passed, found.problem) == (passed, "")
@@ -79,7 +79,7 @@ def test_what_failed_is_named(tmp_path: Path, source: str, failed: list[str], pa
         ),
     ],
 )
-def test_no_test_is_no_verdict(tmp_path: Path, source: str, why: str) -> None:
+def test_without_a_test_there_is_no_verdict(tmp_path: Path, source: str, why: str) -> None:
     found = result_of(tmp_path, source)
     assert (found.passed, found.problem) == (0, "")
     assert what_failed(found) == (
@@ -96,7 +96,7 @@ def test_no_test_is_no_verdict(tmp_path: Path, source: str, why: str) -> None:
         ("os.kill(os.getpid(), signal.SIGKILL)", "signal 9"),
     ],
 )
-def test_a_crash_names_its_test_and_what_failed_before(tmp_path: Path, dies: str, how: str) -> None:
+def test_a_crash_names_its_test_and_earlier_failures(tmp_path: Path, dies: str, how: str) -> None:
     source = f"def test_a(): pass\ndef test_b(): assert 0\ndef test_c(): {dies}\ndef test_d(): pass"
     found = result_of(tmp_path, source)
     assert found.problem == f"pytest ended with {how} in test_c"
@@ -104,7 +104,7 @@ def test_a_crash_names_its_test_and_what_failed_before(tmp_path: Path, dies: str
     assert what_failed(found).startswith(f"gpu-check: WRONG: pytest ended with {how} in test_c; 1 tests failed, first ")
 
 
-def test_a_hang_is_ended_with_all_that_it_started_and_is_never_silent(
+def test_a_hanging_test_is_killed_with_its_processes_and_is_reported_while_it_hangs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = f"""
@@ -125,7 +125,7 @@ def test_hangs():
         time.sleep(0.05)
     else:
         pytest.fail("the test's own process still runs")
-    assert not (tmp_path / "ended").exists()  # it was ended: nobody waited for it
+    assert not (tmp_path / "ended").exists()  # it was killed before its sleep ended
 
 
 def test_a_wrong_argument_of_pytest_is_a_problem(tmp_path: Path) -> None:
@@ -134,21 +134,21 @@ def test_a_wrong_argument_of_pytest_is_a_problem(tmp_path: Path) -> None:
     assert "WRONG" in what_failed(found)
 
 
-def test_all_well() -> None:
+def test_a_correct_gpu_has_a_one_line_verdict() -> None:
     assert verdict(Result(passed=34), FAST) == (
         "gpu-check: correct: 34 tests passed; the GPU waits 1% of the time; the best loader is b."
     )
     assert count_tests(Result(passed=34, skipped=2)) == "34 tests passed (2 skipped)"
 
 
-def test_a_waiting_gpu_is_said() -> None:
+def test_the_verdict_names_the_waiting_time_of_the_gpu() -> None:
     slow = Speed(loaders={"a": 60.0}, step=100.0, together=60.0)
     assert "the GPU waits 40% of the time" in verdict(Result(passed=34), slow)
 
 
 @pytest.mark.slow
 def test_the_gpu_tests_need_only_what_training_needs() -> None:
-    """Collected in a process in which everything else that the project installs is missing."""
+    """They are collected in a process that cannot import the other packages of the project."""
     missing = (
         "hypothesis boto3 botocore moto flask flask_cors responses cleanlab onnx onnxruntime onnxscript wandb "
         "matplotlib pandas mypy ruff"
@@ -178,7 +178,7 @@ def test_no_other_file_holds_gpu_tests() -> None:
 
 @pytest.mark.skipif(gpu_available(), reason="a GPU can be used on this machine")
 @pytest.mark.slow
-def test_the_gpu_tests_themselves_are_all_skipped_without_a_gpu(tmp_path: Path) -> None:
+def test_the_gpu_tests_are_all_skipped_without_a_gpu(tmp_path: Path) -> None:
     found = run_tests(ROOT / "tests" / "test_gpu.py", tmp_path / "log")
     assert (found.passed, found.failed, found.problem) == (0, (), "")
     assert found.skipped > 70

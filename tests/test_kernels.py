@@ -15,7 +15,9 @@ from preprocess.codecs import CODECS
 @pytest.mark.parametrize("codec", ["lz4", "none"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [(5, 3), (64, 64), (300, 200)])
-def test_equals_the_reference(tmp_path: Path, codec: str, dtype: str, size: tuple[int, int]) -> None:
+def test_the_compiled_decoder_equals_the_reference(
+    tmp_path: Path, codec: str, dtype: str, size: tuple[int, int]
+) -> None:
     chips = write_chips(tmp_path / "tif", count=4, bands=3, height=size[0], width=size[1], dtype=dtype)
     store = to_store(chips, tmp_path / "s.zarr", codec=codec)
     layout = store.layout

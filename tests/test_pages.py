@@ -1,4 +1,4 @@
-"""Pages about what is unusual: names that are no file names, one class, no positive, chips too large to show all."""
+"""Pages of unusual runs: names with special characters, one class, no positives, chips too large to show all."""
 
 import re
 import shutil
@@ -21,7 +21,7 @@ from analysis.slugs import slug
 from preprocess.zarr_store import Store
 
 
-def test_a_test_part_without_any_positive(tmp_path: Path, session_store: Store) -> None:
+def test_a_test_split_without_positives_has_a_page(tmp_path: Path, session_store: Store) -> None:
     run = write_run(tmp_path / "run", session_store, without=3)
     page = Page(report(run, compare=(), class_name=None, store_path=None))
     for words in ("test mAP none", "95 % interval none", "mAP by chance none", "best class a none",
@@ -41,7 +41,7 @@ def test_a_test_part_without_any_positive(tmp_path: Path, session_store: Store) 
         ("scenes.csv + val 0.1", "Curves", "a random split leaks"),
     ],
 )
-def test_what_is_said_of_the_split(rule: str, said: str, unsaid: str) -> None:
+def test_the_note_about_leaks_depends_on_the_split(rule: str, said: str, unsaid: str) -> None:
     run = SimpleNamespace(
         made_with=SimpleNamespace(split=SimpleNamespace(rule=rule, epoch_chosen_on="val")), positives=np.ones(3),
         config=SimpleNamespace(shuffle_labels=False), record=SimpleNamespace(state="done"),
@@ -56,7 +56,7 @@ def test_what_is_said_of_the_split(rule: str, said: str, unsaid: str) -> None:
 NAMES = ("agri/urban", "a$x_{$", "<b>&\"'")
 
 
-def test_names_that_are_no_file_names_and_no_markup(tmp_path: Path, session_chips: Chips) -> None:
+def test_names_may_contain_characters_of_paths_and_markup(tmp_path: Path, session_chips: Chips) -> None:
     rename = dict(zip("abc", NAMES, strict=True))
     rows = [(f"t_{n}", " ".join(rename[tag] for tag in tags.split())) for n, tags in enumerate(session_chips.tags)]
     write_csv(tmp_path / "tags.csv", rows)
@@ -84,7 +84,7 @@ def test_names_that_are_no_file_names_and_no_markup(tmp_path: Path, session_chip
     assert frame[0].tolist() == ["class", *NAMES, "mAP"]
 
 
-def test_slugs_are_file_names_that_differ() -> None:
+def test_slugs_are_different_valid_file_names() -> None:
     names = ["a b", "a/b", "a_b", "../a", ".a", "", "x" * 300, "x" * 301, "forêt", 'q"<', "a\0b", "a\nb"]
     slugs = [slug(name) for name in names]
     assert len(set(slugs)) == len(names)
@@ -94,7 +94,7 @@ def test_slugs_are_file_names_that_differ() -> None:
 
 
 @pytest.mark.usefixtures("empty_figures")
-def test_a_store_of_one_class(tmp_path: Path, session_chips: Chips) -> None:
+def test_a_store_of_one_class_has_a_page(tmp_path: Path, session_chips: Chips) -> None:
     rows = [(f"t_{n}", "a" if "a" in tags.split() else "") for n, tags in enumerate(session_chips.tags)]
     write_csv(tmp_path / "tags.csv", rows)
     chips = Chips(session_chips.folder, tmp_path / "tags.csv", session_chips.values, session_chips.tags)
@@ -107,12 +107,12 @@ def test_a_store_of_one_class(tmp_path: Path, session_chips: Chips) -> None:
 
 @pytest.mark.slow
 def test_a_page_of_large_chips_stays_small(tmp_path: Path) -> None:
-    """Noise of 512 x 512 pixels, which no PNG makes smaller: 1.4 MB of text a chip."""
+    """Noise of 512 x 512 pixels, which PNG cannot compress: 1.4 MB of text per chip."""
     chips = write_chips(tmp_path / "tif", count=16, height=512, width=512)
     rng = np.random.default_rng(0)
     for path in sorted(chips.folder.glob("*.tif")):
         values = rng.integers(0, 65536, (512, 512, 4), np.uint16)
-        values[:60], values[-60:] = 0, 65535  # partly empty, and saturated
+        values[:60], values[-60:] = 0, 65535  # partly empty and partly saturated
         tifffile.imwrite(path, values, photometric="minisblack", planarconfig=1)
     for index in range(0, 16, 4):
         shutil.copy(chips.folder / f"t_{index}.tif", chips.folder / f"t_{index + 1}.tif")
@@ -128,8 +128,8 @@ def test_a_page_of_large_chips_stays_small(tmp_path: Path) -> None:
     assert len(Page(page).pictures) == 10  # two highest, three lowest, each in colour and NIR
 
 
-def test_a_chip_is_no_wider_than_a_phone(tmp_path: Path) -> None:
-    """What was looked at in a browser 390 pixels wide: pictures below each other, none cut, headings broken."""
+def test_a_chip_is_not_wider_than_a_phone(tmp_path: Path) -> None:
+    """The rules that gave the right page in a browser 390 pixels wide: images stacked, none cut, headings wrapped."""
     chip = Card(name="t_0", colour="data:,", nir="data:,", lines=[])
     section = Section(id="chips", title="Chips", blocks=[Cards(title="One", groups=[[chip]], side=256)])
     render(tmp_path / "page.html", title="", subtitle="", facts=[], sections=[section])
@@ -138,5 +138,5 @@ def test_a_chip_is_no_wider_than_a_phone(tmp_path: Path) -> None:
     assert "max-width: 100%" in rules[".chip"]
     assert "flex-wrap: wrap" in rules[".chip .pair"]
     assert "max-width: 100%; height: auto" in rules[".chip img"]
-    assert '<div class="chip" style="width: 516px">' in text  # two pictures and a gap, where there is room
+    assert '<div class="chip" style="width: 516px">' in text  # two images and a gap, if the window is wide enough
     assert re.search(r"h3[^{]*{[^}]*overflow-wrap: anywhere", text)

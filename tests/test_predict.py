@@ -1,4 +1,4 @@
-"""Scores of new TIFFs equal the run's own scores to the bit, whatever is interrupted, damaged or beside them."""
+"""Scores of new TIFFs equal the run's own scores to the bit, also after interruptions and beside damaged files."""
 
 import csv
 import os
@@ -22,7 +22,7 @@ from preprocess.files import locked
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A Task 4 run of whole chips without pooling, and its test split's TIFFs in a folder of their own."""
+    """A run of Task 4 on whole chips without pooling, and a folder with the TIFFs of its test split."""
     chips = write_chips(tmp_path_factory.mktemp("predict") / "tif", count=120, height=32, width=32)
     folder = chips.folder.parent
     to_store(chips, folder / "chips.zarr")
@@ -57,7 +57,7 @@ def whole(trained: SimpleNamespace) -> Path:
     return trained.folder / "whole.csv"
 
 
-def test_the_scores_are_the_runs_own_to_the_bit(trained: SimpleNamespace, whole: Path) -> None:
+def test_scores_equal_those_of_the_run_to_the_bit(trained: SimpleNamespace, whole: Path) -> None:
     found = read(whole)
     assert list(found) == sorted(trained.run.names.tolist())
     assert list(found) != trained.run.names.tolist()
@@ -67,7 +67,7 @@ def test_the_scores_are_the_runs_own_to_the_bit(trained: SimpleNamespace, whole:
     assert not (trained.folder / "whole_bad.csv").exists()
 
 
-def test_kaggles_form_follows_the_thresholds_of_the_report(trained: SimpleNamespace, whole: Path) -> None:
+def test_the_file_for_kaggle_uses_the_thresholds_of_the_report(trained: SimpleNamespace, whole: Path) -> None:
     run = trained.run
     tuning, _ = f2_thresholds.halves(len(run.labels))
     thresholds = f2_thresholds.tune(run.labels[tuning], run.logits[tuning]).values
@@ -81,7 +81,7 @@ def test_kaggles_form_follows_the_thresholds_of_the_report(trained: SimpleNamesp
 
 
 @pytest.mark.parametrize("torn", [False, True])
-def test_a_stop_in_the_middle_and_a_second_run_give_the_same_file(
+def test_an_interrupted_prediction_resumes_and_writes_the_same_file(
     trained: SimpleNamespace, whole: Path, tmp_path: Path, torn: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.csv"
@@ -106,7 +106,7 @@ def test_a_stop_in_the_middle_and_a_second_run_give_the_same_file(
     assert out.read_bytes() == whole.read_bytes()
 
 
-def test_blocks_of_other_bands_are_not_taken(
+def test_blocks_of_other_bands_are_not_used(
     trained: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, turned = tmp_path / "out.csv", ("red", "green", "blue", "nir")
@@ -118,7 +118,7 @@ def test_blocks_of_other_bands_are_not_taken(
     assert out.read_bytes() == (tmp_path / "turned.csv").read_bytes()
 
 
-def test_blocks_of_other_files_are_not_taken(trained: SimpleNamespace, whole: Path, tmp_path: Path) -> None:
+def test_blocks_of_other_files_are_not_used(trained: SimpleNamespace, whole: Path, tmp_path: Path) -> None:
     (tmp_path / "out.csv.partial").mkdir()
     (tmp_path / "out.csv.partial" / "settings.json").write_text("{}")
     count = len(trained.run.names)
@@ -150,8 +150,8 @@ def test_bad_files_are_named_and_the_others_keep_their_scores(
         assert f"bad: {data / name}.tif" in said
 
 
-def test_files_of_another_batch_are_scored_alike(trained: SimpleNamespace, whole: Path, tmp_path: Path) -> None:
-    """A chip's scores do not depend on the chips beside it, nor on its place."""
+def test_scores_do_not_depend_on_the_batch(trained: SimpleNamespace, whole: Path, tmp_path: Path) -> None:
+    """A chip has the same scores beside other chips and at another position."""
     (tmp_path / "data" / "sub").mkdir(parents=True)
     names = sorted(trained.run.names.tolist())
     for index, name in enumerate(names[5:20]):
@@ -166,7 +166,7 @@ def write_tiff(path: Path, values: np.ndarray) -> None:
 
 
 def run_without_store(trained: SimpleNamespace, folder: Path, chip: dict | None) -> SimpleNamespace:
-    """The run, whose store has gone, with `chip` in its run.json."""
+    """The run with `chip` in its run.json. Its store no longer exists."""
     path = shutil.copytree(trained.run.path, folder / "run")
 
     def change(values: dict) -> None:
@@ -195,7 +195,7 @@ def test_a_folder_of_another_dtype_is_all_bad(trained: SimpleNamespace, tmp_path
     assert all("expected (4, 32, 32) uint16" in reason and "uint8" in reason for reason in reasons.values())
 
 
-def test_an_odd_size_that_sorts_first_is_the_only_bad_file(
+def test_a_first_file_of_another_size_is_the_only_bad_file(
     trained: SimpleNamespace, whole: Path, tmp_path: Path
 ) -> None:
     data = shutil.copytree(trained.new, tmp_path / "data")
@@ -206,7 +206,7 @@ def test_an_odd_size_that_sorts_first_is_the_only_bad_file(
         assert [row["image_name"] for row in csv.DictReader(file)] == ["a_first"]
 
 
-def test_a_run_that_says_nothing_of_its_chips_takes_the_first_file(
+def test_a_run_without_the_size_of_its_chips_uses_that_of_the_first_file(
     trained: SimpleNamespace, whole: Path, tmp_path: Path, refused: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, out = run_without_store(trained, tmp_path, None), tmp_path / "out.csv"
@@ -217,7 +217,7 @@ def test_a_run_that_says_nothing_of_its_chips_takes_the_first_file(
     assert read(out) == read(whole)
 
 
-def test_nothing_of_an_earlier_prediction_is_overwritten_or_left(
+def test_files_of_the_user_are_not_overwritten_and_old_results_are_removed(
     trained: SimpleNamespace, whole: Path, tmp_path: Path, refused: Callable
 ) -> None:
     out = tmp_path / "out.csv"
@@ -231,7 +231,7 @@ def test_nothing_of_an_earlier_prediction_is_overwritten_or_left(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "out_submission.csv"]
 
 
-def test_a_stop_between_the_two_files_goes_on(trained: SimpleNamespace, whole: Path, tmp_path: Path) -> None:
+def test_a_stop_between_the_two_files_can_be_resumed(trained: SimpleNamespace, whole: Path, tmp_path: Path) -> None:
     out, replace = tmp_path / "out.csv", os.replace
 
     def stop_before_out(source: Path, target: Path) -> None:
@@ -263,7 +263,9 @@ def test_two_predictions_into_one_file_at_once_are_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv"]
 
 
-def test_refusals(trained: SimpleNamespace, whole: Path, tmp_path: Path, refused: Callable) -> None:
+def test_bad_settings_and_folders_are_refused(
+    trained: SimpleNamespace, whole: Path, tmp_path: Path, refused: Callable
+) -> None:
     assert "exists. Choose another OUT" in refused(lambda: score(trained, trained.new, whole))
     out = tmp_path / "out.csv"
     assert "found nothing" in refused(lambda: score(trained, tmp_path / "none", out))
@@ -282,7 +284,7 @@ def test_refusals(trained: SimpleNamespace, whole: Path, tmp_path: Path, refused
     assert list(tmp_path.glob("out*")) == []
 
 
-def test_tta_of_a_run_gives_other_scores_that_a_flip_does_not_change(
+def test_tta_gives_other_scores_and_equal_ones_for_flipped_files(
     trained: SimpleNamespace, whole: Path, tmp_path: Path
 ) -> None:
     for folder, rows in (("upright", slice(None)), ("flipped", slice(None, None, -1))):

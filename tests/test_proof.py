@@ -1,5 +1,5 @@
-"""A GPU that makes other batches than the CPU is noticed before training. Here DALI's graph on the CPU stands for the
-GPU, and faults are put into its pictures."""
+"""The GPU's batches are compared with the CPU's before training. In these tests DALI on the CPU replaces the GPU, and
+faults are put into its images."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -49,7 +49,7 @@ def expected(store: Store, inputs: Inputs, config: Config) -> Pictures:
 
 
 def by_dali(store: Store, inputs: Inputs, config: Config, place: str = "host", dtype: str = "float16") -> Pictures:
-    """The pictures that stand for the GPU's: from DALI's graph and the gather engine, in the GPU's number format."""
+    """Images that replace the GPU's: from DALI's graph and the gather engine, in the GPU's number format."""
     return make_pictures(
         store, inputs, CHIPS, config, device=CPU, dtype=getattr(torch, dtype), decode="host", gather=True, engine="dali"
     )  # fmt: skip
@@ -76,8 +76,8 @@ def test_the_course_input_passes(store: Store) -> None:
     assert difference(expected(store, inputs, config), made, inputs, config.test) == ""
 
 
-def test_whole_chips_are_the_stored_values(store: Store) -> None:
-    """`chips` are the decoded values without scaling; they are compared with plain zarr."""
+def test_decoded_chips_equal_the_stored_values(store: Store) -> None:
+    """`chips` are the decoded values without scaling. Plain zarr reads the same values."""
     import zarr
 
     values = zarr.open_array(store.path / "tiles", mode="r")[:][CHIPS][:, list(store.band_indices(BANDS[::-1]))]
@@ -85,7 +85,7 @@ def test_whole_chips_are_the_stored_values(store: Store) -> None:
 
 
 def flip_a_bit(pictures: Pictures) -> None:
-    """Flip the lowest bit of a float32, which is less than one bit of a stored whole number."""
+    """Flip the lowest bit of a float32, a smaller change than one step of a stored integer."""
     pictures["chips"].view(np.uint32)[5, 1, 7, 9] ^= 1
 
 
@@ -127,7 +127,7 @@ def test_wrong_decoding_on_the_device_falls_back_to_the_host(
 
 @pytest.mark.parametrize("name", ["train images", "test images", "cached images"])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_images_beyond_rounding_are_refused_and_rounding_is_not(store: Store, name: str, dtype: str) -> None:
+def test_images_may_differ_by_rounding_and_not_by_more(store: Store, name: str, dtype: str) -> None:
     inputs, config = inputs_of(store), config_of(store, cache="device")
     reference = expected(store, inputs, config)
     good = by_dali(store, inputs, config, dtype=dtype)
@@ -151,7 +151,7 @@ def test_images_beyond_rounding_are_refused_and_rounding_is_not(store: Store, na
     )
 
 
-def test_faults_in_the_graph_itself_are_found(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faults_in_the_graph_are_detected(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, config = inputs_of(store), config_of(store)
     reference = expected(store, inputs, config)
     real_decode, real_finish = graph.decode, graph.finish
@@ -173,7 +173,7 @@ def test_faults_in_the_graph_itself_are_found(store: Store, monkeypatch: pytest.
     assert difference(reference, by_dali(store, inputs, config), inputs, "center").startswith("train images: 14 of 14")
 
 
-def test_an_error_of_dali_is_a_reason_that_is_not_kept_and_full_memory_is_no_reason(store: Store) -> None:
+def test_an_error_of_dali_falls_back_without_a_stored_verdict_and_full_memory_is_raised(store: Store) -> None:
     inputs, config = inputs_of(store), config_of(store)
     reference, good = expected(store, inputs, config), by_dali(store, inputs, config)
 

@@ -1,4 +1,4 @@
-"""Verdicts about a GPU: when batches are compared, what is kept in gpu-proof.json, and what is refused."""
+"""Verdicts about a GPU: when batches are compared, what gpu-proof.json stores, and what is refused."""
 
 import json
 import time
@@ -44,7 +44,7 @@ def config_of(store: Store, **settings: Any) -> Config:
 
 
 def flip_a_bit(pictures: Pictures) -> None:
-    """Flip the lowest bit of a float32, which is less than one bit of a stored whole number."""
+    """Flip the lowest bit of a float32, a smaller change than one step of a stored integer."""
     pictures["chips"].view(np.uint32)[5, 1, 7, 9] ^= 1
 
 
@@ -57,7 +57,7 @@ def data(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
 
 
 class OnTheCpu:
-    """Replaces `make_pictures`: DALI on the CPU stands for a GPU, with faults by the place of decoding."""
+    """Replaces `make_pictures`: DALI on the CPU replaces the GPU, with a fault per place of decoding."""
 
     def __init__(self, faults: dict[str, Callable[[Pictures], None]]) -> None:
         self.faults, self.calls = faults, list[str]()
@@ -94,7 +94,7 @@ def test_a_correct_gpu_is_compared_once_in_less_than_two_seconds_of_cpu_time(
     assert f"; {data.store.layout.dtype} lz4 4x32x32 in {data.store.layout.chunk_rows} rows; " in key
 
 
-def test_a_verdict_holds_for_one_gpu_layout_and_way_of_loading(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_verdict_is_valid_for_one_gpu_layout_and_way_of_loading(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     made, config = made_of(monkeypatch), config_of(data.store)
     other = replace(data, store=replace(data.store, layout=replace(data.store.layout, shard_tiles=7)))
     for settings, device, same in (
@@ -112,7 +112,7 @@ def test_a_verdict_holds_for_one_gpu_layout_and_way_of_loading(data: Data, monke
         setup.reading(config.replace(**settings), data, device)
         assert (len(made.calls) == before) == same, settings
     before = len(made.calls)
-    setup.reading(config, other, GPU)  # the number of chips per shard changes no pixel
+    setup.reading(config, other, GPU)  # the number of chips per shard does not change pixels
     assert len(made.calls) == before
     monkeypatch.setattr(gpu_proof, "driver_release", lambda: "580.65.06")
     setup.reading(config, data, GPU)
@@ -128,7 +128,7 @@ def test_wrong_decoding_is_one_line_and_decode_device_is_refused(
         "instead (gpu-proof.json).\n"
     )
     data = replace(data, split=replace(data.split, train=CHIPS))
-    for _ in range(2):  # the second verdict is from the file
+    for _ in range(2):  # the second verdict comes from the file
         assert setup.reading(config_of(data.store), data, GPU)["decode"] == "host"
         assert capsys.readouterr().out == line
     assert made.calls == ["device", "host"]
@@ -139,7 +139,7 @@ def test_wrong_decoding_is_one_line_and_decode_device_is_refused(
     assert "wrongly" not in capsys.readouterr().out
 
 
-def test_wrong_images_are_refused_also_by_predict(
+def test_wrong_images_are_refused_by_training_and_predict(
     data: Data, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
 ) -> None:
     def shift(pictures: Pictures) -> None:

@@ -1,4 +1,4 @@
-"""Real files, where they lie beside the project: Planet's five chips and its CSV, Landsat chips."""
+"""Real files, if they are beside the project: five chips and the CSV of Planet, chips of Landsat."""
 
 import csv
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def planet(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     return open_store(path)
 
 
-def test_the_five_chips_are_exact_in_names_order_and_by_band(planet: Store, shared: Path) -> None:
+def test_the_five_chips_are_exact_in_the_order_of_names_and_bands(planet: Store, shared: Path) -> None:
     group = zarr.open(planet.path, mode="r")
     assert [str(name) for name in group["names"][...]] == [f"train_{index}" for index in range(5)]
     assert planet.layout.bands == ("blue", "green", "red", "nir")
@@ -39,8 +39,9 @@ def test_the_five_chips_are_exact_in_names_order_and_by_band(planet: Store, shar
             assert np.array_equal(stored, direct[..., band])
 
 
-def test_40474_chips_are_missing(shared: Path, tmp_path: Path, refused: Callable,
-                                 capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_40474_missing_chips_are_counted(
+    shared: Path, tmp_path: Path, refused: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = shared / "data/planet"
     arguments = {"data": folder / "tif", "labels": folder / "train_v2.csv", "preset": "planet"}
     text = refused(lambda: convert(conversion(**arguments, store=tmp_path / "s.zarr")))
@@ -50,7 +51,7 @@ def test_40474_chips_are_missing(shared: Path, tmp_path: Path, refused: Callable
     assert "40474 of 40479 chips" in capsys.readouterr().out
 
 
-def test_the_split_of_five_chips_is_that_of_the_whole_csv(planet: Store) -> None:
+def test_the_five_chips_are_split_as_in_the_whole_csv(planet: Store) -> None:
     split = make_split("course", planet)
     assert planet.num_csv_rows == 40479
     train, test = train_test_split(np.arange(40479), test_size=0.33, random_state=0)

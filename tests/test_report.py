@@ -1,4 +1,4 @@
-"""The report: what is on the page is what is in the run and in the store."""
+"""The page of the report shows exactly the numbers of the run and the pixels of the store."""
 
 import io
 import json
@@ -45,7 +45,7 @@ def made(session_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Simp
     return SimpleNamespace(run=run, others=others, path=path, page=Page(path), folder=path.parent)
 
 
-def test_the_page_is_one_small_file_that_asks_for_nothing(made: SimpleNamespace) -> None:
+def test_the_page_is_one_small_file_that_loads_no_other(made: SimpleNamespace) -> None:
     text = made.path.read_text()
     assert made.page.outside == []
     assert "<script" not in text
@@ -58,7 +58,7 @@ def test_the_page_is_one_small_file_that_asks_for_nothing(made: SimpleNamespace)
     assert set(links) <= set(made.page.ids)
 
 
-def test_every_figure_has_a_title_and_is_there_as_png(made: SimpleNamespace) -> None:
+def test_every_figure_has_a_title_and_a_png(made: SimpleNamespace) -> None:
     names = sorted(path.stem for path in (made.folder / "figures").iterdir())
     shown = sorted(re.findall(r'aria-label="([^"]+)"', made.path.read_text()))
     assert [name.replace("_", " ") for name in names] == shown
@@ -69,7 +69,7 @@ def test_every_figure_has_a_title_and_is_there_as_png(made: SimpleNamespace) -> 
 
 
 @pytest.mark.parametrize("loss", specs(Config)["loss"].choices)
-def test_every_loss_has_a_name(made: SimpleNamespace, tmp_path: Path, loss: str) -> None:
+def test_every_loss_has_a_title(made: SimpleNamespace, tmp_path: Path, loss: str) -> None:
     run = shutil.copytree(made.run, tmp_path / "run")
     rewrite(run, both=lambda values: values["config"].update(loss=loss))
     assert draw_curves(run).stat().st_size > 0
@@ -77,7 +77,7 @@ def test_every_loss_has_a_name(made: SimpleNamespace, tmp_path: Path, loss: str)
     assert title == f"Loss ({loss_title(loss)}) after each epoch"
 
 
-def test_pictures_are_the_stores_pixels_of_the_highest_scores(
+def test_images_show_the_pixels_of_the_chips_with_extreme_scores(
     made: SimpleNamespace, session_chips: Chips, session_store: Store
 ) -> None:
     run = load_run(made.run)
@@ -99,11 +99,11 @@ def test_pictures_are_the_stores_pixels_of_the_highest_scores(
         for index in range(10):
             colour, nir = (np.asarray(Image.open(io.BytesIO(png))) for _, png in shown[2 * index : 2 * index + 2])
             assert np.array_equal(colour, bytes_of[index][..., [2, 1, 0]])
-            assert np.array_equal(nir, bytes_of[index][..., 3])  # grey: a third of the bytes
+            assert np.array_equal(nir, bytes_of[index][..., 3])  # grey, which takes a third of the bytes
     assert frame["logit"].iloc[0] == min(column)
 
 
-def test_the_numbers_on_the_page_are_those_of_the_scores(made: SimpleNamespace) -> None:
+def test_the_numbers_on_the_page_equal_those_of_the_scores(made: SimpleNamespace) -> None:
     run = load_run(made.run)
     assert f"test mAP {run.mean_ap:.4f}" in made.page.text
     frame = pd.read_csv(made.folder / "tables" / "classes.csv")
@@ -129,7 +129,7 @@ def test_the_same_run_gives_the_same_bytes(made: SimpleNamespace, tmp_path: Path
 
 
 @pytest.mark.usefixtures("empty_figures")
-def test_the_verdict_of_reproduce_is_shown_and_a_stale_one_is_called_so(made: SimpleNamespace, tmp_path: Path) -> None:
+def test_the_verdict_of_reproduce_is_shown_and_marked_if_it_is_stale(made: SimpleNamespace, tmp_path: Path) -> None:
     run = shutil.copytree(made.run, tmp_path / "run")
     (run / "reproduce.csv").write_text("class,ap_saved,ap_again\na,0.5,0.5\n")
     for digest, stale in (("f" * 64, False), ("0" * 64, True)):
@@ -143,8 +143,9 @@ def test_the_verdict_of_reproduce_is_shown_and_a_stale_one_is_called_so(made: Si
 
 
 @pytest.mark.usefixtures("empty_figures")
-def test_a_store_that_has_moved(made: SimpleNamespace, tmp_path: Path, uint8_store: Store, refused: Callable,
-                                capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_a_report_without_its_store_has_no_images_and_says_why(
+    made: SimpleNamespace, tmp_path: Path, uint8_store: Store, refused: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = shutil.copytree(made.run, tmp_path / "run")
     rewrite(run, made=lambda values: values["config"].update(store=str(tmp_path / "gone.zarr")))
     page = Page(report(run, compare=(), class_name=None, store_path=None))
@@ -170,7 +171,7 @@ def test_a_store_that_has_moved(made: SimpleNamespace, tmp_path: Path, uint8_sto
         ({"testperfs": np.full((2, 3), 0.5)}, "results.npz and metrics.jsonl: epoch 1 differs between them"),
     ],
 )
-def test_a_run_that_does_not_fit_together_is_refused(
+def test_inconsistent_scores_are_refused(
     made: SimpleNamespace, tmp_path: Path, refused: Callable, change: dict, found: str
 ) -> None:
     run = shutil.copytree(made.run, tmp_path / "run")
@@ -179,7 +180,7 @@ def test_a_run_that_does_not_fit_together_is_refused(
 
 
 @pytest.mark.parametrize("key", ["machine", "machine.threads", "split.epoch_chosen_on", "model_sha256"])
-def test_scores_that_do_not_say_what_they_depend_on_are_refused(
+def test_scores_without_a_field_of_depends_on_are_refused(
     made: SimpleNamespace, tmp_path: Path, refused: Callable, key: str
 ) -> None:
     run = shutil.copytree(made.run, tmp_path / "run")
@@ -190,9 +191,7 @@ def test_scores_that_do_not_say_what_they_depend_on_are_refused(
 
 
 @pytest.mark.parametrize("where", ["run.json", "results.npz"])
-def test_a_setting_that_is_not_known_is_one_line(
-    made: SimpleNamespace, tmp_path: Path, refused: Callable, where: str
-) -> None:
+def test_an_unknown_setting_is_one_line(made: SimpleNamespace, tmp_path: Path, refused: Callable, where: str) -> None:
     run = shutil.copytree(made.run, tmp_path / "run")
     rewrite(run, **{"record" if where == "run.json" else "made": lambda values: values["config"].update(warp=9)})
     for call in (lambda: draw_curves(run), lambda: report(run, compare=(), class_name=None, store_path=None)):
@@ -217,7 +216,7 @@ def test_a_history_without_epochs_is_one_line(
 
 
 @pytest.mark.usefixtures("empty_figures")
-def test_what_an_earlier_report_left_is_removed_and_nothing_else(made: SimpleNamespace, tmp_path: Path) -> None:
+def test_only_the_files_of_an_earlier_report_are_removed(made: SimpleNamespace, tmp_path: Path) -> None:
     run = shutil.copytree(made.run, tmp_path / "run")
     shutil.rmtree(run / "report", ignore_errors=True)
     report(run, compare=(made.others[0],), class_name="a", store_path=None)
@@ -233,7 +232,7 @@ def test_what_an_earlier_report_left_is_removed_and_nothing_else(made: SimpleNam
     assert (folder / "notes.csv").exists()
 
 
-def test_axes_of_classes_have_a_name_and_chance_is_beside_ap(made: SimpleNamespace) -> None:
+def test_axes_have_names_and_chance_is_shown_beside_ap(made: SimpleNamespace) -> None:
     run = load_run(made.run)
     low = np.zeros(3)
     bars = plots.ap_bars(run, low, low)

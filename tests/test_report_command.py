@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from train.config import make_config
 
 
-def test_the_command_to_get_the_same_is_what_differs_from_the_defaults() -> None:
+def test_the_command_names_only_settings_that_differ_from_the_defaults() -> None:
     from analysis.run_sections import train_command
 
     config = make_config("course", task=4, store="a b.zarr", epochs=3, deterministic=True, ema=0.5)
@@ -19,7 +19,7 @@ def test_the_command_to_get_the_same_is_what_differs_from_the_defaults() -> None
 
 @given(st.data())
 def test_the_command_gives_the_same_configuration(data: st.DataObject) -> None:
-    """Read by the real command line, whatever was set; what has no effect is left out, and may differ."""
+    """The real command line reads it. Settings without effect are left out and may differ."""
     from analysis.run_sections import train_command
     from train.commands import TrainRequest
     from train.config import config_from, without_effect
@@ -34,6 +34,6 @@ def test_the_command_gives_the_same_configuration(data: st.DataObject) -> None:
     config = config_from(values)
     found = TrainRequest.from_words(shlex.split(train_command(config))[2:], "train").config
     if config.weights.endswith(".safetensors"):
-        found = found.replace(weights=config.weights)  # made absolute
+        found = found.replace(weights=config.weights)  # the command line makes this path absolute
     unused = without_effect(config, config.model_dump())
     assert found.replace(**{name: getattr(config, name) for name in unused}) == config

@@ -1,4 +1,4 @@
-"""What `make reproduce` leaves beside a run."""
+"""Files that `make reproduce` writes into the folder of a run."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from tiny import tiny_networks
 from analysis.reproduce import reproduce
 
 
-def test_a_verdict_has_its_own_table_or_none(tmp_path: Path) -> None:
+def test_a_verdict_is_stored_with_its_own_table_or_without_one(tmp_path: Path) -> None:
     store = to_store(write_chips(tmp_path / "tif", count=80), tmp_path / "chips.zarr")
     run = tmp_path / "run"
     with tiny_networks():

@@ -1,4 +1,4 @@
-"""Every number of a report against scikit-learn, or against numpy written the long way."""
+"""Every number of a report, compared with scikit-learn or with a plain loop."""
 
 import math
 import os
@@ -17,7 +17,7 @@ from analysis import class_metrics, f2_thresholds, ranking, tail
 
 
 def scores(seed: int = 0, *, count: int = 600, ties: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(labels, logits, probabilities) of 6 classes: the last has no positive, the one before it two."""
+    """(labels, logits, probabilities) of 6 classes. The last class has no positive, the fifth has two."""
     rng = np.random.default_rng(seed)
     labels = (rng.random((count, 6)) < [0.6, 0.3, 0.1, 0.05, 0, 0]).astype(np.uint8)
     labels[[3, count - 1], 4] = 1
@@ -28,7 +28,7 @@ def scores(seed: int = 0, *, count: int = 600, ties: bool = False) -> tuple[np.n
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_tail_accuracy_is_the_sum_of_the_definition(ties: bool) -> None:
+def test_tail_accuracy_follows_its_definition(ties: bool) -> None:
     labels, _, probabilities = scores(ties=ties)
     for thresholds in (
         tail.own_thresholds(probabilities),
@@ -50,7 +50,7 @@ def test_tail_accuracy_is_the_sum_of_the_definition(ties: bool) -> None:
             assert mean == pytest.approx(math.fsum(row) / len(row), rel=1e-15) if row else math.isnan(mean)
 
 
-def test_tails_go_from_a_half_to_the_highest_score_and_the_last_is_empty() -> None:
+def test_thresholds_go_from_one_half_to_the_highest_score_and_the_last_tail_is_empty() -> None:
     labels, _, probabilities = scores()
     probabilities[:, 3] = np.minimum(probabilities[:, 3], 0.4)
     own = tail.own_thresholds(probabilities)
@@ -67,7 +67,7 @@ def test_tails_go_from_a_half_to_the_highest_score_and_the_last_is_empty() -> No
     assert common[-1].tolist() == [probabilities.max()] * 6
 
 
-def test_strictly_above() -> None:
+def test_a_score_equal_to_the_threshold_is_not_above_it() -> None:
     labels, probabilities = np.array([[1], [0], [1]]), np.array([[0.5], [0.75], [1.0]])
     found = tail.tail_accuracy(labels, probabilities, np.array([[0.5], [0.75], [1.0]]))
     assert found.count[:, 0].tolist() == [2, 1, 0]
@@ -91,7 +91,7 @@ def test_extremes_are_the_highest_and_lowest_with_ties_in_name_order() -> None:
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_bootstrap_ap_is_scikit_learns_with_sample_weights(ties: bool) -> None:
+def test_bootstrap_ap_equals_scikit_learns_ap_with_sample_weights(ties: bool) -> None:
     labels, logits, _ = scores(ties=ties)
     counts = class_metrics.resample_counts(len(labels), 25)
     assert (counts.sum(axis=1) == len(labels)).all()
@@ -107,11 +107,11 @@ def test_bootstrap_ap_is_scikit_learns_with_sample_weights(ties: bool) -> None:
             drawn = np.repeat(np.arange(len(labels)), weights)
             assert found[b, c] == pytest.approx(direct, rel=1e-13)
             assert found[b, c] == pytest.approx(average_precision_score(labels[drawn, c], logits[drawn, c]), rel=1e-13)
-    assert empty > 25  # the class without positives always, the one with two sometimes
+    assert empty > 25  # always for the class without positives, sometimes for the class with two
 
 
 @pytest.mark.slow
-def test_the_bootstrap_leaves_torch_the_threads_it_had() -> None:
+def test_the_bootstrap_does_not_change_torchs_number_of_threads() -> None:
     code = """
 import numpy as np, torch
 from analysis import class_metrics
@@ -131,7 +131,7 @@ def test_resamples_are_a_function_of_the_seed() -> None:
     assert not np.array_equal(class_metrics.resample_counts(50, 10, 3), class_metrics.resample_counts(50, 10, 4))
 
 
-def test_intervals_leave_out_resamples_without_a_value() -> None:
+def test_intervals_ignore_resamples_without_a_value() -> None:
     values = np.array([[0.1, np.nan], [0.2, np.nan], [0.3, 0.5], [0.4, np.nan]])
     low, high = class_metrics.interval(values)
     assert low.tolist() == [np.percentile([0.1, 0.2, 0.3, 0.4], 2.5), 0.5]
@@ -143,8 +143,8 @@ def test_intervals_leave_out_resamples_without_a_value() -> None:
         assert class_metrics.mean_over_classes(np.array([[0.5, np.nan], [np.nan, np.nan]])).tolist()[0] == 0.5
 
 
-def test_the_interval_of_ap_covers_what_a_large_sample_says() -> None:
-    """A known distribution: of 40 samples of 300 chips, about 95 % of the intervals hold the AP of 200,000."""
+def test_the_interval_of_ap_covers_the_ap_of_a_large_sample() -> None:
+    """A known distribution: about 95 % of the intervals of 40 samples of 300 chips contain the AP of 200,000."""
     rng = np.random.default_rng(1)
 
     def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -162,7 +162,7 @@ def test_the_interval_of_ap_covers_what_a_large_sample_says() -> None:
     assert 33 <= covered <= 40
 
 
-def test_calibration_is_scikit_learns() -> None:
+def test_calibration_equals_scikit_learns() -> None:
     labels, _, probabilities = scores()
     for c in range(5):
         found = class_metrics.calibration(labels[:, c], probabilities[:, c])
@@ -177,7 +177,7 @@ def test_calibration_is_scikit_learns() -> None:
         assert found.reference == pytest.approx(brier_score_loss(labels[:, c], constant), rel=1e-12)
 
 
-def test_cooccurrence_and_false_alarms_are_shares() -> None:
+def test_cooccurrence_and_false_positives_are_fractions() -> None:
     labels = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0], [0, 0, 1, 0]], np.uint8)
     found = class_metrics.cooccurrence(labels)
     assert found[0].tolist() == [1, 2 / 3, 1 / 3, 0]
@@ -192,7 +192,7 @@ def test_cooccurrence_and_false_alarms_are_shares() -> None:
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_the_best_threshold_is_the_best_of_all(ties: bool) -> None:
+def test_the_best_threshold_has_the_highest_f2_of_all_thresholds(ties: bool) -> None:
     labels, logits, _ = scores(ties=ties, count=120)
     for c in range(5):
         chosen = f2_thresholds.best_threshold(labels[:, c], logits[:, c])
@@ -204,7 +204,7 @@ def test_the_best_threshold_is_the_best_of_all(ties: bool) -> None:
         assert chosen not in tried
 
 
-def test_thresholds_are_tuned_where_nothing_is_reported() -> None:
+def test_thresholds_are_tuned_on_chips_that_are_not_reported() -> None:
     labels, logits, _ = scores()
     tuning, reporting = f2_thresholds.halves(len(labels))
     assert sorted([*tuning, *reporting]) == list(range(len(labels)))
@@ -219,7 +219,7 @@ def test_thresholds_are_tuned_where_nothing_is_reported() -> None:
     assert np.isnan(found.held_out_f2[4:]).all()
 
 
-def test_tuned_thresholds_do_better_on_chips_they_have_not_seen() -> None:
+def test_tuned_thresholds_are_better_on_unseen_chips() -> None:
     labels, logits, _ = scores(count=4000)
     tuning, reporting = f2_thresholds.halves(len(labels))
     found = f2_thresholds.tune(labels[tuning], logits[tuning])
@@ -231,7 +231,7 @@ def test_tuned_thresholds_do_better_on_chips_they_have_not_seen() -> None:
     assert np.abs(np.array(held_out) - found.held_out_f2[:4]).max() < 0.08
 
 
-def test_f_scores_are_scikit_learns_and_kaggles() -> None:
+def test_f_scores_equal_scikit_learns_and_kaggles() -> None:
     labels, logits, _ = scores()
     decided = logits > 0.3
     found = f2_thresholds.scores(labels, decided)
@@ -243,7 +243,7 @@ def test_f_scores_are_scikit_learns_and_kaggles() -> None:
     expected = fbeta_score(labels[:, present], decided[:, present], beta=2, average="macro", zero_division=0)
     assert found["F2 macro"] == pytest.approx(expected, rel=1e-12)
     by_chip = []
-    for truth, said in zip(labels, decided, strict=True):  # Kaggle's own formula, chip by chip
+    for truth, said in zip(labels, decided, strict=True):  # Kaggle's formula per chip
         right = int((truth & said).sum())
         p, r = right / max(said.sum(), 1), right / max(truth.sum(), 1)
         by_chip.append(5 * p * r / (4 * p + r) if right else 0.0)
@@ -251,14 +251,14 @@ def test_f_scores_are_scikit_learns_and_kaggles() -> None:
 
 
 def kept_classes(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """The same, with a positive in class 0 only."""
+    """The first `num_classes` classes, with positives only in class 0."""
     labels = labels[:, :num_classes].copy()
     labels[:, 1:] = 0
     return labels
 
 
 @pytest.mark.parametrize("num_classes", [1, 3])
-def test_f_scores_of_one_class_and_of_one_that_is_present(num_classes: int) -> None:
+def test_f_scores_are_right_for_one_class_and_for_one_class_with_positives(num_classes: int) -> None:
     labels, logits, _ = scores()
     labels, decided = kept_classes(labels, num_classes), logits[:, :num_classes] > 1
     found = f2_thresholds.scores(labels, decided)
@@ -278,7 +278,7 @@ def test_f_scores_of_one_class_and_of_one_that_is_present(num_classes: int) -> N
         assert found[f"F{beta} samples"] == pytest.approx(np.mean(by_chip), rel=1e-12)
 
 
-def test_a_part_without_any_label_has_scores_without_a_warning() -> None:
+def test_a_split_without_positives_has_nan_scores_and_no_warning() -> None:
     labels, logits, _ = scores()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""CSVs that we write and read back: any name stays the word that it is, any number the same float64."""
+"""CSVs are read back exactly: any name stays the same text, any number the same float64."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ from tiny import tiny_networks
 from analysis.page import Tables
 from analysis.tables import CsvWriter, read_table, table_bytes, tags_form
 
-# Words that readers of CSVs take for something else; "" and separators among them.
+# Words that CSV readers may convert or split, such as missing values, numbers, "" and separators.
 ODD = (
     "nan", "NaN", "NA", "N/A", "None", "null", "", "inf", "-inf", "1e5", "007", "True", "0x10", "1_000", " a ", "a,b",
     'a"b', '"', "a\nb", "a\rb", "a\r\nb", "a;b", "a|b", "é", "\u202e", "\ufeff", "#", "mean",
@@ -29,7 +29,7 @@ names = st.sampled_from(ODD) | st.text(st.characters(exclude_categories=["Cs"]),
 
 @given(st.lists(st.tuples(names, names, st.floats()), min_size=1, max_size=5))
 @example([(word, word, 0.1) for word in ODD])
-def test_rows_are_read_back_by_pythons_csv(rows: list[tuple[str, str, float]]) -> None:
+def test_rows_are_read_back_with_pythons_csv(rows: list[tuple[str, str, float]]) -> None:
     text = io.StringIO(newline="")
     CsvWriter(text).writerows(rows)
     found = list(csv.reader(io.StringIO(text.getvalue(), newline="")))
@@ -49,13 +49,13 @@ def test_tables_are_read_back_to_the_bit(rows: list[tuple[str, float, int]]) -> 
     assert [row[0] for row in csv.reader(io.StringIO(data.decode(), newline=""))][1:] == [row[0] for row in rows]
 
 
-def test_a_table_without_its_words_is_refused() -> None:
+def test_a_table_without_an_expected_column_is_refused() -> None:
     with pytest.raises(ValueError, match="expected a column class, found tag, ap"):
         read_table(b"tag,ap\na,1\n", words=("class",))
 
 
 @given(st.lists(names.filter(lambda name: name.strip() == name != ""), min_size=1, max_size=5, unique=True), st.data())
-def test_tags_in_one_cell_can_be_told_apart(classes: list[str], data: st.DataObject) -> None:
+def test_tags_in_one_cell_can_be_separated_again(classes: list[str], data: st.DataObject) -> None:
     tags = data.draw(st.lists(st.sampled_from(classes), unique=True))
     join, text = tags_form(classes)
     cell = join(tags)

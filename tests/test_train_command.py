@@ -19,7 +19,7 @@ from train.config import RUNTIME_SETTINGS, Config
 from train.recipes import RECIPES
 
 
-def test_what_is_known_of_the_demo_chips_is_what_they_are() -> None:
+def test_the_known_bands_and_size_of_the_demo_chips_are_right() -> None:
     from preprocess import demo
     from train.chip_checks import DEMO
 
@@ -39,7 +39,7 @@ def test_without_store_and_data_the_demo_chips_are_trained_for_eight_epochs() ->
 
 
 @given(st.data())
-def test_the_words_for_the_processes_of_other_gpus_ask_for_the_same(data: st.DataObject) -> None:
+def test_the_processes_of_other_gpus_get_the_same_configuration(data: st.DataObject) -> None:
     settings = data.draw(st.fixed_dictionaries({}, optional=VALUES))
     settings |= {"task": 4, "recipe": data.draw(st.sampled_from(sorted(RECIPES)))}
     settings.pop("gpu_given", None)
@@ -56,7 +56,7 @@ def test_the_words_for_the_processes_of_other_gpus_ask_for_the_same(data: st.Dat
     assert (again.config, again.run, again.conversion) == (request.config, request.run, None)
 
 
-def test_a_setting_that_may_change_on_resume_is_no_part_of_a_runs_identity() -> None:
+def test_a_setting_that_may_change_on_resume_is_not_part_of_a_runs_identity() -> None:
     from train.contract.record import _EXECUTION
 
     assert set(RUNTIME_SETTINGS) == set(_EXECUTION)
@@ -65,7 +65,7 @@ def test_a_setting_that_may_change_on_resume_is_no_part_of_a_runs_identity() -> 
 
 @pytest.fixture(scope="module")
 def sixty(tmp_path_factory: pytest.TempPathFactory) -> Chips:
-    """60 chips of 64 x 64: 40 of them are in the train split."""
+    """60 chips of 64 x 64 pixels; 40 of them are in the train split."""
     return write_chips(tmp_path_factory.mktemp("sixty") / "tif", count=60, height=64, width=64)
 
 
@@ -84,11 +84,11 @@ TOO_MUCH = (
 
 
 @pytest.mark.parametrize(("words", "line"), TOO_MUCH)
-def test_what_does_not_fit_the_chips_is_refused_before_torch_is_loaded_or_a_pixel_converted(
+def test_settings_that_do_not_fit_the_chips_are_refused_before_torch_is_loaded_or_a_pixel_converted(
     sixty: Chips, sixty_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], line: str
 ) -> None:
     data = [f"DATA={sixty.folder}", f"LABELS={sixty.csv}", "BANDS=blue,green,red,nir", f"STORE={tmp_path / 'new.zarr'}"]
-    monkeypatch.setitem(sys.modules, "train.start", None)  # what loads torch and DALI
+    monkeypatch.setitem(sys.modules, "train.start", None)  # this module loads torch and DALI
     for place in ([f"STORE={sixty_store.path}"], data):
         ended = here("train", "TASK=1", f"RUN={tmp_path / 'run'}", *place, *words)
         assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
@@ -96,7 +96,7 @@ def test_what_does_not_fit_the_chips_is_refused_before_torch_is_loaded_or_a_pixe
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bands_of_a_task_are_looked_for_before_the_conversion(sixty: Chips, tmp_path: Path) -> None:
+def test_missing_bands_are_refused_before_the_conversion(sixty: Chips, tmp_path: Path) -> None:
     words = [f"DATA={sixty.folder}", f"LABELS={sixty.csv}", f"STORE={tmp_path / 'new.zarr'}"]
     ended = here("train", "TASK=4", "BATCH=8", *words)
     assert ended.returncode == 2
@@ -104,7 +104,7 @@ def test_bands_of_a_task_are_looked_for_before_the_conversion(sixty: Chips, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_split_by_groups_needs_the_store_first(sixty: Chips, tmp_path: Path, refused: Callable) -> None:
+def test_a_blocked_split_needs_an_audit_of_the_store_first(sixty: Chips, tmp_path: Path, refused: Callable) -> None:
     words = [
         f"DATA={sixty.folder}",
         f"LABELS={sixty.csv}",
@@ -138,5 +138,5 @@ def test_train_converts_trains_and_draws_the_curves(sixty: Chips, tmp_path: Path
         settings = ("GPU=cpu", "EPOCHS=1", "BATCH=8", "WEIGHTS=none")
         ended = here("train", "TASK=4", f"STORE={tmp_path / 'new.zarr'}", f"RUN={tmp_path / 'again'}", *settings)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert not (tmp_path / "again" / "curves.png").exists()  # `train` alone does not know `analysis`
+    assert not (tmp_path / "again" / "curves.png").exists()  # the package `train` does not import `analysis`
     assert outcome(tmp_path / "again") == outcome(tmp_path / "run")

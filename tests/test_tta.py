@@ -7,7 +7,7 @@ from analysis.tta import Symmetries, views
 
 
 class _Corner(nn.Module):
-    """Logits that differ with every symmetry: the first row and column count by their place."""
+    """Logits that differ for each symmetry, because they depend on the positions of the values."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         weights = torch.arange(1.0, 1 + images.shape[-1], dtype=images.dtype)

@@ -1,4 +1,4 @@
-"""make tune measures, keeps and is looked up; a recoded sample holds the same pixels."""
+"""make tune measures settings and stores the best; training uses it. A recoded sample holds the same pixels."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from train.cuda_driver import gpu_available
 
 
 @pytest.mark.parametrize("kind", ["session_store", "plain_store"])
-def test_a_recoded_sample_holds_the_same(
+def test_a_recoded_sample_holds_the_same_pixels(
     request: pytest.FixtureRequest, session_chips: Chips, tmp_path: Path, kind: str
 ) -> None:
     store: Store = request.getfixturevalue(kind)
@@ -29,7 +29,7 @@ def test_a_recoded_sample_holds_the_same(
     assert np.array_equal(other.labels, store.labels)
 
 
-def test_it_measures_and_keeps(
+def test_tune_measures_and_stores_the_best_setting(
     session_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -45,10 +45,10 @@ def test_it_measures_and_keeps(
     assert list(json.loads((tmp_path / "tune.json").read_text()).values()) == [vars(found)]
 
 
-def test_train_reads_as_it_found_and_says_so(
+def test_train_uses_the_stored_setting_and_prints_it(
     session_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Threads, cache and tune.json change how fast a store is read; the run stays the same to the bit."""
+    """Threads, cache and tune.json change the speed of reading. The run is equal to the bit."""
     monkeypatch.chdir(tmp_path)
 
     def train(name: str, *settings: object) -> str:
@@ -71,7 +71,7 @@ def test_train_reads_as_it_found_and_says_so(
     assert "DECODE=device has no effect with GPU=cpu" in ended.stderr
 
 
-def test_another_machine_or_store_is_not_meant(
+def test_the_setting_is_not_used_on_another_machine_or_store(
     session_store: Store, plain_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -84,7 +84,7 @@ def test_another_machine_or_store_is_not_meant(
 
 @pytest.mark.skipif(gpu_available(), reason="a GPU can be used on this machine")
 @pytest.mark.parametrize("given", [["GPU=auto"], []], ids=str)
-def test_without_a_gpu_the_cpu_is_tuned_for(
+def test_without_a_gpu_the_cpu_is_tuned(
     session_store: Store,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -98,7 +98,7 @@ def test_without_a_gpu_the_cpu_is_tuned_for(
     assert tune.lookup(session_store, "cpu") == tune.Tuned(workers=2, decode="host", chips_per_s=10.0)
 
 
-def test_too_few_chips_is_one_line(session_store: Store) -> None:
+def test_too_few_chips_are_refused_in_one_line(session_store: Store) -> None:
     ended = here("train", "tune", f"STORE={session_store.path}", "GPU=cpu", "BATCH=400")
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
     assert "BATCH=400: the store has only 300 chips" in ended.stderr

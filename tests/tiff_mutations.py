@@ -1,4 +1,4 @@
-"""Small TIFFs in every layout that is read, and damages of them: for tests and for searching longer.
+"""Small TIFFs in every supported layout, and damaged copies of them.
 
 In: a seed. Out: whole files with their values, as tifffile reads them, and damaged copies with the bytes that changed.
 """
@@ -28,7 +28,7 @@ class Whole:
 
 @functools.cache
 def whole_files(seed: int = 0) -> list[Whole]:
-    """One file of every compression, order, cut and kind of page."""
+    """One file for each compression, byte order, segmentation and kind of page."""
     rng = np.random.default_rng(seed)
     smooth = np.cumsum(rng.integers(-3, 4, (HEIGHT, WIDTH, 4)), axis=1) + 120
     chunky = {"uint8": np.clip(smooth, 0, 255).astype(np.uint8), "uint16": (smooth * 100).astype(np.uint16)}
@@ -75,7 +75,7 @@ def _whole(name: str, data: bytes, *, lossy: bool) -> Whole:
 
 
 def damage(whole: Whole, rng: np.random.Generator) -> tuple[str, bytes, list[tuple[int, int]]]:
-    """One damage: (what was done, the damaged bytes, the (start, stop) that it touched)."""
+    """Damage a file once: (kind of damage, the damaged bytes, the (start, stop) of changed bytes)."""
     data = bytearray(whole.data)
     kind = str(rng.choice(["bit", "bit", "bits", "tag", "tag", "tag", "zeros", "cut", "random", "copy", "append"]))
     touched = []
@@ -106,7 +106,7 @@ def damage(whole: Whole, rng: np.random.Generator) -> tuple[str, bytes, list[tup
 
 
 def only_pixels(whole: Whole, touched: list[tuple[int, int]]) -> bool:
-    """Whether a damage touched bytes of strips or blocks only."""
+    """Whether only bytes of strips or blocks were damaged."""
     return all(any(a <= start and stop <= b for a, b in _joined(whole.pixels)) for start, stop in touched)
 
 
@@ -121,7 +121,7 @@ def _joined(places: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
 
 
 def _place(whole: Whole, rng: np.random.Generator) -> int:
-    """A byte; every second time one that is no pixel."""
+    """A random byte; in half of the calls one outside the pixels."""
     if rng.integers(2):
         structure = np.ones(len(whole.data), bool)
         for start, stop in whole.pixels:
@@ -189,6 +189,6 @@ def _edit_tag(data: bytes, rng: np.random.Generator) -> tuple[int, int, bytes]:
     start = entry + 4 + (0 if field == 2 else step)
     extreme = [0, 1, 2, 3, 4, 5, 6, 8, 32, 255, 4096, 65535, 2**20, 2**31 - 1, 2**31, 2**32 - 1]
     value = int(rng.choice(extreme))
-    if field == 3 and order == "<" and rng.integers(2):  # near the value that is there
+    if field == 3 and order == "<" and rng.integers(2):  # near the present value
         value = (int.from_bytes(data[start : start + step], "little") + int(rng.integers(-3, 4))) % 2**32
     return start, start + step, struct.pack(order + word, value)

@@ -1,4 +1,4 @@
-"""Chips that look like pictures, stores made of them, and audits of these stores."""
+"""Chips as smooth as photos, stores of such chips, and audits of these stores."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ SIDE = 64
 
 
 def texture(rng: np.random.Generator, height: int = SIDE, width: int = SIDE) -> np.ndarray:
-    """(height, width, 4) uint16, as smooth as a picture, with bands that are alike."""
+    """(height, width, 4) uint16, as smooth as a photo, with correlated bands."""
     common = gaussian_filter(rng.normal(size=(height, width)), 1.5)
     own = gaussian_filter(rng.normal(size=(height, width, 4)), (1.5, 1.5, 0))
     return np.clip(5000 + 3000 * common[..., None] + 1500 * own, 100, 60000).astype(np.uint16)

@@ -27,7 +27,7 @@ class Chips:
 
 
 def smooth(rng: np.random.Generator, shape: tuple[int, int, int], dtype: str) -> np.ndarray:
-    """Values with the smoothness of pictures, so that LZ4 has something to do; extremes included."""
+    """Values as smooth as a photo, so that LZ4 can compress them; they include the extremes of the dtype."""
     if dtype == "float32":  # reflectances
         values = (smooth(rng, shape, "int16") / np.float32(10_000)).astype(np.float32)
         values[0, 0, 2:] -= np.float32(1e-7)
@@ -65,7 +65,7 @@ def write_csv(path: Path, rows: list[tuple[str, str]], header: tuple[str, str] =
 
 
 def conversion(**settings: Any) -> ConversionSettings:
-    """In this process unless a test asks for more."""
+    """Settings of a conversion in this process, unless a test sets JOBS."""
     return ConversionSettings(**{"jobs": 1, **settings})
 
 

@@ -1,4 +1,4 @@
-"""Commands, in this process or in one of their own, and the runs that they make."""
+"""Commands in this process or in a separate one, and short trainings."""
 
 import io
 import os
@@ -28,7 +28,7 @@ class Ended:
 
 
 def here(package: str, *words: object) -> Ended:
-    """`python -m PACKAGE WORDS` in this process: importing torch and DALI takes longer than these runs."""
+    """`python -m PACKAGE WORDS` in this process, because importing torch and DALI takes longer than these runs."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         try:
@@ -41,7 +41,7 @@ def here(package: str, *words: object) -> Ended:
 
 
 def python(*arguments: object) -> Ended:
-    """A command in a process of its own."""
+    """A command in a separate process."""
     ended = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
     return Ended(ended.returncode, ended.stdout, ended.stderr)
 

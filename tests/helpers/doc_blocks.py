@@ -1,4 +1,4 @@
-"""The fenced code blocks of README and docs, with the marks that say which of them are not run."""
+"""The fenced code blocks of README and docs, with the marks of those that are not run."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _FENCE = re.compile(r"^( *)```(\w*)$")
 
 @dataclass(frozen=True)
 class Block:
-    """One code block. `reason` says why it is not run, "" if it is; `line` is the line of its first fence."""
+    """One code block. `reason` is why it is not run, or "" if it is run. `line` is the line of its first fence."""
 
     page: Path
     line: int

@@ -26,8 +26,8 @@ from train.contract.results import TestScores, write_results
 def write_run(
     path: Path, store: Store, *, seed: int = 0, skill: float = 2.0, without: int = 1, rule: str = "course"
 ) -> Path:
-    """A run's folder with made-up scores of the course split's test split; the last class has no positive there, or
-    the last `without`. `rule` is what the run says of its split."""
+    """Write the folder of a run with made-up scores of the test split of SPLIT=course. The last `without` classes have
+    no positives there. `rule` is the split rule in the run's record."""
     split = make_split("course", store)
     labels, names = store.labels[split.test].copy(), store.names[split.test]
     labels[:, labels.shape[1] - without :] = 0

@@ -31,7 +31,7 @@ def plain(state: dict[str, torch.Tensor]) -> Weights:
 
 
 def network_info(*groups: str, **more: Any) -> NetworkInfo:
-    """Of a run on these bands: "red green blue"."""
+    """The network of a run on these bands, such as "red green blue"."""
     bands = tuple(tuple(group.split()) for group in groups)
     return NetworkInfo(
         **{"arch": "resnet18", "task": 1, "bands": bands, "input": "raw", "pool": True, "classes": ("a",), **more}

@@ -1,4 +1,4 @@
-"""HTML pages, taken apart."""
+"""The parts of an HTML page."""
 
 import base64
 from html.parser import HTMLParser
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class Page(HTMLParser):
-    """Sources of pictures, what is asked for from elsewhere, tables as rows of cells, and the plain text."""
+    """Images with their alt texts, addresses outside the page, ids, and the plain text."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

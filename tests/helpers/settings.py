@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from preprocess.setting_specs import specs
 from train.config import Config
 
-# Values that each setting can have, away from its default, whatever the others are.
+# Values that each setting may have with any values of the others.
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     **{name: st.sampled_from(spec.choices) for name, spec in specs(Config).items() if spec.choices},
     "recipe": st.just("default"),
