@@ -13,7 +13,6 @@ class Page(HTMLParser):
         self.pictures: list[tuple[str, bytes]] = []
         self.outside: list[str] = []
         self.ids: list[str] = []
-        self.cells: list[str] = []
         self.words: list[str] = []
         self.feed(path.read_text())
         self.text = " ".join(" ".join(self.words).split())
