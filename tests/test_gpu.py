@@ -245,7 +245,7 @@ def test_compiled_steps_have_the_losses_of_plain_steps(store: Store, mode: str, 
 
 
 def test_the_memory_estimate_is_near_the_measured_peak(store: Store) -> None:
-    torch._dynamo.reset()  # removes what compiled tests allocated
+    torch.compiler.reset()  # removes what compiled tests allocated
     gc.collect()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
