@@ -65,10 +65,10 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         shown = np.clip(chips[row if row != test[10] else 0][..., [2, 1, 0]] / 40, 0, 255).astype(np.uint8)
         Image.fromarray(shown).save(folder / "jpg" / f"{names[row]}.jpg")
     rows["jpeg"] = test[10]
-    said = [f"{('clear', 'cloudy')[index % 2]} {('road', 'water')[index // 2 % 2]}" for index in range(COUNT)]
-    said[train[15]], said[train[16]], said[train[17]] = "clear cloudy", "road", "clear road road"
+    tags = [f"{('clear', 'cloudy')[index % 2]} {('road', 'water')[index // 2 % 2]}" for index in range(COUNT)]
+    tags[train[15]], tags[train[16]], tags[train[17]] = "clear cloudy", "road", "clear road road"
     rows |= {"contradictory": train[15], "none": train[16], "repeated": train[17]}
-    write_csv(folder / "tags.csv", list(zip(names, said, strict=True)))
+    write_csv(folder / "tags.csv", list(zip(names, tags, strict=True)))
     convert(conversion(data=folder / "tif", labels=folder / "tags.csv", store=folder / "chips.zarr",
                     bands=("blue", "green", "red", "nir")))  # fmt: skip
     store = open_store(folder / "chips.zarr")

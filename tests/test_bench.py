@@ -39,10 +39,10 @@ def right_batch(row: Row, work: Work) -> RowBatch:
     """The batch that the row must give, computed by the reference."""
     store = work.store()
     chips = epoch_order(SEED, 0, np.arange(store.num_chips))[:BATCH]
-    draws = augmentation(SEED, 0, chips, height=256, width=256, crop=work.crop, flips=FLIPS)
-    images = torch.from_numpy(expected_images(row, work, chips, draws).astype(np.float32))
+    parameters = augmentation(SEED, 0, chips, height=256, width=256, crop=work.crop, flips=FLIPS)
+    images = torch.from_numpy(expected_images(row, work, chips, parameters).astype(np.float32))
     labels = torch.from_numpy(store.labels[chips].astype(np.float32))
-    return RowBatch(images, labels, chips, draws if row.order == "library" else None)
+    return RowBatch(images, labels, chips, parameters if row.order == "library" else None)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_changed_sources_are_named_and_the_store_stays_as_it_is(
 
 
 @pytest.mark.parametrize(
-    ("settings", "found"),
+    ("settings", "message"),
     [
         ({"data": Path("/no/such/folder")}, "expected a folder of TIFFs, found nothing"),
         ({"labels": Path("/no/such.csv")}, "expected a CSV file, found nothing"),
@@ -63,9 +63,11 @@ def test_changed_sources_are_named_and_the_store_stays_as_it_is(
         ({"store": Path("/proc/x/chips.zarr")}, "the folder cannot be made"),
     ],
 )
-def test_bad_settings_are_refused(chips: Chips, tmp_path: Path, refused: Callable, settings: dict, found: str) -> None:
+def test_bad_settings_are_refused(
+    chips: Chips, tmp_path: Path, refused: Callable, settings: dict, message: str
+) -> None:
     arguments = {"data": chips.folder, "labels": chips.csv, "store": tmp_path / "s.zarr", **settings}
-    assert found in refused(lambda: convert(conversion(**arguments)))
+    assert message in refused(lambda: convert(conversion(**arguments)))
     assert not (tmp_path / "s.zarr").exists()
 
 
@@ -80,9 +82,9 @@ def test_missing_chips_are_refused_unless_allowed(
     assert "ALLOW_MISSING=1" in text
     store = to_store(chips, tmp_path / "s.zarr", allow_missing=True)
     assert "4 of 12" in capsys.readouterr().out
-    kept = [0, 1, 3, 4, 6, 8, 9, 10]
-    assert np.array_equal(store.csv_row, kept)
-    assert np.array_equal(zarr.open_group(store.path)["tiles"][...], chips.values[kept])
+    present = [0, 1, 3, 4, 6, 8, 9, 10]
+    assert np.array_equal(store.csv_row, present)
+    assert np.array_equal(zarr.open_group(store.path)["tiles"][...], chips.values[present])
 
 
 def test_a_folder_without_any_chip_of_the_csv_is_refused(chips: Chips, tmp_path: Path, refused: Callable) -> None:
@@ -93,7 +95,7 @@ def test_a_folder_without_any_chip_of_the_csv_is_refused(chips: Chips, tmp_path:
 
 @pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.parametrize(
-    ("values", "found"),
+    ("values", "message"),
     [
         (np.zeros((16, 17, 4), np.uint16), "found (4, 16, 17) uint16"),
         (np.zeros((16, 16, 3), np.uint16), "found (3, 16, 16) uint16"),
@@ -101,13 +103,13 @@ def test_a_folder_without_any_chip_of_the_csv_is_refused(chips: Chips, tmp_path:
     ],
 )
 def test_a_chip_of_another_shape_or_dtype_is_refused(
-    session_chips: Chips, tmp_path: Path, refused: Callable, values: np.ndarray, found: str, jobs: int
+    session_chips: Chips, tmp_path: Path, refused: Callable, values: np.ndarray, message: str, jobs: int
 ) -> None:
     chips = write_chips(tmp_path / "tif", count=300)
     tifffile.imwrite(chips.folder / "t_280.tif", values, photometric="minisblack", planarconfig="contig")
     text = refused(lambda: to_store(chips, tmp_path / "s.zarr", jobs=jobs))
     assert "t_280.tif: expected (4, 16, 16) uint16" in text
-    assert found in text
+    assert message in text
     assert not (tmp_path / "s.zarr").exists()
 
 

@@ -75,18 +75,18 @@ def test_the_line_of_the_error_is_named(tmp_path: Path, refused: Callable, conte
 
 
 @pytest.mark.parametrize(
-    ("encoding", "found"),
+    ("encoding", "message"),
     [
         ("utf-16", "found UTF-16"), ("utf-16-be", "found UTF-16"), ("utf-16-le", "found UTF-16"),
         ("utf-32", "found UTF-32"), ("latin-1", "line 3: expected a CSV in UTF-8, found the byte 0xe9"),
         ("cp1252", "(in Windows-1252: 'é')"),
     ],
 )  # fmt: skip
-def test_other_encodings_are_named(tmp_path: Path, refused: Callable, encoding: str, found: str) -> None:
+def test_other_encodings_are_named(tmp_path: Path, refused: Callable, encoding: str, message: str) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes("image_name,tags\na,clear\nb,forêt é\n".replace("ê", "").encode(encoding))
     text = refused(lambda: rows_of(path))
-    assert found in text
+    assert message in text
     assert "iconv -f" in text
 
 

@@ -52,7 +52,7 @@ def test_every_copy_of_a_train_chip_in_test_is_counted(tmp_path: Path, capsys: p
     across = found["Exact duplicates, in train and in test"]
     assert across.chips.tolist() == [[copies[0], copies[2]], [copies[1], copies[2]]]
     assert across.reasons == ["same pixels"] * 2
-    assert "test chips in a group with train chips 2" in Page(tmp_path / "chips.zarr.audit/audit.html").text
+    assert "test chips in a group with train or val chips 2" in Page(tmp_path / "chips.zarr.audit/audit.html").text
 
 
 def test_pairs_by_hamming_distance_equal_counted_bits() -> None:

@@ -147,9 +147,9 @@ def test_batches_are_float16_channels_last_on_the_device(store: Store) -> None:
 
 def test_kept_batches_are_not_overwritten(store: Store) -> None:
     loader = train_loader(store, ALL, inputs_of(store, "raw"), batch_size=4, device="cuda:0")
-    kept = [batch.images_nchw for batch in loader.epoch(0)]
+    batches = [batch.images_nchw for batch in loader.epoch(0)]
     again = [batch.images_nchw.clone() for batch in loader.epoch(0)]
-    assert all(torch.equal(one, two) for one, two in zip(kept, again, strict=True))
+    assert all(torch.equal(one, two) for one, two in zip(batches, again, strict=True))
 
 
 @pytest.mark.parametrize("settings", [{}, {"test": "resize"}, {"cache": "device"}, {"input": "course"}], ids=str)
@@ -236,11 +236,11 @@ def test_compiled_steps_have_the_losses_of_plain_steps(store: Store, mode: str, 
         # CUDA graphs cannot be captured while a DALI loader runs.
         cache = "device" if mode == "max" else "none"
         trainer, batch = made(store, compile=compile_mode, amp="off", accumulate=accumulate, cache=cache)
-        kept = [
+        outputs = [
             train_step(trainer, batch.images_nchw, batch.labels, micro_batch=step % accumulate) for step in range(6)
         ]
-        losses[compile_mode] = torch.stack([loss for loss, _ in kept]).cpu()
-        assert len({logits.sum().item() for _, logits in kept}) >= 6 // accumulate
+        losses[compile_mode] = torch.stack([loss for loss, _ in outputs]).cpu()
+        assert len({logits.sum().item() for _, logits in outputs}) >= 6 // accumulate
     torch.testing.assert_close(losses[mode], losses["off"], rtol=2e-2, atol=1e-3)
 
 

@@ -72,7 +72,7 @@ def test_class_names_may_contain_spaces_and_commas(tmp_path: Path, refused: Call
 
 
 @pytest.mark.parametrize(
-    ("rows", "given", "found"),
+    ("rows", "settings", "message"),
     [
         (["a,nan", "b,clear"], {}, "line 2: the tag 'nan' looks like a missing value"),
         (["a,clear", "b,None"], {}, "line 3: the tag 'None' looks like a missing value"),
@@ -100,10 +100,10 @@ def test_class_names_may_contain_spaces_and_commas(tmp_path: Path, refused: Call
     ],
 )
 def test_tags_that_look_wrong_are_refused(
-    tmp_path: Path, refused: Callable, rows: list[str], given: dict[str, str], found: str
+    tmp_path: Path, refused: Callable, rows: list[str], settings: dict[str, str], message: str
 ) -> None:
     path = write_labels(tmp_path, "\n".join(["image_name,tags", *rows, ""]))
-    assert found in refused(lambda: read_table(path, **given))
+    assert message in refused(lambda: read_table(path, **settings))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_tag_that_looks_wrong_is_accepted_if_classes_names_it(
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "message"),
     [
         ("image_name,clear,scene\na,1,7\n", "line 2: column 'scene': expected 0 or 1, found '7'"),
         ("image_name,clear,road\na,1,\n", "column 'road': expected 0 or 1, found ''"),
@@ -139,8 +139,8 @@ def test_a_tag_that_looks_wrong_is_accepted_if_classes_names_it(
         ("image_name,clear\na,1\na,0\n", "line 3: image_name 'a' is also in line 2"),
     ],
 )
-def test_wrong_one_hot_columns_are_refused(tmp_path: Path, refused: Callable, text: str, found: str) -> None:
-    assert found in refused(lambda: read_table(write_labels(tmp_path, text), format="onehot"))
+def test_wrong_one_hot_columns_are_refused(tmp_path: Path, refused: Callable, text: str, message: str) -> None:
+    assert message in refused(lambda: read_table(write_labels(tmp_path, text), format="onehot"))
 
 
 def test_classes_select_and_order_the_one_hot_columns(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_one_hot_classes_keep_the_order_of_the_columns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "found"),
+    ("settings", "message"),
     [
         ({"format": "hot"}, "LABELS_FORMAT=hot: expected tags, list, onehot, long"),
         ({"tags_separator": "/"}, "TAGS_SEPARATOR='/': expected one of"),
@@ -167,8 +167,8 @@ def test_one_hot_classes_keep_the_order_of_the_columns(tmp_path: Path) -> None:
         ({"x": "y"}, "found x='y'"),
     ],
 )
-def test_invalid_label_settings_are_refused(refused: Callable, given: dict, found: str) -> None:
-    assert found in refused(lambda: LabelSettings.of(given))
+def test_invalid_label_settings_are_refused(refused: Callable, settings: dict, message: str) -> None:
+    assert message in refused(lambda: LabelSettings.of(settings))
 
 
 @given(tags=st.lists(st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda text: text == text.strip(" "))))
@@ -199,10 +199,10 @@ def test_any_tags_in_any_form_are_read_back_or_refused_by_a_rule(
     """Rules that may refuse ordinary words: no tag at all; words that differ only in case or Unicode form; words that
     stand for a missing value; words that look like part of a name; only 0 and 1."""
     classes = list(dict.fromkeys(tag for tags in rows.values() for tag in tags))
-    given = {"csv_separator": csv_separator, "format": {"json": "list"}.get(form, form)}
+    label_settings = {"csv_separator": csv_separator, "format": {"json": "list"}.get(form, form)}
     lines: list[list[str]]
     if form in ("tags", ",", ";", "|"):
-        given |= {"format": "tags", "tags_separator": {"tags": "space"}.get(form, form)}
+        label_settings |= {"format": "tags", "tags_separator": {"tags": "space"}.get(form, form)}
         lines = [[name, {"tags": " "}.get(form, form).join(tags)] for name, tags in rows.items()]
     elif form in ("list", "json"):
         lines = [[name, repr(tags) if form == "list" else json.dumps(tags)] for name, tags in rows.items()]
@@ -214,7 +214,7 @@ def test_any_tags_in_any_form_are_read_back_or_refused_by_a_rule(
     with open(tmp_path / "t.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file, delimiter="\t" if csv_separator == "tab" else csv_separator).writerows([header, *lines])
     try:
-        table = read_table(tmp_path / "t.csv", **given)
+        table = read_table(tmp_path / "t.csv", **label_settings)
     except UserError as error:
         rules = (
             "expected tags, found none|expected a column per class|differ in case|missing value|part of a class|"

@@ -32,7 +32,7 @@ def test_other_columns_and_a_byte_order_mark_are_ignored(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("content", "found"),
+    ("content", "message"),
     [
         ("image_name,labels\na,x\n", "columns image_name, tags; found image_name, labels. TAGS_COLUMN=labels"),
         ("image_name\na\n", "expected the columns image_name, tags"),
@@ -58,11 +58,11 @@ def test_other_columns_and_a_byte_order_mark_are_ignored(tmp_path: Path) -> None
         ("image_name,tags\ns/t_0,x\ns//./t_0.tif,y\n", "is also in line 2"),
     ],
 )
-def test_a_wrong_csv_is_refused_with_its_name(tmp_path: Path, refused: Callable, content: str, found: str) -> None:
+def test_a_wrong_csv_is_refused_with_its_name(tmp_path: Path, refused: Callable, content: str, message: str) -> None:
     path = tmp_path / "t.csv"
     path.write_text(content)
     text = refused(lambda: read_labels(path))
-    assert found in text
+    assert message in text
     assert "t.csv" in text
 
 

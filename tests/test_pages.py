@@ -31,7 +31,7 @@ def test_a_test_split_without_positives_has_a_page(tmp_path: Path, session_store
 
 
 @pytest.mark.parametrize(
-    ("rule", "said", "unsaid"),
+    ("rule", "present", "absent"),
     [
         ("course", "a random split leaks", "kept together"),
         ("0.7,0.1,0.2@3", "a random split leaks", "kept together"),
@@ -41,7 +41,7 @@ def test_a_test_split_without_positives_has_a_page(tmp_path: Path, session_store
         ("scenes.csv + val 0.1", "Curves", "a random split leaks"),
     ],
 )
-def test_the_note_about_leaks_depends_on_the_split(rule: str, said: str, unsaid: str) -> None:
+def test_the_note_about_leaks_depends_on_the_split(rule: str, present: str, absent: str) -> None:
     run = SimpleNamespace(
         made_with=SimpleNamespace(split=SimpleNamespace(rule=rule, epoch_chosen_on="val")), positives=np.ones(3),
         config=SimpleNamespace(shuffle_labels=False), record=SimpleNamespace(state="done"),
@@ -49,8 +49,8 @@ def test_the_note_about_leaks_depends_on_the_split(rule: str, said: str, unsaid:
     section = Section(id="curves", title="Curves")
     _warn(run, section)  # type: ignore[arg-type]
     text = " ".join([section.title, *(block.text for block in section.blocks if isinstance(block, Note))])
-    assert said in text
-    assert unsaid not in text
+    assert present in text
+    assert absent not in text
 
 
 NAMES = ("agri/urban", "a$x_{$", "<b>&\"'")
@@ -67,8 +67,8 @@ def test_names_may_contain_characters_of_paths_and_markup(tmp_path: Path, sessio
         write_run(tmp_path / name, store, seed=n) for n, name in enumerate(('my "run" <b>(2)', "_hidden", "class"))
     ]
     draw_curves(run)
-    for wanted in NAMES[:2]:
-        path = report(run, compare=tuple(others), class_name=wanted, store_path=None)
+    for name in NAMES[:2]:
+        path = report(run, compare=tuple(others), class_name=name, store_path=None)
         page, text = Page(path), path.read_text()
         assert "<b>(2)" not in text
         assert "<b>&" not in text

@@ -144,10 +144,10 @@ def test_bad_files_are_named_and_the_others_keep_their_scores(
     with open(tmp_path / "out_bad.csv", newline="") as file:
         reasons = {row["image_name"]: row["reason"] for row in csv.DictReader(file)}
     assert set(reasons) == set(bad)
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for name, reason in bad.items():
         assert reason in reasons[name]
-        assert f"bad: {data / name}.tif" in said
+        assert f"bad: {data / name}.tif" in printed
 
 
 def test_scores_do_not_depend_on_the_batch(trained: SimpleNamespace, whole: Path, tmp_path: Path) -> None:

@@ -110,10 +110,10 @@ def test_the_numbers_on_the_page_equal_those_of_the_scores(made: SimpleNamespace
     assert frame["class"].tolist() == list(run.classes)
     assert np.array_equal(frame["AP"].to_numpy(), run.ap, equal_nan=True)
     assert frame["positives"].tolist() == run.labels.sum(axis=0).tolist()
-    kept = frame["AP"].notna()
-    assert (frame["low"][kept] <= frame["AP"][kept]).all()
-    assert (frame["AP"][kept] <= frame["high"][kept]).all()
-    assert kept.tolist() == [True, True, False]
+    has_ap = frame["AP"].notna()
+    assert (frame["low"][has_ap] <= frame["AP"][has_ap]).all()
+    assert (frame["AP"][has_ap] <= frame["high"][has_ap]).all()
+    assert has_ap.tolist() == [True, True, False]
     for word in ("two (task 1) compared with one (task 1): mAP -", "one (task 1) is better",
                  "make train TASK=1", "EPOCHS=2", "abc+changes",
                  "Not tried yet", "optimistic", "leaks from train to test"):  # fmt: skip
@@ -157,7 +157,7 @@ def test_a_report_without_its_store_has_no_images_and_says_why(
 
 
 @pytest.mark.parametrize(
-    ("change", "found"),
+    ("change", "message"),
     [
         (
             {"AP": np.array([0.25, 0.75, np.nan]), "mAP": np.array(0.5)},
@@ -172,11 +172,11 @@ def test_a_report_without_its_store_has_no_images_and_says_why(
     ],
 )
 def test_inconsistent_scores_are_refused(
-    made: SimpleNamespace, tmp_path: Path, refused: Callable, change: dict, found: str
+    made: SimpleNamespace, tmp_path: Path, refused: Callable, change: dict, message: str
 ) -> None:
     run = shutil.copytree(made.run, tmp_path / "run")
     rewrite(run, arrays=change)
-    assert found in refused(lambda: load_run(run))
+    assert message in refused(lambda: load_run(run))
 
 
 @pytest.mark.parametrize("key", ["machine", "machine.threads", "split.epoch_chosen_on", "model_sha256"])
@@ -201,18 +201,18 @@ def test_an_unknown_setting_is_one_line(made: SimpleNamespace, tmp_path: Path, r
 
 
 @pytest.mark.parametrize(
-    ("content", "found"),
+    ("content", "message"),
     [("", "expected one line per epoch, found none"), ("1\n", "to be an object, found 1"), ("{\n", "expected JSON")],
 )
 def test_a_history_without_epochs_is_one_line(
-    made: SimpleNamespace, tmp_path: Path, refused: Callable, content: str, found: str
+    made: SimpleNamespace, tmp_path: Path, refused: Callable, content: str, message: str
 ) -> None:
     run = shutil.copytree(made.run, tmp_path / "run")
     (run / "metrics.jsonl").write_text(content)
     for call in (lambda: draw_curves(run), lambda: report(run, compare=(), class_name=None, store_path=None)):
         text = refused(call)
         assert "metrics.jsonl" in text
-        assert found in text
+        assert message in text
 
 
 @pytest.mark.usefixtures("empty_figures")

@@ -168,10 +168,10 @@ def test_calibration_equals_scikit_learns() -> None:
         found = class_metrics.calibration(labels[:, c], probabilities[:, c])
         assert found.brier == pytest.approx(brier_score_loss(labels[:, c], probabilities[:, c]), rel=1e-14)
         share, forecast = calibration_curve(labels[:, c], probabilities[:, c], n_bins=10, strategy="uniform")
-        kept = found.count > 0
-        assert np.allclose(found.share[kept], share, rtol=1e-14, atol=0)
-        assert np.allclose(found.forecast[kept], forecast, rtol=1e-14, atol=0)
-        assert np.isnan(found.share[~kept]).all()
+        filled = found.count > 0
+        assert np.allclose(found.share[filled], share, rtol=1e-14, atol=0)
+        assert np.allclose(found.forecast[filled], forecast, rtol=1e-14, atol=0)
+        assert np.isnan(found.share[~filled]).all()
         assert found.count.sum() == len(labels)
         constant = np.full(len(labels), labels[:, c].mean())
         assert found.reference == pytest.approx(brier_score_loss(labels[:, c], constant), rel=1e-12)
@@ -243,9 +243,9 @@ def test_f_scores_equal_scikit_learns_and_kaggles() -> None:
     expected = fbeta_score(labels[:, present], decided[:, present], beta=2, average="macro", zero_division=0)
     assert found["F2 macro"] == pytest.approx(expected, rel=1e-12)
     by_chip = []
-    for truth, said in zip(labels, decided, strict=True):  # Kaggle's formula per chip
-        right = int((truth & said).sum())
-        p, r = right / max(said.sum(), 1), right / max(truth.sum(), 1)
+    for truth, predicted in zip(labels, decided, strict=True):  # Kaggle's formula per chip
+        right = int((truth & predicted).sum())
+        p, r = right / max(predicted.sum(), 1), right / max(truth.sum(), 1)
         by_chip.append(5 * p * r / (4 * p + r) if right else 0.0)
     assert found["F2 samples"] == pytest.approx(np.mean(by_chip), rel=1e-12)
 
@@ -268,9 +268,9 @@ def test_f_scores_are_right_for_one_class_and_for_one_class_with_positives(num_c
         assert found[f"F{beta} macro"] == pytest.approx(only, rel=1e-12)
         right = missed = wrong = 0
         by_chip = []
-        for truth, said in zip(labels.tolist(), decided.tolist(), strict=True):
-            tp = sum(t and s for t, s in zip(truth, said, strict=True))
-            fn, fp = sum(truth) - tp, sum(said) - tp
+        for truth, predicted in zip(labels.tolist(), decided.tolist(), strict=True):
+            tp = sum(t and s for t, s in zip(truth, predicted, strict=True))
+            fn, fp = sum(truth) - tp, sum(predicted) - tp
             right, missed, wrong = right + tp, missed + fn, wrong + fp
             by_chip.append((1 + beta**2) * tp / ((1 + beta**2) * tp + beta**2 * fn + fp) if tp else 0.0)
         micro = (1 + beta**2) * right / ((1 + beta**2) * right + beta**2 * missed + wrong)

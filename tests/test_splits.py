@@ -22,12 +22,12 @@ from preprocess.zarr_store import Store
 RULES = st.sampled_from(["course", "0.8,0.2", "0.5,0.5@7", "0.7,0.1,0.2", "0.6,0.2,0.2@5"])
 
 
-def chips_of(store: Store, num_rows: int, kept: list[int] | np.ndarray) -> Store:
+def chips_of(store: Store, num_rows: int, rows: list[int] | np.ndarray) -> Store:
     """A store with the chips of these rows, from a CSV of `num_rows` rows."""
-    names = np.array([f"folder {row % 3}/é{row}" for row in kept])
-    csv_row = np.array(kept, store.csv_row.dtype)
+    names = np.array([f"folder {row % 3}/é{row}" for row in rows])
+    csv_row = np.array(rows, store.csv_row.dtype)
     return replace(
-        store, num_csv_rows=num_rows, csv_row=csv_row, labels=np.zeros((len(kept), 3), np.uint8), read=lambda _: names
+        store, num_csv_rows=num_rows, csv_row=csv_row, labels=np.zeros((len(rows), 3), np.uint8), read=lambda _: names
     )
 
 
@@ -42,9 +42,9 @@ def test_any_rule_puts_each_chip_into_one_split_and_is_deterministic(
     store = chips_of(session_store, num_rows, every(num_rows))
     val = 0.0 if rule.count(",") == 2 else val
     split = make_split(rule, store, val=val)
-    parts = [split.train, split.val, split.test]
-    assert np.array_equal(np.sort(np.concatenate(parts)), every(num_rows))
-    assert all(np.array_equal(part, np.sort(part)) for part in parts)
+    splits = [split.train, split.val, split.test]
+    assert np.array_equal(np.sort(np.concatenate(splits)), every(num_rows))
+    assert all(np.array_equal(rows, np.sort(rows)) for rows in splits)
     assert split.sha256() == make_split(rule, store, val=val).sha256()
 
 
@@ -74,39 +74,39 @@ def test_each_split_has_its_fraction_of_the_rows(
         assert min(shares) * num_rows < 1
         assert "split, found none" in refusal
         return
-    parts = [split.train, split.val, split.test] if len(shares) == 3 else [split.train, split.test]
-    assert all(abs(len(part) - share * num_rows) <= 1 for part, share in zip(parts, shares, strict=True))
+    splits = [split.train, split.val, split.test] if len(shares) == 3 else [split.train, split.test]
+    assert all(abs(len(rows) - share * num_rows) <= 1 for rows, share in zip(splits, shares, strict=True))
 
 
 @given(RULES, st.integers(60, 1000), st.data())
 def test_missing_chips_do_not_move_other_chips(
     session_store: Store, rule: str, num_rows: int, data: st.DataObject
 ) -> None:
-    kept = sorted(data.draw(st.sets(st.integers(0, num_rows - 1), min_size=num_rows // 2)))
+    present = sorted(data.draw(st.sets(st.integers(0, num_rows - 1), min_size=num_rows // 2)))
     whole = make_split(rule, chips_of(session_store, num_rows, every(num_rows)))
-    part = chips_of(session_store, num_rows, kept)
-    thinned = make_split(rule, part)
+    thinned_store = chips_of(session_store, num_rows, present)
+    thinned = make_split(rule, thinned_store)
     for name in SPLIT_NAMES:
-        assert set(part.csv_row[thinned.indices(name)]) == set(whole.indices(name)) & set(kept)
+        assert set(thinned_store.csv_row[thinned.indices(name)]) == set(whole.indices(name)) & set(present)
 
 
 @given(
     st.lists(st.sampled_from(SPLIT_NAMES), min_size=2, max_size=30).filter(
-        lambda parts: {"train", "test"} <= set(parts)
+        lambda splits: {"train", "test"} <= set(splits)
     ),
     st.randoms(),
 )
 def test_a_split_from_a_csv_does_not_depend_on_the_order_of_rows(
-    tmp_path_factory: pytest.TempPathFactory, session_store: Store, parts: list[str], random: Random
+    tmp_path_factory: pytest.TempPathFactory, session_store: Store, splits: list[str], random: Random
 ) -> None:
-    store = chips_of(session_store, len(parts), every(len(parts)))
-    rows = list(zip(store.names.tolist(), parts, strict=True))
+    store = chips_of(session_store, len(splits), every(len(splits)))
+    rows = list(zip(store.names.tolist(), splits, strict=True))
     random.shuffle(rows)
     path = tmp_path_factory.getbasetemp() / "split.csv"
     write_csv(path, rows, ("image_name", "part"))
     split = make_split(str(path), store)
     assert {name: split.indices(name).tolist() for name in SPLIT_NAMES} == {
-        name: [chip for chip, part in enumerate(parts) if part == name] for name in SPLIT_NAMES
+        name: [chip for chip, part in enumerate(splits) if part == name] for name in SPLIT_NAMES
     }
 
 
@@ -149,7 +149,7 @@ def test_val_is_taken_from_train_and_does_not_change_test(session_store: Store) 
 
 
 @pytest.mark.parametrize(
-    ("rows", "found"),
+    ("rows", "message"),
     [
         ([("t_0", "train")], "found none for 299"),
         ([("t_0", "dev")], "expected train, val, test"),
@@ -159,10 +159,10 @@ def test_val_is_taken_from_train_and_does_not_change_test(session_store: Store) 
     ],
 )
 def test_bad_split_files_are_refused(
-    tmp_path: Path, session_store: Store, refused: Callable, rows: list[tuple[str, str]], found: str
+    tmp_path: Path, session_store: Store, refused: Callable, rows: list[tuple[str, str]], message: str
 ) -> None:
     write_csv(tmp_path / "s.csv", rows, ("image_name", "part"))
-    assert found in refused(lambda: make_split(str(tmp_path / "s.csv"), session_store))
+    assert message in refused(lambda: make_split(str(tmp_path / "s.csv"), session_store))
 
 
 @pytest.mark.parametrize(

@@ -120,8 +120,8 @@ def test_any_layout_has_the_values_that_tifffile_reads(
     path = tmp_path / "chip.tif"
     tifffile.imwrite(path, stored, byteorder=byteorder, bigtiff=bigtiff, metadata=None, **options)
     assert np.array_equal(tifffile.imread(path).reshape(stored.shape), stored)
-    wanted = tiff.Expected(shape=values.shape, dtype=dtype)
-    found = tiff.read(path, expected=wanted)
+    expectation = tiff.Expected(shape=values.shape, dtype=dtype)
+    found = tiff.read(path, expected=expectation)
     assert found.dtype == dtype
     assert np.array_equal(found, values)
 

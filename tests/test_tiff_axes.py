@@ -102,7 +102,7 @@ def test_pages_that_can_be_rows_or_bands_need_axes(tmp_path: Path, refused: Call
     values = np.random.default_rng(0).integers(0, 2**16, (8, 8, 8), dtype=np.uint16)
     path = tmp_path / "cube.tif"
     tifffile.imwrite(path, values, photometric="minisblack")
-    for wanted in (tiff.ANY, tiff.Expected(num_bands=8), tiff.Expected(shape=(8, 8, 8))):
-        assert "AXES=YXS" in refused(lambda wanted=wanted: tiff.read(path, expected=wanted))
+    for expectation in (tiff.ANY, tiff.Expected(num_bands=8), tiff.Expected(shape=(8, 8, 8))):
+        assert "AXES=YXS" in refused(lambda expectation=expectation: tiff.read(path, expected=expectation))
     assert np.array_equal(tiff.read(path, expected=tiff.Expected(axes="SYX")), values)
     assert np.array_equal(tiff.read(path, expected=tiff.Expected(axes="YXS")), np.moveaxis(values, -1, 0))

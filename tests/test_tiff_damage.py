@@ -63,12 +63,12 @@ def test_a_damaged_file_is_refused_or_differs_only_in_its_own_damaged_pixels(tmp
     for _ in range(600):
         whole = files[int(rng.integers(len(files)))]
         _, data, touched = damage(whole, rng)
-        reader, wanted = tiff.Reader(), tiff.Expected(shape=whole.values.shape, dtype=whole.values.dtype.name)
+        reader, expectation = tiff.Reader(), tiff.Expected(shape=whole.values.shape, dtype=whole.values.dtype.name)
         path.write_bytes(whole.data)
-        assert np.array_equal(reader.read(path, expected=wanted), whole.values)
+        assert np.array_equal(reader.read(path, expected=expectation), whole.values)
         path.write_bytes(data)
         try:
-            found = reader.read(path, expected=wanted)
+            found = reader.read(path, expected=expectation)
         except tiff.ChipError:
             outcomes["refused"] += 1
             continue
@@ -79,7 +79,7 @@ def test_a_damaged_file_is_refused_or_differs_only_in_its_own_damaged_pixels(tmp
             for start, stop in whole.pixels:
                 restored[start:stop] = whole.data[start:stop]
             path.write_bytes(restored)
-            assert only_pixels(whole, touched) or np.array_equal(tiff.read(path, expected=wanted), whole.values)
+            assert only_pixels(whole, touched) or np.array_equal(tiff.read(path, expected=expectation), whole.values)
             outcomes["pixels"] += 1
     assert min(outcomes.values()) > 20
 

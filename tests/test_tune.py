@@ -83,17 +83,17 @@ def test_the_setting_is_not_used_on_another_machine_or_store(
 
 
 @pytest.mark.skipif(gpu_available(), reason="a GPU can be used on this machine")
-@pytest.mark.parametrize("given", [["GPU=auto"], []], ids=str)
+@pytest.mark.parametrize("words", [["GPU=auto"], []], ids=str)
 def test_without_a_gpu_the_cpu_is_tuned(
     session_store: Store,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    given: list[str],
+    words: list[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tune, "measure", lambda stores, device, batch: {("lz4", "host", 2): 10.0})
-    assert dispatch("train", ["tune", f"STORE={session_store.path}", *given]) == 0
+    assert dispatch("train", ["tune", f"STORE={session_store.path}", *words]) == 0
     assert "no GPU can be used on this machine (" in capsys.readouterr().out
     assert tune.lookup(session_store, "cpu") == tune.Tuned(workers=2, decode="host", chips_per_s=10.0)
 

@@ -75,15 +75,19 @@ def test_a_chip_that_zarr_changed_is_called_altered(copy: Path, capsys: pytest.C
     assert "altered" in text
 
 
-@pytest.mark.parametrize(("name", "found"), [("labels", "labels"), ("band_sum", "band_sum"), ("checksum", "checksum")])
-def test_altered_small_arrays_are_named(copy: Path, capsys: pytest.CaptureFixture[str], name: str, found: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"), [("labels", "labels"), ("band_sum", "band_sum"), ("checksum", "checksum")]
+)
+def test_altered_small_arrays_are_named(
+    copy: Path, capsys: pytest.CaptureFixture[str], name: str, message: str
+) -> None:
     array = zarr.open_group(copy, mode="r+")[name]
     values = np.asarray(array[...])
     values.flat[5] ^= 1
     array[...] = values
     count, text = findings(copy, capsys)
     assert count >= 1
-    assert found in text
+    assert message in text
 
 
 def test_info_prints_shape_statistics_and_split(session_store: Store, capsys: pytest.CaptureFixture[str]) -> None:

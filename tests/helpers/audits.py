@@ -19,8 +19,8 @@ SIDE = 64
 def texture(rng: np.random.Generator, height: int = SIDE, width: int = SIDE) -> np.ndarray:
     """(height, width, 4) uint16, as smooth as a photo, with correlated bands."""
     common = gaussian_filter(rng.normal(size=(height, width)), 1.5)
-    own = gaussian_filter(rng.normal(size=(height, width, 4)), (1.5, 1.5, 0))
-    return np.clip(5000 + 3000 * common[..., None] + 1500 * own, 100, 60000).astype(np.uint16)
+    per_band = gaussian_filter(rng.normal(size=(height, width, 4)), (1.5, 1.5, 0))
+    return np.clip(5000 + 3000 * common[..., None] + 1500 * per_band, 100, 60000).astype(np.uint16)
 
 
 def store_of(folder: Path, chips: list[np.ndarray]) -> Store:
@@ -34,7 +34,7 @@ def store_of(folder: Path, chips: list[np.ndarray]) -> Store:
     return open_store(folder / "chips.zarr")
 
 
-def findings_of(store: Store, **given: Any) -> dict[str, label_checks.Finding]:
+def findings_of(store: Store, **changes: Any) -> dict[str, label_checks.Finding]:
     """The findings of an audit by their titles."""
-    settings = {"labels": None, "jpeg": None, "run_path": None, "split_rule": None, "exclusive": None, **given}
+    settings = {"labels": None, "jpeg": None, "run_path": None, "split_rule": None, "exclusive": None, **changes}
     return {finding.title: finding for finding in audit(store.path, **settings)}

@@ -21,8 +21,8 @@ def write_labels(folder: Path, text: str) -> Path:
     return path
 
 
-def read_table(path: Path, classes: tuple[str, ...] | None = None, **given: str) -> LabelTable:
-    return read_labels(path, classes, LabelSettings.of(given))
+def read_table(path: Path, classes: tuple[str, ...] | None = None, **settings: str) -> LabelTable:
+    return read_labels(path, classes, LabelSettings.of(settings))
 
 
 def tags_by_name(table: LabelTable) -> dict[str, set[str]]:

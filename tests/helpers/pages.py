@@ -18,13 +18,13 @@ class Page(HTMLParser):
         self.text = " ".join(" ".join(self.words).split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
+        attributes = dict(attrs)
         if tag == "img":
-            source = given["src"] or ""
-            self.pictures.append((given["alt"] or "", base64.b64decode(source.partition("base64,")[2])))
-        self.ids += [given["id"]] if given.get("id") else []
+            source = attributes["src"] or ""
+            self.pictures.append((attributes["alt"] or "", base64.b64decode(source.partition("base64,")[2])))
+        self.ids += [attributes["id"]] if attributes.get("id") else []
         for name in ("src", "href", "xlink:href", "srcset", "action"):
-            value = given.get(name)
+            value = attributes.get(name)
             if value and not value.startswith(("#", "data:")):
                 self.outside.append(value)
 
