@@ -33,7 +33,7 @@ def test_jpegs_of_other_shapes_are_findings_and_missing_jpegs_are_refused(tmp_pa
     found = findings_of(store, jpeg=folder)["Different from the JPEG"]
     assert found.chips.tolist() == [[1], [2]]
     assert found.reasons[0] == "t_1.jpg is 64 x 16 pixels, the chip 8 x 32"
-    assert "3 of 6 chips have a JPEG; 3 without one were skipped" in found.about
+    assert "3 of 6 chips have a JPEG; the other 3 were skipped" in found.about
 
 
 def test_skipped_checks_are_listed_with_the_reason(uint8_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
