@@ -114,7 +114,9 @@ def test_the_gpu_graph_joins_the_inflated_bytes(stores: dict[str, tuple[Chips, d
 
 
 @ALL
-def test_resized_tests_are_near_torchs(stores: dict[str, tuple[Chips, dict[str, Store]]], dtype: str) -> None:
+def test_resized_test_images_are_near_those_of_torch(
+    stores: dict[str, tuple[Chips, dict[str, Store]]], dtype: str
+) -> None:
     chips, made = stores[dtype]
     inputs = Inputs(kind="raw", bands=("red",), mean=(0.0,), std=(1.0,))
     (batch,) = eval_loader(made["lz4"], np.array([3]), inputs, batch_size=1, test="resize", crop=(150, 110)).epoch(0)

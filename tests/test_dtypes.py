@@ -47,7 +47,7 @@ def test_plain_zarr_reads_what_tifffile_reads(tmp_path: Path, dtype: str, codec:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("dtype", ["int16", "float32"])
-def test_however_the_tiff_was_written(tmp_path: Path, dtype: str, how: dict[str, object]) -> None:
+def test_values_do_not_depend_on_how_the_tiff_was_written(tmp_path: Path, dtype: str, how: dict[str, object]) -> None:
     values = write_chips(tmp_path / "unused", count=1, height=40, width=33, dtype=dtype).values[0]
     stored = values if how.get("planarconfig") == "separate" else np.moveaxis(values, 0, -1)
     folder = write_one(tmp_path / "tif", stored, **{"planarconfig": "contig", **how})
@@ -73,7 +73,7 @@ def test_files_of_other_tools_are_read_exactly(tmp_path: Path, shared: Path, nam
 @CODECS
 @ALL
 @given(data=st.data())
-def test_any_bits_come_back_and_numcodecs_reads_the_chunks(dtype: str, codec: str, data: st.DataObject) -> None:
+def test_any_bits_are_read_back_and_numcodecs_reads_the_chunks(dtype: str, codec: str, data: st.DataObject) -> None:
     values = data.draw(any_bits(dtype))
     divisors = [rows for rows in range(1, values.shape[1] + 1) if values.shape[1] % rows == 0]
     layout = layout_of(values, codec, data.draw(st.sampled_from(divisors)))
@@ -91,7 +91,7 @@ def test_any_bits_come_back_and_numcodecs_reads_the_chunks(dtype: str, codec: st
 
 
 @pytest.mark.parametrize("dtype", ["int16", "float32"])
-def test_the_same_store_whatever_jobs(tmp_path: Path, dtype: str) -> None:
+def test_jobs_do_not_change_the_store(tmp_path: Path, dtype: str) -> None:
     chips = write_chips(tmp_path / "tif", count=9, bands=3, height=31, width=17, dtype=dtype)
     one, two = (to_store(chips, tmp_path / f"{jobs}.zarr", jobs=jobs).local_path for jobs in (1, 2))
     for path in sorted(path for path in one.rglob("*") if path.is_file()):
@@ -144,7 +144,7 @@ def test_verify_finds_a_flipped_bit_an_altered_chip_and_an_altered_sum(
 
 
 @ALL
-def test_pictures_of_any_dtype_are_stretched_without_a_warning(dtype: str) -> None:
+def test_images_of_any_dtype_are_stretched_without_a_warning(dtype: str) -> None:
     rng = np.random.default_rng(0)
     if dtype == "float32":
         values = rng.normal(0.2, 0.05, (3, 2, 40, 40)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Runs on int16 and float32 chips: predict gives their scores, the exported network their logits; pages are made."""
+"""Runs on int16 and float32 chips: scores of predict, logits of the exported network, audit and report."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ def tiny() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SimpleNamespace]:
-    """Runs of one epoch on chips whose values are negative, too; their test chips lie in folders of their own."""
+    """Runs of one epoch on chips with negative and positive values, and folders with only their test chips."""
     made = {}
     for dtype in ONNX_TYPE:
         chips = write_chips(tmp_path_factory.mktemp(dtype) / "tif", count=120, height=32, width=40, dtype=dtype)
@@ -63,7 +63,7 @@ def write_tiff(path: Path, values: np.ndarray) -> None:
     tifffile.imwrite(path, values, photometric="minisblack", planarconfig=1)
 
 
-def test_predict_gives_the_runs_scores_to_the_bit_and_names_values_that_are_not_finite(
+def test_predict_gives_the_scores_of_the_run_to_the_bit_and_names_values_that_are_not_finite(
     trained: SimpleNamespace, tmp_path: Path
 ) -> None:
     data = shutil.copytree(trained.folder / "new", tmp_path / "new")
@@ -86,7 +86,7 @@ def test_predict_gives_the_runs_scores_to_the_bit_and_names_values_that_are_not_
 
 
 @pytest.mark.slow  # exporting takes 10 s of CPU time, whatever the network; uint16 chips: test_export.py
-def test_the_exported_network_takes_the_files_own_values(trained: SimpleNamespace) -> None:
+def test_the_exported_network_takes_the_values_of_the_files(trained: SimpleNamespace) -> None:
     folder = export(trained.run.path, store_path=None)
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     assert (session.get_inputs()[0].type, session.get_inputs()[0].shape[1:]) == (ONNX_TYPE[trained.dtype], [4, 32, 40])

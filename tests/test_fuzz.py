@@ -1,6 +1,6 @@
-"""A short part of `make fuzz` with a seed of its own, and that the fuzzer sees what it is there to see.
+"""A short run of `make fuzz` with its own seed, and proof that the fuzzer detects faults.
 
-In processes of their own: the fuzzer forks, which is safe only where no thread has started yet.
+It runs in separate processes: the fuzzer forks, which is safe only before any thread has started.
 """
 
 import os
@@ -87,7 +87,7 @@ def test_every_way_to_end_is_seen(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("toys-*/input"))) == 10
 
 
-def test_words_that_it_does_not_know() -> None:
+def test_unknown_settings_are_refused() -> None:
     assert (
         fuzz("ONLY=tiff").stderr
         == "error: ONLY=tiff: expected some of stores,json,tiffs,csvs,runs,toys, found 'tiff'.\n"
