@@ -59,7 +59,7 @@ def empty_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the figures of a page without drawing them, which takes most of the time of a report."""
 
     def savefig(figure: object, file: IO[Any], *, format: str, **more: object) -> None:
-        file.write("<svg />" if format == "svg" else b"")
+        file.write("<svg />" if format == "svg" else b"PNG")
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
 

@@ -109,6 +109,7 @@ def test_every_obstacle_is_named_with_its_remedy(old_driver: dict[str, str]) -> 
 
 
 @CUDA_BUILD
+@pytest.mark.slow
 def test_under_an_old_driver_a_given_gpu_is_refused_and_the_default_is_the_cpu_with_the_reason(
     old_driver: dict[str, str], tmp_path: Path
 ) -> None:

@@ -103,6 +103,7 @@ def test_the_exported_network_takes_the_values_of_the_files(trained: SimpleNames
     assert f"(batch, 4, 32, 40) {trained.dtype}" in (folder / "MODEL_CARD.md").read_text()
 
 
+@pytest.mark.slow
 def test_audit_and_report_are_made_without_a_warning(trained: SimpleNamespace) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

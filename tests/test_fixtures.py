@@ -93,6 +93,7 @@ def test_a_finished_run_reproduces(fixture: Path, tmp_path: Path) -> None:
     assert ("BIT-IDENTICAL" in ended.stdout) or not same_machine(fixture)
 
 
+@pytest.mark.usefixtures("empty_figures")
 @pytest.mark.parametrize("name", ["run", pytest.param("stopped", marks=pytest.mark.slow)])
 def test_a_run_is_drawn_and_reported(fixture: Path, tmp_path: Path, name: str) -> None:
     run = copied(fixture, name, tmp_path)

@@ -14,7 +14,7 @@ import pytest
 from helpers.chips import to_store, write_chips
 from helpers.files import tree
 
-KILLS = [3, pytest.param(20, marks=pytest.mark.slow)]
+KILLS = [2, pytest.param(20, marks=pytest.mark.slow)]
 # Tenths of a second after the conversion has begun.
 MOMENTS = [range(0, 12, 4), pytest.param(range(12), marks=pytest.mark.slow)]
 

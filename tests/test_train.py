@@ -1,5 +1,6 @@
 """Runs from end to end: folders, files, exact repetition, every task, refusals, and reproduction in a new process."""
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -90,7 +91,7 @@ def test_one_seed_gives_the_same_weights_and_scores_to_the_bit(run: Path, store:
     with np.load(run / "results.npz") as one, np.load(tmp_path / "again" / "results.npz") as two:
         for key in ("logits", "trainlosses", "testlosses"):
             assert np.array_equal(one[key], two[key])
-    assert train(store, tmp_path / "other", "SEED=1").returncode == 0
+    assert train(store, tmp_path / "other", "SEED=1", "EPOCHS=1").returncode == 0
     assert sha256(tmp_path / "other") != sha256(run)
 
 
@@ -104,25 +105,34 @@ RUNS = {
 }
 
 
-# Every task, input and mixed precision; the slow case has all.
-SOME_RUNS = ("task 1", "course, two trunks, bf16", "deterministic")
+# One new process for all runs, which has not built these models before.
+REPRODUCE = """
+import contextlib, sys
+from pathlib import Path
+
+sys.path.insert(0, "tests")
+from analysis.reproduce import reproduce
+from tiny import tiny_networks
+
+with tiny_networks() if sys.argv[1] == "tiny" else contextlib.nullcontext():
+    for run in sys.argv[2:]:
+        print("verdict", reproduce(Path(run), store=None, gpu=None))
+"""
 
 
-@pytest.mark.parametrize("names", [SOME_RUNS, pytest.param(tuple(RUNS), marks=pytest.mark.slow)], ids=len)
-def test_every_task_reproduces_to_the_bit_in_a_new_process(store: Path, tmp_path: Path, names: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("networks", ["tiny", pytest.param("real", marks=pytest.mark.slow)])
+def test_every_task_reproduces_to_the_bit_in_a_new_process(store: Path, tmp_path: Path, networks: str) -> None:
     folders = []
-    for number, (task, arguments) in enumerate(RUNS[name] for name in names):
-        ended = train(store, tmp_path / str(number), *arguments, task=task)
-        assert ended.returncode == 0, ended.stderr
-        folders.append(str(tmp_path / str(number)))
-    # One new process for all runs, which has not built these models before.
-    code = "import sys; from pathlib import Path; from analysis.reproduce import reproduce\n"
-    code += "for run in sys.argv[1:]: print('verdict', reproduce(Path(run), store=None, gpu=None))"
-    ended = python("-c", code, *folders)
+    with tiny_networks() if networks == "tiny" else contextlib.nullcontext():
+        for number, (task, arguments) in enumerate(RUNS.values()):
+            ended = train(store, tmp_path / str(number), *arguments, task=task)
+            assert ended.returncode == 0, ended.stderr
+            folders.append(str(tmp_path / str(number)))
+    ended = python("-c", REPRODUCE, networks, *folders)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("verdict True") == len(names)
-    assert ended.stdout.count("BIT-IDENTICAL.\n") == len(names)
-    assert ended.stdout.count("mean 0, max 0\n") == len(names)
+    assert ended.stdout.count("verdict True") == len(RUNS)
+    assert ended.stdout.count("BIT-IDENTICAL.\n") == len(RUNS)
+    assert ended.stdout.count("mean 0, max 0\n") == len(RUNS)
     assert all((Path(folder) / "reproduce.csv").exists() for folder in folders)
 
 
@@ -250,15 +260,17 @@ def test_damaged_and_missing_files_of_a_run_are_one_line(run: Path, tmp_path: Pa
     assert name in text
 
 
-def test_the_command_line_in_a_process_of_its_own(store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("again", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_command_line_in_a_process_of_its_own(store: Path, tmp_path: Path, again: bool) -> None:
     ended = python("-m", "train", "TASK=4", f"STORE={store}", f"RUN={tmp_path / 'run'}", "GPU=cpu",
                    "EPOCHS=1", "WEIGHTS=none", f"RUN_FILE={tmp_path / 'name'}")  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
     assert (tmp_path / "name").read_text().strip() == str(tmp_path / "run")
-    ended = python("-m", "analysis", "reproduce", f"RUN={tmp_path / 'run'}")
-    assert ended.returncode == 0, ended.stderr
-    assert "BIT-IDENTICAL" in ended.stdout
+    if again:
+        ended = python("-m", "analysis", "reproduce", f"RUN={tmp_path / 'run'}")
+        assert ended.returncode == 0, ended.stderr
+        assert "BIT-IDENTICAL" in ended.stdout
     ended = python("-m", "train", "TASK=9", f"STORE={store}")
     assert (ended.returncode, ended.stderr) == (2, "error: TASK=9: expected one of 1, 3, 4.\n")
 
