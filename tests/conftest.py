@@ -58,8 +58,11 @@ def uint8_store(uint8_chips: Chips) -> Store:
 def empty_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the figures of a page without drawing them, which takes most of the time of a report."""
 
-    def savefig(figure: object, file: IO[Any], *, format: str, **more: object) -> None:
-        file.write("<svg />" if format == "svg" else b"PNG")
+    def savefig(figure: object, file: IO[Any] | Path, *, format: str, **more: object) -> None:
+        if isinstance(file, Path):
+            file.write_bytes(b"PNG")
+        else:
+            file.write("<svg />" if format == "svg" else b"PNG")
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
 

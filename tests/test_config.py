@@ -197,7 +197,7 @@ def test_unknown_recipe_and_missing_keys(refused: Callable) -> None:
 
 
 def test_the_list_of_settings_is_frozen() -> None:
-    """A new setting is a decision: add it here too, and to the README if it is a Make variable."""
+    """A new setting is a decision: add it here, too."""
     assert set(specs(Config)) == {
         "task", "store", "gpu", "gpu_given", "arch", "weights", "finetune", "input", "split", "val", "seed", "test",
         "crop", "amp", "deterministic", "workers", "cache", "decode", "shuffle_labels", "conv1", "compile",

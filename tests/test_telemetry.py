@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,8 +44,16 @@ def run(store: Store) -> Path:
     with tiny_networks():
         with Steps(stop_at(7)).watch:
             assert train(store.path, folder, *SETTINGS).returncode == 75
+        another_second()
         assert resume(folder).returncode == 0
     return folder
+
+
+def another_second() -> None:
+    """Wait for the next second: the names of event files, by which TensorBoard sorts them, differ in it."""
+    second = int(time.time())
+    while int(time.time()) == second:
+        time.sleep(0.01)
 
 
 def test_tensorboard_has_the_curves_of_metrics_jsonl_once(run: Path) -> None:
@@ -69,6 +78,7 @@ def test_an_epoch_that_was_not_logged_before_a_kill_is_logged_on_resume(store: S
     with tiny_networks():
         with use_hooks(Hooks(phase=end_before_publishing)):
             assert train(store.path, tmp_path / "run", *SETTINGS).returncode == 130
+        another_second()
         assert resume(tmp_path / "run").returncode == 0
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     assert [point.step for point in events.Scalars("loss/train")] == [1, 2]

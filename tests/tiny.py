@@ -2,8 +2,8 @@
 and files. Tests that interrupt runs use them, in this process and in others."""
 
 import hashlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -18,6 +18,7 @@ from train.checkpoint_files import folder
 from train.hooks import Hooks, use_hooks
 from train.loop import RunLoop
 
+FEATURES = 16  # of a tiny network, before its last layer
 EVERY_STEP = ("CHECKPOINT_MINUTES=1e-9",)
 
 
@@ -27,17 +28,23 @@ def tiny_net(arch: str, num_bands: int, num_classes: int | None, *, pool: bool =
     net.conv1 = nn.Conv2d(num_bands, 8, 7, stride=2, padding=3, bias=False)
     net.bn1 = nn.BatchNorm2d(8)
     net.relu = nn.ReLU()
-    net.conv2 = nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False)
-    net.bn2 = nn.BatchNorm2d(16)
+    net.conv2 = nn.Conv2d(8, FEATURES, 3, stride=2, padding=1, bias=False)
+    net.bn2 = nn.BatchNorm2d(FEATURES)
     net.pool = nn.AdaptiveAvgPool2d(1)
     net.flatten = nn.Flatten()
-    net.fc = nn.Identity() if num_classes is None else nn.Linear(16, num_classes)
+    net.fc = nn.Identity() if num_classes is None else nn.Linear(FEATURES, num_classes)
     return net
 
 
-def tiny_networks() -> "mock._patch[Callable[..., nn.Module]]":
-    """Within this context every ResNet is tiny."""
-    return mock.patch("models.build.make_resnet", tiny_net)
+@contextmanager
+def tiny_networks() -> Iterator[None]:
+    """Within this context every ResNet is tiny, also the trunks of Task 3."""
+    with (
+        mock.patch("models.build.make_resnet", tiny_net),
+        mock.patch("models.two_branch.make_resnet", tiny_net),
+        mock.patch("models.two_branch.num_features", return_value=FEATURES),
+    ):
+        yield
 
 
 def sha256(path: Path) -> str:
