@@ -44,7 +44,7 @@ def main(venv: Path, cuda: str, command: str, words: list[str]) -> int:
 
 def workers() -> list[str]:
     """Arguments of pytest-xdist: a process per core, at most 8 of about 1 GB each. `ARGS=-n0` is one process."""
-    return ["-n", str(min(len(os.sched_getaffinity(0)), 8)), "--dist", "worksteal"]
+    return ["-n", str(min(len(os.sched_getaffinity(0)), 8)), "--dist", "loadfile"]
 
 
 def is_current(stamp: Path) -> bool:

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from preprocess.setting_specs import specs
+from train.config import Config
 from train.losses import loss_function, positive_weights
 
 torch.manual_seed(0)
 LOGITS, LABELS = torch.randn(8, 5), (torch.rand(8, 5) < 0.5).float()
 WEIGHT = torch.tensor([0.5, 1.0, 2.0, 3.0, 4.0])
+NAMES = specs(Config)["loss"].choices
 
 
 def exact(name: str, labels: torch.Tensor, weight: torch.Tensor) -> float:
@@ -28,7 +31,7 @@ def exact(name: str, labels: torch.Tensor, weight: torch.Tensor) -> float:
     return float(np.mean(terms))
 
 
-@pytest.mark.parametrize("name", ["bce", "soft_margin", "asymmetric"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("weight", [None, WEIGHT])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_mean_over_batch_and_classes_in_float32(name: str, weight: torch.Tensor | None, smoothing: float) -> None:
@@ -39,10 +42,11 @@ def test_mean_over_batch_and_classes_in_float32(name: str, weight: torch.Tensor 
         assert loss_function(name, LOGITS.bfloat16(), LABELS).dtype == torch.float32
 
 
-def test_asymmetric_is_finite_where_sigmoid_is_0_or_1() -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_finite_where_sigmoid_is_0_or_1(name: str) -> None:
     logits = torch.tensor([[-200.0, 200.0]], requires_grad=True)
     for labels in ([[0.0, 1.0]], [[1.0, 0.0]]):
-        (gradient,) = torch.autograd.grad(loss_function("asymmetric", logits, torch.tensor(labels)), logits)
+        (gradient,) = torch.autograd.grad(loss_function(name, logits, torch.tensor(labels)), logits)
         assert torch.isfinite(gradient).all()
 
 

@@ -170,7 +170,7 @@ def test_the_environments_folder_may_have_any_name(tmp_path: Path, venv: str) ->
 
 
 def test_the_tests_arguments_are_words_with_quotes_and_no_commands(make: Make) -> None:
-    pytest_words = ["-m", "pytest", "-n", str(min(len(os.sched_getaffinity(0)), 8)), "--dist", "worksteal"]
+    pytest_words = ["-m", "pytest", "-n", str(min(len(os.sched_getaffinity(0)), 8)), "--dist", "loadfile"]
     assert make.run("test", "ARGS=-k 'a or b' \"c d\" $(shell touch pwned); touch pwned")[1][-1] == [
         *pytest_words, "-k", "a or b", "c d", "$(shell", "touch", "pwned);", "touch", "pwned"
     ]  # fmt: skip
