@@ -77,8 +77,8 @@ class AuditSettings(LocalStore):
 
     labels: Path | None = setting(
         None,
-        "The CSV that the store was made from. With it the audit also finds repeated tags, and chips whose tags "
-        "differ from the CSV.",
+        "The labels that the store was made from: the file or, for LABELS=folders, the folder of class folders. With "
+        "them the audit also finds repeated tags, and chips whose tags differ from the labels.",
         hint="file.csv",
     )
     jpeg: Path | None = setting(
@@ -92,7 +92,7 @@ class AuditSettings(LocalStore):
     split: str | None = setting(
         None,
         "The split whose train and test chips are compared.",
-        hint="course|blocked|0.8,0.2|file.csv",
+        hint="course|blocked|column|0.8,0.2|file.csv",
         default_text="the run's, else course",
     )
     exclusive: tuple[str, ...] | None = setting(

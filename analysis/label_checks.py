@@ -15,6 +15,7 @@ from analysis.finished_run import Run
 from analysis.slugs import listed
 from preprocess.console import UserError
 from preprocess.image_names import stem
+from preprocess.label_files import number_of
 from preprocess.labels import TagRow, read_labels, read_tags, settings_of
 from preprocess.zarr_store import Store
 
@@ -77,6 +78,8 @@ def csv_findings(store: Store, path: Path | None) -> list[Finding]:
     if path is None:
         return [Finding(title=title, about="", missing="needs LABELS=file.csv.") for title in titles]
     settings = settings_of(store)
+    if settings.format == "folders" and not path.is_dir():
+        raise UserError(f"LABELS={path}: expected the folder of class folders that the store was made from.")
     table = read_labels(path, store.classes, settings)
     chip_of = {stem(str(name).strip()): chip for chip, name in enumerate(store.names)}
     row_of = {stem(name): row for row, name in enumerate(table.names)}
@@ -87,14 +90,14 @@ def csv_findings(store: Store, path: Path | None) -> list[Finding]:
         )
     repeated = []
     rows_of: dict[str, list[TagRow]] = {}  # several in the long format
-    for row in read_tags(path, settings, store.classes)[1]:
+    for row in read_tags(path, settings, store.classes).rows:
         rows_of.setdefault(stem(row.name.strip()), []).append(row)
     for name, same in rows_of.items():
         tags = [tag for row in same for tag in row.tags]
         twice = sorted({tag for tag in tags if tags.count(tag) > 1})
         if twice and name in chip_of:
             line = next(row.line for row in same[::-1] if set(twice) & set(row.tags))
-            repeated.append((chip_of[name], f"line {line}: {listed(twice)} repeated"))
+            repeated.append((chip_of[name], f"{number_of(path, line)}: {listed(twice)} repeated"))
     rows = np.array([row_of[name] for name in chip_of])
     differ = np.flatnonzero((table.labels[rows] != store.labels).any(axis=1))
     return [

@@ -1,7 +1,8 @@
 """`make report`: write one HTML page about a run, with figures as PNG and tables as CSV, into RUN/report/.
 
 In: run folders and, for the images, the store. Needs neither a GPU nor torch. Leaves the numbers to `tail`, `ranking`,
-`class_metrics`, `f2_thresholds` and `comparison`, the sections to `chip_sections`, `score_sections` and `run_sections`.
+`class_metrics`, `f2_thresholds`, `single_label` and `comparison`, the sections to `chip_sections`, `score_sections` and
+`run_sections`.
 """
 
 from pathlib import Path
@@ -16,6 +17,7 @@ from analysis.page import Note, Section, Tables, render
 from analysis.ranking import rank
 from analysis.run_sections import provenance, reproduction
 from analysis.score_sections import compared, decided, each_class
+from analysis.single_label import has_one_class, one_class_section, single_label
 from preprocess.console import UserError, say
 from preprocess.zarr_store import Store, open_store
 
@@ -45,6 +47,9 @@ def report(run_path: Path, *, compare: tuple[Path, ...], class_name: str | None,
         each_class(run, resampled, artifacts),
         decided(run, artifacts),
     ]
+    single = single_label(run.labels, run.logits, counts) if has_one_class(run.labels) else None
+    if single:
+        sections.insert(2, one_class_section(run, single, artifacts))
     if others:
         differences = [comparison.difference(run, other, resampled, counts) for other in others]
         sections.append(compared(run, differences, artifacts))
@@ -61,6 +66,7 @@ def report(run_path: Path, *, compare: tuple[Path, ...], class_name: str | None,
         facts=[
             ("test mAP", _number(run.mean_ap)),
             ("95 % interval", f"{_number(low)} to {_number(high)}" if low <= high else "none"),
+            *([("accuracy", f"{single.accuracy:.4f}")] if single else []),
             ("mAP by chance", _number(float(class_metrics.mean_over_classes(np.where(chance > 0, chance, np.nan))))),
             ("classes with positives", f"{int((run.positives > 0).sum())} of {len(run.classes)}"),
             (f"{'best' if class_name is None else 'chosen'} class", f"{best} {_number(run.ap[ranking.class_index])}"),
@@ -109,7 +115,7 @@ def _warn(run: Run, section: Section) -> None:
         warnings.append(
             "The split keeps the duplicates and neighbours found by `make audit` together; undetected ones leak."
         )
-    elif not rule.endswith(".csv"):
+    elif rule != "column" and not rule.endswith(".csv"):
         warnings.append(
             "Neighbouring chips come from one scene, so a random split leaks from train to test; scores are optimistic."
         )

@@ -11,7 +11,7 @@ Leaves the bytes of pixels to `shard`, and the check of a whole store to `header
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -51,8 +51,10 @@ class ArraySpec:
         return "/".join(["c"] + ["0"] * len(self.shape))
 
 
-def array_specs(layout: Layout, num_chips: int, num_classes: int, version: int) -> dict[str, ArraySpec]:
-    """The small arrays of a store, by name."""
+def array_specs(
+    layout: Layout, num_chips: int, num_classes: int, version: int, present: Collection[str] = ()
+) -> dict[str, ArraySpec]:
+    """The small arrays of a store, by name. Those that only some stores have are in `present`."""
     num_bands, (sum_dtype, square_dtype) = len(layout.bands), layout.sum_dtypes
 
     def spec(dtype: Any, *sizes: tuple[str, int]) -> ArraySpec:
@@ -74,6 +76,8 @@ def array_specs(layout: Layout, num_chips: int, num_classes: int, version: int) 
     }
     if version >= 2:
         specs["shard_digest"] = spec(np.uint64, ("shard", layout.num_shards(num_chips)))
+    if "split" in present:
+        specs["split"] = spec(np.uint8, chip)
     return specs
 
 

@@ -11,6 +11,7 @@ from pydantic import ValidationInfo, field_validator, model_validator
 
 from preprocess.console import UserError
 from preprocess.files import partial_path
+from preprocess.label_files import FOLDERS, is_csv
 from preprocess.label_settings import LabelSettings
 from preprocess.settings import Settings, setting
 from preprocess.split_rules import check_rule
@@ -19,20 +20,21 @@ CORES = len(os.sched_getaffinity(0))
 
 
 class LabelWords(Settings):
-    """How the CSV is written. Its values as texts; `label_settings` are the checked ones."""
+    """How the labels are written. Its values as texts; `label_settings` are the checked ones."""
 
-    heading: ClassVar[str] = "The CSV"
+    heading: ClassVar[str] = "The labels"
 
     labels: Path | None = setting(
         None,
-        "CSV with a row per chip: the name of its file, and its tags.",
-        hint="file.csv",
+        "Table with a row per chip: the name of its file, and its tags. A CSV, JSON lines (.jsonl) or parquet. "
+        "folders: no table; the tag of a chip is the folder that holds it.",
+        hint="file.csv|file.jsonl|file.parquet|folders",
         default_text="the preset's; without PRESET it must be set",
     )
     labels_format: Literal["tags", "list", "onehot", "long"] = setting(
         "tags",
-        "tags: several tags in a field. list: a JSON or Python list in a field. onehot: a column of 0 and 1 per class. "
-        "long: a row per chip and tag.",
+        "tags: several tags in a field, or a list that the file itself holds (JSON, parquet). list: a JSON or Python "
+        "list as text in a field. onehot: a column of 0 and 1 per class. long: a row per chip and tag.",
     )
     tags_separator: Literal["space", " ", ",", ";", "|"] = setting(
         "space",
@@ -42,6 +44,12 @@ class LabelWords(Settings):
     )
     name_column: str = setting("image_name", "Column of file names.")
     tags_column: str = setting("tags", "Column of tags.")
+    split_column: str | None = setting(
+        None,
+        "Column that says train, val (or validation) or test for each chip. The store keeps it, and SPLIT=column uses "
+        "it.",
+        default_text="none",
+    )
     csv_separator: Literal[",", ";", "|", "tab", "\t"] = setting(
         ",",
         "Character between the fields of a row: a comma, ;, | or tab. Quote it for the shell.",
@@ -57,14 +65,19 @@ class LabelWords(Settings):
 
     @property
     def label_settings(self) -> LabelSettings:
-        """How the CSV is read."""
+        """How the labels are read."""
+        if self.labels is not None and not is_csv(self.labels) and self.csv_separator != ",":
+            raise UserError(f"CSV_SEPARATOR has no effect with LABELS={self.labels}; leave it out.")
+        if self.labels == FOLDERS and self.labels_format != "tags":
+            raise UserError("LABELS_FORMAT has no effect with LABELS=folders; leave it out.")
         return LabelSettings.of(
             {
-                "format": self.labels_format,
+                "format": "folders" if self.labels == FOLDERS else self.labels_format,
                 "tags_separator": self.tags_separator,
                 "name_column": self.name_column,
                 "tags_column": self.tags_column,
                 "csv_separator": self.csv_separator,
+                "split_column": self.split_column,
             }
         )
 
@@ -76,11 +89,10 @@ class StoreWords(Settings):
 
     data: Path = setting(..., "Folder of TIFFs.", hint="folder", example="DATA=folder LABELS=file.csv")
     store: Path = setting(Path("chips.zarr"), "The store, a folder.", hint="folder")
-    preset: Literal["planet"] | None = setting(
+    preset: Literal["planet", "eurosat", "ucmerced"] | None = setting(
         None,
-        "A published data set that canopy knows: its folders, CSV, bands and classes are used where you do not set "
+        "A published data set that canopy knows: its folders, labels, bands and classes are used where you do not set "
         "them.",
-        hint="planet",
     )
     bands: tuple[str, ...] | None = setting(
         None,
@@ -118,9 +130,11 @@ class ConversionSettings(LabelWords, StoreWords):
         if not self.data.is_dir():
             found = "a file" if self.data.exists() else "nothing"
             raise UserError(f"DATA={self.data}: expected a folder of TIFFs, found {found}.")
-        if self.labels is not None and not self.labels.is_file():
+        if self.labels is not None and self.labels != FOLDERS and not self.labels.is_file():
             found = "a folder" if self.labels.exists() else "nothing"
-            raise UserError(f"LABELS={self.labels}: expected a CSV file, found {found}.")
+            advice = " LABELS=folders reads class folders below DATA." if self.labels.is_dir() else ""
+            kind = "a CSV file" if is_csv(self.labels) else "a file"
+            raise UserError(f"LABELS={self.labels}: expected {kind}, found {found}.{advice}")
         if self.store.exists() and not self.store.is_dir():
             raise UserError(f"STORE={self.store}: is a file. Choose another name.")
 
@@ -145,7 +159,9 @@ class VerifySettings(LocalStore):
 class InfoSettings(LocalStore):
     """A look at a store's contents."""
 
-    split: str = setting("course", "How chips are divided, as in training.", hint="course|blocked|0.8,0.2|file.csv")
+    split: str = setting(
+        "course", "How chips are divided, as in training.", hint="course|blocked|column|0.8,0.2|file.csv"
+    )
 
     @field_validator("split")
     @classmethod

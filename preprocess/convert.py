@@ -28,6 +28,7 @@ from preprocess.files import locked, named_errors
 from preprocess.labels import settings_of
 from preprocess.layout import MIB
 from preprocess.plan import Plan, make_plan
+from preprocess.split_rules import split_counts
 from preprocess.workers import check_open_files, run_tasks, start_server
 from preprocess.write import ShardTask, convert_shard, progress_path
 
@@ -74,6 +75,8 @@ def convert(settings: ConversionSettings, check_plan: Callable[[Plan], None] = l
     untagged = int((plan.labels.sum(axis=1) == 0).sum())
     if untagged:
         say(f"{settings.store}: {untagged} chips have no tag.")
+    if plan.split is not None:
+        say(f"{settings.store}: SPLIT=column uses the split of the labels file ({split_counts(plan.split)}).")
     say(
         f"{settings.store}: {total} chips, {len(plan.classes)} classes ({_listed(plan.classes)}), "
         f"bands {', '.join(plan.layout.bands)}; "
@@ -167,6 +170,8 @@ def _finish(plan: Plan, root: Path) -> None:
                 blocks.setdefault(name, []).append(np.atleast_1d(progress[name]))
     arrays = {name: np.concatenate(values) for name, values in blocks.items()}
     arrays |= {"names": np.array(plan.names, object), "labels": plan.labels, "csv_row": plan.csv_row}
+    if plan.split is not None:
+        arrays["split"] = plan.split
     source = {**plan.source, "labels": plan.label_settings.as_dict()}
     with named_errors(root / "store"):
         zarr_store.finish(root / "store", plan.layout, plan.classes, plan.num_csv_rows, arrays, source)
@@ -181,7 +186,7 @@ def _compare_with_complete(plan: Plan) -> None:
     store = zarr_store.open_store(plan.store)
     before = replace(
         plan, layout=store.layout, classes=store.classes, num_csv_rows=store.num_csv_rows,
-        names=tuple(str(name) for name in store.names), labels=store.labels, csv_row=store.csv_row,
+        names=tuple(str(name) for name in store.names), labels=store.labels, csv_row=store.csv_row, split=store.split,
         source=store.source, label_settings=settings_of(store),
     )  # fmt: skip
     differences = _differences(before.settings(), plan.settings())

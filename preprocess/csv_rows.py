@@ -1,19 +1,19 @@
 """Read a CSV strictly: anything that two programs could read differently is refused.
 
-In: a path and the separator. Out: a `Table` with one row per line and fields as written. Leaves the meaning of the
-fields to `labels` and `splits`.
+In: a path and the separator. Out: a `Table` with one row per line, fields as written, each row as long as the header.
+Leaves the meaning of the fields to `labels` and `splits`.
 """
 
 import codecs
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from preprocess.console import UserError, is_plain
+from preprocess.table import Row, Table
 
 SEPARATORS = {",": ",", ";": ";", "|": "|", "tab": "\t"}  # CSV_SEPARATOR -> the character
 _BYTE_ORDER_MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
@@ -22,29 +22,21 @@ _BYTE_ORDER_MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """An open CSV. `header`: column names without surrounding spaces; `rows`: (line, fields), to be read once.
-
-    Every row has as many fields as the header; reading another row raises UserError.
-    """
-
-    path: Path
-    header: tuple[str, ...]
-    rows: Iterator[tuple[int, list[str]]]
-
-
 def read_table(path: Path, separator: str = ",") -> Table:
     """Open a CSV in UTF-8, with or without a byte order mark; lines end in LF, CRLF or CR. Empty lines are skipped.
 
     Raises:
         UserError: the file is missing, has another encoding, a NUL character or no header. While rows are read: a quote
-        is
-            not closed in its line, text stands beside a quoted part, or a row has another number of fields.
+            is not closed in its line, text stands beside a quoted part, or a row has another number of fields.
     """
-    lines = _parsed(path, _text(path), separator)
+    lines = _parsed(path, read_text(path, "CSV"), separator)
     _, header = next(lines, (0, []))
-    return Table(path=path, header=tuple(name.strip() for name in header), rows=_of_width(path, lines, len(header)))
+    rows = _of_width(path, lines, len(header))
+
+    def read(places: Sequence[int]) -> Iterator[Row]:
+        return ((line, [fields[place] for place in places]) for line, fields in rows)
+
+    return Table(path=path, header=tuple(name.strip() for name in header), read=read)
 
 
 def csv_line(fields: Iterable[str]) -> str:
@@ -67,19 +59,24 @@ def split_names(variable: str, text: str) -> tuple[str, ...]:
     return names
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path, kind: str) -> str:
+    """The text of a file in UTF-8, without a byte order mark. `kind` is CSV or the like, for messages.
+
+    Raises:
+        UserError: the file is missing, cannot be read or has another encoding.
+    """
     if not path.is_file():
-        raise UserError(f"{path}: expected a CSV file, found {'a folder' if path.is_dir() else 'nothing'}.")
+        raise UserError(f"{path}: expected a {kind} file, found {'a folder' if path.is_dir() else 'nothing'}.")
     try:
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
-        raise UserError(f"{path}: expected a readable CSV file, found: {error.strerror}.") from error
+        raise UserError(f"{path}: expected a readable {kind} file, found: {error.strerror}.") from error
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS if data.startswith(mark)), None)
     if encoding is None and 4 * data.count(0) > len(data):
         encoding = "UTF-16"  # without a mark: every second byte of Latin letters is 0
     if encoding:
-        raise UserError(f"{path}: expected a CSV in UTF-8, found {encoding}. {_convert(path, encoding)}")
+        raise UserError(f"{path}: expected a {kind} in UTF-8, found {encoding}. {_convert(path, encoding)}")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -88,12 +85,12 @@ def _text(path: Path) -> str:
         with suppress(UnicodeDecodeError):  # 5 bytes are undefined there
             byte += f" (in Windows-1252: {data[error.start : error.start + 1].decode('cp1252')!r})"
         raise UserError(
-            f"{path} line {line}: expected a CSV in UTF-8, found {byte}. {_convert(path, 'WINDOWS-1252')}"
+            f"{path} line {line}: expected a {kind} in UTF-8, found {byte}. {_convert(path, 'WINDOWS-1252')}"
         ) from error
 
 
 def _convert(path: Path, encoding: str) -> str:
-    return f"Save it as UTF-8, for example: iconv -f {encoding} -t UTF-8 {path.name} > utf8.csv"
+    return f"Save it as UTF-8, for example: iconv -f {encoding} -t UTF-8 {path.name} > utf8{path.suffix}"
 
 
 def _parsed(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:

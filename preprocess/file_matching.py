@@ -12,6 +12,7 @@ import numpy as np
 
 from preprocess.console import UserError, say
 from preprocess.image_names import Index, difference, find_exactly, list_tiffs
+from preprocess.label_files import number_of
 from preprocess.labels import LabelTable
 
 
@@ -64,8 +65,8 @@ def _similar(csv: Path, table: LabelTable, folder: Path, rows: list[int], index:
         files = index.find(table.names[row])
         if len(files) > 1:
             raise UserError(
-                f"{csv} line {table.lines[row]}: {table.names[row]!r} can mean {len(files)} files in {folder}: "
-                f"{', '.join(map(repr, files[:3]))}. Write the exact name of the file."
+                f"{csv} {number_of(csv, table.lines[row])}: {table.names[row]!r} can mean {len(files)} files in "
+                f"{folder}: {', '.join(map(repr, files[:3]))}. Write the exact name of the file."
             )
         if files:
             similar[row] = files[0]
@@ -78,8 +79,8 @@ def _check_once(csv: Path, table: LabelTable, paths: list[str]) -> None:
         other = first.setdefault(path, row) if path else row
         if other != row:
             raise UserError(
-                f"{csv} line {table.lines[row]}: {table.names[row]!r} means {path}, and so does {table.names[other]!r} "
-                f"in line {table.lines[other]}. Remove one of the rows."
+                f"{csv} {number_of(csv, table.lines[row])}: {table.names[row]!r} means {path}, and so does "
+                f"{table.names[other]!r} in {number_of(csv, table.lines[other])}. Remove one of the rows."
             )
 
 

@@ -70,7 +70,7 @@ class StoreHeader:
     @property
     def specs(self) -> dict[str, ArraySpec]:
         """The small arrays that the store must have."""
-        return array_specs(self.layout, self.num_chips, len(self.classes), self.version)
+        return array_specs(self.layout, self.num_chips, len(self.classes), self.version, self.records or ())
 
     def read(self, name: str) -> np.ndarray:
         """One small array.
@@ -100,6 +100,8 @@ class StoreHeader:
     def _check_values(self, name: str, values: np.ndarray) -> None:
         if name == "labels" and values.max() > 1:
             raise UserError(f"{self.path}: labels: expected 0 and 1, found {values.max()}. {_AGAIN}")
+        if name == "split" and values.max() > 2:
+            raise UserError(f"{self.path}: split: expected 0, 1 and 2, found {values.max()}. {_AGAIN}")
         if name == "csv_row" and not (
             values[0] >= 0 and values[-1] < self.num_csv_rows and (values[1:] > values[:-1]).all()
         ):

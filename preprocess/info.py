@@ -12,6 +12,7 @@ from preprocess import shard, zarr_store
 from preprocess.console import UserError, one_line, say
 from preprocess.labels import settings_of
 from preprocess.layout import MIB
+from preprocess.split_rules import split_counts
 from preprocess.splits import SPLIT_NAMES, Split, make_split
 from preprocess.zarr_store import Store
 
@@ -55,6 +56,8 @@ def _say_store(path: Path, store: Store, encoded_bytes: int) -> None:
     if "nodata" in store.source:
         say(f"nodata       {store.source['nodata']} (marked by the files; counts as a value in mean and std)")
     say(f"fingerprint  {store.fingerprint}")
+    if store.split is not None:
+        say(f"split column {split_counts(store.split)} (SPLIT=column)")
     if settings := " ".join(f"{name}={value!r}" for name, value in settings_of(store).variables().items()):
         say(f"labels       read with {settings}")
 

@@ -20,9 +20,11 @@ from preprocess.console import UserError, advice, one_line
 from preprocess.csv_rows import csv_line
 from preprocess.file_matching import match_files
 from preprocess.header import VERSION
+from preprocess.label_files import FOLDERS
 from preprocess.label_settings import LabelSettings
 from preprocess.labels import read_labels
 from preprocess.layout import Layout, plan_layout
+from preprocess.preset_settings import with_preset
 from preprocess.write import ShardTask
 
 
@@ -44,6 +46,7 @@ class Plan:
     paths: tuple[str, ...]
     labels: np.ndarray
     csv_row: np.ndarray
+    split: np.ndarray | None
     size: np.ndarray
     mtime_ns: np.ndarray
     expected: tiff.Expected
@@ -71,6 +74,8 @@ class Plan:
         """Everything that must be equal to resume a conversion, as comparable texts."""
         chips = hashlib.sha256(json.dumps(self.names).encode())
         chips.update(self.labels.tobytes() + self.csv_row.tobytes())
+        if self.split is not None:
+            chips.update(self.split.tobytes())
         shape = (len(self.layout.bands), self.layout.height, self.layout.width)
         return {
             "store version": str(VERSION),
@@ -89,16 +94,14 @@ class Plan:
 def make_plan(settings: ConversionSettings) -> Plan:
     """Check everything that can be checked without reading every chip, and lay out the store."""
     settings.check()
-    preset = presets.PRESETS[settings.preset] if settings.preset else None
-    folder, csv_path = presets.find(settings.data, preset) if preset else (settings.data, None)
-    csv_path = settings.labels or csv_path
-    if csv_path is None:
-        raise UserError(f"LABELS is not set, and no preset knows a CSV in DATA={settings.data}. Give LABELS=file.csv.")
-    classes = settings.classes or (preset.classes if preset else None)
-    table = read_labels(csv_path, classes, settings.label_settings)
-    files = match_files(csv_path, table, folder, allow_missing=settings.allow_missing)
-    paths = files.paths
-    bands = settings.bands or (preset.bands if preset else None)
+    preset, data = presets.PRESETS[settings.preset] if settings.preset else None, settings.data
+    settings = with_preset(settings)
+    if settings.labels is None:
+        raise UserError(f"LABELS is not set, and no preset knows a CSV in DATA={data}. Give LABELS=file.csv.")
+    labels = settings.data if settings.labels == FOLDERS else settings.labels
+    table = read_labels(labels, settings.classes, settings.label_settings)
+    files = match_files(labels, table, settings.data, allow_missing=settings.allow_missing)
+    paths, bands = files.paths, settings.bands
     expected = tiff.Expected(axes=settings.axes, num_bands=len(bands) if bands else None)
     try:
         first = tiff.read(paths[0], preset.check_page if preset else None, expected)
@@ -118,6 +121,7 @@ def make_plan(settings: ConversionSettings) -> Plan:
         paths=paths,
         labels=table.labels[files.csv_row],
         csv_row=files.csv_row,
+        split=None if table.split is None else table.split[files.csv_row],
         size=files.size,
         mtime_ns=files.mtime_ns,
         expected=tiff.Expected(

@@ -1,27 +1,45 @@
-"""Presets for published data sets: bands, classes in order, location of the files.
+"""Presets for published data sets: bands, classes in order, where the chips and the labels are, how labels are read.
 
-In: a preset's name. Out: a `Preset`. A preset only fills in settings that the user did not give. No other file knows a
-data set by name.
+In: a preset's name. Out: a `Preset`. No other file knows a data set by name. Leaves filling in settings to
+`preset_settings`: worker processes load this file, and need no settings.
 """
 
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import tifffile
+
+from preprocess.label_files import FOLDERS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """One form in which a data set is published.
+
+    folders: tried below DATA in this order; a folder is the right one if it has a file with one of the `suffixes`.
+    labels: names of the labels file, tried in DATA, beside it and in the folder; "folders" for class folders.
+    settings: of the conversion. label_settings: the same, but only for the labels file above.
+    """
+
+    folders: tuple[str, ...]
+    suffixes: tuple[str, ...] = (".tif",)
+    labels: tuple[str, ...]
+    settings: dict[str, Any]
+    label_settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """Facts about one data set. `folders` and `csv_names` are tried below DATA in this order.
+    """Facts about one data set. Of several downloads the first that DATA holds is used.
 
     A chip has exactly one of the classes in `exclusive`.
     """
 
-    bands: tuple[str, ...]
     classes: tuple[str, ...]
-    folders: tuple[str, ...]
-    csv_names: tuple[str, ...]
+    downloads: tuple[Download, ...]
     check_page: Callable[[tifffile.TiffPage], str | None] | None = None
     exclusive: tuple[str, ...] = ()
 
@@ -37,19 +55,59 @@ def planet_v1_page(page: tifffile.TiffPage) -> str | None:
     return None
 
 
+_EUROSAT = (
+    "AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial", "Pasture", "PermanentCrop", "Residential",
+    "River", "SeaLake",
+)  # fmt: skip
+_UCMERCED = (
+    "agricultural", "airplane", "baseballdiamond", "beach", "buildings", "chaparral", "denseresidential", "forest",
+    "freeway", "golfcourse", "harbor", "intersection", "mediumresidential", "mobilehomepark", "overpass", "parkinglot",
+    "river", "runway", "sparseresidential", "storagetanks", "tenniscourt",
+)  # fmt: skip
 PRESETS = {
     "planet": Preset(
-        bands=("blue", "green", "red", "nir"),
         # Order and spelling of the data set, used in every published table of results.
         classes=(
             "clear", "cloudy", "haze", "partly_cloudy", "agriculture", "artisinal_mine", "bare_ground", "blooming",
             "blow_down", "conventional_mine", "cultivation", "habitation", "primary", "road", "selective_logging",
             "slash_burn", "water",
         ),
-        folders=("train-tif-v2/train-tif-v2", "train-tif-v2", "."),
-        csv_names=("train_v2.csv", "train_v2.csv/train_v2.csv"),
+        downloads=(
+            Download(
+                folders=("train-tif-v2/train-tif-v2", "train-tif-v2", "."),
+                labels=("train_v2.csv", "train_v2.csv/train_v2.csv"),
+                settings={"bands": ("blue", "green", "red", "nir")},
+            ),
+        ),
         check_page=planet_v1_page,
         exclusive=("clear", "cloudy", "haze", "partly_cloudy"),
+    ),
+    "eurosat": Preset(
+        classes=_EUROSAT,
+        downloads=(
+            Download(
+                folders=("EuroSAT_MS", "ds/images/remote_sensing/otherDatasets/sentinel_2/tif", "."),
+                labels=("folders",),
+                # B8A is the last band of the files: its published mean (2,594) is near that of B08 (2,297), and the
+                # tenth band has the mean of cirrus, B10 (12).
+                settings={
+                    "bands": (
+                        "B01", "blue", "green", "red", "B05", "B06", "B07", "nir", "B09", "B10", "B11", "B12", "B8A",
+                    )
+                },
+            ),
+        ),
+        exclusive=_EUROSAT,
+    ),
+    "ucmerced": Preset(
+        classes=_UCMERCED,
+        downloads=(
+            Download(
+                folders=("UCMerced_LandUse/Images", "Images", "."), labels=("folders",),
+                settings={"bands": ("red", "green", "blue")},
+            ),
+        ),
+        exclusive=_UCMERCED,
     ),
 }  # fmt: skip
 
@@ -59,9 +117,21 @@ def exclusive_classes(classes: tuple[str, ...]) -> tuple[str, ...]:
     return next((preset.exclusive for preset in PRESETS.values() if preset.classes == classes), ())
 
 
-def find(data: Path, preset: Preset) -> tuple[Path, Path | None]:
-    """(folder of the TIFFs, CSV or None) in the layout of the preset's download below `data`."""
-    folder = next((data / name for name in preset.folders if (data / name).is_dir()), data)
-    around = (data, data.parent)
-    csvs = [base / name for base in around for name in preset.csv_names if (base / name).is_file()]
-    return folder, csvs[0] if csvs else None
+def find(data: Path, preset: Preset) -> tuple[Download, Path]:
+    """The download that `data` holds, and the folder of its chips. A named folder comes before `data` itself."""
+    places = [(download, data / name) for download in preset.downloads for name in download.folders if name != "."]
+    places += [(download, data) for download in preset.downloads]
+    return next((place for place in places if _holds(place[1], place[0].suffixes)), places[-1])
+
+
+def _holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
+    """Whether a file below the folder has one of the suffixes, in any case."""
+    return any(name.lower().endswith(suffixes) for _, _, names in os.walk(folder) for name in names)
+
+
+def find_labels(data: Path, folder: Path, download: Download) -> Path | None:
+    """The labels of a download; None if there is no such file."""
+    if "folders" in download.labels:
+        return FOLDERS
+    places = (base / name for base in (data, data.parent, folder) for name in download.labels)
+    return next((place for place in places if place.is_file()), None)

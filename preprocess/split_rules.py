@@ -4,11 +4,15 @@ In: the text of SPLIT. Out: fractions and a seed, or a UserError. Leaves dividin
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from preprocess.console import UserError
 from preprocess.messages import did_you_mean, shown
 
-NAMED = ("course", "blocked")
+NAMED = ("course", "blocked", "column")
+SPLIT_NAMES = ("train", "val", "test")
+NO_SPLIT = 255  # in place of a position in SPLIT_NAMES
+_SPLIT_WORDS = {"training": "train", "validation": "val", "valid": "val", "testing": "test"}  # of published files
 _NUMERIC = set("0123456789.eE+-, @")  # Python's own numbers may hold other characters: 0_.5, digits of other scripts
 
 
@@ -18,6 +22,18 @@ class Fractions:
 
     fractions: tuple[float, ...]
     seed: int
+
+
+def split_number(text: str) -> int | None:
+    """Position in SPLIT_NAMES of a split as a labels file has it, such as validation; None for another word."""
+    word = text.strip().casefold()
+    word = _SPLIT_WORDS.get(word, word)
+    return SPLIT_NAMES.index(word) if word in SPLIT_NAMES else None
+
+
+def split_counts(split: Any) -> str:
+    """ "70 train, 10 val, 20 test" for an array of positions in SPLIT_NAMES."""
+    return ", ".join(f"{int((split == index).sum())} {name}" for index, name in enumerate(SPLIT_NAMES))
 
 
 def check_rule(rule: str) -> None:
@@ -43,7 +59,7 @@ def read_fractions(rule: str) -> Fractions:
     adds_up = len(fractions) in (2, 3) and min(fractions) > 0 and abs(sum(fractions) - 1) < 1e-9
     if not adds_up or not 0 <= seed < 2**128:  # what Philox takes
         raise UserError(
-            f"SPLIT={shown(rule)}: expected course, blocked, a .csv file, or fractions that add up to 1 (0.8,0.2 or "
-            f"0.7,0.1,0.2@seed){did_you_mean(rule, NAMED, 'SPLIT') or '.'}"
+            f"SPLIT={shown(rule)}: expected course, blocked, column, a .csv file, or fractions that add up to 1 "
+            f"(0.8,0.2 or 0.7,0.1,0.2@seed){did_you_mean(rule, NAMED, 'SPLIT') or '.'}"
         )
     return Fractions(fractions=fractions, seed=seed)

@@ -20,10 +20,10 @@ from preprocess.csv_rows import read_table
 from preprocess.image_names import Index, stem
 from preprocess.label_settings import LabelSettings
 from preprocess.labels import HasSource, read_rows, settings_of
+from preprocess.split_rules import SPLIT_NAMES as SPLIT_NAMES
 from preprocess.split_rules import read_fractions
 from preprocess.zarr_store import Store
 
-SPLIT_NAMES = ("train", "val", "test")
 COURSE_TEST_SIZE, COURSE_SEED = 0.33, 0
 
 
@@ -73,14 +73,20 @@ class ChipTable(HasSource, Protocol):
         """Rows of the CSV, with those whose chip is missing."""
         ...
 
+    @property
+    def split(self) -> np.ndarray | None:
+        """Position in SPLIT_NAMES of each chip's split in the labels file; None without SPLIT_COLUMN."""
+        ...
+
 
 def make_split(rule: str, store: ChipTable, *, val: float = 0.0) -> Split:
     """Divide the chips of a store.
 
     Args:
         rule: "course"; fractions "train,test" or "train,val,test" with an optional "@seed"
-            ("0.7,0.1,0.2@5"); a CSV file with the columns image_name and split; or "blocked", which has the shares
-            of "course" but keeps each group that `make audit` found (duplicates, neighbours) in one split.
+            ("0.7,0.1,0.2@5"); a CSV file with the columns image_name and split; "column", the split of the labels
+            file that the store keeps; or "blocked", which has the shares of "course" but keeps each group that `make
+            audit` found (duplicates, neighbours) in one split.
         store: the store. Random splits are drawn over all rows of its CSV, so that a missing chip moves no other chip.
         val: fraction of the train split to use as `val`, if the rule makes none.
 
@@ -111,6 +117,13 @@ def _split_rows(rule: str, store: ChipTable, val: float) -> dict[str, np.ndarray
         count = store.num_csv_rows
         train, test = course_rows(count) if count > 1 else (np.arange(count),) * 2
         return {"train": train, "val": np.empty(0, int), "test": test}
+    if rule == "column":
+        if (split := store.split) is None:
+            raise UserError(
+                f"SPLIT=column: {store.path} keeps no split. Convert again with SPLIT_COLUMN=split, the column of the "
+                "labels file that says train, val or test."
+            )
+        return {name: store.csv_row[split == index] for index, name in enumerate(SPLIT_NAMES)}
     if rule == "blocked":
         if not isinstance(store, Store):
             raise UserError(f"SPLIT=blocked: {store.path} must be made first. Then `make audit` finds the groups.")

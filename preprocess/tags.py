@@ -1,4 +1,4 @@
-"""Split a CSV field into tags, and detect tags that were written in another form than the settings say.
+"""Split a field into tags, and detect tags that were written in another form than the settings say.
 
 In: a field, or all different tags of a file. Out: the tags of a field; for a suspicious tag the reason and the setting
 that reads it. Leaves rows and columns to `labels`.
@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Callable, Collection, Mapping
 
 from preprocess.console import is_plain
+from preprocess.table import Field
 
 SEPARATORS = {"space": " ", " ": " ", ",": ",", ";": ";", "|": "|"}  # TAGS_SEPARATOR -> the character
 MARKS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}  # of one-hot columns
@@ -23,6 +24,29 @@ _OPENING = "[({'\""
 # A Python string in single quotes, or a JSON string in double quotes (also valid Python if nothing is escaped).
 _QUOTED = r"""'(?:[^'\\]|\\['"\\]|\\x[0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4})*'|"(?:[^"\\]|\\["\\/]|\\u[0-9a-fA-F]{4})*\""""
 _ITEMS = re.compile(rf"(?:\s*(?:{_QUOTED})\s*,)*\s*(?:(?:{_QUOTED})\s*)?")
+
+
+def field_tags(field: Field, form: str, separator: str) -> list[str] | None:
+    """The tags of a field in the form "tags", "list" or "long"; None if the field does not follow the form."""
+    if isinstance(field, tuple):
+        tags = [tag.strip(" ") for tag in field]
+        return tags if (form == "list" or not tags) and all(tags) else None  # [] says "no tag" in any form
+    if form == "list":
+        return list_tags(field)
+    if form == "long":
+        return [tag] if (tag := field.strip(" ")) else []
+    return split_tags(field, separator)
+
+
+def unexpected(field: Field, form: str, separator: str) -> str:
+    """What was expected in place of a field for which `field_tags` gives None."""
+    if form == "list":
+        found = list(field) if isinstance(field, tuple) else field
+        return f"""expected a JSON or Python list of texts, found {found!r}. For example: ["clear", "road"]"""
+    if form == "long":
+        return f"expected one tag, found the list {list(field)}. Leave LABELS_FORMAT=long out."
+    advice = "Write a list in every row." if separator == " " else "Leave TAGS_SEPARATOR out."
+    return f"expected a text with tags, found the list {list(field)}. {advice}"
 
 
 def split_tags(field: str, separator: str) -> list[str]:
@@ -48,29 +72,29 @@ def list_tags(field: str) -> list[str] | None:
     return tags if all(tags) else None
 
 
-def odd_tag(tags: Mapping[str, int], known: Collection[str], form: str, separator: str) -> tuple[int, str] | None:
-    """(line, reason) of a tag that looks misread; None if no tag does.
+def odd_tag(tags: Mapping[str, str], known: Collection[str], form: str, separator: str) -> tuple[str, str] | None:
+    """(place, reason) of a tag that looks misread; None if no tag does.
 
     Args:
-        tags: each different tag with its first line.
+        tags: each different tag with the place where it is first, such as "line 2".
         known: classes given by the user; these are accepted, whatever they look like.
-        form: LABELS_FORMAT.
+        form: LABELS_FORMAT, or "folders".
         separator: the character between tags; only used with the format "tags".
     """
-    unknown = {tag: line for tag, line in tags.items() if tag not in known}
+    unknown = {tag: place for tag, place in tags.items() if tag not in known}
     return (
         _first(unknown, _invisible)
-        or (_first(unknown, _list_piece) if form != "onehot" else None)
+        or (_first(unknown, _list_piece) if form in ("tags", "list", "long") else None)
         or _odd_separator(tags, unknown, form, separator)
         or _first(unknown, lambda tag: _no_class(tag, joiners=form == "tags" and separator == " "))
-        or (_marks_only(tags, unknown) if form != "onehot" else None)
+        or (_marks_only(tags, unknown) if form in ("tags", "list", "long") else None)
         or _same_but_for_case(tags, unknown)
     )
 
 
-def _first(unknown: Mapping[str, int], reason_of: Callable[[str], str]) -> tuple[int, str] | None:
-    """(line, reason) of the first tag with a reason."""
-    return next(((line, reason) for tag, line in unknown.items() if (reason := reason_of(tag))), None)
+def _first(unknown: Mapping[str, str], reason_of: Callable[[str], str]) -> tuple[str, str] | None:
+    """(place, reason) of the first tag with a reason."""
+    return next(((place, reason) for tag, place in unknown.items() if (reason := reason_of(tag))), None)
 
 
 def _invisible(tag: str) -> str:
@@ -94,37 +118,37 @@ def _no_class(tag: str, *, joiners: bool) -> str:
     return ""
 
 
-def _marks_only(tags: Mapping[str, int], unknown: Mapping[str, int]) -> tuple[int, str] | None:
+def _marks_only(tags: Mapping[str, str], unknown: Mapping[str, str]) -> tuple[str, str] | None:
     if not unknown or not {tag.casefold() for tag in tags} <= MARKS.keys():
         return None
-    tag, line = next(iter(unknown.items()))
-    return line, f"the tag {tag!r} looks like a mark for yes or no. LABELS_FORMAT=onehot reads one column per class."
+    tag, place = next(iter(unknown.items()))
+    return place, f"the tag {tag!r} looks like a mark for yes or no. LABELS_FORMAT=onehot reads one column per class."
 
 
 def _odd_separator(
-    tags: Mapping[str, int], unknown: Mapping[str, int], form: str, separator: str
-) -> tuple[int, str] | None:
-    if form in ("list", "onehot"):
+    tags: Mapping[str, str], unknown: Mapping[str, str], form: str, separator: str
+) -> tuple[str, str] | None:
+    if form not in ("tags", "long"):
         return None  # each tag is separate
     # A weaker separator than the one set may be part of a class's name; in the long format any may.
     stronger = _STRONGEST[: _STRONGEST.index(separator)] if separator in _STRONGEST else _STRONGEST
     for other in stronger if form == "tags" else ():
-        for tag, line in unknown.items():
+        for tag, place in unknown.items():
             if other in tag:
                 advice = (
                     f"TAGS_SEPARATOR={shlex.quote(other)} splits it; if it is one class, list all classes in "
                     "CLASSES=..."
                 )
-                return line, f"the tag {tag!r} looks like several tags with {other!r} between them. {advice}"
+                return place, f"the tag {tag!r} looks like several tags with {other!r} between them. {advice}"
     for other in (*_STRONGEST, " "):
-        for tag, line in unknown.items():
+        for tag, place in unknown.items():
             if other in tag and _holds_a_tag(tag, other, tags):
                 advice = "Use one separator in all rows; if it is one class, list all classes in CLASSES=..."
-                return line, f"the tag {tag!r} looks like several tags with {other!r} between them. {advice}"
+                return place, f"the tag {tag!r} looks like several tags with {other!r} between them. {advice}"
     return None
 
 
-def _holds_a_tag(tag: str, separator: str, tags: Mapping[str, int]) -> bool:
+def _holds_a_tag(tag: str, separator: str, tags: Mapping[str, str]) -> bool:
     """Whether a tag consists of other tags with a separator between them.
 
     "inland water" may exist beside "water", so for spaces every piece must be a tag.
@@ -133,13 +157,13 @@ def _holds_a_tag(tag: str, separator: str, tags: Mapping[str, int]) -> bool:
     return bool(pieces) and (all(pieces) if separator == " " else any(pieces))
 
 
-def _same_but_for_case(tags: Mapping[str, int], unknown: Mapping[str, int]) -> tuple[int, str] | None:
+def _same_but_for_case(tags: Mapping[str, str], unknown: Mapping[str, str]) -> tuple[str, str] | None:
     seen: dict[str, str] = {}
-    for tag, line in tags.items():
+    for tag, place in tags.items():
         other = seen.setdefault(unicodedata.normalize("NFKC", tag.casefold()), tag)
         if other != tag and (tag in unknown or other in unknown):
-            return line, (
-                f"the tags {tag!r} and {other!r} (line {tags[other]}) differ only in case or Unicode form. "
+            return place, (
+                f"the tags {tag!r} and {other!r} ({tags[other]}) differ only in case or Unicode form. "
                 "Write them in the same way; if both are classes, list all classes in CLASSES=..."
             )
     return None

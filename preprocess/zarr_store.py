@@ -12,6 +12,7 @@ read. Its arrays:
     checksum     (chip)              xxh3-64 of the raw pixels, C order, little-endian
     source_size, source_mtime_ns (chip)  size and time of each TIFF, to notice that it has changed
     shard_digest (shard)             shows that a shard file is in its place, see `shard`
+    split        (chip)              uint8: 0 train, 1 val, 2 test, as the labels file says; only with SPLIT_COLUMN
 
 The group's attributes hold the layout, the classes, and a SHA-256 of each array except `tiles`. Two digests cover
 everything:
@@ -56,6 +57,7 @@ class Store:
     path: a folder, or the address of a store in object storage.
     read: returns an array by name; the array is checked each time.
     source: what the conversion recorded about the source files (JSON), {} if nothing.
+    has_split: whether the store keeps the split of its labels file.
     """
 
     path: Path | str
@@ -68,6 +70,7 @@ class Store:
     read: Callable[[str], np.ndarray]
     version: int = VERSION
     source: dict[str, Any] = field(default_factory=dict)
+    has_split: bool = False
 
     @property
     def num_chips(self) -> int:
@@ -108,6 +111,11 @@ class Store:
     def shard_digest(self) -> np.ndarray | None:
         """(shards,) uint64, see `shard`; None in a store of version 1."""
         return self.read("shard_digest") if self.version >= 2 else None
+
+    @property
+    def split(self) -> np.ndarray | None:
+        """(chips,) uint8: 0 train, 1 val, 2 test, as the labels file says; None if the store does not keep it."""
+        return self.read("split") if self.has_split else None
 
     @property
     def is_remote(self) -> bool:
@@ -174,7 +182,7 @@ def finish(
     """
     group = zarr.open_group(root, mode="a", zarr_format=3)
     num_chips = len(arrays["names"])
-    specs = array_specs(layout, num_chips, len(classes), VERSION)
+    specs = array_specs(layout, num_chips, len(classes), VERSION, arrays)
     records = {name: write_array(group, name, spec, np.asarray(arrays[name])) for name, spec in specs.items()}
     attrs: dict[str, Any] = {
         "format": FORMAT,
@@ -205,5 +213,5 @@ def open_store(path: str | Path) -> Store:
     return Store(
         path=header.path, layout=header.layout, classes=header.classes, num_csv_rows=header.num_csv_rows,
         fingerprint=header.fingerprint, labels=header.read("labels"), csv_row=header.read("csv_row"), read=header.read,
-        version=header.version, source=header.source,
+        version=header.version, source=header.source, has_split="split" in header.specs,
     )  # fmt: skip

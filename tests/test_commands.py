@@ -122,7 +122,7 @@ def test_settings_are_checked_with_pydantic_alone(tmp_path: Path) -> None:
         ("train TASK=1 EPOCH=3", 2, "EPOCH is not a setting of train. Did you mean EPOCHS?"),
         ("train TASK=1 ARCH=resnet19", 2, "ARCH=resnet19: expected one of "),
         ("train TASK=1 RECIPE=bst", 2, "RECIPE=bst: expected one of default, course, best. Did you mean RECIPE=best?"),
-        ("train TASK=1 SPLIT=blockd", 2, "SPLIT=blockd: expected course, blocked, a .csv file"),
+        ("train TASK=1 SPLIT=blockd", 2, "SPLIT=blockd: expected course, blocked, column, a .csv file"),
         ("train TASK=1 STORE=nope.zarr", 2, f"STORE={ROOT}/nope.zarr: expected a store, found nothing."),
         (f"train TASK=1 STORE={store} RUN={run}", 2, f"RUN={run}: exists already."),
         (f"train TASK=1 STORE={store} BATCH=8 SPLIT=no.csv", 2, f"SPLIT={ROOT}/no.csv: expected a CSV file"),

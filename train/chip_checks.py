@@ -13,6 +13,7 @@ from preprocess.commands import ConversionSettings
 from preprocess.console import UserError
 from preprocess.csv_rows import SEPARATORS, read_table
 from preprocess.files import is_url
+from preprocess.label_files import is_csv
 from train.config import Config
 
 
@@ -42,14 +43,15 @@ DEMO = KnownChips(where="the demo", at_most=900, bands=("blue", "green", "red", 
 
 
 def known_chips(config: Config, conversion: ConversionSettings | None) -> KnownChips | None:
-    """The chips of a store on disk, or the rows of the CSV of a conversion; None where neither tells.
+    """The chips of a store on disk, or the rows of the CSV of a conversion; None where neither tells. (A parquet file
+    does not: pyarrow may not be installed yet.)
 
     Raises:
         UserError: the CSV cannot be read.
     """
     if not is_url(config.store) and (known := _of_store(Path(config.store))):
         return known
-    if conversion and conversion.labels:
+    if conversion and conversion.labels and is_csv(conversion.labels):
         rows = read_table(conversion.labels, SEPARATORS.get(conversion.csv_separator, conversion.csv_separator)).rows
         return KnownChips(where=str(conversion.labels), at_most=sum(1 for _ in rows))
     return None

@@ -26,6 +26,7 @@ class PlannedChips:
     names: np.ndarray
     csv_row: np.ndarray
     num_csv_rows: int
+    split: np.ndarray | None = None
     source: dict[str, Any] = field(default_factory=dict)
 
 
@@ -39,6 +40,7 @@ def check_plan(config: Config, plan: Plan) -> None:
         names=np.array(plan.names, object),
         csv_row=plan.csv_row,
         num_csv_rows=plan.num_csv_rows,
+        split=plan.split,
         source={"labels": plan.label_settings.as_dict()},
     )
     split = make_split(config.split, chips, val=config.val)

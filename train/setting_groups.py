@@ -55,9 +55,10 @@ class DataSettings(Settings):
         "course",
         "How chips are divided. course: the reference project's random split by scikit-learn, 33 % test. blocked: "
         "the fractions of course, but duplicates and adjacent chips of one scene that `make audit` found are in the "
-        "same split. 0.8,0.2: fractions of train and test. 0.7,0.1,0.2@5: of train, val and test, drawn with seed 5. "
+        "same split. column: the split of the labels file, which the store keeps (SPLIT_COLUMN). 0.8,0.2: fractions "
+        "of train and test. 0.7,0.1,0.2@5: of train, val and test, drawn with seed 5. "
         "file.csv: columns image_name and split.",
-        hint="course|blocked|0.8,0.2|file.csv",
+        hint="course|blocked|column|0.8,0.2|file.csv",
     )
     val: float = setting(
         0.0,
