@@ -189,6 +189,7 @@ def test_a_remote_generator_raises_the_error_of_its_process() -> None:
         Remote("bench.nothing:here")
 
 
+@pytest.mark.slow
 def test_chips_of_the_scale_store_are_windows_of_the_bench_chips(tmp_path: Path) -> None:
     store = open_store(chips_store(tmp_path, 300))
     assert chips_store(tmp_path, 300) == store.path

@@ -19,9 +19,13 @@ KILLS = [2, pytest.param(20, marks=pytest.mark.slow)]
 MOMENTS = [range(0, 12, 4), pytest.param(range(12), marks=pytest.mark.slow)]
 
 
+def done_shards(partial: Path) -> int:
+    return len(list((partial / "progress").glob("*.npz")))
+
+
 @pytest.mark.parametrize("wanted", KILLS)
-def test_killed_again_and_again_a_conversion_ends_in_the_same_bytes(tmp_path: Path, wanted: int) -> None:
-    """Only a SIGKILL that met a conversion at work counts: its process alive, its partial store begun."""
+def test_a_conversion_killed_again_and_again_ends_in_the_same_bytes(tmp_path: Path, wanted: int) -> None:
+    """Only a SIGKILL during a conversion counts: its process lives, and its partial store exists."""
     chips = write_chips(tmp_path / "tif", count=1500, height=48, width=48)  # six shards
     whole = to_store(chips, tmp_path / "whole.zarr")
     target = tmp_path / "killed.zarr"
@@ -31,27 +35,24 @@ def test_killed_again_and_again_a_conversion_ends_in_the_same_bytes(tmp_path: Pa
         f"STORE={target}", "BANDS=blue,green,red,nir", "JOBS=2",
     ]  # fmt: skip
     root = Path(__file__).resolve().parents[1]
-    started = time.monotonic()
-    subprocess.run(command, cwd=root, check=True, stdout=subprocess.DEVNULL)
-    life_s = time.monotonic() - started  # undisturbed, on this machine as it is now
-    assert tree(target) == tree(whole.path)
-    shutil.rmtree(target)
     rng = random.Random(0)
     kills, torn = 0, set()
     while kills < wanted or (len(torn) < 2 and kills < 20):
         process = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        while process.poll() is None and not (partial / "plan.json").exists():
+        # Kill it after this number of further shards, and up to a tenth of a second later.
+        until = done_shards(partial) + rng.randrange(3)
+        while process.poll() is None and not ((partial / "plan.json").exists() and done_shards(partial) >= until):
             time.sleep(0.002)
-        time.sleep(rng.uniform(0.0, life_s))
+        time.sleep(rng.uniform(0.0, 0.1))
         kills += process.poll() is None
         process.send_signal(signal.SIGKILL)
         _, stderr = process.communicate()
-        # A worker whose parent dies while it is being started ends with Python's own traceback, which is the kill's
-        # doing; none may come through this project's code.
+        # A worker whose parent dies while the worker starts ends with Python's own traceback. None may come from the
+        # code of this project.
         assert b"/preprocess/" not in stderr, stderr.decode()
-        torn.add(len(list((partial / "progress").glob("*.npz"))))
+        torn.add(done_shards(partial))
         if target.exists():
-            # It got there first: prove that store, and begin anew, so that the next kill meets a conversion.
+            # The conversion ended first: prove that store, and begin again, so that the next kill meets a conversion.
             assert tree(target) == tree(whole.path)
             shutil.rmtree(target)
     subprocess.run(command, cwd=root, check=True, stdout=subprocess.DEVNULL)

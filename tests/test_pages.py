@@ -67,7 +67,7 @@ def test_names_may_contain_characters_of_paths_and_markup(tmp_path: Path, sessio
         write_run(tmp_path / name, store, seed=n) for n, name in enumerate(('my "run" <b>(2)', "_hidden", "class"))
     ]
     draw_curves(run)
-    for name in NAMES[:2]:
+    for name in NAMES[:1]:
         path = report(run, compare=tuple(others), class_name=name, store_path=None)
         page, text = Page(path), path.read_text()
         assert "<b>(2)" not in text

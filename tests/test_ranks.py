@@ -97,6 +97,7 @@ def both(store: Store, settings: tuple[object, ...]) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_the_chips_of_a_step_are_divided_among_the_ranks(alone: Path, both: Path) -> None:
     one, first, second = read(alone), read(both, 0), read(both, 1)
     assert len(one.chips) == 3 * STEPS
@@ -106,6 +107,7 @@ def test_the_chips_of_a_step_are_divided_among_the_ranks(alone: Path, both: Path
         assert second.chips[step] == chips[1::2]
 
 
+@pytest.mark.slow
 def test_losses_are_equal_within_rounding(alone: Path, both: Path) -> None:
     one = read(alone).losses
     two = (read(both, 0).losses + read(both, 1).losses) / 2
@@ -119,6 +121,7 @@ def test_losses_are_equal_within_rounding(alone: Path, both: Path) -> None:
         assert a["labels"].tolist() == b["labels"].tolist()
 
 
+@pytest.mark.slow
 def test_scores_of_two_ranks_are_those_of_one_to_the_bit(both: Path) -> None:
     """One process gives exactly the logits that two ranks gathered: every test chip once, in order."""
     before = torch.get_num_threads()

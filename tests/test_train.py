@@ -260,17 +260,16 @@ def test_damaged_and_missing_files_of_a_run_are_one_line(run: Path, tmp_path: Pa
     assert name in text
 
 
-@pytest.mark.parametrize("again", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_the_command_line_in_a_process_of_its_own(store: Path, tmp_path: Path, again: bool) -> None:
+@pytest.mark.slow
+def test_the_command_line_in_a_process_of_its_own(store: Path, tmp_path: Path) -> None:
     ended = python("-m", "train", "TASK=4", f"STORE={store}", f"RUN={tmp_path / 'run'}", "GPU=cpu",
                    "EPOCHS=1", "WEIGHTS=none", f"RUN_FILE={tmp_path / 'name'}")  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
     assert (tmp_path / "name").read_text().strip() == str(tmp_path / "run")
-    if again:
-        ended = python("-m", "analysis", "reproduce", f"RUN={tmp_path / 'run'}")
-        assert ended.returncode == 0, ended.stderr
-        assert "BIT-IDENTICAL" in ended.stdout
+    ended = python("-m", "analysis", "reproduce", f"RUN={tmp_path / 'run'}")
+    assert ended.returncode == 0, ended.stderr
+    assert "BIT-IDENTICAL" in ended.stdout
     ended = python("-m", "train", "TASK=9", f"STORE={store}")
     assert (ended.returncode, ended.stderr) == (2, "error: TASK=9: expected one of 1, 3, 4.\n")
 
