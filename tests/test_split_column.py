@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 import zarr
 from helpers.chips import Chips, conversion, to_store, write_chips
+from helpers.commands import here, train
+from helpers.pages import Page
+from tiny import tiny_networks
 
+from analysis.finished_run import load_run
 from preprocess.convert import convert
 from preprocess.info import info
 from preprocess.label_settings import LabelSettings
@@ -165,6 +169,33 @@ def test_a_changed_split_is_noticed(split_store: Store, refused: Callable, tmp_p
     assert "split/c/0: expected the array split that the conversion wrote" in refused(
         lambda: open_store(split_store.path)
     )
+
+
+def test_training_report_and_audit_use_the_kept_split(tmp_path: Path, empty_figures: None) -> None:
+    chips = labelled(tmp_path, [*["train"] * 8, *["validation"] * 4, *["test"] * 6])
+    store, run = tmp_path / "s.zarr", tmp_path / "run"
+    words = [f"DATA={chips.folder}", f"LABELS={chips.csv}", "SPLIT_COLUMN=part", "BANDS=blue,green,red,nir", "JOBS=1"]
+    with tiny_networks():
+        ended = train(store, run, *words, "SPLIT=column", "BATCH=4", "EPOCHS=1")
+    assert ended.returncode == 0, ended.stderr
+    assert "split column: 8 train, 4 val, 6 test chips; epoch chosen on val" in ended.stdout
+    loaded = load_run(run)
+    assert loaded.names.tolist() == [f"t_{index}" for index in range(12, 18)]
+    ended = here("analysis", "report", f"RUN={run}")
+    assert ended.returncode == 0, ended.stderr
+    assert "a random split leaks" not in Page(run / "report" / "report.html").text
+    ended = here("analysis", "audit", f"STORE={store}", f"LABELS={chips.csv}", "SPLIT=column")
+    assert ended.returncode == 0, ended.stderr
+    assert "split column" in Page(tmp_path / "s.zarr.audit" / "audit.html").text
+
+
+def test_split_column_is_refused_before_a_conversion_that_would_not_keep_it(tmp_path: Path) -> None:
+    chips = labelled(tmp_path, WORDS)
+    words = [f"DATA={chips.folder}", f"LABELS={chips.csv}", "BANDS=blue,green,red,nir"]
+    ended = train(tmp_path / "s.zarr", tmp_path / "run", *words, "SPLIT=column", "BATCH=2")
+    assert ended.returncode == 2
+    assert "keeps no split. Convert again with SPLIT_COLUMN=split" in ended.stderr
+    assert not (tmp_path / "s.zarr").exists()
 
 
 def test_info_counts_the_chips_of_the_kept_split(split_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
