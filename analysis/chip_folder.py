@@ -1,7 +1,8 @@
-"""A folder of TIFFs without labels -> test batches, in the view that evaluated the run. No store is made.
+"""A folder of chips without labels -> test batches, in the view that evaluated the run. No store is made.
 
-In: paths, the stored bands, a run's inputs. Out: a `ChipLoader` over a reader of TIFFs. A file that cannot be used is
-noted in `TiffReader.bad` and becomes zeros in its batch, so that the others keep their places and their scores.
+In: paths, the stored bands, a run's inputs. Out: a `ChipLoader` over a reader of files. A chip that cannot be used is
+noted in `FolderReader.bad` and becomes zeros in its batch, so that the others keep their places and their scores. Files
+are read as the conversion of the run's store read them.
 """
 
 import os
@@ -15,11 +16,16 @@ from analysis.finished_run import Run
 from pipeline.inputs import Inputs
 from pipeline.loader import ChipLoader, reader_loader
 from pipeline.view import View
-from preprocess import tiff
+from preprocess.chip_reader import ChipFiles, ChipReader, FileReader, state_of
 from preprocess.console import SHORTAGES, UserError, say, setting_names
+from preprocess.expected import Expected
+from preprocess.file_patterns import FilePattern
 from preprocess.files import named_errors
-from preprocess.image_names import SUFFIXES, list_tiffs, stem
+from preprocess.fit import Fit
+from preprocess.image_names import PICTURES, SUFFIXES, chip_name, list_chips
 from preprocess.layout import Layout, plan_layout
+from preprocess.pattern_matching import list_pattern
+from preprocess.tiff_page import ChipError
 from preprocess.write import check_finite
 from preprocess.zarr_store import Store, open_store
 from train.config import Config
@@ -29,42 +35,66 @@ from train.gpu_proof import check_images, first_images
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """TIFFs below a folder, sorted by name; `names` are paths below the folder, without the suffix."""
+    """Chips below a folder, sorted by name; `names` are paths below the folder, without the suffix.
+
+    `bands`: what {band} in a path stands for; () if a chip is one file.
+    """
 
     names: list[str]
-    paths: list[Path]
+    paths: list[str]
     size: np.ndarray
     mtime_ns: np.ndarray
+    bands: tuple[str, ...] = ()
 
 
-def list_files(folder: Path) -> Files:
-    """Every TIFF below `folder`, as `make zarr` finds them. Hidden files are left out; one line has their number.
+def list_files(folder: Path, pattern: FilePattern | None = None) -> Files:
+    """Every chip below `folder`, as `make zarr` finds them: TIFFs; PNGs and JPEGs if there are no TIFFs; or the files
+    of a pattern. Hidden files are left out; one line has their number.
 
     Raises:
-        UserError: no folder, no TIFF, or two files with one name.
+        UserError: no folder, no chip, or two files with one name.
     """
     if not folder.is_dir():
         raise UserError(
             f"DATA={folder}: expected a folder of TIFFs, found {'a file' if folder.exists() else 'nothing'}."
         )
-    listing = list_tiffs(folder)
-    if text := listing.skipped():
-        say(f"DATA={folder}: {text}")
-    if not listing.names:
-        raise UserError(f"DATA={folder}: expected TIFFs ({', '.join(SUFFIXES)}), found none.")
-    if unreadable := next((name for name in listing.names if not _is_utf8(name)), None):
+    named = _of_pattern(folder, pattern) if pattern else _of_suffix(folder)
+    if unreadable := next((os.path.relpath(path, folder) for name, path in named if not _is_utf8(name)), None):
         raise UserError(f"DATA={folder}: expected file names in UTF-8, found {unreadable!r}. Rename this file.")
-    named = sorted((stem(name), folder / name) for name in listing.names)
     for (name, path), (other, twin) in pairwise(named):
         if name == other:
             raise UserError(f"{path} and {twin}: two files for one name, {name!r}. Remove one.")
-    stats = [os.stat(path) for _, path in named]
+    bands = pattern.bands if pattern else ()
+    size, mtime_ns = np.array([_state(path, bands) for _, path in named], np.int64).T
     return Files(
-        names=[name for name, _ in named],
-        paths=[path for _, path in named],
-        size=np.array([stat.st_size for stat in stats]),
-        mtime_ns=np.array([stat.st_mtime_ns for stat in stats]),
+        names=[name for name, _ in named], paths=[path for _, path in named], size=size, mtime_ns=mtime_ns, bands=bands
     )
+
+
+def _of_suffix(folder: Path) -> list[tuple[str, str]]:
+    """(name, path) of the TIFFs below a folder, or else of the PNGs and JPEGs, sorted."""
+    listing = list_chips(folder)
+    if text := listing.skipped():
+        say(f"DATA={folder}: {text}")
+    if not listing.names:
+        kinds = ", ".join((*SUFFIXES, *PICTURES))
+        raise UserError(f"DATA={folder}: expected TIFFs, PNGs or JPEGs ({kinds}), found none.")
+    return sorted((chip_name(name), str(folder / name)) for name in listing.names)
+
+
+def _of_pattern(folder: Path, pattern: FilePattern) -> list[tuple[str, str]]:
+    chips = list_pattern(folder, pattern)
+    if not chips:
+        raise UserError(f"DATA={folder}: expected files as {pattern.text} (FILES of the run's store), found none.")
+    return chips
+
+
+def _state(path: str, bands: tuple[str, ...]) -> tuple[int, int]:
+    """See `state_of`; (0, 0) of a chip that lacks a file: reading it gives the reason."""
+    try:
+        return state_of(path, bands)
+    except FileNotFoundError:
+        return 0, 0
 
 
 def _is_utf8(name: str) -> bool:
@@ -116,10 +146,10 @@ def _first_layout(files: Files, bands: tuple[str, ...]) -> Layout:
     reason = ""
     for path in files.paths:
         try:
-            values = tiff.read(path, expected=tiff.Expected(num_bands=len(bands)))
+            values = FileReader().read(path, Expected(num_bands=len(bands)))
             count, height, width = values.shape
             if count != len(bands):
-                raise tiff.ChipError(path, f"{len(bands)} bands ({', '.join(bands)})", str(count))
+                raise ChipError(path, f"{len(bands)} bands ({', '.join(bands)})", str(count))
             return plan_layout(bands=bands, height=height, width=width, dtype=values.dtype.name, codec="none")
         except (UserError, OSError) as error:
             reason = reason or str(error)
@@ -127,17 +157,17 @@ def _first_layout(files: Files, bands: tuple[str, ...]) -> Layout:
 
 
 @dataclass(kw_only=True)
-class TiffReader:
-    """Reads `bands` of files by number, as `pipeline.chunks.ChunkReader` reads them from a store.
+class FolderReader:
+    """Reads `bands` of chips by number, as `pipeline.chunks.ChunkReader` reads them from a store.
 
-    axes: the files' stored dimensions, if the store was made with AXES. bad: files that cannot be used, by number, each
-    with the reason.
+    axes, fit: of the store's conversion. bad: chips that cannot be used, by number, each with the reason.
     """
 
     files: Files
     layout: Layout
     bands: tuple[str, ...]
     axes: str | None = None
+    fit: Fit | None = None
     bad: dict[int, str] = field(default_factory=dict)
 
     def decode(self, chips: np.ndarray, out: np.ndarray, flip_rows: np.ndarray | None = None) -> None:
@@ -148,26 +178,34 @@ class TiffReader:
             self._read(chip, out[row])
 
     def _read(self, chip: int, out: np.ndarray) -> None:
-        layout, path = self.layout, self.files.paths[chip]
-        expected = (len(layout.bands), layout.height, layout.width)
+        path = self.files.paths[chip]
         try:
             with named_errors(path):
-                values = tiff.read(path, expected=tiff.Expected(shape=expected, dtype=layout.dtype, axes=self.axes))
+                values = ChipReader(self._chip_files()).read(path)  # one per call: several threads read
             check_finite(values, path)
-        except tiff.ChipError as error:
+        except ChipError as error:
             self.bad[chip] = str(error)
             out[:] = 0
         except OSError as error:
             if error.errno in SHORTAGES:
                 raise
-            self.bad[chip] = f"{path}: expected a readable file, found {error.strerror or type(error).__name__}."
+            self.bad[chip] = (
+                f"{error.filename or path}: expected a readable file, found {error.strerror or type(error).__name__}."
+            )
             out[:] = 0
         else:
             for row, band in enumerate(self.bands):
-                out[row] = values[layout.bands.index(band)]
+                out[row] = values[self.layout.bands.index(band)]
+
+    def _chip_files(self) -> ChipFiles:
+        layout, words = self.layout, self.files.bands
+        count = 1 if words else len(layout.bands)
+        shape = None if self.fit else (count, layout.height, layout.width)
+        expected = Expected(shape=shape, num_bands=count, dtype=layout.dtype, axes=self.axes)
+        return ChipFiles(expected=(expected,) * max(len(words), 1), bands=words, fit=self.fit)
 
 
-def folder_loader(reader: TiffReader, inputs: Inputs, config: Config, device: Device) -> ChipLoader:
+def folder_loader(reader: FolderReader, inputs: Inputs, config: Config, device: Device) -> ChipLoader:
     """Test batches of all files, in order; `ChipLoader.subset` chooses some. The view is that of the run's evaluation.
 
     Raises:
@@ -184,7 +222,7 @@ def folder_loader(reader: TiffReader, inputs: Inputs, config: Config, device: De
         )  # fmt: skip
 
 
-def check_gpu(reader: TiffReader, inputs: Inputs, config: Config, device: Device) -> None:
+def check_gpu(reader: FolderReader, inputs: Inputs, config: Config, device: Device) -> None:
     """Check that this GPU makes the same batch as the CPU. The verdict is stored per GPU, version and layout.
 
     Raises:

@@ -121,7 +121,9 @@ class AuditSettings(LocalStore):
 class PredictSettings(RunFolder):
     """Scores of chips without labels."""
 
-    data: Path = setting(..., "Folder of TIFFs.", hint="folder", example="DATA=folder")
+    data: Path = setting(
+        ..., "Folder of chips, in files like those of the run's store.", hint="folder", example="DATA=folder"
+    )
     out: Path = setting(Path("predictions.csv"), "The CSV of scores.", hint="file.csv")
     bands: tuple[str, ...] | None = setting(
         None,
@@ -193,7 +195,7 @@ def audit(settings: AuditSettings) -> int:
 
 
 def predict(settings: PredictSettings) -> int:
-    """Score TIFFs without labels; 1 if files could not be used."""
+    """Score chips without labels; 1 if files could not be used."""
     from analysis.predict import predict as score
 
     return 1 if score(

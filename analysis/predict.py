@@ -1,4 +1,4 @@
-"""`make predict`: score a folder of TIFFs without labels.
+"""`make predict`: score a folder of chips without labels.
 
 In: a run and a folder. Out: a CSV of scores, and a submission file in Kaggle's form. Chips are scored in blocks, so
 memory does not grow with the folder. Each finished block is a file in OUT.partial: a stop at any moment loses one block
@@ -20,13 +20,15 @@ import numpy as np
 import torch
 
 from analysis import f2_thresholds
-from analysis.chip_folder import Files, TiffReader, check_gpu, expected_layout, folder_loader, list_files, store_of
+from analysis.chip_folder import Files, FolderReader, check_gpu, expected_layout, folder_loader, list_files, store_of
 from analysis.finished_run import Run, load_run
 from analysis.saved_model import inputs_of, load_saved
 from analysis.tables import CsvWriter, tags_form
 from analysis.tta import Symmetries
 from preprocess.console import UserError, say
+from preprocess.file_patterns import read_pattern
 from preprocess.files import locked
+from preprocess.fit import fit_of
 from preprocess.zarr_store import write_atomic
 from train.config import Config
 from train.device import Device, choose_device, prepare_torch
@@ -74,12 +76,16 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
     Raises:
         UserError: the run, the folder or OUT cannot be used.
     """
-    output, run, files = output_files(out), load_run(run_path), list_files(data)
-    config = run.config.replace(gpu=gpu or run.config.gpu, gpu_given=bool(gpu), amp=AMP[run.made_with.amp])
+    output, run = output_files(out), load_run(run_path)
     store, reason = store_of(run)
+    source = store.source if store else {}  # how the conversion read such files
+    pattern = (
+        read_pattern(source["files"], bands or (store.layout.bands if store else None)) if "files" in source else None
+    )
+    files = list_files(data, pattern)
+    config = run.config.replace(gpu=gpu or run.config.gpu, gpu_given=bool(gpu), amp=AMP[run.made_with.amp])
     layout = expected_layout(run, files, bands, store, reason)
-    axes = store.source.get("axes") if store else None  # how the conversion read such files
-    reader = TiffReader(files=files, layout=layout, bands=(), axes=axes)
+    reader = FolderReader(files=files, layout=layout, bands=(), axes=source.get("axes"), fit=fit_of(source))
     inputs = inputs_of(run, store)
     reader.bands = inputs.stored_bands
     if missing := [band for band in reader.bands if band not in reader.layout.bands]:
@@ -119,7 +125,7 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
         return _finish(output, run, files, len(blocks))
 
 
-def _settings(reader: TiffReader, run: Run, digest: str, config: Config, device: Device, tta: bool) -> dict[str, Any]:
+def _settings(reader: FolderReader, run: Run, digest: str, config: Config, device: Device, tta: bool) -> dict[str, Any]:
     """Settings that all blocks of a prediction must share."""
     files, layout = reader.files, reader.layout
     listing = hashlib.sha256(json.dumps(files.names).encode())

@@ -22,7 +22,7 @@ PREFETCH_QUEUE_DEPTH = 2  # batches inside DALI
 
 
 class ChipReader(Protocol):
-    """Reads chips by number: `chunks.ChunkReader` from a store, `analysis.chip_folder.TiffReader` from TIFFs.
+    """Reads chips by number: `chunks.ChunkReader` from a store, `analysis.chip_folder.FolderReader` from files.
 
     layout: of the chips. bands: the bands that `decode` gives, in this order.
     """

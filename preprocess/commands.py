@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import ValidationInfo, field_validator, model_validator
 
 from preprocess.console import UserError
+from preprocess.file_patterns import BAND, check_pattern
 from preprocess.files import partial_path
 from preprocess.label_files import FOLDERS, is_csv
 from preprocess.label_settings import LabelSettings
@@ -87,7 +88,16 @@ class StoreWords(Settings):
 
     heading: ClassVar[str] = "Conversion"
 
-    data: Path = setting(..., "Folder of TIFFs.", hint="folder", example="DATA=folder LABELS=file.csv")
+    data: Path = setting(
+        ..., "Folder of TIFFs, or of PNGs or JPEGs.", hint="folder", example="DATA=folder LABELS=file.csv"
+    )
+    files: str | None = setting(
+        None,
+        "Where the files of a chip are below DATA. {name} is its name in the CSV. {band} is each of BANDS, for a file "
+        "per band. * is any folder.",
+        hint="{name}/{name}_{band}.tif",
+        default_text="one file per chip, found by its name",
+    )
     store: Path = setting(Path("chips.zarr"), "The store, a folder.", hint="folder")
     preset: Literal["planet", "eurosat", "ucmerced"] | None = setting(
         None,
@@ -111,8 +121,35 @@ class StoreWords(Settings):
         "Order of the dimensions inside each TIFF: rows, columns, bands (YXS) or bands, rows, columns (SYX).",
         default_text="as the files say",
     )
+    size: int | None = setting(
+        None, "Height and width of every chip in the store. FIT says how they get it.", hint="pixels", ge=1, le=65536
+    )
+    fit: Literal["crop", "pad", "resize"] | None = setting(
+        None,
+        "crop: the centre. pad: reflect the edges of smaller chips, crop larger ones. resize: the mean of blocks of "
+        "pixels if SIZE divides the size, else cubic. Without SIZE, resize brings bands in files of their own to the "
+        "largest of them.",
+    )
     jobs: int = setting(CORES, "Number of worker processes.", ge=1, default_text="one per core")
     allow_missing: bool = setting(False, "1: leave out rows of the CSV that have no file.")
+
+    @field_validator("files")
+    @classmethod
+    def _pattern_can_be_read(cls, text: str | None) -> str | None:
+        if text is not None:
+            check_pattern(text)
+        return text
+
+    @model_validator(mode="after")
+    def _size_and_fit_belong_together(self) -> Self:
+        if self.size is not None and self.fit is None:
+            raise UserError(f"SIZE={self.size}: FIT is not set. Add FIT=crop, FIT=pad or FIT=resize.")
+        resizes_bands = self.fit == "resize" and self.files is not None and BAND in self.files
+        if self.fit is not None and self.size is None and not resizes_bands:
+            raise UserError(f"FIT={self.fit}: SIZE is not set. Add the size of the chips, such as SIZE=256.")
+        if self.axes is not None and self.files is not None and BAND in self.files:
+            raise UserError(f"AXES={self.axes} has no effect with {{band}} in FILES; leave it out.")
+        return self
 
     @field_validator("bands", "classes")
     @classmethod

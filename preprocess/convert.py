@@ -25,6 +25,7 @@ from preprocess.commands import ConversionSettings
 from preprocess.console import Progress, UserError, say
 from preprocess.csv_rows import csv_line
 from preprocess.files import locked, named_errors
+from preprocess.fit import FitCounts, fit_line
 from preprocess.labels import settings_of
 from preprocess.layout import MIB
 from preprocess.plan import Plan, make_plan
@@ -69,7 +70,7 @@ def convert(settings: ConversionSettings, check_plan: Callable[[Plan], None] = l
                 # Flushed while the others work: flushing all at the end took a sixth of the time for 2,048 Planet-size
                 # chips.
                 _flush(zarr_store.shard_path(root / "store", number))
-        _finish(plan, root)
+        fitted = _finish(plan, root)
     encoded = zarr_store.encoded_bytes(settings.store, plan.layout, total)
     raw = plan.layout.chip_bytes * total
     untagged = int((plan.labels.sum(axis=1) == 0).sum())
@@ -77,6 +78,8 @@ def convert(settings: ConversionSettings, check_plan: Callable[[Plan], None] = l
         say(f"{settings.store}: {untagged} chips have no tag.")
     if plan.split is not None:
         say(f"{settings.store}: SPLIT=column uses the split of the labels file ({split_counts(plan.split)}).")
+    if plan.files.fit:
+        say(f"{settings.store}: {fit_line(plan.files.fit, fitted, total)}")
     say(
         f"{settings.store}: {total} chips, {len(plan.classes)} classes ({_listed(plan.classes)}), "
         f"bands {', '.join(plan.layout.bands)}; "
@@ -137,7 +140,11 @@ def _sweep(folder: Path) -> None:
 
 
 def _differences(before: dict[str, str], now: dict[str, str]) -> str:
-    return "; ".join(f"{key}: {before.get(key)}, now {value}" for key, value in now.items() if before.get(key) != value)
+    pairs = {key: (before.get(key, _UNSET), now.get(key, _UNSET)) for key in {**now, **before}}
+    return "; ".join(f"{key}: {old}, now {new}" for key, (old, new) in pairs.items() if old != new)
+
+
+_UNSET = "not set"  # a setting that is only recorded where a user gives it
 
 
 def _shard_state(task: ShardTask) -> str:
@@ -162,12 +169,15 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _finish(plan: Plan, root: Path) -> None:
+def _finish(plan: Plan, root: Path) -> np.ndarray:
+    """Write the small arrays and rename the store. Returns the counts of `fit`."""
     blocks: dict[str, list[np.ndarray]] = {}
+    fitted = np.zeros(len(FitCounts().as_array()), np.int64)
     for task in plan.tasks():
         with named_errors(progress_path(task)), np.load(progress_path(task)) as progress:
             for name in ("band_sum", "band_sumsq", "checksum", "source_size", "source_mtime_ns", "shard_digest"):
                 blocks.setdefault(name, []).append(np.atleast_1d(progress[name]))
+            fitted += progress["fitted"] if plan.files.fit else 0
     arrays = {name: np.concatenate(values) for name, values in blocks.items()}
     arrays |= {"names": np.array(plan.names, object), "labels": plan.labels, "csv_row": plan.csv_row}
     if plan.split is not None:
@@ -179,6 +189,7 @@ def _finish(plan: Plan, root: Path) -> None:
     os.sync()  # flush everything else: all of it must be on disk before the final name exists
     os.rename(root / "store", plan.store)
     shutil.rmtree(root, ignore_errors=True)
+    return fitted
 
 
 def _compare_with_complete(plan: Plan) -> None:

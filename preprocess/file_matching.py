@@ -1,24 +1,29 @@
-"""Find the TIFF of every row of the CSV.
+"""Find the TIFF of every row of the CSV. If no row has one, find the PNG or JPEG of every row.
 
-In: a `LabelTable` and a folder. Out: `Files`, with size and time so that a later change is noticed. An exact name costs
-one stat. If a name is not exact, the folder is listed once, and the name means the only file that it can mean.
+In: a `LabelTable` and a folder. Out: `Files`, with size and time so that a later change is noticed. The exact name of a
+TIFF costs one stat. If a name is not exact, the folder is listed once, and the name means the only file that it can
+mean. Pictures beside TIFFs are never chips: they are often made from them. Leaves patterns to `pattern_matching`.
 """
 
 import os
+import posixpath
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from preprocess.console import UserError, say
-from preprocess.image_names import Index, difference, find_exactly, list_tiffs
+from preprocess.image_names import PICTURES, Index, bare, difference, find_exactly, is_picture, list_files, list_tiffs
 from preprocess.label_files import number_of
 from preprocess.labels import LabelTable
 
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """The files of the CSV's chips: one path and one entry of each array (int64) per chip with a file."""
+    """The files of the CSV's chips: one path and one entry of each array (int64) per chip with a file.
+
+    Of a chip with a file per band, `chip_reader.state_of` says what path, size and mtime_ns are.
+    """
 
     paths: tuple[str, ...]
     csv_row: np.ndarray
@@ -46,6 +51,8 @@ def match_files(csv: Path, table: LabelTable, folder: Path, *, allow_missing: bo
     if others := [row for row in range(count) if not paths[row]]:
         index = Index(list_tiffs(folder).names, folder)
         similar = _similar(csv, table, folder, others, index)
+        if len(others) == count and not similar:
+            similar, index = _pictures(csv, table, folder) or (similar, index)
         for row, file in similar.items():
             path = os.path.join(folder, file)
             take(row, path, os.stat(path))
@@ -56,6 +63,16 @@ def match_files(csv: Path, table: LabelTable, folder: Path, *, allow_missing: bo
     return Files(
         paths=tuple(path for path in paths if path), csv_row=csv_row, size=size[csv_row], mtime_ns=mtime_ns[csv_row]
     )
+
+
+def _pictures(csv: Path, table: LabelTable, folder: Path) -> tuple[dict[int, str], Index] | None:
+    """(row -> PNG or JPEG, index of all of them); None if there are none below `folder`. The exact name comes first."""
+    names = list_files(folder, PICTURES).names
+    index, present = Index(names, folder, pictures=True), set(names)
+    exact = {row: file for row, name in enumerate(table.names)
+             if row not in table.padded and (file := posixpath.normpath(name)) in present}  # fmt: skip
+    rest = [row for row in range(len(table.names)) if row not in exact]
+    return (exact | _similar(csv, table, folder, rest, index), index) if names else None
 
 
 def _similar(csv: Path, table: LabelTable, folder: Path, rows: list[int], index: Index) -> dict[int, str]:
@@ -85,14 +102,18 @@ def _check_once(csv: Path, table: LabelTable, paths: list[str]) -> None:
 
 
 def _report(csv: Path, table: LabelTable, similar: dict[int, str]) -> None:
-    """Print how names differ from their files, with one example."""
-    if not similar:
+    """Print how names differ from their files, with one example. A picture may be named without its suffix."""
+    others = {
+        row: file for row, file in similar.items()
+        if row in table.padded or not is_picture(file) or posixpath.normpath(table.names[row]) not in (file, bare(file))
+    }  # fmt: skip
+    if not others:
         return
-    row, file = next(iter(similar.items()))
+    row, file = next(iter(others.items()))
     name = table.names[row]
     how = difference(f" {name} " if row in table.padded else name, file)
     say(
-        f"{csv}: {len(similar)} of {len(table.names)} names differ from the names of their files. The first, "
+        f"{csv}: {len(others)} of {len(table.names)} names differ from the names of their files. The first, "
         f"{name!r}, means {file!r} ({how})."
     )
 

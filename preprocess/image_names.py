@@ -1,4 +1,4 @@
-"""Compare the image names of a CSV with the TIFFs below a folder.
+"""Compare the image names of a CSV with the image files below a folder.
 
 In: names as people write them, a folder. Out: the file that a name means, or the reason why there is none. Leaves
 reading the CSV to `labels` and opening the files to `tiff`.
@@ -15,13 +15,13 @@ from pathlib import Path, PurePosixPath
 from preprocess.console import UserError, advice
 
 SUFFIXES = (".tif", ".tiff", ".geotiff")  # in any case
-PICTURES = (".jpg", ".jpeg", ".png")  # a CSV may name the pictures made from the TIFFs
+PICTURES = (".jpg", ".jpeg", ".png")  # chips themselves, or pictures made from TIFFs that a CSV may name
 _FIRST = (".tif", ".tiff", ".TIF", ".TIFF")  # tried by name; other spellings are found in the folder's listing
 
 
-def is_tiff(name: str) -> bool:
-    """Whether a file name has a TIFF suffix."""
-    return name.lower().endswith(SUFFIXES)
+def is_picture(name: str) -> bool:
+    """Whether a file name has the suffix of a PNG or JPEG."""
+    return name.lower().endswith(PICTURES)
 
 
 def stem(name: str) -> str:
@@ -63,11 +63,12 @@ def unsafe(name: str) -> str | None:
 
 @dataclass(kw_only=True)
 class Listing:
-    """TIFFs below a folder: `names` with suffix, sorted.
+    """Files with one of `suffixes` below a folder: `names` with suffix, sorted.
 
     `hidden` names begin with a dot, `dangling` ones are links without a target; both are skipped.
     """
 
+    suffixes: tuple[str, ...] = SUFFIXES
     names: list[str] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
     dangling: list[str] = field(default_factory=list)
@@ -80,16 +81,35 @@ class Listing:
 
 
 def list_tiffs(folder: Path) -> Listing:
-    """Every TIFF below `folder`. Links to files and folders are followed, except into a parent folder of the link.
+    """Every TIFF below `folder`; see `list_files`."""
+    return list_files(folder, SUFFIXES)
+
+
+def list_files(folder: Path, suffixes: tuple[str, ...]) -> Listing:
+    """Every file with one of the suffixes. Links to files and folders are followed, except into a parent folder of the
+    link.
 
     Raises:
         UserError: a folder cannot be listed.
     """
-    listing = Listing()
+    listing = Listing(suffixes=suffixes)
     _list(str(folder), "", (), listing)
     for names in (listing.names, listing.hidden, listing.dangling):
         names.sort()
     return listing
+
+
+def list_chips(folder: Path) -> Listing:
+    """Every TIFF below `folder`; every PNG and JPEG if there is no TIFF. `chip_name` gives their names."""
+    listing = list_files(folder, SUFFIXES)
+    if not listing.names and (pictures := list_files(folder, PICTURES)).names:
+        return pictures
+    return listing
+
+
+def chip_name(file: str) -> str:
+    """The name of the chip in a file: its path without the suffix."""
+    return bare(file) if is_picture(file) else stem(file)
 
 
 def _list(folder: str, below: str, parents: tuple[tuple[int, int], ...], listing: Listing) -> None:
@@ -110,11 +130,11 @@ def _list(folder: str, below: str, parents: tuple[tuple[int, int], ...], listing
         except OSError:
             is_folder = False  # a link to itself
         if entry.name.startswith("."):
-            if is_folder or is_tiff(entry.name):
+            if is_folder or entry.name.lower().endswith(listing.suffixes):
                 listing.hidden.append(name)
         elif is_folder:
             _list(entry.path, name + "/", (*parents, here), listing)
-        elif is_tiff(entry.name):
+        elif entry.name.lower().endswith(listing.suffixes):
             if entry.is_symlink() and not Path(entry.path).exists():
                 listing.dangling.append(name)
             else:
@@ -146,12 +166,12 @@ def find_exactly(folder: Path, name: str) -> tuple[str, os.stat_result] | None:
 class Index:
     """Names by their keys, to find a name that is not written exactly as its file or chip."""
 
-    def __init__(self, names: Iterable[str], folder: Path | None = None) -> None:
-        """`folder` holds the names: a name may repeat the end of its path (`tif/a` in `chips/tif`)."""
+    def __init__(self, names: Iterable[str], folder: Path | None = None, *, pictures: bool = False) -> None:
+        """`folder` holds the names: a name may repeat the end of its path (`tif/a` in `chips/tif`). `pictures`: the
+        names are files with the suffix of a picture, not chips whose name may end in one."""
         self._names: dict[str, list[str]] = {}
         for name in names:
-            for key in keys(name)[:1]:
-                self._names.setdefault(key, []).append(name)
+            self._names.setdefault(keys(name)[-1 if pictures else 0], []).append(name)
         # Its own path and, if it is a link, the path of its target.
         folders = {folder.absolute().as_posix(), folder.resolve().as_posix()} if folder else set()
         self._folders = [keys(path)[0].strip("/").split("/") for path in sorted(folders)]
@@ -188,9 +208,9 @@ def difference(name: str, file: str) -> str:
     if "\\" in text and "\\" not in file:
         reasons.append("backslashes")
     text = posixpath.normpath(text.replace("\\", "/"))
-    if text.lower().endswith(PICTURES):
+    if is_picture(text) and not is_picture(file):
         reasons.append("a picture's suffix")
-    one, other = bare(text).split("/"), stem(file).split("/")
+    one, other = bare(text).split("/"), (bare if is_picture(file) else stem)(file).split("/")
     if len(one) > len(other):
         reasons.append("DATA's own folder in front")
     ours, theirs = "/".join(one[-len(other) :]), "/".join(other)

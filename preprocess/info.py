@@ -55,6 +55,10 @@ def _say_store(path: Path, store: Store, encoded_bytes: int) -> None:
     say(f"size         {encoded_bytes / MIB:.1f} MiB on disk, {raw / MIB:.1f} MiB raw, {ratio}")
     if "nodata" in store.source:
         say(f"nodata       {store.source['nodata']} (marked by the files; counts as a value in mean and std)")
+    if "files" in store.source:
+        say(f"files        {store.source['files']}")
+    if "fit" in store.source:
+        say(f"fit          {store.source['fit']} to {store.source['size']}")
     say(f"fingerprint  {store.fingerprint}")
     if store.split is not None:
         say(f"split column {split_counts(store.split)} (SPLIT=column)")

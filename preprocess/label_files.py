@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from preprocess import csv_rows, json_rows
 from preprocess.console import UserError
-from preprocess.image_names import list_tiffs, stem
+from preprocess.image_names import chip_name, list_chips
 from preprocess.table import Table
 
 FOLDERS = Path("folders")  # LABELS=folders: the labels are the names of folders
@@ -56,8 +56,8 @@ def chips_in_folders(folder: Path) -> list[tuple[int, str, str]]:
     chips: list[tuple[int, str, str]] = []
     numbers: dict[str, int] = {}
     files: dict[str, str] = {}
-    for file in list_tiffs(folder).names:
-        name, parent = stem(file), PurePosixPath(file).parent
+    for file in list_chips(folder).names:
+        name, parent = chip_name(file), PurePosixPath(file).parent
         if not parent.name:
             raise UserError(f"{folder}: expected every chip in the folder of its class, found {file} outside of them.")
         if name in files:

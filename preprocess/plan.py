@@ -14,17 +14,22 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess import presets, tiff, zarr_store
+from preprocess import zarr_store
+from preprocess.chip_reader import ChipFiles
 from preprocess.commands import ConversionSettings
-from preprocess.console import UserError, advice, one_line
+from preprocess.console import UserError, one_line
 from preprocess.csv_rows import csv_line
 from preprocess.file_matching import match_files
+from preprocess.file_patterns import read_pattern
+from preprocess.first_chip import FirstChip, read_first
 from preprocess.header import VERSION
 from preprocess.label_files import FOLDERS
 from preprocess.label_settings import LabelSettings
 from preprocess.labels import read_labels
 from preprocess.layout import Layout, plan_layout
+from preprocess.pattern_matching import match_pattern
 from preprocess.preset_settings import with_preset
+from preprocess.tiff_metadata import Facts
 from preprocess.write import ShardTask
 
 
@@ -32,8 +37,8 @@ from preprocess.write import ShardTask
 class Plan:
     """Everything that decides a store's bytes. Arrays have one row per chip.
 
-    `expected`: the properties that every file must have. `source`: metadata of the first file that the store keeps.
-    `notes`: lines to print.
+    `files`: how the files of a chip are read, and what each must have. `source`: what the store keeps about the files:
+    metadata of the first one, and settings. `notes`: lines to print.
     """
 
     store: Path
@@ -41,7 +46,6 @@ class Plan:
     classes: tuple[str, ...]
     num_csv_rows: int
     label_settings: LabelSettings
-    preset: str | None
     names: tuple[str, ...]
     paths: tuple[str, ...]
     labels: np.ndarray
@@ -49,7 +53,7 @@ class Plan:
     split: np.ndarray | None
     size: np.ndarray
     mtime_ns: np.ndarray
-    expected: tiff.Expected
+    files: ChipFiles
     source: dict[str, str]
     notes: tuple[str, ...]
 
@@ -61,11 +65,10 @@ class Plan:
                 shard=first // step,
                 root=zarr_store.partial_path(self.store),
                 layout=self.layout,
-                preset=self.preset,
                 paths=self.paths[first : first + step],
                 size=self.size[first : first + step],
                 mtime_ns=self.mtime_ns[first : first + step],
-                expected=self.expected,
+                files=self.files,
             )
             for first in range(0, len(self.names), step)
         ]
@@ -81,6 +84,7 @@ class Plan:
             "store version": str(VERSION),
             "CODEC": self.layout.codec,
             "AXES": self.source.get("axes", "as stored"),
+            **{word: self.source[word.lower()] for word in ("FILES", "SIZE", "FIT") if word.lower() in self.source},
             "BANDS": ",".join(self.layout.bands),
             "chip shape and dtype": f"{shape} {self.layout.dtype}",
             "classes": csv_line(self.classes),
@@ -94,47 +98,51 @@ class Plan:
 def make_plan(settings: ConversionSettings) -> Plan:
     """Check everything that can be checked without reading every chip, and lay out the store."""
     settings.check()
-    preset, data = presets.PRESETS[settings.preset] if settings.preset else None, settings.data
+    data = settings.data
     settings = with_preset(settings)
     if settings.labels is None:
         raise UserError(f"LABELS is not set, and no preset knows a CSV in DATA={data}. Give LABELS=file.csv.")
     labels = settings.data if settings.labels == FOLDERS else settings.labels
     table = read_labels(labels, settings.classes, settings.label_settings)
-    files = match_files(labels, table, settings.data, allow_missing=settings.allow_missing)
-    paths, bands = files.paths, settings.bands
-    expected = tiff.Expected(axes=settings.axes, num_bands=len(bands) if bands else None)
-    try:
-        first = tiff.read(paths[0], preset.check_page if preset else None, expected)
-        facts = tiff.read_facts(paths[0], expected)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise tiff.ChipError(paths[0], "a readable file", reason, advice(error)) from error
-    layout = _layout(settings, bands, first, facts, paths[0])
+    bands = settings.bands
+    pattern = read_pattern(settings.files, bands) if settings.files else None
+    if pattern:
+        files = match_pattern(labels, table, settings.data, pattern, allow_missing=settings.allow_missing)
+    else:
+        files = match_files(labels, table, settings.data, allow_missing=settings.allow_missing)
+    first = read_first(files.paths[0], settings, pattern)
+    facts = first.facts
     return Plan(
         store=settings.store,
-        layout=layout,
+        layout=_layout(settings, bands, first, files.paths[0]),
         classes=table.classes,
         num_csv_rows=len(table.names),
         label_settings=settings.label_settings,
-        preset=settings.preset,
         names=tuple(table.names[row] for row in files.csv_row.tolist()),
-        paths=paths,
+        paths=files.paths,
         labels=table.labels[files.csv_row],
         csv_row=files.csv_row,
         split=None if table.split is None else table.split[files.csv_row],
         size=files.size,
         mtime_ns=files.mtime_ns,
-        expected=tiff.Expected(
-            shape=first.shape, dtype=layout.dtype, axes=facts.axes, is_rgb=bands is None and facts.is_rgb,
-            zero_is_white=facts.zero_is_white, example=paths[0],
-        ),
-        source={key: value for key, value in (("nodata", facts.nodata), ("axes", facts.axes)) if value is not None},
-        notes=tuple(_notes(settings.store, paths[0], facts, unnamed=bands is None and not facts.is_rgb)),
-    )  # fmt: skip
+        files=first.files,
+        source=_source(settings, first),
+        notes=tuple(_notes(settings.store, files.paths[0], first, unnamed=bands is None and not facts.is_rgb)),
+    )
 
 
-def _notes(store: Path, first: str, facts: tiff.Facts, *, unnamed: bool) -> Iterator[str]:
+def _source(settings: ConversionSettings, first: FirstChip) -> dict[str, str]:
+    """What the store keeps about its files."""
+    facts = {"nodata": first.facts.nodata, "axes": first.facts.axes, "files": settings.files}
+    known = {key: value for key, value in facts.items() if value is not None}
+    return known | (first.files.fit.source() if first.files.fit else {})
+
+
+def _notes(store: Path, path: str, first: FirstChip, *, unnamed: bool) -> Iterator[str]:
     """Facts of the first file that a user should know."""
+    facts = first.facts
+    if first.note:
+        yield f"{store}: {first.note}"
     if facts.guess:
         yield facts.guess
     if unnamed:
@@ -145,7 +153,7 @@ def _notes(store: Path, first: str, facts: tiff.Facts, *, unnamed: bool) -> Iter
     if facts.nodata is not None:
         yield f"{store}: the files mark {facts.nodata} as nodata. It counts as a value in the statistics."
     if facts.zero_is_white:
-        yield f"{first}: the files define 0 as white. Their values are stored unchanged."
+        yield f"{path}: the files define 0 as white. Their values are stored unchanged."
 
 
 def _offer(descriptions: tuple[str, ...]) -> str:
@@ -158,24 +166,24 @@ def _offer(descriptions: tuple[str, ...]) -> str:
     return f"the files have the names {listed}, which BANDS cannot hold"
 
 
-def _layout(
-    settings: ConversionSettings, bands: tuple[str, ...] | None, first: np.ndarray, facts: tiff.Facts, path: str
-) -> Layout:
-    count, height, width = first.shape
+def _layout(settings: ConversionSettings, bands: tuple[str, ...] | None, first: FirstChip, path: str) -> Layout:
+    values, facts = first.values, first.facts
+    count = len(values)
     if bands is None:
         # Three samples are red, green and blue only if the file says so. Four samples are never guessed: Planet's files
         # are B, G, R, NIR with the same tag, so a guess would be wrong without a warning.
         bands = ("red", "green", "blue") if facts.is_rgb else tuple(f"band{index + 1}" for index in range(count))
     if len(bands) != count:
-        axes = _other_axes(first, len(bands), facts)
+        axes = _other_axes(values, len(bands), facts)
         raise UserError(
             f"{path}: expected {len(bands)} bands ({', '.join(bands)}), found {count}. "
             f"BANDS names each of them, in the file's order.{axes}"
         )
-    return plan_layout(bands=bands, height=height, width=width, dtype=first.dtype.name, codec=settings.codec)
+    height, width = first.size
+    return plan_layout(bands=bands, height=height, width=width, dtype=values.dtype.name, codec=settings.codec)
 
 
-def _other_axes(first: np.ndarray, num_bands: int, facts: tiff.Facts) -> str:
+def _other_axes(first: np.ndarray, num_bands: int, facts: Facts) -> str:
     """The AXES setting that would give `num_bands` bands, if there is one."""
     count, height, width = first.shape
     if count > 1 and (facts.order, num_bands) == ("SYX", width):

@@ -78,6 +78,10 @@ PRESETS = {
                 labels=("train_v2.csv", "train_v2.csv/train_v2.csv"),
                 settings={"bands": ("blue", "green", "red", "nir")},
             ),
+            Download(
+                folders=("train-jpg/train-jpg", "train-jpg", "."), suffixes=(".jpg",),
+                labels=("train_v2.csv", "train_v2.csv/train_v2.csv"), settings={"bands": ("red", "green", "blue")},
+            ),
         ),
         check_page=planet_v1_page,
         exclusive=("clear", "cloudy", "haze", "partly_cloudy"),
@@ -95,6 +99,10 @@ PRESETS = {
                         "B01", "blue", "green", "red", "B05", "B06", "B07", "nir", "B09", "B10", "B11", "B12", "B8A",
                     )
                 },
+            ),
+            Download(
+                folders=("EuroSAT_RGB", "2750", "."), suffixes=(".jpg",), labels=("folders",),
+                settings={"bands": ("red", "green", "blue")},
             ),
         ),
         exclusive=_EUROSAT,

@@ -17,6 +17,8 @@ import numpy as np
 import tifffile
 
 from preprocess import tiff_metadata, tiff_segments
+from preprocess.expected import ANY as ANY
+from preprocess.expected import Expected as Expected
 from preprocess.files import open_regular
 from preprocess.layout import DTYPES as DTYPES
 from preprocess.tiff_header import ChipError as ChipError
@@ -25,28 +27,6 @@ from preprocess.tiff_metadata import AXES as AXES
 from preprocess.tiff_metadata import Facts as Facts
 
 PageCheck = Callable[[tifffile.TiffPage], str | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Expected:
-    """Properties that a file must have; None accepts any.
-
-    `shape`: (bands, height, width). `dtype`: a name. `example`: the path from which these come. `axes`: order of the
-    stored dimensions ("YXS" or "SYX"). `num_bands` helps to find the order while `shape` is unknown. `is_rgb`: the file
-    must not declare its samples as anything but red, green and blue. `zero_is_white`: whether the file must declare 0
-    as white.
-    """
-
-    shape: tuple[int, int, int] | None = None
-    dtype: str | None = None
-    example: str = ""
-    axes: str | None = None
-    num_bands: int | None = None
-    is_rgb: bool = False
-    zero_is_white: bool | None = None
-
-
-ANY = Expected()
 
 
 def read(path: str | Path, check_page: PageCheck | None = None, expected: Expected = ANY) -> np.ndarray:
@@ -181,7 +161,6 @@ class Reader:
 _BYTEORDER = "<" if sys.byteorder == "little" else ">"
 _MAX_OTHER_BYTES = 64 * 1024  # compared per file; comparing more would cost what it saves
 _ADVICE = "Fetch it again, or remove it from the CSV."
-_SAME_SHAPE = "All chips of a store have one shape and dtype: convert the file, or remove it from the CSV."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,13 +199,8 @@ def _open(file: BinaryIO, path: str | Path, check_page: PageCheck | None, expect
         axes, guess = tiff_metadata.order(
             header, path, axes=expected.axes, shape=expected.shape, num_bands=expected.num_bands
         )
-        shape, dtype = bands_first_shape(header.shape, axes), header.dtype.name
-        if (expected.shape or shape, expected.dtype or dtype) != (shape, dtype):
-            as_in = f" as in {expected.example}" if expected.example else ""
-            raise ChipError(
-                path, f"{expected.shape} {expected.dtype} (bands, height, width){as_in}", f"{shape} {dtype}",
-                _SAME_SHAPE if expected.example else "",
-            )  # fmt: skip
+        shape = bands_first_shape(header.shape, axes)
+        expected.check(path, shape, header.dtype.name)
         facts = tiff_metadata.facts(header, shape[0], order=axes, axes=expected.axes, guess=guess)
         _check_meaning(facts, path, expected)
         return _Opened(header=header, axes=axes, facts=facts)

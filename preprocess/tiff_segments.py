@@ -9,7 +9,6 @@ bytes cannot claim gigabytes.
 """
 
 import struct
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ import imagecodecs
 import numpy as np
 import tifffile
 
-from preprocess import tiff_jpeg
+from preprocess import jpeg_stream, png_chunks
 
 _deflate, _lzma = imagecodecs.deflate_decode, imagecodecs.lzma_decode
 _zstd, _webp = imagecodecs.zstd_decode, imagecodecs.webp_decode
@@ -80,27 +79,13 @@ def _values(page: tifffile.TiffPage, data: bytes, shape: tuple[int, int, int]) -
 
 def _picture(page: tifffile.TiffPage, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     if PICTURES[page.compression] is imagecodecs.png_decode:
-        _check_png(data)
+        png_chunks.parse(data)
     if PICTURES[page.compression] is _jpeg2k:
         _check_jpeg2k(data, shape)
     out = np.empty(shape if shape[2] > 1 else shape[:2], page.dtype)
     options = {"hasalpha": shape[2] == 4} if PICTURES[page.compression] is _webp else {}
     decoded = PICTURES[page.compression](data, out=out, **options)  # refuses another size before decoding
     return np.asarray(decoded).reshape(shape)
-
-
-def _check_png(data: bytes) -> None:
-    """Raise ValueError unless the CRC-32 of each chunk is right: libpng only warns about damaged pixels."""
-    at = 8
-    while at + 12 <= len(data):
-        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        end = at + 12 + length
-        if end > len(data) or zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-            raise ValueError(f"PNG chunk at byte {at} is damaged")
-        if kind == b"IEND":
-            return
-        at = end
-    raise ValueError("PNG data without an end")
 
 
 def _check_jpeg2k(data: bytes, shape: tuple[int, int, int]) -> None:
@@ -114,7 +99,7 @@ def _check_jpeg2k(data: bytes, shape: tuple[int, int, int]) -> None:
 
 
 def _jpeg(page: tifffile.TiffPage, data: bytes, index: int, shape: tuple[int, int, int]) -> np.ndarray:
-    stream = tiff_jpeg.parse(data)
+    stream = jpeg_stream.parse(data)
     if (stream.height, stream.width) != shape[:2]:
         raise ValueError(f"JPEG data of {stream.height} x {stream.width} pixels, expected {shape[0]} x {shape[1]}")
     if stream.is_subsampled and page.photometric != tifffile.PHOTOMETRIC.YCBCR:

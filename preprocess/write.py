@@ -6,17 +6,17 @@ transposing (y, x, band) to (band, y, x) takes four times as long.
 """
 
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from preprocess import presets, tiff
+from preprocess.chip_reader import ChipFiles, ChipReader, state_of
 from preprocess.console import advice
 from preprocess.files import shard_path, write_atomic
 from preprocess.layout import Layout
 from preprocess.shard_writer import NotFiniteError, write_shard
+from preprocess.tiff_page import ChipError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +26,10 @@ class ShardTask:
     shard: int
     root: Path
     layout: Layout
-    preset: str | None
     paths: tuple[str, ...]
     size: np.ndarray
     mtime_ns: np.ndarray
-    expected: tiff.Expected
+    files: ChipFiles
 
 
 def progress_path(task: ShardTask) -> Path:
@@ -43,36 +42,35 @@ def convert_shard(task: ShardTask) -> int:
 
     Raises:
         ChipError: a chip is damaged, has another shape or dtype or values that are not finite, or has changed since it
-        was
-            listed.
+            was listed.
     """
-    reader = tiff.Reader()
+    reader = ChipReader(task.files)
     chips = (_read_planned(task, index, reader) for index in range(len(task.paths)))
     try:
         record = write_shard(shard_path(task.root / "store", task.shard), task.layout, chips)
     except NotFiniteError as error:
         check_finite(error.chip, task.paths[error.index])
         raise
+    fitted = {"fitted": reader.counts.as_array()} if task.files.fit else {}
     progress = io.BytesIO()
     np.savez(
         progress, allow_pickle=False, **record.arrays, source_size=task.size, source_mtime_ns=task.mtime_ns,
-        shard_bytes=np.int64(record.num_bytes),
+        shard_bytes=np.int64(record.num_bytes), **fitted,
     )  # fmt: skip
     write_atomic(progress_path(task), progress.getvalue())
     return task.shard
 
 
-def _read_planned(task: ShardTask, index: int, reader: tiff.Reader) -> np.ndarray:
+def _read_planned(task: ShardTask, index: int, reader: ChipReader) -> np.ndarray:
     """Read one chip as planned; the next one overwrites its array."""
     path = task.paths[index]
     try:
-        stat = os.stat(path)
-        if (stat.st_size, stat.st_mtime_ns) != (task.size[index], task.mtime_ns[index]):
-            raise tiff.ChipError(path, "the file as listed", "a changed file", "Run the same command again.")
-        return reader.read(path, presets.PRESETS[task.preset].check_page if task.preset else None, task.expected)
+        if state_of(path, task.files.bands) != (task.size[index], task.mtime_ns[index]):
+            raise ChipError(path, "the file as listed", "a changed file", "Run the same command again.")
+        return reader.read(path)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise tiff.ChipError(path, "a readable file", reason, advice(error)) from error
+        raise ChipError(error.filename or path, "a readable file", reason, advice(error)) from error
 
 
 def check_finite(chip: np.ndarray, path: str | Path) -> None:
@@ -86,7 +84,7 @@ def check_finite(chip: np.ndarray, path: str | Path) -> None:
         return
     band, y, x = wrong[0].tolist()
     nan = int(np.isnan(chip).sum())
-    raise tiff.ChipError(
+    raise ChipError(
         path, "finite values",
         f"{nan} NaN and {len(wrong) - nan} infinite values of {chip.size} (the first in band {band + 1}, row {y}, "
         f"column {x})",

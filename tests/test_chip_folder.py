@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from analysis.chip_folder import TiffReader, list_files
+from analysis.chip_folder import FolderReader, list_files
 from preprocess.layout import plan_layout
 
 
@@ -20,7 +20,7 @@ def test_files_are_read_in_the_order_of_the_store_and_bad_ones_are_recorded(tmp_
     assert files.names == ["cube", "rows"]
     out = np.full((2, 2, 16, 16), 7, np.uint16)
     layout = plan_layout(bands=("a", "b", "c", "d"), height=16, width=16, dtype="uint16", codec="none")
-    reader = TiffReader(files=files, layout=layout, bands=("d", "a"))
+    reader = FolderReader(files=files, layout=layout, bands=("d", "a"))
     reader.decode(np.array([0, 1]), out)
     assert not out[0].any()
     assert list(reader.bad) == [0]
@@ -30,7 +30,7 @@ def test_files_are_read_in_the_order_of_the_store_and_bad_ones_are_recorded(tmp_
     layout = plan_layout(bands=("a", "b", "c", "d"), height=4, width=4, dtype="uint16", codec="none")
     out = np.zeros((1, 4, 4, 4), np.uint16)
     for axes, expected in (("YXS", cube.transpose(2, 0, 1)), ("SYX", cube), (None, 0 * cube)):
-        reader = TiffReader(files=files, layout=layout, bands=layout.bands, axes=axes)
+        reader = FolderReader(files=files, layout=layout, bands=layout.bands, axes=axes)
         reader.decode(np.array([0]), out)
         assert np.array_equal(out[0], expected)
         assert ("AXES=YXS" in reader.bad.get(0, "")) is (axes is None)

@@ -140,7 +140,7 @@ def test_a_folder_with_the_name_of_a_chip_is_refused(
 
 def test_a_first_chip_without_read_permission_is_named(chips: Chips, tmp_path: Path, refused: Callable) -> None:
     denied = PermissionError(13, "Permission denied")  # the test raises it: root may read every file
-    with mock.patch("preprocess.plan.tiff.read", side_effect=denied):
+    with mock.patch("preprocess.tiff.Reader.read", side_effect=denied):
         text = refused(lambda: to_store(chips, tmp_path / "s.zarr"))
     assert "t_0.tif: expected a readable file, found Permission denied" in text
 

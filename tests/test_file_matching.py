@@ -6,45 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
-import numpy as np
 import pytest
 from helpers.chips import conversion, write_chips, write_csv
+from helpers.matching import files, match
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from preprocess import file_matching
 from preprocess.console import UserError
 from preprocess.convert import convert
-from preprocess.file_matching import Files, match_files
 from preprocess.image_names import difference, list_tiffs, stem
-from preprocess.labels import LabelTable
 from preprocess.zarr_store import open_store
 
 PART = st.text(st.characters(codec="utf-8", categories=["L", "N", "Mn", "Zs"], include_characters="_-.")).filter(
     lambda text: text == text.strip() and not text.startswith(".") and 0 < len(text.encode()) < 60
 )
-
-
-def table(*names: str) -> LabelTable:
-    return LabelTable(
-        names=tuple(name.strip() for name in names),
-        labels=np.ones((len(names), 1), np.uint8),
-        classes=("x",),
-        lines=np.arange(2, 2 + len(names)),
-        padded=frozenset(index for index, name in enumerate(names) if name != name.strip()),
-    )
-
-
-def match(folder: Path, *names: str, allow_missing: bool = False) -> Files:
-    return match_files(Path("t.csv"), table(*names), folder, allow_missing=allow_missing)
-
-
-def files(folder: Path, *names: str) -> Path:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return folder
 
 
 @pytest.mark.parametrize(

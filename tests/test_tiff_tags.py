@@ -96,12 +96,12 @@ def test_shape_and_dtype_are_compared_before_a_value_is_decoded(
 ) -> None:
     (tmp_path / "chip.tif").write_bytes(STRIPS)
     monkeypatch.setattr(tiff.tiff_segments, "decode", lambda *_: pytest.fail("decoded"))
-    for expectation in (
-        tiff.Expected(shape=(4, 24, 21), dtype="uint16", example="first.tif"),
-        tiff.Expected(shape=(4, 24, 20), dtype="uint8", example="first.tif"),
+    for expectation, advice in (
+        (tiff.Expected(shape=(4, 24, 21), dtype="uint16", example="first.tif"), "one size: SIZE=256 FIT=resize"),
+        (tiff.Expected(shape=(4, 24, 20), dtype="uint8", example="first.tif"), "one shape and dtype"),
     ):
         text = refused(lambda expectation=expectation: tiff.read(tmp_path / "chip.tif", expected=expectation))
-        assert "as in first.tif, found (4, 24, 20) uint16. All chips of a store have one shape and dtype" in text
+        assert f"as in first.tif, found (4, 24, 20) uint16. All chips of a store have {advice}" in text
 
 
 @pytest.mark.parametrize("pages", [4, 200])

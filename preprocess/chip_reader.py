@@ -1,0 +1,120 @@
+"""Read the files of one chip as a (bands, height, width) array: one TIFF, one PNG or JPEG, or a file per band.
+
+In: a chip's path, and `ChipFiles`, which a plan makes once for all chips. Out: the chip. Leaves the kinds of files to
+`tiff` and `image_file`, sizes to `fit`, and which files a chip has to `file_matching` and `pattern_matching`.
+"""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import xxhash
+
+from preprocess import presets, tiff
+from preprocess.expected import Expected
+from preprocess.file_patterns import BAND
+from preprocess.fit import Fit, FitCounts, Fitter
+from preprocess.image_file import ImageReader, read_facts
+from preprocess.image_names import is_picture
+from preprocess.tiff_metadata import Facts
+from preprocess.tiff_page import ChipError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChipFiles:
+    """How the files of a chip become its bands.
+
+    `expected`: what each file must have: one entry, or one per band. `bands`: what {band} in a path stands for; () if a
+    chip is one file. `preset`: a key of PRESETS, whose rule for TIFFs holds. `fit`: the size to bring chips to, if
+    sizes differ.
+    """
+
+    expected: tuple[Expected, ...]
+    bands: tuple[str, ...] = ()
+    preset: str | None = None
+    fit: Fit | None = None
+
+
+def paths_of(path: str, bands: tuple[str, ...]) -> list[str]:
+    """The files of a chip."""
+    return [path.replace(BAND, band) for band in bands] if bands else [path]
+
+
+def state_of(path: str, bands: tuple[str, ...]) -> tuple[int, int]:
+    """(size, time) of a chip's files, to notice that one has changed.
+
+    For one file its bytes and its time of modification in ns. For several the sum of their bytes, and a checksum of
+    all sizes and times.
+    """
+    if not bands:
+        status = os.stat(path)
+        return status.st_size, status.st_mtime_ns
+    every = [os.stat(each) for each in paths_of(path, bands)]
+    states = np.array([(status.st_size, status.st_mtime_ns) for status in every], "<i8")
+    return int(states[:, 0].sum()), xxhash.xxh3_64_intdigest(states.tobytes()) >> 1
+
+
+class FileReader:
+    """Reads single files: a TIFF, or a PNG or JPEG if the name says so."""
+
+    def __init__(self, preset: str | None = None) -> None:
+        self._check_page = presets.PRESETS[preset].check_page if preset else None
+        self._tiff, self._image = tiff.Reader(), ImageReader()
+
+    def read(self, path: str, expected: Expected) -> np.ndarray:
+        """(bands, height, width), valid until the next call."""
+        if is_picture(path):
+            return self._image.read(path, expected)
+        return self._tiff.read(path, self._check_page, expected)
+
+    @staticmethod
+    def facts(path: str, expected: Expected) -> Facts:
+        """Metadata of a file."""
+        return read_facts(path, expected) if is_picture(path) else tiff.read_facts(path, expected)
+
+
+class ChipReader:
+    """Reads the chips of a plan. Readers and arrays are made once."""
+
+    def __init__(self, files: ChipFiles) -> None:
+        self._files = files
+        # A reader per band: each remembers the header of its previous file.
+        self._readers = [FileReader(files.preset) for _ in files.expected]
+        self._fitter = Fitter(fit=files.fit) if files.fit else None
+        self._chip = np.empty(0, np.uint8)
+
+    @property
+    def counts(self) -> FitCounts:
+        """How many chips were cropped, padded and resized so far."""
+        return self._fitter.counts if self._fitter else FitCounts()
+
+    def read(self, path: str) -> np.ndarray:
+        """(bands, height, width) of one chip; the next call overwrites it.
+
+        Raises:
+            ChipError: a file is damaged, or has other properties than the plan expects.
+            OSError: raised by the operating system.
+        """
+        files = self._files
+        if not files.bands:
+            chip = _counted(self._readers[0].read(path, files.expected[0]), files.expected[0], path)
+            return self._fitter.apply(chip, path) if self._fitter else chip
+        bands = [
+            _counted(reader.read(file, expected), expected, file)[0]
+            for reader, expected, file in zip(self._readers, files.expected, paths_of(path, files.bands), strict=True)
+        ]
+        if self._fitter:
+            return self._fitter.apply(bands, path)
+        shape = (len(bands), *bands[0].shape)
+        if (self._chip.shape, self._chip.dtype) != (shape, bands[0].dtype):
+            self._chip = np.empty(shape, bands[0].dtype)
+        return np.stack(bands, out=self._chip)
+
+
+def _counted(values: np.ndarray, expected: Expected, path: str) -> np.ndarray:
+    """Refuse another number of bands. Readers refuse it only where the size is fixed, too."""
+    if expected.count is not None and len(values) != expected.count:
+        raise ChipError(
+            path, f"{expected.count} bands", str(len(values)), "Convert the file, or remove it from the CSV."
+        )
+    return values

@@ -1,0 +1,134 @@
+"""Bring chips of any size to one size: crop, pad or resize.
+
+In: the bands of a chip, and the settings SIZE and FIT. Out: a (bands, height, width) chip of that size, and counts of
+what was done. Leaves reading to `chip_reader`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preprocess.tiff_page import ChipError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """The size that every chip gets, and how.
+
+    crop: the centre of a chip; a smaller chip is refused. pad: reflect pixels at the edges of a smaller chip, and crop
+    a larger one. resize: the mean of whole blocks of pixels if the size is a whole multiple, else cubic.
+    """
+
+    height: int
+    width: int
+    way: str
+
+    def source(self) -> dict[str, str]:
+        """As a store keeps it; `fit_of` reads it."""
+        return {"size": f"{self.height}x{self.width}", "fit": self.way}
+
+
+def fit_of(source: dict[str, Any]) -> Fit | None:
+    """The fit of a store's conversion; None if it had none."""
+    if "fit" not in source:
+        return None
+    height, width = map(int, str(source["size"]).split("x"))
+    return Fit(height=height, width=width, way=str(source["fit"]))
+
+
+@dataclass(kw_only=True)
+class FitCounts:
+    """How many chips were changed, and how. A chip can be cropped in one direction and padded in the other."""
+
+    cropped: int = 0
+    padded: int = 0
+    resized: int = 0
+
+    def as_array(self) -> np.ndarray:
+        """(3,) int64."""
+        return np.array([self.cropped, self.padded, self.resized], np.int64)
+
+
+def fit_line(fit: Fit, counts: np.ndarray, num_chips: int) -> str:
+    """What `FitCounts.as_array`, summed over all chips, says."""
+    words = ("cropped", "padded", "resized")
+    texts = [f"{count} {word}" for word, count in zip(words, counts.tolist(), strict=True) if count]
+    done = " and ".join(texts) if texts else "0 changed"
+    return f"FIT={fit.way} to {fit.height} x {fit.width}: of {num_chips} chips {done}."
+
+
+@dataclass(kw_only=True)
+class Fitter:
+    """Applies a `Fit` to chips, and counts."""
+
+    fit: Fit
+    counts: FitCounts = field(default_factory=FitCounts)
+
+    def apply(self, bands: Sequence[np.ndarray] | np.ndarray, path: str | Path) -> np.ndarray:
+        """(bands, height, width) of the fit's size from bands of (height, width) each.
+
+        Args:
+            bands: one dtype. Their sizes may differ with FIT=resize.
+            path: for errors.
+
+        Raises:
+            ChipError: with FIT=crop, the chip is smaller.
+        """
+        size = self.fit.height, self.fit.width
+        if all(band.shape == size for band in bands):
+            return bands if isinstance(bands, np.ndarray) else np.stack(bands)
+        if self.fit.way == "resize":
+            self.counts.resized += 1
+            return np.stack([resize(band, *size) for band in bands])
+        height, width = bands[0].shape
+        if other := next((band.shape for band in bands if band.shape != (height, width)), None):
+            raise ChipError(
+                path, f"bands of one size with FIT={self.fit.way}", f"{height} x {width} and {other[0]} x {other[1]}",
+                "FIT=resize brings them to one size.",
+            )  # fmt: skip
+        smaller, larger = height < size[0] or width < size[1], height > size[0] or width > size[1]
+        if smaller and self.fit.way == "crop":
+            raise ChipError(
+                path, f"at least {size[0]} x {size[1]} pixels, as FIT=crop needs them", f"{height} x {width}",
+                "FIT=pad pads smaller chips, FIT=resize scales them. Or choose a smaller SIZE.",
+            )  # fmt: skip
+        self.counts.padded += smaller
+        self.counts.cropped += larger
+        return pad(crop(np.asarray(bands), *size), *size)
+
+
+def crop(chip: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The centre of a (bands, height, width) chip, at most (height, width). An odd rest: more is cut off last."""
+    top, left = max(chip.shape[1] - height, 0) // 2, max(chip.shape[2] - width, 0) // 2
+    return chip[:, top : top + height, left : left + width]
+
+
+def pad(chip: np.ndarray, height: int, width: int) -> np.ndarray:
+    """At least (height, width): pixels reflected at the edges, which are not repeated (numpy's mode "reflect")."""
+    missing = [(max(side - have, 0) // 2, -(-max(side - have, 0) // 2))
+               for side, have in ((height, chip.shape[1]), (width, chip.shape[2]))]  # fmt: skip
+    return np.pad(chip, ((0, 0), *missing), mode="reflect")
+
+
+def resize(band: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resample a (height, width) band of any dtype of a store.
+
+    Pillow computes in float32, which holds every integer of 16 bits. Integers are rounded (half to even) and clipped.
+    Cubic resampling widens its filter when it makes a picture smaller, so nothing aliases.
+    """
+    from PIL import Image  # here: only conversions that resize need it
+
+    if band.shape == (height, width):
+        return band
+    is_multiple = band.shape[0] % height == 0 and band.shape[1] % width == 0
+    method = Image.Resampling.BOX if is_multiple else Image.Resampling.BICUBIC
+    picture = Image.fromarray(np.ascontiguousarray(band, np.float32)).resize((width, height), method)
+    values = np.asarray(picture)
+    if band.dtype.kind == "f":
+        return values.astype(band.dtype, copy=False)
+    limits = np.iinfo(band.dtype)
+    rounded: np.ndarray = np.clip(np.rint(values), limits.min, limits.max)
+    return rounded.astype(band.dtype)

@@ -1,0 +1,149 @@
+"""Check that a JPEG stream is complete, which its decoder does not do.
+
+In: the JPEG bytes of a file, or of one strip or tile of a TIFF. Out: a `Stream`, or the reason why it is incomplete.
+libjpeg only warns if the data ends too early, and fills missing pixels with grey; imagecodecs drops the warning. Leaves
+decoding to `image_file` and `tiff_segments`.
+"""
+
+from dataclasses import dataclass
+
+from preprocess.jpeg_scans import ScanCheck
+
+_SCAN, _END = 0xDA, 0xD9
+_RESTARTS = range(0xD0, 0xD8)
+# Frame headers: baseline, extended, progressive and lossless Huffman. libjpeg reads no others without extras.
+_FRAMES = (0xC0, 0xC1, 0xC2, 0xC3)
+_BASELINE, _APP14, _RESTART_INTERVAL = (0xC0, 0xC1), 0xEE, 0xDD
+_OTHERS = (0xC4, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0))  # tables, intervals, comments, APPn
+_FILLER = bytes((0xA5, 0x3C, 0x5A, 0x96)) * 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """Height, width, bits per sample, and number of components, from the frame header.
+
+    `is_subsampled`: components differ in size. `is_adobe`: the file says how Adobe's programs stored the colours.
+    `in_one_scan`: one Huffman-coded scan without restarts holds the whole picture, from top to bottom. `padded` is the
+    stream with extra bytes after each scan. A decoder skips bytes between a complete scan and the next marker, but
+    decodes them if the scan is incomplete. So `padded` decodes to the same pixels if, and only if, every scan is
+    complete.
+    """
+
+    height: int
+    width: int
+    bits: int
+    num_components: int
+    is_subsampled: bool
+    is_adobe: bool
+    in_one_scan: bool
+    padded: bytes
+
+
+def parse(data: bytes, *, is_file: bool = False) -> Stream:
+    """Parse the markers of one JPEG stream. With `is_file`, other data may follow it, as cameras write it.
+
+    Raises:
+        ValueError: start, frame, end, a scan or a part of one is missing; a marker is unknown; bytes follow the end.
+    """
+    if data[:2] != b"\xff\xd8":
+        raise ValueError("JPEG data without a start marker")
+    segments = _Segments(padded=bytearray(data[:2]))
+    at = 2
+    while True:
+        at, marker = _next_marker(data, at)
+        if marker == _END:
+            break
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker not in (*_FRAMES, *_OTHERS, _SCAN) or length < 2 or at + 2 + length > len(data):
+            raise ValueError(f"an unknown or incomplete marker {marker:#x} in JPEG data")
+        segment = data[at : at + 2 + length]
+        segments.padded += segment
+        at += len(segment)
+        if marker == _SCAN:
+            at, num_restarts = _pad_scan(data, at, segments.padded)
+            segments.add_scan(segment, num_restarts)
+        else:
+            segments.add(marker, segment)
+    if not is_file and data[at + 2 :].strip(b"\0\xff"):
+        raise ValueError("extra bytes after the end of JPEG data")
+    segments.padded += data[at : at + 2]
+    return segments.stream()
+
+
+@dataclass(kw_only=True)
+class _Segments:
+    """What the segments of a stream say so far."""
+
+    padded: bytearray
+    frame: bytes = b""
+    check: ScanCheck | None = None
+    restart_interval: int = 0
+    num_scans: int = 0
+    num_restarts: int = 0
+    is_adobe: bool = False
+
+    def add(self, marker: int, segment: bytes) -> None:
+        if marker in _FRAMES:
+            if self.check or len(segment) < 10:
+                raise ValueError("a second or incomplete frame in JPEG data")
+            self.frame, self.check = segment, ScanCheck(segment)
+        elif marker == _RESTART_INTERVAL:
+            self.restart_interval = int.from_bytes(segment[4:6], "big")
+        elif marker == _APP14:
+            self.is_adobe |= segment[4:9] == b"Adobe"
+
+    def add_scan(self, segment: bytes, num_restarts: int) -> None:
+        if self.check is None:
+            raise ValueError("JPEG data without a frame before its first scan")
+        self.num_scans += 1
+        self.num_restarts += num_restarts
+        self.check.add(segment, self.restart_interval, num_restarts)
+
+    def stream(self) -> Stream:
+        if self.check is None:
+            raise ValueError("JPEG data without a frame")
+        self.check.finish()
+        frame = self.frame
+        height, width = (int.from_bytes(frame[start : start + 2], "big") for start in (5, 7))
+        is_simple = self.num_scans == 1 and self.num_restarts == 0 and frame[1] in _BASELINE
+        return Stream(
+            height=height, width=width, bits=frame[4], num_components=frame[9],
+            is_subsampled=len(set(frame[11::3])) > 1,  # one byte per component
+            is_adobe=self.is_adobe, in_one_scan=is_simple, padded=bytes(self.padded),
+        )  # fmt: skip
+
+
+def _next_marker(data: bytes, at: int) -> tuple[int, int]:
+    """(position, marker) from `at` on, without fill bytes."""
+    while True:
+        if at + 2 > len(data):
+            raise ValueError("JPEG data without an end marker")
+        if data[at] != 0xFF:
+            raise ValueError("a marker missing in JPEG data")
+        if data[at + 1] != 0xFF:
+            return at, data[at + 1]
+        at += 1
+
+
+def _pad_scan(data: bytes, at: int, out: bytearray) -> tuple[int, int]:
+    """Copy entropy-coded data from `at` on, with filler before each marker. Returns the position of the next marker
+    that is no restart, and the number of restarts."""
+    num_restarts = 0
+    while True:
+        end = data.find(b"\xff", at)
+        if end < 0 or end + 2 > len(data):
+            raise ValueError("JPEG data without an end marker")
+        out += data[at:end]
+        following = data[end + 1]
+        if following == 0:  # an escaped 0xFF of the coded data
+            out += b"\xff\0"
+            at = end + 2
+        elif following == 0xFF:
+            at = end + 1
+        else:
+            out += _FILLER
+            if following not in _RESTARTS:
+                return end, num_restarts
+            num_restarts += 1
+            out += data[end : end + 2]
+            at = end + 2

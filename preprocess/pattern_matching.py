@@ -1,0 +1,111 @@
+"""Find the files of every row of the CSV by the pattern FILES.
+
+In: a `FilePattern`, a `LabelTable`, a folder. Out: `Files`, as `file_matching` makes them. The path of a chip with a
+file per band keeps {band}, which `chip_reader` replaces. Names must be exact: the pattern says how they are written.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from preprocess.chip_reader import paths_of, state_of
+from preprocess.console import UserError, advice, say
+from preprocess.file_matching import Files
+from preprocess.file_patterns import BAND, NAME, FilePattern
+from preprocess.image_names import bare
+from preprocess.label_files import number_of
+from preprocess.labels import LabelTable
+
+_SHOWN = 3  # missing files that a message names
+
+
+def match_pattern(
+    csv: Path, table: LabelTable, folder: Path, pattern: FilePattern, *, allow_missing: bool
+) -> Files:  # fmt: skip
+    """Look up every row. Rows that lack a file of any band are refused, or skipped and counted.
+
+    Raises:
+        UserError: files are missing, or a name can mean two folders.
+    """
+    places = _Places(folder, pattern)
+    paths, rows, states, missing = [], [], [], []
+    for row, name in enumerate(table.names):
+        if "{" in name:
+            raise UserError(
+                f"{csv} {number_of(csv, int(table.lines[row]))}: {name!r}: expected a name without braces, for FILES."
+            )
+        path = places.path(bare(name))
+        try:
+            states.append(state_of(path, pattern.bands))
+        except (FileNotFoundError, NotADirectoryError):
+            missing.append([file for file in paths_of(path, pattern.bands) if not Path(file).exists()])
+            continue
+        except OSError as error:
+            raise UserError(f"{path}: expected readable files ({error.strerror}). {advice(error)}".rstrip()) from error
+        paths.append(path)
+        rows.append(row)
+    _check_missing(table, folder, pattern, missing, allow_missing=allow_missing)
+    size, mtime_ns = np.array(states, np.int64).T
+    return Files(paths=tuple(paths), csv_row=np.array(rows, np.int64), size=size, mtime_ns=mtime_ns)
+
+
+def list_pattern(folder: Path, pattern: FilePattern) -> list[tuple[str, str]]:
+    """(name, path) of every chip below `folder` that has a file of the first band, sorted; {band} is kept in paths."""
+    parts = [
+        part.replace(BAND, pattern.bands[0]) if pattern.bands else part for part in (*pattern.fixed, *pattern.rest)
+    ]
+    known, form = False, []
+    for piece in re.split(r"(\{name\}|\*)", "/".join(parts)):
+        form.append({NAME: r"(?P=name)" if known else r"(?P<name>[^/]+)", "*": "[^/]*"}.get(piece, re.escape(piece)))
+        known |= piece == NAME
+    chips = []
+    for file in folder.glob("/".join(parts).replace(NAME, "*")):
+        if match := re.fullmatch("".join(form), file.relative_to(folder).as_posix()):
+            start = file.relative_to(folder).parts[: len(pattern.fixed)]
+            rest = [part.replace(NAME, match["name"]) for part in pattern.rest]
+            chips.append((match["name"], os.path.join(folder, *start, *rest)))
+    return sorted(chips)
+
+
+class _Places:
+    """Where the files of a name are. Folders that * stands for are listed once: there can be half a million names."""
+
+    def __init__(self, folder: Path, pattern: FilePattern) -> None:
+        self._pattern, self._folder = pattern, os.path.join(folder, *pattern.fixed)
+        self._folders: dict[str, list[str]] | None = None
+        if "*" in self._folder.removeprefix(str(folder)):
+            self._folders = {}
+            for each in sorted(folder.glob("/".join(pattern.fixed))):
+                for entry in os.scandir(each) if each.is_dir() else ():
+                    self._folders.setdefault(entry.name, []).append(str(each))
+
+    def path(self, name: str) -> str:
+        """The path of a name; {band} is kept."""
+        pattern = self._pattern
+        rest = [part.replace(NAME, name) for part in pattern.rest]
+        if self._folders is None:
+            return os.path.join(self._folder, *rest)
+        first = rest[0].replace(BAND, pattern.bands[0]) if pattern.bands else rest[0]
+        folders = self._folders.get(first.partition("/")[0], [self._folder])
+        if len(folders) > 1:
+            raise UserError(f"FILES={pattern.text}: {first!r} is in {folders[0]} and in {folders[1]}. Remove one.")
+        return os.path.join(folders[0], *rest)
+
+
+def _check_missing(
+    table: LabelTable, folder: Path, pattern: FilePattern, missing: list[list[str]], *, allow_missing: bool
+) -> None:
+    """`missing`: for each chip that lacks files, their paths."""
+    if not missing:
+        return
+    files = [file for of_chip in missing for file in of_chip]
+    first = ", ".join(os.path.relpath(file, folder) for file in files[:_SHOWN])
+    text = f"{len(missing)} of {len(table.names)} chips of the CSV are missing in {folder}"
+    text += f" or lack a band ({len(files)} files, first: {first})" if pattern.bands else f" (first: {first})"
+    if len(missing) == len(table.names):
+        raise UserError(f"{text}. No chip is left. Does FILES={pattern.text} fit the folder?")
+    if not allow_missing:
+        raise UserError(f"{text}. ALLOW_MISSING=1 skips them.")
+    say(f"{text}; skipping them.")

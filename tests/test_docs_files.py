@@ -1,0 +1,53 @@
+"""The commands of formats.md about files convert folders that look as the page says."""
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from helpers.chips import write_csv
+from helpers.doc_blocks import ROOT, commands, read_blocks
+from helpers.pictures import colours, encoded, write_bands
+
+from canopy.main import dispatch
+from preprocess.zarr_store import open_store
+
+PAGE = ROOT / "docs" / "formats.md"
+HEADINGS = [number for number, line in enumerate(PAGE.read_text().splitlines(), 1) if line.startswith("## ")]
+START = next(n for n in HEADINGS if PAGE.read_text().splitlines()[n - 1] == "## Files that a conversion reads")
+END = next(n for n in HEADINGS if n > START)
+LINES = [line for block in read_blocks(PAGE) if START < block.line < END for line in commands(block)]
+SHAPES = {"jpg.zarr": (3, 24, 20), "s2.zarr": (4, 24, 20), "ben.zarr": (4, 120, 120), "uc.zarr": (3, 256, 256)}
+
+
+def write_folders(folder: Path) -> None:
+    """jpg, s2, bigearthnet and ucmerced with chips n_0 to n_2, and labels.csv."""
+    write_csv(folder / "labels.csv", [(f"n_{index}", "x") for index in range(3)])
+    (folder / "jpg").mkdir()
+    (folder / "ucmerced").mkdir()
+    for index in range(3):
+        name = f"n_{index}"
+        (folder / "jpg" / f"{name}.jpg").write_bytes(encoded(colours(index), "jpeg"))
+        tifffile.imwrite(folder / "ucmerced" / f"{name}.tif", colours(index, 255 + index, 256), photometric="rgb")
+        same = {band: colours(index, samples=1)[..., 0] for band in ("B02", "B03", "B04", "B08")}
+        write_bands(folder / "s2", name, same)
+        sides = {"B02": 120, "B03": 120, "B05": 60, "B01": 20}
+        scaled = {band: colours(index, side, side, 1)[..., 0].astype(np.uint16) for band, side in sides.items()}
+        write_bands(folder / "bigearthnet" / f"scene_{index % 2}", name, scaled)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_command_of_the_page_converts_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folders(tmp_path)
+    words = shlex.split(line)
+    assert words[:2] == ["make", "zarr"]
+    assert dispatch("", [*words[1:], "JOBS=1"]) == 0
+    (store,) = (word.removeprefix("STORE=") for word in words if word.startswith("STORE="))
+    layout = open_store(tmp_path / store).layout
+    assert (len(layout.bands), layout.height, layout.width) == SHAPES[store]
+
+
+def test_every_store_of_the_page_is_checked() -> None:
+    assert len(LINES) == len(SHAPES)

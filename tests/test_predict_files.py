@@ -1,0 +1,76 @@
+"""Predictions read new files as the conversion of the run's store read them: pictures, files per band, SIZE and FIT."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.chips import conversion, write_csv
+from helpers.commands import train
+from helpers.pictures import colours, encoded, write_bands
+from tiny import tiny_networks
+
+from analysis import predict
+from analysis.chip_folder import FolderReader, list_files
+from analysis.finished_run import load_run
+from preprocess.convert import convert
+from preprocess.layout import plan_layout
+
+COUNT, TAGS = 60, ("a", "b", "c")
+
+
+def write_tags(path: Path) -> None:
+    rng = np.random.default_rng(0)
+    write_csv(path, [(f"n_{index}", " ".join(rng.choice(TAGS, 2, replace=False))) for index in range(COUNT)])
+
+
+def write_jpegs(folder: Path) -> dict[str, object]:
+    """JPEGs of several sizes."""
+    folder.mkdir()
+    for index in range(COUNT):
+        side = 30 + index % 5
+        (folder / f"n_{index}.jpg").write_bytes(encoded(colours(index, side, side + 1), "jpeg"))
+    return {"size": 32, "fit": "pad"}
+
+
+def write_band_files(folder: Path) -> dict[str, object]:
+    """A file per band; blue is half as wide."""
+    for index in range(COUNT):
+        rgb = colours(index, 32, 32).astype(np.uint16) * 100
+        bands = {"red": rgb[..., 0], "green": rgb[..., 1], "blue": rgb[::2, ::2, 2]}
+        write_bands(folder, f"n_{index}", bands, "{name}/{name}_{band}.tif")
+    return {"files": "{name}/{name}_{band}.tif", "fit": "resize", "bands": ("red", "green", "blue")}
+
+
+@pytest.mark.parametrize("write", [write_jpegs, write_band_files])
+def test_scores_of_other_files_equal_those_of_the_run_to_the_bit(tmp_path: Path, write: object) -> None:
+    data, store = tmp_path / "data", tmp_path / "s.zarr"
+    settings = write(data)  # type: ignore[operator]
+    write_tags(tmp_path / "tags.csv")
+    convert(conversion(data=data, labels=tmp_path / "tags.csv", store=store, **settings))
+    with tiny_networks():
+        ended = train(store, tmp_path / "run", "EPOCHS=1", "CROP_SHARE=1", "TEST_BATCH=8")
+        assert ended.returncode == 0, ended.stderr
+        run = load_run(tmp_path / "run")
+        assert predict.predict(run.path, data, tmp_path / "p.csv", bands=None, gpu="cpu", tta=False) == 0
+    scores = pd.read_csv(tmp_path / "p.csv", index_col="image_name")
+    assert len(scores) == COUNT
+    assert np.array_equal(scores.loc[run.names.tolist()].to_numpy(), run.probabilities)
+
+
+def test_a_chip_without_a_band_is_bad_and_the_others_are_read(tmp_path: Path) -> None:
+    from preprocess.file_patterns import read_pattern
+
+    write_band_files(tmp_path / "data")
+    (tmp_path / "data" / "n_1" / "n_1_green.tif").unlink()
+    shutil.rmtree(tmp_path / "data" / "n_10")
+    bands = ("red", "green")
+    files = list_files(tmp_path / "data", read_pattern("{name}/{name}_{band}.tif", bands))
+    assert files.names[:3] == ["n_0", "n_1", "n_11"]
+    layout = plan_layout(bands=bands, height=32, width=32, dtype="uint16", codec="none")
+    reader, out = FolderReader(files=files, layout=layout, bands=bands), np.ones((2, 2, 32, 32), np.uint16)
+    reader.decode(np.array([0, 1]), out)
+    assert np.array_equal(out[0], np.moveaxis(colours(0, 32, 32)[..., :2], -1, 0) * np.uint16(100))
+    assert not out[1].any()
+    assert "n_1_green.tif: expected a readable file, found No such file" in reader.bad[1]
