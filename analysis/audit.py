@@ -19,7 +19,7 @@ from analysis.finished_run import load_run
 from analysis.label_checks import Finding, csv_findings, doubted_labels, exclusive_findings, tags_of
 from analysis.page import Cards, Section, Table, Tables, card, render
 from analysis.pictures import ImageBudget, pictures
-from analysis.pixel_checks import jpeg_findings, jpeg_paths, outliers, pixel_findings
+from analysis.pixel_checks import jpeg_findings, jpeg_paths, nodata_findings, outliers, pixel_findings
 from preprocess.console import say
 from preprocess.presets import exclusive_classes
 from preprocess.splits import SPLIT_NAMES, Split, make_split
@@ -55,7 +55,8 @@ def audit(
     split_names = _split_names(store, split)
     findings = [
         *[finding for pairs in similar for finding in (pairs, _across(pairs, split_names))],
-        *pixel_findings(store, features), outliers(store), jpeg_findings(store, features, jpegs), *label_findings,
+        *nodata_findings(store), *pixel_findings(store, features), outliers(store),
+        jpeg_findings(store, features, jpegs), *label_findings,
     ]  # fmt: skip
     folder = store_path.with_name(store_path.name + ".audit")
     tables, figures = Tables(folder=folder / "tables"), Figures(folder=folder / "figures")
@@ -70,7 +71,8 @@ def audit(
         folder / "audit.html",
         title=f"Audit of {store_path.name}",
         subtitle=f"{store.num_chips:,} chips of {store.layout.height} x {store.layout.width} pixels, bands "
-        f"{', '.join(store.layout.bands)}, {len(store.classes)} classes; split {split.rule}",
+        f"{', '.join(store.layout.bands)}, {len(store.classes)} classes; split {split.rule}"
+        f"{'' if store.layout.nodata is None else '; images show nodata in magenta'}",
         facts=[
             ("checks that found something", f"{sum(1 for f in findings if len(f.chips))} of {len(findings)}"),
             ("chips with a duplicate or neighbour", f"{linked:,} in {len(chip_groups):,} groups"),
@@ -210,11 +212,14 @@ def _counts(store: Store, split: Split, figures: Figures, tables: Tables) -> Sec
     )  # fmt: skip
     tables.add("cooccurrence", pd.DataFrame(matrix, columns=list(store.classes)).assign(chips_with=store.classes))
     mean, std = store.band_statistics(np.arange(store.num_chips))
+    bands = pd.DataFrame({"band": store.layout.bands, "mean": mean, "std": std})
+    if store.layout.nodata is not None:
+        bands["nodata, %"] = 100 - 100 * store.valid_count.mean(axis=0) / (store.layout.height * store.layout.width)
     section.blocks.append(
         tables.add(
             "bands",
-            pd.DataFrame({"band": store.layout.bands, "mean": mean, "std": std}),
-            "Over all pixels.",
+            bands,
+            "Over all pixels." if store.layout.nodata is None else "Over all pixels that are not nodata.",
             digits=4 if store.layout.dtype == "float32" else 1,
         )
     )

@@ -108,7 +108,7 @@ def _is_utf8(name: str) -> bool:
 def expected_layout(
     run: Run, files: Files, bands: tuple[str, ...] | None, store: Store | None, reason: str
 ) -> Layout:  # fmt: skip
-    """The bands, size and dtype that every file must have: those of the chips that the run was trained on.
+    """The bands, size, dtype and nodata that every file must have: those of the chips that the run was trained on.
 
     They come from the run's store if it opens, else from run.json, else from the first file that can be read.
 
@@ -127,7 +127,9 @@ def expected_layout(
     if chip is None:
         say(f"{run.path}: run.json lacks the height, width and dtype of the chips; using those of the first good file.")
         return _first_layout(files, bands)
-    return plan_layout(bands=bands, height=chip.height, width=chip.width, dtype=chip.dtype, codec="none")
+    return plan_layout(
+        bands=bands, height=chip.height, width=chip.width, dtype=chip.dtype, codec="none", nodata=chip.nodata
+    )
 
 
 def store_of(run: Run) -> tuple[Store | None, str]:
@@ -182,7 +184,7 @@ class FolderReader:
         try:
             with named_errors(path):
                 values = ChipReader(self._chip_files()).read(path)  # one per call: several threads read
-            check_finite(values, path)
+            check_finite(values, path, self.layout.nodata)
         except ChipError as error:
             self.bad[chip] = str(error)
             out[:] = 0

@@ -85,6 +85,7 @@ def task_2(run: Run, ranking: Ranking, store: Store | str, artifacts: Artifacts)
         f"All test chips, ordered by their score for {name} (AP {'none' if np.isnan(ap) else f'{ap:.4f}'}); equal "
         "scores are ordered by name. Colours are the stored red, green and blue, stretched from the 1st to the 99th "
         "percentile of the shown chips."
+        + ("" if isinstance(store, str) or store.layout.nodata is None else " Nodata is magenta.")
     )
     if isinstance(store, str):
         section.note(f"No images: {store}", "warn")

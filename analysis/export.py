@@ -2,14 +2,15 @@
 
 In: a run, and its store for the comparison. Out: RUN/export/: model.onnx, model.pt2, MODEL_CARD.md, parity.json. The
 input is the TIFFs' own values: (batch, bands, height, width) in the store's dtype and band order. Centre crop, choice
-of bands and scaling are part of the exported network, as in the test graph. INPUT=course and TEST=resize cannot be
-exported.
+of bands, nodata and scaling are part of the exported network, as in the test graph. INPUT=course and TEST=resize cannot
+be exported.
 """
 
 import json
 import shutil
 import warnings
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from analysis.pictures import read_chips
 from analysis.saved_model import inputs_of, load_saved
 from preprocess.console import UserError, say
 from preprocess.csv_rows import csv_line
+from preprocess.nodata import nodata_value
 from preprocess.zarr_store import Store, open_store, write_atomic
 
 # Largest difference of a logit between onnxruntime and torch, times the largest logit if that is above 1: rounding in
@@ -38,7 +40,7 @@ class RawNetwork(nn.Module):
 
     def __init__(
         self, net: nn.Module, bands: tuple[int, ...], mean: tuple[float, ...], std: tuple[float, ...],
-        window: tuple[int, int, int, int],
+        window: tuple[int, int, int, int], nodata: float | None = None,
     ) -> None:  # fmt: skip
         """
         Args:
@@ -46,10 +48,11 @@ class RawNetwork(nn.Module):
             bands: positions of the network's channels among the raw chip's bands, in order.
             mean, std: per channel, in raw units.
             window: (top, left, height, width) of the centre crop.
+            nodata: the raw value that the network gets as the mean, or NaN; None if every value counts.
         """
         super().__init__()
         self.net = net
-        self.window = window
+        self.window, self.nodata = window, nodata
         self.register_buffer("bands", torch.tensor(bands))
         # As in DALI's crop_mirror_normalize: (value - mean) * (1 / std), float32.
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32)[:, None, None])
@@ -60,7 +63,10 @@ class RawNetwork(nn.Module):
         top, left, height, width = self.window
         cropped = chips[:, :, top : top + height, left : left + width].to(torch.float32)
         values = torch.index_select(cropped, 1, self.get_buffer("bands"))
-        logits: torch.Tensor = self.net((values - self.get_buffer("mean")) * self.get_buffer("scale"))
+        images = (values - self.get_buffer("mean")) * self.get_buffer("scale")
+        if self.nodata is not None:
+            images = images.masked_fill(values.isnan() if isnan(self.nodata) else values == self.nodata, 0.0)
+        logits: torch.Tensor = self.net(images)
         return logits
 
 
@@ -150,7 +156,9 @@ def _raw_network(run: Run, store: Store) -> RawNetwork:
     sides = layout.height, layout.width
     height, width = config.crop_of(*sides)
     top, left = round((sides[0] - height) / 2), round((sides[1] - width) / 2)
-    return RawNetwork(net, store.band_indices(inputs.bands), inputs.mean, inputs.std, (top, left, height, width)).eval()
+    nodata = None if layout.nodata is None else float(nodata_value(layout.nodata))
+    window = (top, left, height, width)
+    return RawNetwork(net, store.band_indices(inputs.bands), inputs.mean, inputs.std, window, nodata).eval()
 
 
 def _metadata(run: Run, store: Store) -> dict[str, str]:
@@ -159,6 +167,7 @@ def _metadata(run: Run, store: Store) -> dict[str, str]:
         "classes": csv_line(run.classes),
         "bands": ",".join(store.layout.bands),
         "dtype": store.layout.dtype,
+        **({} if store.layout.nodata is None else {"nodata": store.layout.nodata}),
         "commit": run.made_with.commit,
         "model_sha256": run.made_with.model_sha256,
     }

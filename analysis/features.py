@@ -15,6 +15,7 @@ from scipy.fft import dctn
 
 from pipeline.chunks import ChunkReader
 from preprocess.console import Progress
+from preprocess.nodata import nodata_mask
 from preprocess.zarr_store import Store
 
 BLOCK_BYTES = 32 * 1024 * 1024
@@ -26,8 +27,9 @@ SIDES = ("left", "right", "top", "bottom")
 class Features:
     """Arrays with one row per chip.
 
-    low, high (N, bands): smallest and largest value. at_high (N, bands): pixels with the largest value. empty (N,):
-    pixels that are 0 in every band. hash (N,) uint64: perceptual hash of the mean over bands. thumbnail (N, bands, 16,
+    low, high (N, bands): smallest and largest valid value; both the smallest value of the dtype if a band has none.
+    at_high (N, bands): valid pixels with the largest value. empty (N,): valid pixels that are 0 in every band. In the
+    others nodata counts as the mean. hash (N,) uint64: perceptual hash of the mean over bands. thumbnail (N, bands, 16,
     16) float32: area means. edges (N, 4, channels, side) float32: the outermost pixel lines (left, right, top, bottom)
     of the mean over standardised bands, and of the last band minus the mean of the others; `side` is the longer side, a
     shorter line is padded with NaN.
@@ -53,8 +55,11 @@ def read_features(store: Store) -> Features:
     blocks: list[tuple[np.ndarray, ...]] = []
     with Progress("audit", total=store.num_chips, unit="chips") as progress:
         for values in _blocks(store):
+            missing = None if store.layout.nodata is None else nodata_mask(values, store.layout.nodata)
             standard = (values - mean.astype(np.float32)[:, None, None]) / scale
-            blocks.append((*_extremes(values), *_shape(standard), _edges(standard)))
+            if missing is not None:
+                standard[missing] = 0
+            blocks.append((*_extremes(values, missing), *_shape(standard), _edges(standard)))
             progress.update(len(values))
     columns = [np.concatenate(column) for column in zip(*blocks, strict=True)]
     return Features(**dict(zip(Features.__dataclass_fields__, columns, strict=True)))
@@ -78,10 +83,17 @@ def _read_rows(reader: ChunkReader, first: int, values: np.ndarray, rows: np.nda
     reader.decode(first + rows, values[rows[0] : rows[-1] + 1])
 
 
-def _extremes(values: np.ndarray) -> tuple[np.ndarray, ...]:
-    low, high = values.min(axis=(2, 3)), values.max(axis=(2, 3))
-    at_high = (values == high[:, :, None, None]).sum(axis=(2, 3))
-    return low, high, at_high, (values == 0).all(axis=1).sum(axis=(1, 2))
+def _extremes(values: np.ndarray, missing: np.ndarray | None) -> tuple[np.ndarray, ...]:
+    zero = (values == 0).all(axis=1)
+    if missing is None:
+        low, high = values.min(axis=(2, 3)), values.max(axis=(2, 3))
+        at_high = (values == high[:, :, None, None]).sum(axis=(2, 3))
+        return low, high, at_high, zero.sum(axis=(1, 2))
+    limits = np.finfo(values.dtype) if values.dtype.kind == "f" else np.iinfo(values.dtype)
+    high = np.where(missing, limits.min, values).max(axis=(2, 3))
+    low = np.minimum(np.where(missing, limits.max, values).min(axis=(2, 3)), high)
+    at_high = ((values == high[:, :, None, None]) & ~missing).sum(axis=(2, 3))
+    return low, high, at_high, (zero & ~missing.any(axis=1)).sum(axis=(1, 2))
 
 
 def _shape(standard: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -35,6 +35,7 @@ def model_card(run: Run, store: Store, parity: dict[str, Any]) -> str:
         f"{parity['onnx_from_torch']:.2g} at most per logit, {parity['onnx_from_torch_share']:.2g} of the largest"
     )
     shape = f"(batch, {len(layout.bands)}, {layout.height}, {layout.width}) {layout.dtype}"
+    nodata = "" if layout.nodata is None else f"; {layout.nodata} is nodata and becomes the mean"
     return f"""# {one_line(run.name)}: {run.config.arch}, task {run.config.task}
 
 Multi-label classification of {layout.height} x {layout.width} satellite chips into {len(run.classes)} classes.
@@ -42,7 +43,7 @@ Multi-label classification of {layout.height} x {layout.width} satellite chips i
 | | |
 |---|---|
 | input `chips` | {shape}, raw file values, bands {", ".join(layout.bands)} |
-| preprocessing inside | centre crop, choice of bands, standardisation |
+| preprocessing inside | centre crop, choice of bands, standardisation{nodata} |
 | output `logits` | (batch, {len(run.classes)}) float32; probability = sigmoid |
 | test mAP | {run.mean_ap:.4f} on {len(run.names):,} chips (split {made.split.rule}) |
 | parity | onnxruntime - torch: {differences}, on {parity["chips"]} chips |

@@ -3,6 +3,7 @@
 In: a store and its `Features`. Out: `Finding`s, with a reason per chip.
 """
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def _finding(title: str, about: str, reasons: dict[int, str]) -> Finding:
 def pixel_findings(store: Store, features: Features) -> list[Finding]:
     """Constant, saturated and partly empty chips. A constant chip is not listed again as saturated or empty."""
     bands, pixels = store.layout.bands, store.layout.height * store.layout.width
-    flat = features.low == features.high
+    flat = (features.low == features.high) & (store.valid_count > 0)
     constant = {
         int(chip): "all bands" if flat[chip].all() else ", ".join(np.array(bands)[flat[chip]].tolist())
         for chip in np.flatnonzero(flat.any(axis=1))
@@ -61,11 +62,32 @@ def pixel_findings(store: Store, features: Features) -> list[Finding]:
     ]
 
 
+def nodata_findings(store: Store) -> list[Finding]:
+    """Chips with nodata, and chips with nothing else; none for a store without nodata."""
+    nodata, pixels, bands = store.layout.nodata, store.layout.height * store.layout.width, store.layout.bands
+    if nodata is None:
+        return []
+    missing = 1 - store.valid_count / pixels
+    some = {
+        chip: ", ".join(f"{bands[b]} {100 * missing[chip, b]:.3g} %" for b in np.flatnonzero(missing[chip]).tolist())
+        for chip in np.flatnonzero((missing > 0).any(axis=1) & (missing < 1).any(axis=1)).tolist()
+    }
+    empty = dict.fromkeys(np.flatnonzero((missing == 1).all(axis=1)).tolist(), "all bands")
+    return [
+        _finding("Only nodata", f"Every pixel is nodata ({nodata}) in every band: nothing can be learnt.", empty),
+        _finding("Partly nodata", f"Pixels are nodata ({nodata}): mean and std leave them out.", some),
+    ]
+
+
 def outliers(store: Store) -> Finding:
-    """Chips whose mean in a band is far from the median chip's."""
-    means = store.band_sum / (store.layout.height * store.layout.width)
-    middle = np.median(means, axis=0)
-    spread = 1.4826 * np.median(np.abs(means - middle), axis=0)
+    """Chips whose mean in a band is far from the median chip's. Bands without a valid pixel are left out."""
+    valid = store.valid_count
+    means = np.divide(store.band_sum, valid, out=np.full(valid.shape, np.nan), where=valid > 0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice encountered")  # a band without a valid pixel in any chip
+        middle = np.nanmedian(means, axis=0)
+        means = np.where(valid > 0, means, middle)
+        spread = 1.4826 * np.nanmedian(np.where(valid > 0, np.abs(means - middle), np.nan), axis=0)
     deviations = np.divide(np.abs(means - middle), spread, out=np.zeros_like(means), where=spread > 0)
     reasons = {}
     for chip in np.flatnonzero((deviations > MAX_DEVIATIONS).any(axis=1)):

@@ -16,6 +16,7 @@ from pipeline.order import Augmentation
 from pipeline.shards import open_shards
 from preprocess import shard
 from preprocess.codecs import CODECS
+from preprocess.nodata import nodata_value
 from preprocess.shard import DamagedChunkError
 from preprocess.zarr_store import Store
 
@@ -56,6 +57,7 @@ class ChunkReader:
             self._offsets[first : first + count] = offsets - starts[:, None, None]
             self._sizes[first : first + count] = sizes
         self._kernel_kind = CODECS[self.layout.codec].kernel_kinds[self.layout.dtype]
+        self._nodata = None if self.layout.nodata is None else nodata_value(self.layout.nodata)
         self._local = threading.local()
 
     @property
@@ -89,7 +91,7 @@ class ChunkReader:
             chips: (N,) chip numbers.
             parameters: augmentation parameters of each chip.
             out: (N, crop height, crop width, bands) float32, C-contiguous.
-            mean, scale: (bands,) float32; `out` is (value - mean) * scale.
+            mean, scale: (bands,) float32; `out` is (value - mean) * scale, and 0 for the layout's nodata.
         """
         layout = self.layout
         addresses, sizes, owner = self.locate(chips)
@@ -98,7 +100,7 @@ class ChunkReader:
             addresses, sizes, out, scratch, lines, (layout.height, layout.width, layout.chunk_rows),
             self._kernel_kind,
             parameters.flip_rows, parameters.transpose, parameters.crop_y.astype(np.int64),
-            parameters.crop_x.astype(np.int64), parameters.mirror, mean, scale,
+            parameters.crop_x.astype(np.int64), parameters.mirror, mean, scale, self._nodata,
         )  # fmt: skip
         self._check(chips, damaged)
         del owner

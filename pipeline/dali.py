@@ -120,6 +120,8 @@ def device_bytes(spec: GraphSpec, reader: ChipReader) -> int:
     if spec.decode == "device":
         assert isinstance(reader, ChunkReader)
         decoded = reader.max_span_bytes + 2 * decoded
+    if layout.nodata is not None:  # the mask and the filled chip, in 32 bits, and their products
+        decoded += 4 * bands * layout.height * layout.width * 4
     return spec.batch_size * (PREFETCH_QUEUE_DEPTH + 1) * (decoded + image)
 
 

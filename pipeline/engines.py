@@ -191,11 +191,13 @@ def _make(
     choice: Choice, source: Store | ChipReader, view: View, reading: Reading, batch_size: int
 ) -> Engine | None:  # fmt: skip
     """The chosen engine; None if the chips do not fit into the cache."""
-    bands, workers = view.inputs.stored_bands, reading.workers
+    bands, workers, layout = view.inputs.stored_bands, reading.workers, source.layout
     if choice.row.engine == "gather":
         assert isinstance(source, Store)  # its row says so
         values = device_values(source, bands, workers, reading.device)
-        return None if values is None else GatherEngine(values, view.inputs, crop=view.crop, dtype=view.dtype)
+        if values is None:
+            return None
+        return GatherEngine(values, view.inputs, crop=view.crop, dtype=view.dtype, nodata=layout.nodata)
     if not isinstance(source, Store):
         reader: ChipReader | None = source
     else:

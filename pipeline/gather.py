@@ -12,13 +12,18 @@ import torch
 from pipeline.inputs import Inputs
 from pipeline.order import Augmentation, center
 from pipeline.plans import BatchPlan
+from preprocess.nodata import nodata_value
 
 
 class GatherEngine:
-    """Makes the images of planned batches. `values` is (chips, bands, height, width) of the store's dtype."""
+    """Makes the images of planned batches. `values` is (chips, bands, height, width) of the store's dtype; `nodata` is
+    that of its layout."""
 
-    def __init__(self, values: torch.Tensor, inputs: Inputs, *, crop: tuple[int, int], dtype: torch.dtype) -> None:
+    def __init__(
+        self, values: torch.Tensor, inputs: Inputs, *, crop: tuple[int, int], dtype: torch.dtype, nodata: str | None
+    ) -> None:
         self._values, self._crop, self._dtype = values, crop, dtype
+        self._nodata = None if nodata is None else float(nodata_value(nodata))
         self.device_bytes = values.nbytes
         mean, std = np.array(inputs.mean, np.float32), np.array(inputs.std, np.float32)
         self._mean = torch.from_numpy(mean).to(values.device)
@@ -29,7 +34,7 @@ class GatherEngine:
         height, width = self._values.shape[2:]
         for plan in plans:
             parameters = plan.augmentation or center(len(plan.chips), height=height, width=width, crop=self._crop)
-            images = gather(self._values, plan.chips, parameters, self._crop, self._mean, self._scale)
+            images = gather(self._values, plan.chips, parameters, self._crop, self._mean, self._scale, self._nodata)
             yield plan, images.to(self._dtype)
 
     def close(self) -> None:
@@ -38,9 +43,11 @@ class GatherEngine:
 
 def gather(
     values: torch.Tensor, chips: np.ndarray, parameters: Augmentation, crop: tuple[int, int], mean: torch.Tensor,
-    scale: torch.Tensor,
+    scale: torch.Tensor, nodata: float | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """Flip, transpose, crop, mirror and scale `chips` of `values` by indexing: every pixel is read once.
+
+    `nodata` becomes 0; NaN stands for every NaN.
 
     Returns:
         (B, bands, crop height, crop width) float32, channels-last memory, on the device of `values`.
@@ -64,4 +71,8 @@ def gather(
     pixels = stored.flatten(2)[rows, :, y * width + x]  # (B, crop height, crop width, bands)
     if values.dtype is torch.uint16:
         pixels = pixels.to(torch.int32) & 0xFFFF
-    return ((pixels.to(torch.float32) - mean) * scale).permute(0, 3, 1, 2)
+    pixels = pixels.to(torch.float32)
+    images = (pixels - mean) * scale
+    if nodata is not None:
+        images.masked_fill_(pixels.isnan() | (pixels == nodata), 0)
+    return images.permute(0, 3, 1, 2)

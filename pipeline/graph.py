@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from nvidia.dali import fn, math, pipeline_def, types
 from nvidia.dali.pipeline import Pipeline
 
@@ -18,6 +19,7 @@ from pipeline.dali_source import PREFETCH_QUEUE_DEPTH
 from pipeline.inputs import Inputs
 from pipeline.order import augmentation_fields
 from preprocess.layout import Layout
+from preprocess.nodata import NAN, nodata_value
 
 Node = Any  # DALI's DataNode; its arithmetic is not typed
 _DALI_TYPE = {
@@ -99,7 +101,36 @@ def decode(spec: GraphSpec, encoded: list[Node]) -> Node:
         chips = inflate_chips(spec, *encoded)
     else:
         chips = encoded[0].gpu() if spec.device_id is not None else encoded[0]
-    return course_values(chips)[: len(spec.inputs.bands)] if spec.inputs.kind == "course" else chips
+    images = course_values(chips)[: len(spec.inputs.bands)] if spec.inputs.kind == "course" else chips
+    return images if spec.layout.nodata is None else fill_nodata(spec, images, _missing(spec, chips))
+
+
+def fill_nodata(spec: GraphSpec, images: Node, missing: Node) -> Node:
+    """(band, y, x) images -> float32, with the mean of its channel where `missing` is 1: scaling makes it 0.
+
+    Bits are chosen, not values: 0 times NaN is NaN. A resize comes after this, so beside nodata it mixes in the mean.
+    """
+    mean = np.array(spec.inputs.mean, np.float32).view(np.int32).reshape(-1, 1, 1)
+    bits = fn.reinterpret(fn.cast(images, dtype=types.FLOAT), dtype=types.INT32)
+    chosen = bits * (1 - missing) + types.Constant(mean, device=images.device) * missing
+    return fn.reshape(fn.reinterpret(chosen, dtype=types.FLOAT), layout="CHW")
+
+
+def _missing(spec: GraphSpec, chips: Node) -> Node:
+    """(channel, y, x) int32: 1 where stored (band, y, x) chips are nodata. With "course" also where NIR is, because
+    PIL's formula divides by it."""
+    nodata = spec.layout.nodata
+    assert nodata is not None
+    if nodata == NAN:
+        marked = (fn.reinterpret(chips, dtype=types.INT32) & 0x7FFFFFFF) > 0x7F800000
+    else:
+        value = float(nodata_value(nodata))
+        marked = chips == (value if spec.layout.dtype == "float32" else int(value))
+    missing = fn.cast(marked, dtype=types.INT32)
+    if spec.inputs.kind != "course":
+        return missing
+    nir = missing[3:4]
+    return fn.cat(math.max(missing[0:3], nir), nir, axis=0)[: len(spec.inputs.bands)]
 
 
 def inflate_chips(spec: GraphSpec, data: Node, offsets: Node, sizes: Node) -> Node:

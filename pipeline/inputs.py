@@ -37,9 +37,18 @@ class Inputs:
 
 
 def raw_inputs(store: Store, bands: tuple[str, ...], train_chips: np.ndarray) -> Inputs:
-    """Stored values, standardised by the statistics of `train_chips`. A constant band is only centred."""
+    """Stored values, standardised by the statistics of `train_chips`. A constant band is only centred.
+
+    Raises:
+        UserError: a band of these chips holds nothing but nodata.
+    """
     indices = list(store.band_indices(bands))
     mean, std = store.band_statistics(train_chips)
+    if empty := [band for band, index in zip(bands, indices, strict=True) if np.isnan(mean[index])]:
+        raise UserError(
+            f"{store.path}: expected a valid pixel of {empty[0]} in the train split, found nothing but nodata "
+            f"({store.layout.nodata}). Train without this band, or choose another SPLIT."
+        )
     std[std == 0] = 1.0
     return Inputs(kind="raw", bands=bands, mean=tuple(mean[indices].tolist()), std=tuple(std[indices].tolist()))
 

@@ -74,6 +74,8 @@ def array_specs(
         "source_size": spec(np.int64, chip),
         "source_mtime_ns": spec(np.int64, chip),
     }
+    if layout.nodata is not None:
+        specs["valid_count"] = spec(np.uint32, chip, band)
     if version >= 2:
         specs["shard_digest"] = spec(np.uint64, ("shard", layout.num_shards(num_chips)))
     if "split" in present:

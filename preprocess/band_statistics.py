@@ -1,6 +1,7 @@
 """Sums per band of each chip, and from them the mean and std of any set of chips without reading a pixel again.
 
-In: a (bands, height, width) chip; later the store's arrays band_sum and band_sumsq. Out: sums; mean and std.
+In: a (bands, height, width) chip; later the store's arrays band_sum, band_sumsq and valid_count. Out: sums; mean and
+std. Pixels that are nodata are left out of all of them.
 
 Integers: exact sums of the values and of their squares. float32: squares of large values with a small spread cancel
 (1e6 +- 1 loses every digit of its std), so band_sumsq holds the squared deviations from the chip's own band mean.
@@ -15,18 +16,19 @@ import numpy as np
 import threadpoolctl
 
 from preprocess.layout import Layout
+from preprocess.nodata import nodata_mask, nodata_value, valid_counts
 
 
 def band_sums(chip: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     """(band_sum, band_sumsq) of a (bands, height, width) chip, each (bands,) in `layout.sum_dtypes`.
 
-    If a value is not finite, its sum is not finite either. Call it inside `one_blas_thread`: BLAS's own threads, beside
-    the worker processes, made a conversion ten times slower.
+    If a valid value is not finite, its sum is not finite either. Call it inside `one_blas_thread`: BLAS's own threads,
+    beside the worker processes, made a conversion ten times slower.
     """
     total, squares = (np.zeros(len(layout.bands), dtype) for dtype in layout.sum_dtypes)
     if total.dtype.kind == "f":
         for band, values in enumerate(chip.reshape(len(layout.bands), -1)):
-            total[band], squares[band] = _float_sums(values)
+            total[band], squares[band] = _float_sums(values, layout.nodata)
         return total, squares
     # In float64, one chunk at a time: 65535**2 times the values of a chunk stays below 2**53, so every partial sum is
     # an exact integer in any order of addition. float64 adds several times faster than integers.
@@ -39,11 +41,18 @@ def band_sums(chip: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]
             np.copyto(values, chunk)
             total[band] += total_type(values @ ones)
             squares[band] += square_type(values @ values)
+    if layout.nodata is not None:
+        value, missing = int(nodata_value(layout.nodata)), chip[0].size - valid_counts(chip, layout.nodata).astype(int)
+        total -= (missing * value).astype(total.dtype)
+        squares -= (missing * value**2).astype(squares.dtype)
     return total, squares
 
 
-def _float_sums(values: np.ndarray) -> tuple[float, float]:
-    """(sum, sum of squared deviations from the mean) of (N,) float32."""
+def _float_sums(values: np.ndarray, nodata: str | None) -> tuple[float, float]:
+    """(sum, sum of squared deviations from the mean) of the valid values of (N,) float32. Nodata is added as 0."""
+    if nodata is not None:
+        with np.errstate(invalid="ignore"):  # a signalling NaN becomes float64
+            return _valid_float_sums(values, nodata_mask(values, nodata))
     blocks = [values[first : first + _BLOCK] for first in range(0, len(values), _BLOCK)]
     wide, _, half = _working_memory(len(blocks[0]))
     totals, squares = [], []
@@ -60,6 +69,29 @@ def _float_sums(values: np.ndarray) -> tuple[float, float]:
         np.subtract(deviations, total / len(values), out=deviations)
         np.multiply(deviations, deviations, out=deviations)
         squares.append(ordered_sum(deviations, half))
+    return total, math.fsum(squares)
+
+
+def _valid_float_sums(values: np.ndarray, missing: np.ndarray) -> tuple[float, float]:
+    """`_float_sums` of the values that are not `missing`. Each missing one keeps its place as 0, so that the order of
+    the additions is that of a chip without nodata."""
+    totals, squares = [], []
+    wide, _, half = _working_memory(min(len(values), _BLOCK))
+    places = [slice(first, min(first + _BLOCK, len(values))) for first in range(0, len(values), _BLOCK)]
+    for place in places:
+        block = wide[: place.stop - place.start]
+        np.copyto(block, values[place])
+        block[missing[place]] = 0
+        totals.append(ordered_sum(block, half))
+    total, count = math.fsum(totals), len(values) - int(missing.sum())
+    if not math.isfinite(total):
+        return total, math.nan
+    for place in places:
+        block = wide[: place.stop - place.start]
+        np.subtract(values[place], total / max(count, 1), out=block, dtype=np.float64)
+        np.multiply(block, block, out=block)
+        block[missing[place]] = 0
+        squares.append(ordered_sum(block, half))
     return total, math.fsum(squares)
 
 
@@ -100,13 +132,22 @@ def one_blas_thread() -> threadpoolctl.threadpool_limits:
 
 
 def band_statistics(
-    layout: Layout, band_sum: np.ndarray, band_sumsq: np.ndarray, chips: np.ndarray
+    layout: Layout, band_sum: np.ndarray, band_sumsq: np.ndarray, chips: np.ndarray, valid: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(mean, population std) float64 per band over all pixels of `chips` (indices), from (chips, bands) sums.
+    """(mean, population std) float64 per band over all valid pixels of `chips` (indices), from (chips, bands) sums.
 
     Integers: from exact totals. float32: from the deviations within each chip and those of the chips' means, added
-    exactly.
+    exactly. `valid`: (chips, bands) pixels that are not nodata; None if all are valid. Without a valid pixel, mean and
+    std are NaN.
     """
+    if valid is not None:
+        counted = _counted_float_statistics if band_sum.dtype.kind == "f" else _counted_integer_statistics
+        rows = [
+            counted(band_sum[:, band], band_sumsq[:, band], chips, valid[:, band]) if valid[chips, band].any()
+            else (math.nan, math.nan)
+            for band in range(band_sum.shape[1])
+        ]  # fmt: skip
+        return np.array([mean for mean, _ in rows]), np.array([std for _, std in rows])
     combine = _float_statistics if band_sum.dtype.kind == "f" else _integer_statistics
     columns = [
         combine(band_sum[:, band], band_sumsq[:, band], chips, layout.height * layout.width)
@@ -126,8 +167,30 @@ def _float_statistics(total: np.ndarray, deviations: np.ndarray, chips: np.ndarr
 
 
 def _integer_statistics(total: np.ndarray, squares: np.ndarray, chips: np.ndarray, pixels: int) -> tuple[float, float]:
-    count, summed, squared = pixels * len(chips), _exact_sum(total, chips), _exact_sum(squares, chips)
+    return _mean_and_std(pixels * len(chips), _exact_sum(total, chips), _exact_sum(squares, chips))
+
+
+def _counted_integer_statistics(
+    total: np.ndarray, squares: np.ndarray, chips: np.ndarray, valid: np.ndarray
+) -> tuple[float, float]:
+    return _mean_and_std(int(valid[chips].sum(dtype=np.int64)), _exact_sum(total, chips), _exact_sum(squares, chips))
+
+
+def _mean_and_std(count: int, summed: int, squared: int) -> tuple[float, float]:
     return summed / count, float((count * squared - summed * summed) ** 0.5 / count)
+
+
+def _counted_float_statistics(
+    total: np.ndarray, deviations: np.ndarray, chips: np.ndarray, valid: np.ndarray
+) -> tuple[float, float]:
+    """As `_float_statistics`, with a number of valid pixels per chip; at least one chip has some."""
+    chips = chips[valid[chips] > 0]
+    counts = valid[chips].astype(np.float64)
+    means = total[chips] / counts
+    first = means[0]  # relative to the first chip's mean, so the std of a constant band is 0
+    mean = math.fsum(counts * (means - first)) / math.fsum(counts)
+    squares = math.fsum(deviations[chips]) + math.fsum(counts * (means - first - mean) ** 2)
+    return float(first + mean), math.sqrt(squares / math.fsum(counts))
 
 
 def _exact_sum(values: np.ndarray, chips: np.ndarray) -> int:

@@ -4,6 +4,7 @@ To add a setting, add a field here and use it where it acts. Imports nothing hea
 """
 
 import os
+import re
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
@@ -130,6 +131,13 @@ class StoreWords(Settings):
         "pixels if SIZE divides the size, else cubic. Without SIZE, resize brings bands in files of their own to the "
         "largest of them.",
     )
+    nodata: str | None = setting(
+        None,
+        "Pixels without a measurement: those with this value, those that are NaN (nan), or those with the value that "
+        "GDAL_NODATA of the files names (tag). They are left out of mean and std, and the network gets the mean.",
+        hint="value|nan|tag",
+        default_text="every value counts",
+    )
     jobs: int = setting(CORES, "Number of worker processes.", ge=1, default_text="one per core")
     allow_missing: bool = setting(False, "1: leave out rows of the CSV that have no file.")
 
@@ -147,9 +155,21 @@ class StoreWords(Settings):
         resizes_bands = self.fit == "resize" and self.files is not None and BAND in self.files
         if self.fit is not None and self.size is None and not resizes_bands:
             raise UserError(f"FIT={self.fit}: SIZE is not set. Add the size of the chips, such as SIZE=256.")
+        if self.nodata is not None and self.fit == "resize":
+            raise UserError(
+                f"NODATA={self.nodata}: FIT=resize would mix nodata into other pixels. Use FIT=pad or crop."
+            )
         if self.axes is not None and self.files is not None and BAND in self.files:
             raise UserError(f"AXES={self.axes} has no effect with {{band}} in FILES; leave it out.")
         return self
+
+    @field_validator("nodata")
+    @classmethod
+    def _nodata_can_be_read(cls, text: str | None) -> str | None:
+        words = None if text is None else text.strip().lower()
+        if words not in (None, "nan", "tag") and not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", words):
+            raise ValueError("a number, nan or tag")
+        return words
 
     @field_validator("bands", "classes")
     @classmethod

@@ -28,12 +28,14 @@ from preprocess.files import locked, named_errors
 from preprocess.fit import FitCounts, fit_line
 from preprocess.labels import settings_of
 from preprocess.layout import MIB
+from preprocess.nodata import nodata_lines
 from preprocess.plan import Plan, make_plan
 from preprocess.split_rules import split_counts
 from preprocess.workers import check_open_files, run_tasks, start_server
 from preprocess.write import ShardTask, convert_shard, progress_path
 
 MAX_SHOWN = 50  # classes listed in the last line
+_RECORDED = ("band_sum", "band_sumsq", "checksum", "source_size", "source_mtime_ns", "shard_digest")  # of each chip
 
 
 def convert(settings: ConversionSettings, check_plan: Callable[[Plan], None] = lambda plan: None) -> None:
@@ -71,6 +73,7 @@ def convert(settings: ConversionSettings, check_plan: Callable[[Plan], None] = l
                 # chips.
                 _flush(zarr_store.shard_path(root / "store", number))
         fitted = _finish(plan, root)
+    _say_nodata(settings.store, plan)
     encoded = zarr_store.encoded_bytes(settings.store, plan.layout, total)
     raw = plan.layout.chip_bytes * total
     untagged = int((plan.labels.sum(axis=1) == 0).sum())
@@ -85,6 +88,15 @@ def convert(settings: ConversionSettings, check_plan: Callable[[Plan], None] = l
         f"bands {', '.join(plan.layout.bands)}; "
         f"{encoded / MIB:.1f} MiB (raw {raw / MIB:.1f} MiB, ratio {raw / encoded:.2f})."
     )
+
+
+def _say_nodata(path: Path, plan: Plan) -> None:
+    if plan.layout.nodata is not None:
+        store = zarr_store.open_store(path)
+        pixels = plan.layout.height * plan.layout.width
+        first, *others = nodata_lines(plan.layout.nodata, store.valid_count, pixels, store.names)
+        for line in (f"nodata {first}", *others):
+            say(f"{path}: {line}.")
 
 
 def _listed(classes: tuple[str, ...]) -> str:
@@ -175,7 +187,7 @@ def _finish(plan: Plan, root: Path) -> np.ndarray:
     fitted = np.zeros(len(FitCounts().as_array()), np.int64)
     for task in plan.tasks():
         with named_errors(progress_path(task)), np.load(progress_path(task)) as progress:
-            for name in ("band_sum", "band_sumsq", "checksum", "source_size", "source_mtime_ns", "shard_digest"):
+            for name in _RECORDED if plan.layout.nodata is None else (*_RECORDED, "valid_count"):
                 blocks.setdefault(name, []).append(np.atleast_1d(progress[name]))
             fitted += progress["fitted"] if plan.files.fit else 0
     arrays = {name: np.concatenate(values) for name, values in blocks.items()}

@@ -7,6 +7,8 @@ In: shape and dtype of a file, from its header. Out: nothing, or a ChipError. Le
 from dataclasses import dataclass
 from pathlib import Path
 
+from preprocess.console import one_line
+from preprocess.nodata import nodata_text
 from preprocess.tiff_page import ChipError
 
 
@@ -17,7 +19,7 @@ class Expected:
     `shape`: (bands, height, width). `dtype`: a name. `example`: the path from which these come. `axes`: order of the
     stored dimensions ("YXS" or "SYX"). `num_bands` helps to read a file while `shape` is unknown. `is_rgb`: the file
     must not declare its samples as anything but red, green and blue. `zero_is_white`: whether the file must declare 0
-    as white.
+    as white. `nodata`: GDAL_NODATA of the file must be this value, as `nodata.nodata_text` writes it.
     """
 
     shape: tuple[int, int, int] | None = None
@@ -27,6 +29,7 @@ class Expected:
     num_bands: int | None = None
     is_rgb: bool = False
     zero_is_white: bool | None = None
+    nodata: str | None = None
 
     @property
     def count(self) -> int | None:
@@ -46,6 +49,18 @@ class Expected:
         only_sizes = self.shape is not None and (self.shape[0], self.dtype or dtype) == (shape[0], dtype)
         advice = (_OTHER_SIZE if only_sizes else _OTHER_KIND) if self.example else ""
         raise ChipError(path, expected, f"{shape} {dtype}" if self.shape else dtype, advice)
+
+    def check_nodata(self, path: str | Path, tag: str | None, dtype: str) -> None:
+        """Compare with GDAL_NODATA of a file; `tag` None: it has none.
+
+        Raises:
+            ChipError: it names another value.
+        """
+        if self.nodata is not None and (tag is None or nodata_text(tag, dtype) != self.nodata):
+            raise ChipError(
+                path, f"GDAL_NODATA {self.nodata} as in {self.example}", "none" if tag is None else one_line(tag),
+                f"NODATA={self.nodata} marks this value in all files, whatever they say.",
+            )  # fmt: skip
 
 
 ANY = Expected()

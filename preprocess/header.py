@@ -18,8 +18,13 @@ from preprocess.console import UserError
 from preprocess.files import FILE_FAULTS, is_url, named_errors, open_regular, partial_path
 from preprocess.layout import Layout, layout_from
 
-FORMAT, VERSION = "canopy-tiles", 2
+FORMAT, VERSION = "canopy-tiles", 3
 MAX_CSV_ROWS = 200_000_000  # a split takes about 24 bytes per row
+
+
+def version_of(layout: Layout) -> int:
+    """The version that a conversion writes: 3 with nodata, otherwise 2, which older code reads too."""
+    return 2 if layout.nodata is None else 3
 
 
 def sha256_of_json(values: Any) -> str:
@@ -35,8 +40,11 @@ def fingerprint_of(
     layout: Layout, classes: tuple[str, ...], num_csv_rows: int, records: dict[str, dict[str, Any]]
 ) -> str:
     """The fingerprint: a digest of everything that decides a result. `records` holds the SHA-256 of the arrays."""
+    chip: list[Any] = [layout.bands, layout.height, layout.width, layout.dtype]
     arrays = {name: records[name]["sha256"] for name in _DECISIVE}
-    chip = [layout.bands, layout.height, layout.width, layout.dtype]
+    if layout.nodata is not None:
+        chip.append(layout.nodata)
+        arrays["valid_count"] = records["valid_count"]["sha256"]
     return sha256_of_json({"chip": chip, "classes": classes, "num_csv_rows": num_csv_rows, "arrays": arrays})
 
 
@@ -149,6 +157,8 @@ def _checked_header(where: Path | str, read_file: ReadFile, version: int, attrs:
         if attrs.get("attributes_sha256") != sha256_of_json(others):
             raise UserError("the attributes are not those that the conversion wrote (attributes_sha256).")
     layout = layout_from(attrs.get("layout"))
+    if (layout.nodata is not None) != (version >= 3):
+        raise UserError(f"layout: expected nodata in stores of version 3 only, found {layout.nodata!r} in {version}.")
     classes = _class_names(attrs.get("classes"))
     num_csv_rows = _count(attrs, "num_csv_rows", MAX_CSV_ROWS)
     num_chips = _count(attrs, "num_tiles", num_csv_rows)

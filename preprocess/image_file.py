@@ -67,6 +67,7 @@ class ImageReader:
             picture = _parse(data, path)
             shape = _expected_shape(picture, expected)
             expected.check(path, shape, picture.dtype)
+            expected.check_nodata(path, None, picture.dtype)
             values = _decode(picture)
             _check_dropped(values[..., shape[0] :], path)
         if (self._chip.shape, self._chip.dtype) != (shape, values.dtype):

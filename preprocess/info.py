@@ -12,6 +12,7 @@ from preprocess import shard, zarr_store
 from preprocess.console import UserError, one_line, say
 from preprocess.labels import settings_of
 from preprocess.layout import MIB
+from preprocess.nodata import nodata_lines
 from preprocess.split_rules import split_counts
 from preprocess.splits import SPLIT_NAMES, Split, make_split
 from preprocess.zarr_store import Store
@@ -53,7 +54,12 @@ def _say_store(path: Path, store: Store, encoded_bytes: int) -> None:
     say(f"codec        {layout.codec}; chunks of {layout.chunk_rows} rows, {num_shards} shards")
     ratio = f"ratio {raw / encoded_bytes:.3f}"
     say(f"size         {encoded_bytes / MIB:.1f} MiB on disk, {raw / MIB:.1f} MiB raw, {ratio}")
-    if "nodata" in store.source:
+    if layout.nodata is not None:
+        first, *others = nodata_lines(layout.nodata, store.valid_count, layout.height * layout.width, store.names)
+        say(f"nodata       {first}; left out of mean and std")
+        for line in others:
+            say(f"             {line}")
+    elif "nodata" in store.source:
         say(f"nodata       {store.source['nodata']} (marked by the files; counts as a value in mean and std)")
     if "files" in store.source:
         say(f"files        {store.source['files']}")
@@ -68,10 +74,13 @@ def _say_store(path: Path, store: Store, encoded_bytes: int) -> None:
 
 def _say_bands(store: Store) -> None:
     mean, std = store.band_statistics(np.arange(store.num_chips))
-    say(f"{'band':<20}{'mean':>12}{'std':>12}")
+    missing = 1 - store.valid_count.mean(axis=0) / (store.layout.height * store.layout.width)
+    counted = store.layout.nodata is not None
+    say(f"{'band':<20}{'mean':>12}{'std':>12}" + (f"{'nodata':>12}" if counted else ""))
     form = ".5g" if store.layout.dtype == "float32" else ".3f"  # reflectances are far below 1
     for index, band in enumerate(store.layout.bands):
-        say(f"{one_line(band):<20}{mean[index]:>12{form}}{std[index]:>12{form}}")
+        share = f"{100 * missing[index]:>10.2f} %" if counted else ""
+        say(f"{one_line(band):<20}{mean[index]:>12{form}}{std[index]:>12{form}}{share}")
 
 
 def _say_classes(store: Store, split: Split | None) -> None:

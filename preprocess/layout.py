@@ -10,6 +10,7 @@ import numpy as np
 
 from preprocess.codecs import CODECS
 from preprocess.console import UserError
+from preprocess.nodata import nodata_text
 
 DTYPES = ("uint8", "uint16", "int16", "float32")
 # 64 KiB per chunk: enough chunks for a GPU to decode in parallel, and few enough that the index stays small.
@@ -28,7 +29,8 @@ class Layout:
     them.
 
     bands: names, in stored order. height, width: of a chip, in pixels. dtype: one of DTYPES. codec: a key of CODECS.
-    chunk_rows: rows of one band in one chunk. shard_tiles: chips per shard.
+    chunk_rows: rows of one band in one chunk. shard_tiles: chips per shard. nodata: the value that marks pixels without
+    a measurement, as `nodata.nodata_text` writes it; None if every value counts.
 
     Raises:
         UserError: a field has another type, is outside its range, or contradicts another field.
@@ -41,6 +43,7 @@ class Layout:
     codec: str
     chunk_rows: int
     shard_tiles: int
+    nodata: str | None = None
 
     def __post_init__(self) -> None:
         bands = self.bands
@@ -55,12 +58,18 @@ class Layout:
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= MAX_SIDE:
                 raise _bad(name, value, f"a whole number from 1 to {MAX_SIDE}")
+        _check_nodata(self.nodata, self.dtype)
         if self.height % self.chunk_rows:
             raise _bad("chunk_rows", self.chunk_rows, f"a divisor of the height, {self.height}")
         if self.chip_bytes > MAX_CHIP_BYTES:
             raise _bad("chip", f"{len(bands)} x {self.height} x {self.width}", f"at most {MAX_CHIP_BYTES // MIB} MiB")
         if self.shard_tiles * len(bands) * self.chunks_per_band * 16 > MAX_SHARD_INDEX_BYTES:
             raise _bad("shard_tiles", self.shard_tiles, f"an index of at most {MAX_SHARD_INDEX_BYTES // MIB} MiB")
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as a store's JSON has them. `nodata` is left out without one: such stores are of version 2."""
+        values = {**vars(self), "bands": list(self.bands)}
+        return {name: value for name, value in values.items() if name != "nodata" or value is not None}
 
     @property
     def itemsize(self) -> int:
@@ -94,6 +103,11 @@ class Layout:
         return -(-num_chips // self.shard_tiles)
 
 
+def _check_nodata(nodata: Any, dtype: str) -> None:
+    if nodata is not None and not (type(nodata) is str and nodata_text(nodata, dtype) == nodata):
+        raise _bad("nodata", nodata, f"a value of {dtype} as `make zarr` writes it")
+
+
 def _bad(name: str, value: object, expected: str) -> UserError:
     return UserError(f"layout: {name} {value!r}: expected {expected}.")
 
@@ -107,7 +121,7 @@ def layout_from(values: Any) -> Layout:
     if not isinstance(values, dict):
         raise UserError(f"layout: expected an object, found {type(values).__name__}.")
     known = {field.name for field in fields(Layout)}
-    if different := sorted(set(values) ^ known):
+    if different := sorted((set(values) | {"nodata"}) ^ known):
         raise UserError(
             f"layout: expected the fields {', '.join(sorted(known))}; {different[0]!r} is missing or extra."
         )
@@ -115,7 +129,9 @@ def layout_from(values: Any) -> Layout:
     return Layout(**{**values, "bands": tuple(bands) if isinstance(bands, list) else bands})
 
 
-def plan_layout(*, bands: tuple[str, ...], height: int, width: int, dtype: str, codec: str) -> Layout:
+def plan_layout(
+    *, bands: tuple[str, ...], height: int, width: int, dtype: str, codec: str, nodata: str | None = None
+) -> Layout:
     """Choose chunk and shard sizes: about 64 KiB per chunk, at most 64 MiB (decoded) and 256 chips per shard.
 
     The rows of a chunk divide the height, so no chunk is padded; the divisor that comes nearest to 64 KiB is taken.
@@ -128,5 +144,5 @@ def plan_layout(*, bands: tuple[str, ...], height: int, width: int, dtype: str, 
     shard_tiles = int(np.clip(SHARD_BYTES // chip_bytes, 1, MAX_SHARD_CHIPS))
     return Layout(
         bands=bands, height=height, width=width, dtype=dtype, codec=codec,
-        chunk_rows=chunk_rows, shard_tiles=shard_tiles,
+        chunk_rows=chunk_rows, shard_tiles=shard_tiles, nodata=nodata,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +22,12 @@ from preprocess.csv_rows import csv_line
 from preprocess.file_matching import match_files
 from preprocess.file_patterns import read_pattern
 from preprocess.first_chip import FirstChip, read_first
-from preprocess.header import VERSION
+from preprocess.header import version_of
 from preprocess.label_files import FOLDERS
 from preprocess.label_settings import LabelSettings
 from preprocess.labels import read_labels
 from preprocess.layout import Layout, plan_layout
+from preprocess.nodata import nodata_text
 from preprocess.pattern_matching import match_pattern
 from preprocess.preset_settings import with_preset
 from preprocess.tiff_metadata import Facts
@@ -81,7 +82,7 @@ class Plan:
             chips.update(self.split.tobytes())
         shape = (len(self.layout.bands), self.layout.height, self.layout.width)
         return {
-            "store version": str(VERSION),
+            "store version": str(version_of(self.layout)),
             "CODEC": self.layout.codec,
             "AXES": self.source.get("axes", "as stored"),
             **{word: self.source[word.lower()] for word in ("FILES", "SIZE", "FIT") if word.lower() in self.source},
@@ -92,6 +93,7 @@ class Plan:
             "number of chips": str(len(self.names)),
             "rows of the CSV": str(self.num_csv_rows),
             "chips and tags": chips.hexdigest()[:12],
+            **({} if self.layout.nodata is None else {"NODATA": self.layout.nodata}),
         }
 
 
@@ -112,9 +114,10 @@ def make_plan(settings: ConversionSettings) -> Plan:
         files = match_files(labels, table, settings.data, allow_missing=settings.allow_missing)
     first = read_first(files.paths[0], settings, pattern)
     facts = first.facts
+    layout = _layout(settings, bands, first, files.paths[0])
     return Plan(
         store=settings.store,
-        layout=_layout(settings, bands, first, files.paths[0]),
+        layout=layout,
         classes=table.classes,
         num_csv_rows=len(table.names),
         label_settings=settings.label_settings,
@@ -125,9 +128,20 @@ def make_plan(settings: ConversionSettings) -> Plan:
         split=None if table.split is None else table.split[files.csv_row],
         size=files.size,
         mtime_ns=files.mtime_ns,
-        files=first.files,
+        files=_files(settings, first, layout),
         source=_source(settings, first),
-        notes=tuple(_notes(settings.store, files.paths[0], first, unnamed=bands is None and not facts.is_rgb)),
+        notes=tuple(
+            _notes(settings.store, files.paths[0], first, layout, unnamed=bands is None and not facts.is_rgb)
+        ),
+    )  # fmt: skip
+
+
+def _files(settings: ConversionSettings, first: FirstChip, layout: Layout) -> ChipFiles:
+    """How every chip is read. With NODATA=tag, each file must name the same value."""
+    if settings.nodata != "tag":
+        return first.files
+    return replace(
+        first.files, expected=tuple(replace(expected, nodata=layout.nodata) for expected in first.files.expected)
     )
 
 
@@ -138,7 +152,7 @@ def _source(settings: ConversionSettings, first: FirstChip) -> dict[str, str]:
     return known | (first.files.fit.source() if first.files.fit else {})
 
 
-def _notes(store: Path, path: str, first: FirstChip, *, unnamed: bool) -> Iterator[str]:
+def _notes(store: Path, path: str, first: FirstChip, layout: Layout, *, unnamed: bool) -> Iterator[str]:
     """Facts of the first file that a user should know."""
     facts = first.facts
     if first.note:
@@ -150,8 +164,12 @@ def _notes(store: Path, path: str, first: FirstChip, *, unnamed: bool) -> Iterat
         if facts.descriptions:
             example = f"and {_offer(facts.descriptions)}"
         yield f"{store}: the bands have no names. Training needs names, {example}."
-    if facts.nodata is not None:
-        yield f"{store}: the files mark {facts.nodata} as nodata. It counts as a value in the statistics."
+    if layout.nodata is None and facts.nodata is not None:
+        setting = f"NODATA={'tag' if facts.nodata_tag else facts.nodata}"
+        yield (
+            f"{store}: the files mark {facts.nodata} as nodata. It counts as a value in the statistics. {setting} "
+            "leaves it out."
+        )
     if facts.zero_is_white:
         yield f"{path}: the files define 0 as white. Their values are stored unchanged."
 
@@ -180,7 +198,28 @@ def _layout(settings: ConversionSettings, bands: tuple[str, ...] | None, first: 
             f"BANDS names each of them, in the file's order.{axes}"
         )
     height, width = first.size
-    return plan_layout(bands=bands, height=height, width=width, dtype=values.dtype.name, codec=settings.codec)
+    return plan_layout(
+        bands=bands, height=height, width=width, dtype=values.dtype.name, codec=settings.codec,
+        nodata=_nodata(settings, facts, values.dtype.name, path),
+    )  # fmt: skip
+
+
+def _nodata(settings: ConversionSettings, facts: Facts, dtype: str, path: str) -> str | None:
+    """The value that NODATA marks, as the layout keeps it; None if it is not set."""
+    text = settings.nodata
+    if text is None:
+        return None
+    if text == "tag":
+        text = facts.nodata_tag
+        if text is None:
+            raise UserError(f"NODATA=tag: {path} has no GDAL_NODATA. Name the value: NODATA=0")
+    value = nodata_text(text, dtype)
+    if value is None:
+        of_tag = f" (GDAL_NODATA of {path})" if settings.nodata == "tag" else ""
+        raise UserError(
+            f"NODATA={settings.nodata}: expected a value that {dtype} can hold, found {one_line(text)}{of_tag}."
+        )
+    return value
 
 
 def _other_axes(first: np.ndarray, num_bands: int, facts: Facts) -> str:

@@ -18,6 +18,7 @@ from preprocess.band_statistics import band_sums, one_blas_thread
 from preprocess.codecs import CODECS
 from preprocess.files import atomic_file
 from preprocess.layout import Layout
+from preprocess.nodata import valid_counts
 from preprocess.shard import CRC_BYTES, MISSING, bits_dtype, pixel_checksum
 
 
@@ -25,11 +26,13 @@ from preprocess.shard import CRC_BYTES, MISSING, bits_dtype, pixel_checksum
 class ShardRecord:
     """What a store records of one shard: rows of the arrays of the same names (see `zarr_store`).
 
-    band_sum, band_sumsq: (chips, bands). checksum: (chips,) uint64. shard_digest: (1,) uint64. num_bytes: of the file.
+    band_sum, band_sumsq: (chips, bands). valid_count: the same, None without nodata. checksum: (chips,) uint64.
+    shard_digest: (1,) uint64. num_bytes: of the file.
     """
 
     band_sum: np.ndarray
     band_sumsq: np.ndarray
+    valid_count: np.ndarray | None
     checksum: np.ndarray
     shard_digest: np.ndarray
     num_bytes: int
@@ -37,11 +40,12 @@ class ShardRecord:
     @property
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays by name."""
-        return {name: getattr(self, name) for name in ("band_sum", "band_sumsq", "checksum", "shard_digest")}
+        arrays = {name: getattr(self, name) for name in ("band_sum", "band_sumsq", "checksum", "shard_digest")}
+        return arrays if self.valid_count is None else {**arrays, "valid_count": self.valid_count}
 
 
 class NotFiniteError(ValueError):
-    """A chip holds NaN or infinite values. `index` is its place in the shard."""
+    """A chip holds NaN or infinite values that are not nodata. `index` is its place in the shard."""
 
     def __init__(self, index: int, chip: np.ndarray) -> None:
         super().__init__(f"chip {index} of the shard has values that are not finite")
@@ -58,10 +62,10 @@ def write_shard(path: Path, layout: Layout, chips: Iterable[np.ndarray]) -> Shar
             next is asked for, so that one array can hold all of them in turn.
 
     Raises:
-        NotFiniteError: a value is NaN or infinite; no file is written.
+        NotFiniteError: a value is NaN or infinite, and not nodata; no file is written.
     """
     encoder = Encoder(layout)
-    sums, squares, checksums, sizes, crcs = [], [], [], [], xxhash.xxh3_64()
+    sums, squares, valid, checksums, sizes, crcs = [], [], [], [], [], xxhash.xxh3_64()
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file, one_blas_thread():
         for index, chip in enumerate(map(np.ascontiguousarray, chips)):
@@ -74,11 +78,14 @@ def write_shard(path: Path, layout: Layout, chips: Iterable[np.ndarray]) -> Shar
                 raise NotFiniteError(index, chip)
             sums.append(band_sum)
             squares.append(band_sumsq)
+            if layout.nodata is not None:
+                valid.append(valid_counts(chip, layout.nodata))
             checksums.append(pixel_checksum(chip))
         file.write(struct.pack("<Q", crcs.intdigest()) + encode_index(np.stack(sizes), layout))
         num_bytes = file.tell()
     return ShardRecord(
-        band_sum=np.stack(sums), band_sumsq=np.stack(squares), checksum=np.array(checksums, np.uint64),
+        band_sum=np.stack(sums), band_sumsq=np.stack(squares), valid_count=np.stack(valid) if valid else None,
+        checksum=np.array(checksums, np.uint64),
         shard_digest=np.array([crcs.intdigest()], np.uint64), num_bytes=num_bytes,
     )  # fmt: skip
 

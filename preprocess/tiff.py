@@ -203,6 +203,7 @@ def _open(file: BinaryIO, path: str | Path, check_page: PageCheck | None, expect
         expected.check(path, shape, header.dtype.name)
         facts = tiff_metadata.facts(header, shape[0], order=axes, axes=expected.axes, guess=guess)
         _check_meaning(facts, path, expected)
+        expected.check_nodata(path, facts.nodata_tag, header.dtype.name)
         return _Opened(header=header, axes=axes, facts=facts)
 
 

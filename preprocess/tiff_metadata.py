@@ -26,7 +26,8 @@ class Facts:
 
     is_rgb: the file declares three samples as red, green and blue. is_other_than_rgb: it declares something else; it
     may declare neither. zero_is_white: it declares 0 as white. descriptions: one per band, or none. nodata: as written
-    in the file; None without one, or if the dtype cannot hold it. order: how the stored dimensions were read, YXS or
+    in the file; None without one, or if the dtype cannot hold it. nodata_tag: the text of GDAL_NODATA, None without
+    one. order: how the stored dimensions were read, YXS or
     SYX. axes: the same if it was set or guessed, else None. guess: a sentence about the guess, or "".
     """
 
@@ -35,6 +36,7 @@ class Facts:
     zero_is_white: bool
     descriptions: tuple[str, ...]
     nodata: str | None
+    nodata_tag: str | None = None
     order: str
     axes: str | None
     guess: str
@@ -130,6 +132,7 @@ def facts(header: Header, count: int, *, order: str, axes: str | None, guess: st
         zero_is_white=page.photometric == tifffile.PHOTOMETRIC.MINISWHITE,
         descriptions=descriptions,
         nodata=_nodata(page, header.dtype),
+        nodata_tag=_nodata_tag(page),
         order=order,
         axes=order if guess else axes,
         guess=guess,
@@ -177,9 +180,14 @@ def _unescape(text: str) -> str:
     return text
 
 
-def _nodata(page: tifffile.TiffPage, dtype: np.dtype) -> str | None:
+def _nodata_tag(page: tifffile.TiffPage) -> str | None:
     text = page.tags.valueof(_GDAL_NODATA)
-    if not isinstance(text, str):
+    return text.strip() if isinstance(text, str) else None
+
+
+def _nodata(page: tifffile.TiffPage, dtype: np.dtype) -> str | None:
+    text = _nodata_tag(page)
+    if text is None:
         return None
     try:
         value = float(text)

@@ -17,6 +17,7 @@ from preprocess.console import Progress, UserError, say
 from preprocess.files import FILE_FAULTS, named_errors, open_regular
 from preprocess.header import StoreHeader, read_header
 from preprocess.layout import Layout
+from preprocess.nodata import valid_counts
 from preprocess.workers import run_tasks
 
 MAX_LINES = 20  # findings on the terminal; the count includes all
@@ -35,6 +36,7 @@ class _Task:
     checksum: np.ndarray | None
     band_sum: np.ndarray | None
     band_sumsq: np.ndarray | None
+    valid_count: np.ndarray | None
 
     def name(self, index: int) -> str:
         """Name of one chip; its number if the names are damaged."""
@@ -76,7 +78,7 @@ def _findings(path: Path, header: StoreHeader, jobs: int) -> Iterator[str]:
 def _tasks(path: Path, header: StoreHeader) -> list[_Task]:
     """One task per shard, without the arrays that are damaged: `StoreHeader.findings` has reported them."""
     arrays: dict[str, np.ndarray | None] = {}
-    for name in ("names", "checksum", "band_sum", "band_sumsq", "shard_digest"):
+    for name in ("names", "checksum", "band_sum", "band_sumsq", "valid_count", "shard_digest"):
         try:
             arrays[name] = header.read(name) if name in header.specs else None
         except UserError:
@@ -138,10 +140,16 @@ def _check_chips(task: _Task, data: np.ndarray, offsets: np.ndarray, sizes: np.n
             if task.checksum is not None and shard.pixel_checksum(chip) != task.checksum[index]:
                 yield f"{where} is altered: its pixels are not those that were converted"
                 continue
-            total, squares = band_sums(chip, layout)
-            for name, values, expected in (
-                ("band_sum", total, task.band_sum),
-                ("band_sumsq", squares, task.band_sumsq),
-            ):
+            for name, values, words in _computed(chip, layout):
+                expected = getattr(task, name)
                 if expected is not None and (values != expected[index]).any():
-                    yield f"{where}: {name} is not the sum of its pixels"
+                    yield f"{where}: {name} is not the {words} pixels"
+
+
+def _computed(chip: np.ndarray, layout: Layout) -> Iterator[tuple[str, np.ndarray, str]]:
+    """(array, row that a chip must have in it, words for a finding)."""
+    total, squares = band_sums(chip, layout)
+    yield "band_sum", total, "sum of its"
+    yield "band_sumsq", squares, "sum of its"
+    if layout.nodata is not None:
+        yield "valid_count", valid_counts(chip, layout.nodata), "number of its valid"

@@ -15,6 +15,7 @@ from preprocess.chip_reader import ChipFiles, ChipReader, state_of
 from preprocess.console import advice
 from preprocess.files import shard_path, write_atomic
 from preprocess.layout import Layout
+from preprocess.nodata import nodata_mask
 from preprocess.shard_writer import NotFiniteError, write_shard
 from preprocess.tiff_page import ChipError
 
@@ -49,7 +50,8 @@ def convert_shard(task: ShardTask) -> int:
     try:
         record = write_shard(shard_path(task.root / "store", task.shard), task.layout, chips)
     except NotFiniteError as error:
-        check_finite(error.chip, task.paths[error.index])
+        only_nan = task.layout.nodata is None and not np.isinf(error.chip).any()
+        check_finite(error.chip, task.paths[error.index], task.layout.nodata, f"{_NAN if only_nan else ''}{_REPLACE}")
         raise
     fitted = {"fitted": reader.counts.as_array()} if task.files.fit else {}
     progress = io.BytesIO()
@@ -73,20 +75,25 @@ def _read_planned(task: ShardTask, index: int, reader: ChipReader) -> np.ndarray
         raise ChipError(error.filename or path, "a readable file", reason, advice(error)) from error
 
 
-def check_finite(chip: np.ndarray, path: str | Path) -> None:
-    """Refuse a chip with values that are not finite.
+_REPLACE = "Replace them, or remove the chip from the CSV."
+_NAN = "NODATA=nan marks NaN as nodata. "
+
+
+def check_finite(chip: np.ndarray, path: str | Path, nodata: str | None, advice: str = _REPLACE) -> None:
+    """Refuse a chip with values that are neither finite nor `nodata`.
 
     Raises:
         ChipError: gives the numbers of NaN and infinite values and the position of the first one.
     """
-    wrong = np.argwhere(~np.isfinite(chip))
+    allowed = np.isfinite(chip) if nodata is None else np.isfinite(chip) | nodata_mask(chip, nodata)
+    wrong = np.argwhere(~allowed)
     if not len(wrong):
         return
     band, y, x = wrong[0].tolist()
-    nan = int(np.isnan(chip).sum())
+    nan = int((np.isnan(chip) & ~allowed).sum())
     raise ChipError(
         path, "finite values",
         f"{nan} NaN and {len(wrong) - nan} infinite values of {chip.size} (the first in band {band + 1}, row {y}, "
         f"column {x})",
-        "Replace them, or remove the chip from the CSV.",
+        advice,
     )  # fmt: skip

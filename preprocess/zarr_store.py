@@ -9,6 +9,7 @@ read. Its arrays:
     csv_row      (chip)              row of the CSV: a split over all rows stays the same when chips are missing
     band_sum     (chip, band)        exact sums, for the mean and std of any split without reading a pixel
     band_sumsq   (chip, band)        sums of the squares; float32: of the squared deviations, see `band_statistics`
+    valid_count  (chip, band)        only with nodata: pixels that are not nodata; sums leave the others out
     checksum     (chip)              xxh3-64 of the raw pixels, C order, little-endian
     source_size, source_mtime_ns (chip)  size and time of each TIFF, to notice that it has changed
     shard_digest (shard)             shows that a shard file is in its place, see `shard`
@@ -18,12 +19,13 @@ The group's attributes hold the layout, the classes, and a SHA-256 of each array
 everything:
 
     fingerprint        everything that decides a result: names, labels, pixels (by checksum and sums), classes, bands,
-                       chip size, rows of the CSV. Two stores of the same chips have the same one, whatever the codec.
+                       chip size, rows of the CSV, nodata. Two stores of the same chips have the same one, whatever the
+                       codec.
     attributes_sha256  every other attribute, including the layout and the SHA-256 of the arrays.
 
 `open_store` computes both and reads every small array. If something is not what the conversion wrote, it raises one
-line. Version 1 has neither the arrays' SHA-256 nor `shard_digest`: its fingerprint covers only names, labels, csv_row
-and checksum.
+line. A store with nodata is of version 3, every other of version 2. Version 1 has neither the arrays' SHA-256 nor
+`shard_digest`: its fingerprint covers only names, labels, csv_row and checksum.
 
 A conversion writes into `NAME.partial` and renames the store when it is complete, so an incomplete store never has the
 final name. The attribute `complete` is a second protection. Leaves reading pixels to `shard` and `pipeline.chunks`.
@@ -45,7 +47,7 @@ from preprocess.files import partial_path as partial_path
 from preprocess.files import shard_key as shard_key
 from preprocess.files import shard_path as shard_path
 from preprocess.files import write_atomic as write_atomic
-from preprocess.header import FORMAT, VERSION, fingerprint_of, read_header, sha256_of_json
+from preprocess.header import FORMAT, fingerprint_of, read_header, sha256_of_json, version_of
 from preprocess.layout import Layout
 
 
@@ -68,7 +70,7 @@ class Store:
     labels: np.ndarray
     csv_row: np.ndarray
     read: Callable[[str], np.ndarray]
-    version: int = VERSION
+    version: int = 2
     source: dict[str, Any] = field(default_factory=dict)
     has_split: bool = False
 
@@ -91,6 +93,14 @@ class Store:
     def band_sumsq(self) -> np.ndarray:
         """(chips, bands) uint64: sums of the squares; float64: of the squared deviations. See `band_statistics`."""
         return self.read("band_sumsq")
+
+    @property
+    def valid_count(self) -> np.ndarray:
+        """(chips, bands) uint32, pixels that are not nodata: all of them in a store without nodata."""
+        if self.layout.nodata is not None:
+            return self.read("valid_count")
+        pixels = np.uint32(self.layout.height * self.layout.width)
+        return np.broadcast_to(pixels, (self.num_chips, len(self.layout.bands)))
 
     @property
     def checksum(self) -> np.ndarray:
@@ -134,8 +144,9 @@ class Store:
         return self.path
 
     def band_statistics(self, chips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(mean, population std) float64 per band over all pixels of `chips`; see `band_statistics`."""
-        return band_statistics(self.layout, self.band_sum, self.band_sumsq, chips)
+        """(mean, population std) float64 per band over all valid pixels of `chips`; see `band_statistics`."""
+        valid = None if self.layout.nodata is None else self.valid_count
+        return band_statistics(self.layout, self.band_sum, self.band_sumsq, chips, valid)
 
     def band_indices(self, bands: tuple[str, ...]) -> tuple[int, ...]:
         """Positions of `bands` in the store.
@@ -182,12 +193,13 @@ def finish(
     """
     group = zarr.open_group(root, mode="a", zarr_format=3)
     num_chips = len(arrays["names"])
-    specs = array_specs(layout, num_chips, len(classes), VERSION, arrays)
+    version = version_of(layout)
+    specs = array_specs(layout, num_chips, len(classes), version, arrays)
     records = {name: write_array(group, name, spec, np.asarray(arrays[name])) for name, spec in specs.items()}
     attrs: dict[str, Any] = {
         "format": FORMAT,
-        "version": VERSION,
-        "layout": {**vars(layout), "bands": list(layout.bands)},
+        "version": version,
+        "layout": layout.as_json(),
         "classes": list(classes),
         "num_tiles": num_chips,
         "num_csv_rows": num_csv_rows,

@@ -97,7 +97,10 @@ def test_the_conversion_and_info_report_nodata(
 
     tags = [(42113, 2, 0, "65535", True)]
     store = to_store(one_file_each(tmp_path / "tif", three, photometric="rgb", extratags=tags), tmp_path / "s.zarr")
-    line = f"{store.path}: the files mark 65535 as nodata. It counts as a value in the statistics."
+    line = (
+        f"{store.path}: the files mark 65535 as nodata. It counts as a value in the statistics. NODATA=tag leaves it "
+        "out."
+    )
     assert line in first_lines(capsys)
     assert store.source["nodata"] == "65535"
     info(store.path, "course")

@@ -163,7 +163,7 @@ def test_a_path_that_is_not_a_store_is_refused(tmp_path: Path, refused: Callable
     meta = json.loads((session_store.path / "zarr.json").read_text())
     for key, value, found in (
         ("complete", False, "the store is incomplete"),
-        ("version", 9, "version 1 to 2, found 9"),
+        ("version", 9, "version 1 to 3, found 9"),
     ):
         path = tmp_path / f"{key}.zarr"
         path.mkdir()

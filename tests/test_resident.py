@@ -82,7 +82,7 @@ def test_gathered_batches_equal_streamed_ones(tmp_path: Path, dtype: str, size: 
     for flips in ("none", "both", "dihedral"):
         loader = train_loader(store, chips, inputs, batch_size=10, flips=flips, engine="direct")
         crop = (round(size[0] * 7 / 8), round(size[1] * 7 / 8))
-        gathered = GatherEngine(values, inputs, crop=crop, dtype=torch.float32)
+        gathered = GatherEngine(values, inputs, crop=crop, dtype=torch.float32, nodata=None)
         for epoch in (0, 1):
             images = [images for _, images in gathered.epoch(loader.plans(epoch))]
             assert all(map(torch.equal, images, batches(loader, epoch)))
@@ -90,7 +90,7 @@ def test_gathered_batches_equal_streamed_ones(tmp_path: Path, dtype: str, size: 
     loader = eval_loader(store, chips, inputs, batch_size=10)
     whole = [images for _, images in gathered.epoch(loader.plans(0))]
     assert all(map(torch.equal, whole, batches(loader, 0)))
-    half = GatherEngine(values, inputs, crop=crop, dtype=torch.float16)
+    half = GatherEngine(values, inputs, crop=crop, dtype=torch.float16, nodata=None)
     assert all(
         torch.equal(one, other.half())
         for (_, one), other in zip(half.epoch(loader.plans(0)), batches(loader, 0), strict=True)

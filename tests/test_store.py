@@ -217,5 +217,5 @@ def test_damage_to_a_store_of_version_1_is_named_where_it_can_be_detected(
 
 
 def test_a_later_version_is_refused(copy: Path, refused: Callable) -> None:
-    attributes(copy, lambda attrs: attrs.update({"version": 3}))
-    assert "expected a store of version 1 to 2, found 3" in refused(lambda: open_store(copy))
+    attributes(copy, lambda attrs: attrs.update({"version": 4}))
+    assert "expected a store of version 1 to 3, found 4" in refused(lambda: open_store(copy))

@@ -222,7 +222,8 @@ def make_pictures(
     for name, loader in loaders.items():
         if name == "cached images" and gather:
             values = to_device(ChunkReader(store, inputs.stored_bands), size, workers, device)
-            batches = GatherEngine(values, inputs, crop=crop, dtype=dtype).epoch(loader.plans(0))
+            in_memory = GatherEngine(values, inputs, crop=crop, dtype=dtype, nodata=layout.nodata)
+            batches = in_memory.epoch(loader.plans(0))
             made[name] = next(iter(batches))[1].cpu().numpy()
         else:
             made[name] = first_images(loader.epoch(0))
@@ -270,8 +271,10 @@ def key(device: Device, layout: Layout, way: list[str]) -> str:
     code = hashlib.sha256()
     for path in sorted(Path(pipeline.__file__).parent.glob("*.py")):
         code.update(path.read_bytes())
+    nodata = "" if layout.nodata is None else f", nodata {layout.nodata}"
     kind = (
         f"{layout.dtype} {layout.codec} {len(layout.bands)}x{layout.height}x{layout.width} in {layout.chunk_rows} rows"
+        f"{nodata}"
     )
     dtype = str(device.image_dtype).removeprefix("torch.")
     driver = f"driver {driver_release()}"

@@ -49,7 +49,9 @@ def network_inputs(config: Config, data: Data) -> InputsRef:
     return InputsRef(
         kind=data.inputs.kind, bands=data.inputs.bands, mean=data.inputs.mean, std=data.inputs.std,
         branches=tuple(spec.bands for spec in data.branches), crop=crop_of(config, data),
-        chip=Chip(height=layout.height, width=layout.width, dtype=layout.dtype, bands=layout.bands),
+        chip=Chip(
+            height=layout.height, width=layout.width, dtype=layout.dtype, bands=layout.bands, nodata=layout.nodata
+        ),
         pool=pools(config, data),
     )  # fmt: skip
 

@@ -26,7 +26,7 @@ from preprocess.arrays import array_specs
 from preprocess.codecs import CODECS
 from preprocess.console import UserError, one_line, say
 from preprocess.files import shard_path, write_atomic
-from preprocess.header import VERSION
+from preprocess.header import version_of
 from preprocess.shard_writer import join_records, write_shard
 from preprocess.zarr_store import Store, open_store
 from train.config import make_config
@@ -126,7 +126,7 @@ def recode(store: Store, codec: str, path: Path) -> Store:
         write_shard(shard_path(path, shard), layout, chips(shard)) for shard in range(layout.num_shards(num_chips))
     ]
     arrays = join_records(records)
-    specs = array_specs(layout, num_chips, len(store.classes), VERSION)
+    specs = array_specs(layout, num_chips, len(store.classes), version_of(layout))
     arrays |= {name: store.read(name)[:num_chips] for name in specs if name not in arrays}
     zarr_store.finish(path, layout, store.classes, store.num_csv_rows, arrays)
     return open_store(path)

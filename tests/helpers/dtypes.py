@@ -11,11 +11,13 @@ from helpers.chips import write_csv
 from preprocess.layout import Layout
 
 
-def layout_of(values: np.ndarray, codec: str = "lz4", chunk_rows: int | None = None) -> Layout:
+def layout_of(
+    values: np.ndarray, codec: str = "lz4", chunk_rows: int | None = None, nodata: str | None = None
+) -> Layout:  # fmt: skip
     bands, height, width = values.shape
     return Layout(
         bands=tuple(f"band{index + 1}" for index in range(bands)), height=height, width=width, dtype=values.dtype.name,
-        codec=codec, chunk_rows=chunk_rows or height, shard_tiles=4,
+        codec=codec, chunk_rows=chunk_rows or height, shard_tiles=4, nodata=nodata,
     )  # fmt: skip
 
 

@@ -69,12 +69,16 @@ class SplitRef:
 
 @dataclass(frozen=True, kw_only=True)
 class Chip:
-    """The chips of the run's store: size in pixels, dtype, and (since version 2) bands in stored order."""
+    """The chips of the run's store: size in pixels, dtype, and (since version 2) bands in stored order.
+
+    nodata: the value that marks pixels without a measurement, see `preprocess.nodata`; None if every value counts.
+    """
 
     height: _Side
     width: _Side
     dtype: _Dtype
     bands: tuple[str, ...] = ()
+    nodata: Annotated[str, matches(r"nan|-?\d+(\.\d+)?(e[-+]\d+)?", "a number or nan")] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +164,7 @@ class Record:
 
     def as_version_2(self, inputs: InputsRef) -> "Record":
         """The record of a run of version 1 that is resumed, with an identity."""
-        return _identified(self.values | {"inputs": dataclasses.asdict(inputs)})
+        return _identified(self.values | {"inputs": _inputs_as_json(inputs)})
 
     def _changed(self, changes: dict[str, Any]) -> "Record":
         return _record({**self.values, **changes}, "run.json")
@@ -179,10 +183,18 @@ def new_record(
         "amp": amp,
         "store": dataclasses.asdict(store),
         "split": dataclasses.asdict(split),
-        "inputs": dataclasses.asdict(inputs),
+        "inputs": _inputs_as_json(inputs),
         "classes": list(classes),
     }
     return _identified(values)
+
+
+def _inputs_as_json(inputs: InputsRef) -> dict[str, Any]:
+    """The fields; without nodata those that older code reads too."""
+    values = dataclasses.asdict(inputs)
+    if inputs.chip and inputs.chip.nodata is None:
+        del values["chip"]["nodata"]
+    return values
 
 
 def _identified(values: dict[str, Any]) -> Record:
