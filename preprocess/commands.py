@@ -100,7 +100,7 @@ class StoreWords(Settings):
         default_text="one file per chip, found by its name",
     )
     store: Path = setting(Path("chips.zarr"), "The store, a folder.", hint="folder")
-    preset: Literal["planet", "eurosat", "ucmerced"] | None = setting(
+    preset: Literal["planet", "bigearthnet", "eurosat", "ucmerced", "ucmerced_multilabel"] | None = setting(
         None,
         "A published data set that canopy knows: its folders, labels, bands and classes are used where you do not set "
         "them.",

@@ -55,9 +55,22 @@ def planet_v1_page(page: tifffile.TiffPage) -> str | None:
     return None
 
 
+# The 19 classes in the order of the CORINE nomenclature.
+_BIGEARTHNET = (
+    "Urban fabric", "Industrial or commercial units", "Arable land", "Permanent crops", "Pastures",
+    "Complex cultivation patterns",
+    "Land principally occupied by agriculture, with significant areas of natural vegetation", "Agro-forestry areas",
+    "Broad-leaved forest", "Coniferous forest", "Mixed forest", "Natural grassland and sparsely vegetated areas",
+    "Moors, heathland and sclerophyllous vegetation", "Transitional woodland, shrub", "Beaches, dunes, sands",
+    "Inland wetlands", "Coastal wetlands", "Inland waters", "Marine waters",
+)  # fmt: skip
 _EUROSAT = (
     "AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial", "Pasture", "PermanentCrop", "Residential",
     "River", "SeaLake",
+)  # fmt: skip
+_UCMERCED_17 = (
+    "airplane", "bare-soil", "buildings", "cars", "chaparral", "court", "dock", "field", "grass", "mobile-home",
+    "pavement", "sand", "sea", "ship", "tanks", "trees", "water",
 )  # fmt: skip
 _UCMERCED = (
     "agricultural", "airplane", "baseballdiamond", "beach", "buildings", "chaparral", "denseresidential", "forest",
@@ -86,6 +99,21 @@ PRESETS = {
         check_page=planet_v1_page,
         exclusive=("clear", "cloudy", "haze", "partly_cloudy"),
     ),
+    # Version 2, Sentinel-2: BigEarthNet-S2/SCENE/PATCH/PATCH_B02.tif, of 120 px (10 m), 60 px (20 m) and 20 px (60 m).
+    "bigearthnet": Preset(
+        classes=_BIGEARTHNET,
+        downloads=(
+            Download(
+                folders=("BigEarthNet-S2", "."),
+                labels=("metadata.parquet",),
+                settings={
+                    "bands": ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"),
+                    "files": "*/{name}/{name}_{band}.tif", "fit": "resize",
+                },
+                label_settings={"name_column": "patch_id", "tags_column": "labels", "split_column": "split"},
+            ),
+        ),
+    ),
     "eurosat": Preset(
         classes=_EUROSAT,
         downloads=(
@@ -96,7 +124,7 @@ PRESETS = {
                 # tenth band has the mean of cirrus, B10 (12).
                 settings={
                     "bands": (
-                        "B01", "blue", "green", "red", "B05", "B06", "B07", "nir", "B09", "B10", "B11", "B12", "B8A",
+                        "B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12", "B8A",
                     )
                 },
             ),
@@ -112,10 +140,21 @@ PRESETS = {
         downloads=(
             Download(
                 folders=("UCMerced_LandUse/Images", "Images", "."), labels=("folders",),
-                settings={"bands": ("red", "green", "blue")},
+                settings={"bands": ("red", "green", "blue"), "size": 256, "fit": "pad"},  # some chips are not 256 x 256
             ),
         ),
         exclusive=_UCMERCED,
+    ),
+    # The same chips with several labels each; their names in the file have no folder.
+    "ucmerced_multilabel": Preset(
+        classes=_UCMERCED_17,
+        downloads=(
+            Download(
+                folders=("UCMerced_LandUse/Images", "Images", "."), labels=("LandUse_Multilabeled.txt",),
+                settings={"bands": ("red", "green", "blue"), "size": 256, "fit": "pad", "files": "*/{name}.tif"},
+                label_settings={"labels_format": "onehot", "csv_separator": "tab", "name_column": "IMAGE\\LABEL"},
+            ),
+        ),
     ),
 }  # fmt: skip
 

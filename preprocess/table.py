@@ -3,12 +3,15 @@
 In: a reader of one kind of file, such as `csv_rows`. Out: a `Table`. Leaves the kinds to `label_files`.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 Field = str | tuple[str, ...]  # a tuple where the file itself holds a list of texts
 Row = tuple[int, list[Field]]  # number of the line or row, fields
+# A file name cannot hold them. JSON can: NUL, and half of a surrogate pair, which UTF-8 does not have.
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 ReadColumns = Callable[[Sequence[int]], Iterator[Row]]
 
 
@@ -45,5 +48,4 @@ def as_field(value: object) -> Field | None:
 
 
 def _is_text(value: str) -> bool:
-    """Whether a text can be the name of a file: JSON also has NUL and half of a surrogate pair, which UTF-8 has not."""
-    return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
+    return not _NO_TEXT.search(value)

@@ -53,7 +53,10 @@ def test_changed_sources_are_named_and_the_store_stays_as_it_is(
         ({"codec": "zip"}, "CODEC=zip: expected lz4 or none"),
         ({"jobs": 0}, "JOBS=0"),
         ({"store": Path(__file__)}, f"{Path(__file__).name}: is a file. Choose another name"),
-        ({"preset": "mars"}, "PRESET=mars: expected one of planet, eurosat, ucmerced."),
+        (
+            {"preset": "mars"},
+            "PRESET=mars: expected one of planet, bigearthnet, eurosat, ucmerced, ucmerced_multilabel.",
+        ),
         ({"bands": ("a", "b")}, "expected 2 bands (a, b), found 4"),
         ({"bands": ("a", "a", "b", "c")}, "a different name for each band"),
         ({"classes": ("a", "b", "c", "a")}, "CLASSES=a,b,c,a: expected a different name for each class"),
