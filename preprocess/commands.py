@@ -155,10 +155,6 @@ class StoreWords(Settings):
         resizes_bands = self.fit == "resize" and self.files is not None and BAND in self.files
         if self.fit is not None and self.size is None and not resizes_bands:
             raise UserError(f"FIT={self.fit}: SIZE is not set. Add the size of the chips, such as SIZE=256.")
-        if self.nodata is not None and self.fit == "resize":
-            raise UserError(
-                f"NODATA={self.nodata}: FIT=resize would mix nodata into other pixels. Use FIT=pad or crop."
-            )
         if self.axes is not None and self.files is not None and BAND in self.files:
             raise UserError(f"AXES={self.axes} has no effect with {{band}} in FILES; leave it out.")
         return self

@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from preprocess.nodata import nodata_mask
 from preprocess.tiff_page import ChipError
+
+MIN_WEIGHT = 0.5  # of the valid pixels that a resized pixel is made of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +65,10 @@ def fit_line(fit: Fit, counts: np.ndarray, num_chips: int) -> str:
 
 @dataclass(kw_only=True)
 class Fitter:
-    """Applies a `Fit` to chips, and counts."""
+    """Applies a `Fit` to chips, and counts. `nodata`: of the store's layout."""
 
     fit: Fit
+    nodata: str | None = None
     counts: FitCounts = field(default_factory=FitCounts)
 
     def apply(self, bands: Sequence[np.ndarray] | np.ndarray, path: str | Path) -> np.ndarray:
@@ -82,7 +86,7 @@ class Fitter:
             return bands if isinstance(bands, np.ndarray) else np.stack(bands)
         if self.fit.way == "resize":
             self.counts.resized += 1
-            return np.stack([resize(band, *size) for band in bands])
+            return np.stack([resize(band, *size, self.nodata) for band in bands])
         height, width = bands[0].shape
         if other := next((band.shape for band in bands if band.shape != (height, width)), None):
             raise ChipError(
@@ -113,22 +117,46 @@ def pad(chip: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.pad(chip, ((0, 0), *missing), mode="reflect")
 
 
-def resize(band: np.ndarray, height: int, width: int) -> np.ndarray:
+def resize(band: np.ndarray, height: int, width: int, nodata: str | None = None) -> np.ndarray:
     """Resample a (height, width) band of any dtype of a store.
 
     Pillow computes in float32, which holds every integer of 16 bits. Integers are rounded (half to even) and clipped.
-    Cubic resampling widens its filter when it makes a picture smaller, so nothing aliases.
+    Cubic resampling widens its filter when it makes a picture smaller, so nothing aliases. Pixels that are `nodata` get
+    no weight. A new pixel is nodata if less than half of its weight is left.
     """
-    from PIL import Image  # here: only conversions that resize need it
-
     if band.shape == (height, width):
         return band
+    if nodata is None:
+        return _to_dtype(_resampled(band, height, width), band.dtype)
+    missing = nodata_mask(band, nodata)
+    values, weight = _resampled(np.where(missing, 0, band), height, width), np.ones((height, width), np.float32)
+    if missing.any():
+        weight = _resampled(~missing, height, width)
+        values = np.divide(values, weight, out=np.zeros_like(values), where=weight >= MIN_WEIGHT)
+    values = np.where(np.isnan(values), np.inf, values)  # from infinity, which the conversion refuses
+    resized, marker = _to_dtype(values, band.dtype), band.dtype.type(nodata)
+    # A new value that equals nodata is valid: it becomes its neighbour towards zero, or from zero upwards.
+    if band.dtype.kind == "f":
+        beside = np.nextafter(marker, band.dtype.type(0 if marker else 1))
+    else:
+        beside = marker - 1 if marker > 0 else marker + 1
+    resized[nodata_mask(resized, nodata)] = beside
+    resized[weight < MIN_WEIGHT] = marker
+    return resized
+
+
+def _resampled(band: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(height, width) float32."""
+    from PIL import Image  # here: only conversions that resize need it
+
     is_multiple = band.shape[0] % height == 0 and band.shape[1] % width == 0
     method = Image.Resampling.BOX if is_multiple else Image.Resampling.BICUBIC
-    picture = Image.fromarray(np.ascontiguousarray(band, np.float32)).resize((width, height), method)
-    values = np.asarray(picture)
-    if band.dtype.kind == "f":
-        return values.astype(band.dtype, copy=False)
-    limits = np.iinfo(band.dtype)
+    return np.asarray(Image.fromarray(np.ascontiguousarray(band, np.float32)).resize((width, height), method))
+
+
+def _to_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    if dtype.kind == "f":
+        return values.astype(dtype, copy=False)
+    limits = np.iinfo(dtype)
     rounded: np.ndarray = np.clip(np.rint(values), limits.min, limits.max)
-    return rounded.astype(band.dtype)
+    return rounded.astype(dtype)

@@ -138,11 +138,9 @@ def make_plan(settings: ConversionSettings) -> Plan:
 
 def _files(settings: ConversionSettings, first: FirstChip, layout: Layout) -> ChipFiles:
     """How every chip is read. With NODATA=tag, each file must name the same value."""
-    if settings.nodata != "tag":
-        return first.files
-    return replace(
-        first.files, expected=tuple(replace(expected, nodata=layout.nodata) for expected in first.files.expected)
-    )
+    tag = layout.nodata if settings.nodata == "tag" else None
+    expected = tuple(replace(each, nodata=tag) for each in first.files.expected)
+    return replace(first.files, expected=expected, nodata=layout.nodata)
 
 
 def _source(settings: ConversionSettings, first: FirstChip) -> dict[str, str]:
