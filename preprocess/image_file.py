@@ -75,7 +75,7 @@ class ImageReader:
             shape = _expected_shape(picture, expected)
             expected.check(path, shape, picture.dtype)
             expected.check_nodata(path, None, picture.dtype)
-            if (self._decoded.shape, self._decoded.dtype) != (picture.decoded_shape, picture.dtype):
+            if (self._decoded.shape, self._decoded.dtype.name) != (picture.decoded_shape, picture.dtype):
                 self._decoded = np.empty(picture.decoded_shape, picture.dtype)
             _decode(picture, self._decoded)
         values = self._decoded.reshape(*shape[1:], -1)
