@@ -20,6 +20,7 @@ from analysis.label_checks import Finding, csv_findings, doubted_labels, exclusi
 from analysis.page import Cards, Section, Table, Tables, card, render
 from analysis.pictures import ImageBudget, pictures
 from analysis.pixel_checks import jpeg_findings, jpeg_paths, nodata_findings, outliers, pixel_findings
+from analysis.shown_classes import MAX_CELLS, WIDE_CELLS, most_frequent
 from preprocess.console import say
 from preprocess.presets import exclusive_classes
 from preprocess.splits import SPLIT_NAMES, Split, make_split
@@ -206,9 +207,11 @@ def _counts(store: Store, split: Split, figures: Figures, tables: Tables) -> Sec
                    caption=f"Number of chips per class. Grey: fewer than {class_metrics.FEW_POSITIVES} in test.")
     )  # fmt: skip
     matrix = class_metrics.cooccurrence(store.labels)
+    choice = most_frequent(store.labels.sum(axis=0), MAX_CELLS)
     section.plot(
         figures.add("cooccurrence", plots.heat(matrix, store.classes, "Tags that occur together", "share that also has",
-                                               "chips with"))
+                                               "chips with", choice.classes)),
+        choice.note, wide=len(choice.classes) > WIDE_CELLS,
     )  # fmt: skip
     tables.add("cooccurrence", pd.DataFrame(matrix, columns=list(store.classes)).assign(chips_with=store.classes))
     mean, std = store.band_statistics(np.arange(store.num_chips))

@@ -14,8 +14,9 @@ from analysis import plots, tail
 from analysis.figures import Figures
 from analysis.finished_run import Run
 from analysis.page import Cards, Note, Section, Tables, card
-from analysis.pictures import ChipImages, ImageBudget, pictures
+from analysis.pictures import ChipImages, ImageBudget, pictures, shown_bands
 from analysis.ranking import Ranking
+from analysis.shown_classes import MAX_PANELS, by_ap
 from analysis.slugs import listed
 from preprocess.zarr_store import Store
 
@@ -43,9 +44,10 @@ def curves(run: Run, artifacts: Artifacts) -> Section:
         ("map", plots.curve(run, "map")),
         ("learning_rate", plots.learning_rate(run)),
         ("speed", plots.speed(run)),
-        ("class_ap_epochs", plots.class_ap_curves(run)),
     ):
         section.plot(artifacts.figures.add(name, figure))
+    choice = by_ap(run.ap, run.positives, MAX_PANELS)
+    section.plot(artifacts.figures.add("class_ap_epochs", plots.class_ap_curves(run, choice.classes)), choice.note)
     section.note(
         "Train scores are taken during training, on augmented chips; test scores are taken after the epoch. "
         "A class without a positive in a split has no AP there and leaves a gap."
@@ -83,12 +85,14 @@ def task_2(run: Run, ranking: Ranking, store: Store | str, artifacts: Artifacts)
     name, ap, budget = run.classes[ranking.class_index], run.ap[ranking.class_index], ImageBudget(blocks=2)
     section.note(
         f"All test chips, ordered by their score for {name} (AP {'none' if np.isnan(ap) else f'{ap:.4f}'}); equal "
-        "scores are ordered by name. Colours are the stored red, green and blue, stretched from the 1st to the 99th "
-        "percentile of the shown chips."
-        + ("" if isinstance(store, str) or store.layout.nodata is None else " Nodata is magenta.")
+        "scores are ordered by name."
     )
     if isinstance(store, str):
         section.note(f"No images: {store}", "warn")
+    else:
+        words = shown_bands(store.layout.bands, run.config.band_choice.rgb).words
+        nodata = "" if store.layout.nodata is None else " Nodata is magenta."
+        section.note(f"{words}; each band is stretched from the 1st to the 99th percentile of the shown chips.{nodata}")
     for title, rows in (("highest", ranking.best), ("lowest", ranking.worst)):
         shown, side = _images(run, rows, store, budget)
         cards = [
@@ -123,9 +127,14 @@ def left_out(shown: Sequence[ChipImages | None]) -> list[Note]:
 def _images(run: Run, rows: np.ndarray, store: Store | str, budget: ImageBudget) -> tuple[list[ChipImages | None], int]:
     if isinstance(store, str):
         return [None] * len(rows), 0
-    chip_of = {str(name): index for index, name in enumerate(store.names)}
-    chips = np.array([chip_of[str(run.names[row])] for row in rows])
-    return pictures(store, chips[:, None], budget), shown_side(max(store.layout.height, store.layout.width))
+    rows_of = {str(name): number for number, name in enumerate(run.names[rows])}
+    chips = np.full(len(rows), -1)
+    for chip, name in enumerate(store.names.tolist()):
+        if name in rows_of:
+            chips[rows_of[name]] = chip
+    return pictures(store, chips[:, None], budget, run.config.band_choice.rgb), shown_side(
+        max(store.layout.height, store.layout.width)
+    )
 
 
 def _tags(run: Run, row: int) -> str:

@@ -1,90 +1,14 @@
-"""Metrics per class: AP with a bootstrap interval, precision and recall, calibration.
+"""Metrics per class: mAP, calibration, co-occurrence, false positives.
 
-In: labels and scores of one split. Out: arrays per class. Definitions are scikit-learn's. Only the bootstrap is coded
-here, because 2,000 times 17 calls of `average_precision_score` would take minutes (this takes 2 s for 13,359 chips). A
-class without positives has no AP: NaN.
+In: labels and scores of one split. Out: arrays per class. Leaves intervals to `bootstrap`.
 """
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
-import threadpoolctl
 
-NUM_RESAMPLES = 2000
-SEED = 0
-INTERVAL = (2.5, 97.5)  # percentiles: 95 %
 FEW_POSITIVES = 30  # with fewer, an interval says more about luck than about the model; such classes are grey
 NUM_BINS = 10
-
-
-def resample_counts(num_chips: int, num_resamples: int = NUM_RESAMPLES, seed: int = SEED) -> np.ndarray:
-    """(resamples, chips) int16: how often each chip occurs when `num_chips` chips are drawn with replacement."""
-    rng = np.random.Generator(np.random.Philox(key=seed))
-    counts = np.empty((num_resamples, num_chips), np.int16)
-    for row in counts:
-        row[:] = np.bincount(rng.integers(0, num_chips, num_chips), minlength=num_chips)
-    return counts
-
-
-def bootstrap_ap(labels: np.ndarray, logits: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """AP of every resample; all classes use the same resamples.
-
-    One sort per class serves all resamples: a resample only changes the weights of the sorted chips.
-
-    Args:
-        labels: (N, classes) 0/1.
-        logits: (N, classes).
-        counts: (resamples, N), from `resample_counts`.
-
-    Returns:
-        (resamples, classes) float64; NaN where a resample holds no positive of the class.
-    """
-    scores = np.asarray(logits, np.float64)
-    order = np.argsort(-scores, axis=0, kind="stable")
-    ranked = np.take_along_axis(scores, order, axis=0)
-    ends = np.ones(ranked.shape, np.bool_)  # the last of equal scores: thresholds exist only there
-    ends[:-1] = ranked[1:] != ranked[:-1]
-    hits = np.take_along_axis(labels == 1, order, axis=0)
-    order, hits, ends = (np.ascontiguousarray(array.T) for array in (order.astype(np.int32), hits, ends))
-    # numba sets the number of OpenMP threads when it first starts them and never resets it. torch shares that library,
-    # so a later training in this process would add in another order.
-    threads = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
-    with threadpoolctl.threadpool_limits(limits=threads, user_api="openmp"):
-        return np.asarray(_weighted_ap(order, hits, ends, counts))
-
-
-@numba.njit(parallel=True)
-def _weighted_ap(order: np.ndarray, hits: np.ndarray, ends: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """scikit-learn's weighted AP, sum of (R_k - R_k-1) P_k, for (classes, N) ranked rows and (resamples, N) weights."""
-    num_classes, num_chips = order.shape
-    result = np.empty((len(counts), num_classes))
-    for resample in numba.prange(len(counts)):
-        weights = counts[resample]
-        for index in range(num_classes):
-            seen, found, found_before, area = 0, 0, 0, 0.0
-            for rank in range(num_chips):
-                weight = weights[order[index, rank]]
-                seen += weight
-                if hits[index, rank]:
-                    found += weight
-                if ends[index, rank] and found > found_before:
-                    area += (found - found_before) * (found / seen)
-                    found_before = found
-            result[resample, index] = area / found if found > 0 else np.nan
-    return result
-
-
-def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(low, high) 95 % percentile interval along the first axis; resamples without a value are skipped."""
-    columns = values.reshape(len(values), -1)
-    bounds = np.full((2, columns.shape[1]), np.nan)
-    for index in range(columns.shape[1]):
-        present = columns[~np.isnan(columns[:, index]), index]
-        if len(present):
-            bounds[:, index] = np.percentile(present, INTERVAL)
-    low, high = bounds.reshape(2, *values.shape[1:])
-    return low, high
 
 
 def mean_over_classes(ap: np.ndarray) -> np.ndarray:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.class_metrics import bootstrap_ap, interval, mean_over_classes
+from analysis.bootstrap import bootstrap_ap, interval
+from analysis.class_metrics import mean_over_classes
 from analysis.finished_run import Run
 from preprocess.console import UserError
 
@@ -39,17 +40,16 @@ def check_comparable(run: Run, other: Run) -> None:
         raise UserError(f"{setting}: expected the labels of {run.path}, found others (SHUFFLE_LABELS=1?).")
 
 
-def difference(run: Run, other: Run, run_ap: np.ndarray, counts: np.ndarray) -> Difference:
+def difference(run: Run, other: Run, run_ap: np.ndarray) -> Difference:
     """Compare two runs.
 
     Args:
         run: the reported run.
         other: the run to compare with.
-        run_ap: (resamples, classes), `bootstrap_ap` of `run` with the same counts.
-        counts: (resamples, N).
+        run_ap: (resamples, classes), `bootstrap_ap` of `run`.
     """
     check_comparable(run, other)
-    gaps = bootstrap_ap(other.labels, other.logits, counts) - run_ap
+    gaps = bootstrap_ap(other.labels, other.logits) - run_ap
     low, high = interval(gaps)
     mean_low, mean_high = interval(mean_over_classes(gaps))
     return Difference(

@@ -8,7 +8,7 @@ import html
 import io
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from analysis.figure_fonts import fonts_for
 from analysis.slugs import slug
 from preprocess.console import is_plain, one_line
 from preprocess.zarr_store import write_atomic
@@ -34,7 +35,6 @@ RUN_STYLES: tuple[dict[str, Any], ...] = (
 )
 WIDTH_IN, PNG_DPI = 5.2, 160
 PANEL_COLUMNS = 3
-MAX_TICK = 36  # characters
 
 matplotlib.rcParams.update(
     {
@@ -61,9 +61,11 @@ class Figures:
         self.folder.mkdir(parents=True, exist_ok=True)
         _escape(figure)
         png, svg = io.BytesIO(), io.StringIO()
-        figure.savefig(png, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
+        with fonts_for(_texts(figure)):
+            figure.savefig(png, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
+            figure.set_layout_engine("none")  # what the first drawing found stays: this takes most of the time
+            figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
         write_atomic(self.folder / f"{name}.png", png.getvalue())
-        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
         self.names.append(name)
         text = svg.getvalue()
         text = text[text.index("<svg") :]
@@ -81,17 +83,19 @@ class Figures:
                 path.unlink()
 
 
-def shown(names: Iterable[str]) -> list[str]:
-    """Names for tick labels, whose text is set during drawing (`_escape` handles all other text).
-
-    A long name is cut, since matplotlib would leave no width for the axes; tables have it in full.
-    """
-    lines = [one_line(name) for name in names]
-    return [line if len(line) <= MAX_TICK else f"{line[: MAX_TICK - 1]}…" for line in lines]
+def _texts(figure: Figure) -> Iterator[str]:
+    """All texts of a figure. Those of ticks are set while it is drawn."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        yield text.get_text()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            yield from getattr(axis.get_major_formatter(), "seq", ())
 
 
 def _escape(figure: Figure) -> None:
-    """Replace invisible and control characters in the names of classes and runs by escapes."""
+    """Replace invisible and control characters in the names of classes and runs by escapes. (`figure_names` has done
+    this for ticks.)"""
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         if not is_plain(text.get_text()):
@@ -106,22 +110,29 @@ def new(title: str, xlabel: str, ylabel: str, *, height: float = 3.4, width: flo
     return figure, axes
 
 
-def panels(
-    names: Iterable[str], title: str, xlabel: str, ylabel: str, *, row_height: float = 1.55
-) -> tuple[Figure, Iterator[tuple[str, Axes]]]:
-    """Small panels, one per name in the order of the names, three per row, with shared axes."""
-    listed = list(names)
-    rows = math.ceil(len(listed) / PANEL_COLUMNS)
-    figure = Figure(figsize=(WIDTH_IN, row_height * rows + 0.9), layout="constrained")
-    grid = figure.subplots(rows, PANEL_COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
-    for index, axes in enumerate(grid):
-        if index >= len(listed):
-            axes.set_axis_off()
-        # If the panel below is switched off, the lowest visible one shows the tick labels.
-        axes.tick_params(labelsize=8, labelbottom=index + PANEL_COLUMNS >= len(listed))
-    for name, axes in zip(listed, grid, strict=False):
-        axes.set_title(name, fontsize=8.5, pad=3)
-    figure.suptitle(title, fontsize=11)
-    figure.supxlabel(xlabel, fontsize=10)
-    figure.supylabel(ylabel, fontsize=10)
-    return figure, zip(listed, grid, strict=False)
+def panels(titles: Sequence[str], title: str, xlabel: str, ylabel: str) -> tuple[Figure, list[Axes]]:
+    """Small panels, one per title, three per row, for values with the same limits. Titles may have several lines.
+
+    Places are computed here, and the axes do not share their limits: matplotlib's layout and shared axes take a time
+    that grows with the square of the number of panels.
+    """
+    rows = math.ceil(len(titles) / PANEL_COLUMNS)
+    lines = max((text.count("\n") for text in titles), default=0) + 1
+    above, panel, below = 0.14 + 0.14 * lines, 1.16, 0.1  # inches: title, axes, space
+    top, bottom, left, right = 0.4, 0.62, 0.72, 0.1
+    height = top + rows * (above + panel + below) + bottom
+    width = (WIDTH_IN - left - right + 0.12) / PANEL_COLUMNS
+    figure = Figure(figsize=(WIDTH_IN, height))
+    grid = []
+    for index, text in enumerate(titles):
+        row, column = divmod(index, PANEL_COLUMNS)
+        x, y = left + column * width, height - top - row * (above + panel + below) - above - panel
+        axes = figure.add_axes((x / WIDTH_IN, y / height, (width - 0.12) / WIDTH_IN, panel / height))
+        axes.set_title(text, fontsize=8.5 if lines == 1 else 7.5, pad=3)
+        # The lowest panel of a column shows the tick labels.
+        axes.tick_params(labelsize=8, labelbottom=index + PANEL_COLUMNS >= len(titles), labelleft=column == 0)
+        grid.append(axes)
+    figure.suptitle(title, fontsize=11, y=1 - 0.12 / height, va="top")
+    figure.supxlabel(xlabel, fontsize=10, y=0.08 / height)
+    figure.supylabel(ylabel, fontsize=10, x=0.08 / WIDTH_IN)
+    return figure, grid

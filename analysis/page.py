@@ -31,10 +31,11 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A figure: SVG from `figures.Figures.add`."""
+    """A figure: SVG from `figures.Figures.add`. `wide`: over the width of the page, since it has many small texts."""
 
     svg: str
     caption: str = ""
+    wide: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +80,9 @@ class Section:
         """Add a paragraph."""
         self.blocks.append(Note(text=text, kind=kind))
 
-    def plot(self, svg: str, caption: str = "") -> None:
+    def plot(self, svg: str, *captions: str, wide: bool = False) -> None:
         """Add a figure."""
-        self.blocks.append(Plot(svg=svg, caption=caption))
+        self.blocks.append(Plot(svg=svg, caption=" ".join(filter(None, captions)), wide=wide))
 
 
 @dataclass(kw_only=True)

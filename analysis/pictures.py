@@ -1,23 +1,22 @@
 """Images of chips from the store: each pixel of the PNG is one stored pixel.
 
-In: a store and chip indices. Out: PNG bytes, in colour (bands red, green, blue) and NIR. Each band is stretched between
-two percentiles of the chips shown together, so that chips of one page can be compared. Nodata is not stretched: it is
-magenta, which no band shows alone.
+In: a store and chip indices. Out: PNG bytes, in colour and NIR. Each band is stretched between two percentiles of the
+chips shown together, so that chips of one page can be compared. Nodata is not stretched: it is magenta, which no band
+shows alone.
 """
 
 import base64
 import io
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from pipeline.chunks import ChunkReader
+from preprocess.band_names import false_colour, near_infrared, true_colour
 from preprocess.nodata import nodata_mask
 from preprocess.zarr_store import Store
 
-COLOUR = ("red", "green", "blue")
 PAGE_BYTES = 6_000_000  # of images as text; with figures and tables a page stays below 10 MB
 LOW_PERCENTILE, HIGH_PERCENTILE = 1, 99
 NODATA_COLOUR = (255, 0, 255)
@@ -25,16 +24,33 @@ NODATA_COLOUR = (255, 0, 255)
 
 @dataclass(frozen=True, kw_only=True)
 class ChipImages:
-    """A chip's images as PNG bytes. `colour` shows `colour_bands`; `nir` is empty without such a band."""
+    """A chip's images as PNG bytes. `colour` shows `Bands.colour`; `nir` is empty without `Bands.nir`."""
 
     index: int
     colour: bytes
     nir: bytes
 
 
-def colour_bands(store: Store) -> tuple[str, ...]:
-    """Red, green and blue if the store has them, else its first band, shown in grey."""
-    return COLOUR if set(COLOUR) <= set(store.layout.bands) else store.layout.bands[:1]
+@dataclass(frozen=True, kw_only=True)
+class Bands:
+    """The bands that are shown: three as red, green and blue, or one in grey; and "" or the band of a second image."""
+
+    colour: tuple[str, ...]
+    nir: str = ""
+    words: str
+
+
+def shown_bands(bands: tuple[str, ...], rgb: tuple[str, ...] = ()) -> Bands:
+    """Colours as they are; else false colours of near infrared, red and green; else the first band in grey.
+
+    `rgb`: the bands that the user calls red, green and blue.
+    """
+    nir = near_infrared(bands)
+    if colour := rgb or true_colour(bands):
+        return Bands(colour=colour, nir="" if nir in colour else nir, words=f"Colours: {', '.join(colour)}")
+    if colour := false_colour(bands):
+        return Bands(colour=colour, words=f"False colours: {', '.join(colour)} shown as red, green and blue")
+    return Bands(colour=bands[:1], nir="" if nir in bands[:1] else nir, words=f"Grey: the band {bands[0]}")
 
 
 def read_chips(store: Store, chips: np.ndarray, bands: tuple[str, ...]) -> np.ndarray:
@@ -47,28 +63,33 @@ def read_chips(store: Store, chips: np.ndarray, bands: tuple[str, ...]) -> np.nd
 
 
 def stretch(values: np.ndarray) -> np.ndarray:
-    """(chips, bands, height, width) -> the same as uint8: the 1st percentile of each band black, the 99th white."""
-    wide = values.astype(np.float64)  # differences of int16 or of float32 can lie outside their range
-    low, high = np.percentile(wide, (LOW_PERCENTILE, HIGH_PERCENTILE), axis=(0, 2, 3), keepdims=True)
-    return _between(wide, low, high)
+    """(chips, bands, height, width) -> the same as uint8: the 1st percentile of each band black, the 99th white.
+
+    NaN and infinity are black and change no percentile. A band in which both percentiles are equal is stretched from
+    its lowest to its highest value; a constant one is black.
+    """
+    shown = np.zeros(values.shape, np.uint8)
+    for band in range(values.shape[1]):
+        wide = values[:, band].astype(np.float64)  # differences of int16 or of float32 can lie outside their range
+        usable = np.isfinite(wide)
+        if not usable.any():
+            continue
+        low, high = np.percentile(wide[usable], (LOW_PERCENTILE, HIGH_PERCENTILE))
+        if high <= low:
+            low, high = wide[usable].min(), wide[usable].max()
+        scaled = (wide[usable] - low) / (high - low if high > low else 1)
+        shown[:, band][usable] = np.rint(np.clip(scaled, 0, 1) * 255)
+    return shown
 
 
 def stretch_valid(values: np.ndarray, nodata: str) -> np.ndarray:
     """(chips, 1 or 3 bands, height, width) -> (chips, 3, height, width) uint8: `stretch` of the valid values, and
     NODATA_COLOUR where a band is nodata."""
     missing = nodata_mask(values, nodata)
-    wide = np.where(missing, np.nan, values.astype(np.float64))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN slice encountered")  # a band without a valid pixel
-        low, high = np.nanpercentile(wide, (LOW_PERCENTILE, HIGH_PERCENTILE), axis=(0, 2, 3), keepdims=True)
-    shown = np.broadcast_to(_between(np.where(missing, low, wide), low, high), (len(values), 3, *values.shape[2:]))
+    valid = stretch(np.where(missing, np.nan, values.astype(np.float64)))
+    shown = np.broadcast_to(valid, (len(values), 3, *values.shape[2:]))
     colour = np.array(NODATA_COLOUR, np.uint8)[:, None, None]
     return np.where(missing.any(axis=1, keepdims=True), colour, shown)
-
-
-def _between(wide: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    scaled = (wide - low) / np.where(high > low, high - low, 1)
-    return np.asarray(np.rint(np.nan_to_num(np.clip(scaled, 0, 1)) * 255), np.uint8)
 
 
 @dataclass(kw_only=True)
@@ -89,8 +110,10 @@ class ImageBudget:
         return share
 
 
-def pictures(store: Store, chips: np.ndarray, budget: ImageBudget) -> list[ChipImages | None]:
-    """Images of (groups, k) chips in this order, stretched together.
+def pictures(
+    store: Store, chips: np.ndarray, budget: ImageBudget, rgb: tuple[str, ...] = ()
+) -> list[ChipImages | None]:
+    """Images of (groups, k) chips in this order, stretched together. `rgb`: see `shown_bands`.
 
     From the first group on that exceeds the budget, all are None.
 
@@ -101,8 +124,9 @@ def pictures(store: Store, chips: np.ndarray, budget: ImageBudget) -> list[ChipI
     if not chips.size:
         return shown
     share, taken, wide = budget.next_share(), 0, chips.shape[1]
-    colour = _shown(store, chips.ravel(), colour_bands(store))
-    nir = _shown(store, chips.ravel(), ("nir",)) if "nir" in store.layout.bands else None
+    bands = shown_bands(store.layout.bands, rgb)
+    colour = _shown(store, chips.ravel(), bands.colour)
+    nir = _shown(store, chips.ravel(), (bands.nir,)) if bands.nir else None
     for first in range(0, chips.size, wide):
         group = [
             ChipImages(index=int(chip), colour=_png(colour[row]), nir=_png(nir[row]) if nir is not None else b"")

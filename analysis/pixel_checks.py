@@ -11,7 +11,7 @@ from PIL import Image
 
 from analysis.features import Features
 from analysis.label_checks import Finding
-from analysis.pictures import colour_bands
+from preprocess.band_names import true_colour
 from preprocess.console import SHORTAGES, UserError
 from preprocess.image_names import bare, stem
 from preprocess.zarr_store import Store
@@ -133,7 +133,7 @@ def jpeg_findings(store: Store, features: Features, paths: dict[int, Path] | Non
     title = "Different from the JPEG"
     if paths is None:
         return Finding(title=title, about="", missing="needs JPEG=folder.")
-    shown = [store.layout.bands.index(band) for band in colour_bands(store)]
+    shown = [store.layout.bands.index(band) for band in true_colour(store.layout.bands) or store.layout.bands[:1]]
     reasons: dict[int, str] = {}
     for chip, path in paths.items():
         thumbnail = features.thumbnail[chip][shown].mean(axis=0)

@@ -1,6 +1,7 @@
 """The figures of a report.
 
-In: computed arrays. Out: matplotlib figures. Leaves the look to `figures`.
+In: computed arrays, and the numbers of the classes to show. Out: matplotlib figures. Leaves the look to `figures`, the
+text of names to `figure_names`, the choice of classes to `shown_classes`.
 """
 
 from typing import Any
@@ -12,15 +13,18 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 from sklearn.metrics import precision_recall_curve
 
 from analysis.class_metrics import FEW_POSITIVES, Calibration
-from analysis.figures import BLUE, FAINT, GREEN, INK, ORANGE, RUN_STYLES, new, panels, shown
+from analysis.figure_names import chosen, panel_titles
+from analysis.figures import BLUE, FAINT, GREEN, INK, ORANGE, RUN_STYLES, new, panels
 from analysis.finished_run import Run, loss_title
 from analysis.tail import TAIL_SHARES, Tail
+from preprocess.console import one_line
 
 SPLIT_STYLE: dict[str, dict[str, Any]] = {
     "train": {"color": BLUE, "linestyle": "-", "marker": "o"},
     "val": {"color": GREEN, "linestyle": ":", "marker": "s"},
     "test": {"color": ORANGE, "linestyle": "--", "marker": "^"},
 }
+_SHARES = (0, 0.5, 1)  # ticks of a small panel
 _PR_POINTS = 300  # per curve, in an image 130 pixels wide
 
 
@@ -48,15 +52,16 @@ def curve(run: Run, quantity: str) -> Figure:
     return figure
 
 
-def class_ap_curves(run: Run) -> Figure:
-    """AP of every class after each epoch, train and test."""
-    figure, grid = panels(run.classes, "AP of each class after each epoch", "epoch", "AP (0 to 1)")
-    for name, axes in grid:
+def class_ap_curves(run: Run, which: np.ndarray) -> Figure:
+    """AP of these classes after each epoch, train and test."""
+    titles = panel_titles(run.classes, which)
+    figure, grid = panels(titles, "AP of each class after each epoch", "epoch", "AP (0 to 1)")
+    for index, axes in zip(which, grid, strict=True):
         epochs = _epochs(run, axes)
         for part in ("train", "test"):
-            values = [line.ap(part, name) for line in run.history]
+            values = [line.ap(part, run.classes[index]) for line in run.history]
             axes.plot(epochs, values, label=part, markersize=2.5, linewidth=1.2, **SPLIT_STYLE[part])
-        axes.set_ylim(0, 1.02)
+        axes.set(ylim=(0, 1.02), yticks=_SHARES)
     figure.axes[0].legend(fontsize=7, loc="lower right")
     return figure
 
@@ -122,31 +127,34 @@ def tail_quantiles(tails: Tail) -> Figure:
     return figure
 
 
-def ap_bars(run: Run, low: np.ndarray, high: np.ndarray) -> Figure:
-    """AP of every class with its interval and chance level; classes with few positives are grey."""
+def ap_bars(run: Run, low: np.ndarray, high: np.ndarray, which: np.ndarray) -> Figure:
+    """AP of these classes with its interval and chance level; classes with few positives are grey."""
     figure, axes = new("AP of each class with 95 % interval, and chance", "AP (0 to 1)", "class (positives)",
-                       height=0.27 * len(run.classes) + 1.3)  # fmt: skip
-    rows, positives = np.arange(len(run.classes)), run.positives
+                       height=0.27 * len(which) + 1.3)  # fmt: skip
+    rows, positives, ap, low, high = np.arange(len(which)), run.positives[which], run.ap[which], low[which], high[which]
     colours = [FAINT if count < FEW_POSITIVES else BLUE for count in positives]
-    axes.barh(rows, np.nan_to_num(run.ap), color=colours, height=0.62)
-    known = ~np.isnan(run.ap)
+    axes.barh(rows, np.nan_to_num(ap), color=colours, height=0.62)
+    known = ~np.isnan(ap)
     axes.hlines(rows[known], low[known], high[known], color=INK, linewidth=1.3)
     axes.plot(positives / len(run.labels), rows, "D", color=ORANGE, markersize=4, linestyle="none", label="chance")
     if known.any():
         axes.axvline(run.mean_ap, color=INK, linestyle=":", linewidth=1.2, label=f"mAP {run.mean_ap:.4f}")
-    axes.set_yticks(rows, shown(f"{name} ({count})" for name, count in zip(run.classes, positives, strict=True)))
+    names = chosen(run.classes, which)
+    axes.set_yticks(rows, [f"{name} ({count})" for name, count in zip(names, positives, strict=True)])
     axes.set(xlim=(0, 1.02), ylim=(len(rows) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     return figure
 
 
-def precision_recall(run: Run) -> Figure:
-    """Precision over recall of every class; chance is dashed."""
-    figure, grid = panels(run.classes, "Precision and recall of each class", "recall (0 to 1)", "precision (0 to 1)")
-    for index, (name, axes) in enumerate(grid):
+def precision_recall(run: Run, which: np.ndarray) -> Figure:
+    """Precision over recall of these classes; chance is dashed."""
+    notes = [f"{run.ap[index]:.3f}" if run.positives[index] else "" for index in which]
+    titles = panel_titles(run.classes, which, notes)
+    figure, grid = panels(titles, "Precision and recall of each class", "recall (0 to 1)", "precision (0 to 1)")
+    for index, axes in zip(which, grid, strict=True):
         truth = run.labels[:, index]
-        axes.set(xlim=(0, 1), ylim=(0, 1.03))
+        axes.set(xlim=(0, 1), ylim=(0, 1.03), xticks=_SHARES, yticks=_SHARES)
         axes.axhline(truth.mean(), color=ORANGE, linestyle="--", linewidth=1)
         if not truth.any():
             axes.text(0.5, 0.5, "no positive", ha="center", fontsize=8)
@@ -157,34 +165,39 @@ def precision_recall(run: Run) -> Figure:
         points = np.unique(np.searchsorted(recall, np.linspace(0, 1, _PR_POINTS)))
         colour = FAINT if truth.sum() < FEW_POSITIVES else BLUE
         axes.step(recall[points], precision[points], where="pre", color=colour, linewidth=1.2)
-        axes.set_title(f"{name} {run.ap[index]:.3f}", fontsize=8.5, pad=3)
     return figure
 
 
-def reliability(run: Run, calibrations: list[Calibration]) -> Figure:
+def reliability(run: Run, calibrations: list[Calibration], which: np.ndarray) -> Figure:
     """Predicted probability and observed share, one point per bin; its size shows the number of chips."""
-    figure, grid = panels(run.classes, "Calibration of each class (Brier score)", "predicted probability",
+    titles = panel_titles(run.classes, which, [f"{calibrations[index].brier:.3f}" for index in which])
+    figure, grid = panels(titles, "Calibration of each class (Brier score)", "predicted probability",
                           "share with the class")  # fmt: skip
-    for index, (name, axes) in enumerate(grid):
+    for index, axes in zip(which, grid, strict=True):
         calibration = calibrations[index]
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1)
         colour = FAINT if run.positives[index] < FEW_POSITIVES else BLUE
         sizes = 4 + 8 * np.log10(np.maximum(calibration.count, 1))
         axes.plot(calibration.forecast, calibration.share, color=colour, linewidth=1)
         axes.scatter(calibration.forecast, calibration.share, s=sizes, color=colour)
-        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-        axes.set_title(f"{name} {calibration.brier:.3f}", fontsize=8.5, pad=3)
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xticks=_SHARES, yticks=_SHARES)
     return figure
 
 
-def heat(values: np.ndarray, classes: tuple[str, ...], title: str, xlabel: str, ylabel: str) -> Figure:
-    """A (classes, classes) matrix of shares; NaN is left blank. Lighter is more, in grey, too."""
-    side = max(3.4, 0.24 * len(classes) + 1.6)
+def heat(
+    values: np.ndarray, classes: tuple[str, ...], title: str, xlabel: str, ylabel: str,
+    which: np.ndarray | None = None,
+) -> Figure:  # fmt: skip
+    """A (classes, classes) matrix of shares, of these classes; NaN is left blank. Lighter is more, in grey, too."""
+    names = chosen(classes, which)
+    if which is not None:
+        values = values[np.ix_(which, which)]
+    side = max(3.4, 0.24 * len(names) + 1.6)
     figure, axes = new(title, xlabel, ylabel, height=side + 0.5, width=max(5.2, side))
     mesh = axes.pcolormesh(np.ma.masked_invalid(values), cmap="cividis", vmin=0, vmax=1, edgecolors="face")
-    ticks = np.arange(len(classes)) + 0.5
-    axes.set_xticks(ticks, shown(classes), rotation=90, fontsize=9)
-    axes.set_yticks(ticks, shown(classes), fontsize=9)
+    ticks = np.arange(len(names)) + 0.5
+    axes.set_xticks(ticks, names, rotation=90, fontsize=9)
+    axes.set_yticks(ticks, names, fontsize=9)
     axes.grid(visible=False)
     axes.invert_yaxis()
     figure.colorbar(mesh, ax=axes, label="share (0 to 1)", shrink=0.7)
@@ -193,31 +206,33 @@ def heat(values: np.ndarray, classes: tuple[str, ...], title: str, xlabel: str, 
 
 def grouped_bars(
     classes: tuple[str, ...], values: list[tuple[str, np.ndarray]], title: str, xlabel: str,
-    chance: np.ndarray | None = None,
+    chance: np.ndarray | None = None, which: np.ndarray | None = None,
 ) -> Figure:  # fmt: skip
     """Horizontal bars side by side: `values` are (name, (classes,)) in order; `chance` (classes,) is marked."""
-    figure, axes = new(title, xlabel, "class", height=(0.13 * len(values) + 0.14) * len(classes) + 1.4)
-    rows, step = np.arange(len(classes)), 0.8 / len(values)
+    names = chosen(classes, which)
+    shown = slice(None) if which is None else which
+    figure, axes = new(title, xlabel, "class", height=(0.13 * len(values) + 0.14) * len(names) + 1.4)
+    rows, step = np.arange(len(names)), 0.8 / len(values)
     keys: list[tuple[Any, str]] = []  # passed to the legend: matplotlib skips labels that begin with "_"
     for index, (name, row) in enumerate(values):
         style = RUN_STYLES[index % len(RUN_STYLES)]
         bars = axes.barh(
-            rows + (index - (len(values) - 1) / 2) * step, np.nan_to_num(row), height=step * 0.9,
+            rows + (index - (len(values) - 1) / 2) * step, np.nan_to_num(row[shown]), height=step * 0.9,
             color=style["color"], hatch=style["hatch"], edgecolor="white", linewidth=0,
         )  # fmt: skip
         keys.append((bars, name))
     if chance is not None:
-        (marks,) = axes.plot(chance, rows, "D", color=INK, markersize=3.5, linestyle="none")
+        (marks,) = axes.plot(chance[shown], rows, "D", color=INK, markersize=3.5, linestyle="none")
         keys.append((marks, "chance"))
-    axes.set_yticks(rows, shown(classes))
-    axes.set(xlim=(0, 1.02), ylim=(len(classes) - 0.4, -0.6))
+    axes.set_yticks(rows, names)
+    axes.set(xlim=(0, 1.02), ylim=(len(names) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
     figure.legend(*zip(*keys, strict=True), loc="outside lower center", ncols=min(3, len(keys)), fontsize=9)
     return figure
 
 
 def differences(rows: list[tuple[str, float, float, float]], title: str) -> Figure:
-    """Points with intervals around 0: `rows` are (name, difference, low, high)."""
+    """Points with intervals around 0: `rows` are (name as ticks show it, difference, low, high)."""
     figure, axes = new(title, "difference of AP (other - this run)", "class", height=0.27 * len(rows) + 1.2)
     positions = np.arange(len(rows))
     axes.axvline(0, color=INK, linewidth=1)
@@ -226,7 +241,7 @@ def differences(rows: list[tuple[str, float, float, float]], title: str) -> Figu
         axes.hlines(position, low, high, color=BLUE if clear else FAINT, linewidth=2)
         axes.plot(value, position, "o", color=BLUE, markersize=5,
                   markerfacecolor=BLUE if clear else "none")  # fmt: skip
-    axes.set_yticks(positions, shown(name for name, *_ in rows))
+    axes.set_yticks(positions, [one_line(name) for name, *_ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     return figure

@@ -21,7 +21,14 @@ class Ranking:
 
 def extremes(scores: np.ndarray, names: np.ndarray, count: int = COUNT) -> tuple[np.ndarray, np.ndarray]:
     """(best, worst) rows of (N,) scores; equal scores are ordered by name."""
-    return np.lexsort((names, -scores))[:count], np.lexsort((names, scores))[:count]
+    return _lowest(-scores, names, count), _lowest(scores, names, count)
+
+
+def _lowest(scores: np.ndarray, names: np.ndarray, count: int) -> np.ndarray:
+    """Only scores up to the `count`-th lowest are sorted: sorting 590,000 names takes seconds."""
+    limit = np.partition(scores, min(count, len(scores)) - 1)[min(count, len(scores)) - 1]
+    rows = np.flatnonzero(scores <= limit)
+    return np.asarray(rows[np.lexsort((names[rows], scores[rows]))][:count])
 
 
 def choose_class(run: Run, class_name: str | None) -> int:

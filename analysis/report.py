@@ -5,12 +5,14 @@ In: run folders and, for the images, the store. Needs neither a GPU nor torch. L
 `run_sections`.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from analysis import class_metrics, comparison
+from analysis import bootstrap, class_metrics, comparison
 from analysis.chip_sections import Artifacts, curves, task_2
+from analysis.figure_fonts import without_glyph
 from analysis.figures import Figures
 from analysis.finished_run import Run, load_run
 from analysis.page import Note, Section, Tables, render
@@ -18,7 +20,7 @@ from analysis.ranking import rank
 from analysis.run_sections import provenance, reproduction
 from analysis.score_sections import compared, decided, each_class
 from analysis.single_label import has_one_class, one_class_section, single_label
-from preprocess.console import UserError, say
+from preprocess.console import Progress, UserError, say
 from preprocess.zarr_store import Store, open_store
 
 
@@ -39,23 +41,27 @@ def report(run_path: Path, *, compare: tuple[Path, ...], class_name: str | None,
     store = _store(run, store_path)
     folder = run_path / "report"
     artifacts = Artifacts(figures=Figures(folder=folder / "figures"), tables=Tables(folder=folder / "tables"))
-    counts = class_metrics.resample_counts(len(run.labels))
-    resampled = class_metrics.bootstrap_ap(run.labels, run.logits, counts)
-    sections = [
-        curves(run, artifacts),
-        task_2(run, ranking, store, artifacts),
-        each_class(run, resampled, artifacts),
-        decided(run, artifacts),
+    resampled = bootstrap.bootstrap_ap(run.labels, run.logits)
+    differences = [comparison.difference(run, other, resampled) for other in others]
+    single = single_label(run.labels, run.logits) if has_one_class(run.labels) else None
+    makers: list[Callable[[], Section]] = [
+        lambda: curves(run, artifacts),
+        lambda: task_2(run, ranking, store, artifacts),
+        *([lambda: one_class_section(run, single, artifacts)] if single else []),
+        lambda: each_class(run, resampled, artifacts),
+        lambda: decided(run, artifacts),
+        *([lambda: compared(run, differences, artifacts)] if others else []),
+        lambda: reproduction(run, artifacts),
+        lambda: provenance(run),
     ]
-    single = single_label(run.labels, run.logits, counts) if has_one_class(run.labels) else None
-    if single:
-        sections.insert(2, one_class_section(run, single, artifacts))
-    if others:
-        differences = [comparison.difference(run, other, resampled, counts) for other in others]
-        sections.append(compared(run, differences, artifacts))
-    sections += [reproduction(run, artifacts), provenance(run)]
+    sections = []
+    with Progress("report", total=len(makers), unit="sections") as progress:
+        for make in makers:
+            sections.append(make())
+            progress.update(1, sections[-1].title)
     _warn(run, sections[0])
-    low, high = (float(bound) for bound in class_metrics.interval(class_metrics.mean_over_classes(resampled)))
+    _say_missing_glyphs(run, folder)
+    low, high = (float(bound) for bound in bootstrap.interval(class_metrics.mean_over_classes(resampled)))
     best = run.classes[ranking.class_index]
     split, chance = run.made_with.split, run.positives / len(run.labels)
     render(
@@ -100,6 +106,16 @@ def _store(run: Run, store_path: str | None) -> Store | str:
         say(f"no images in the report: {error} If the store has moved, give STORE=....")
         return str(error)
     return store
+
+
+def _say_missing_glyphs(run: Run, folder: Path) -> None:
+    if missing := sorted(without_glyph("".join(run.classes))):
+        more = f" and {len(missing) - 5} other characters" if len(missing) > 5 else ""
+        say(
+            f"{folder / 'figures'}: no installed font has {' '.join(missing[:5])}{more} of the classes' names. The PNG "
+            "files show boxes and the numbers of the classes; the page shows the names. Install a font that has them, "
+            "such as Noto Sans CJK, and make the report again."
+        )
 
 
 def _warn(run: Run, section: Section) -> None:

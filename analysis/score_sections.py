@@ -6,17 +6,19 @@ In: a run and its metrics. Out: `page.Section`s; figures and tables are written 
 import numpy as np
 import pandas as pd
 
-from analysis import class_metrics, f2_thresholds, plots
+from analysis import bootstrap, class_metrics, f2_thresholds, plots
 from analysis.chip_sections import Artifacts
 from analysis.comparison import Difference
+from analysis.figure_names import are_cut, shown
 from analysis.finished_run import Run
 from analysis.page import Section
+from analysis.shown_classes import MAX_CELLS, MAX_PANELS, MAX_ROWS, WIDE_CELLS, by_ap, most_frequent
 
 
 def each_class(run: Run, resampled_ap: np.ndarray, artifacts: Artifacts) -> Section:
     """AP with intervals and chance, precision and recall, calibration, co-occurrence."""
     section = Section(id="classes", title="Classes")
-    low, high = class_metrics.interval(resampled_ap)
+    low, high = bootstrap.interval(resampled_ap)
     calibrations = [
         class_metrics.calibration(run.labels[:, index], run.probabilities[:, index])
         for index in range(len(run.classes))
@@ -25,32 +27,32 @@ def each_class(run: Run, resampled_ap: np.ndarray, artifacts: Artifacts) -> Sect
     chance = run.positives / len(run.labels)
     section.note(
         f"Intervals: 95 %, from the 2.5th to the 97.5th percentile of {len(resampled_ap):,} bootstrap resamples (seed "
-        f"{class_metrics.SEED}) of the test chips. Chance is the AP that random scores reach: the share of chips with "
+        f"{bootstrap.SEED}) of the test chips. Chance is the AP that random scores reach: the share of chips with "
         "the class."
     )
     if few:
-        names = ", ".join(run.classes[index] for index in sorted(few))
         section.note(
-            f"Grey: fewer than {class_metrics.FEW_POSITIVES} positives, so these scores are very uncertain: {names}.",
+            f"Grey: fewer than {class_metrics.FEW_POSITIVES} positives, so these scores are very uncertain: "
+            f"{_some([run.classes[index] for index in sorted(few)])}.",
             "warn",
         )
-    section.plot(artifacts.figures.add("class_ap", plots.ap_bars(run, low, high)))
+    if are_cut(run.classes):
+        section.note("Figures shorten or number long names. The tables have them in full and in the same order.")
+    bars, small = (by_ap(run.ap, run.positives, limit) for limit in (MAX_ROWS, MAX_PANELS))
     section.plot(
-        artifacts.figures.add("precision_recall", plots.precision_recall(run)),
-        "The number above each panel is the AP. The dashed line is chance.",
+        artifacts.figures.add("class_ap", plots.ap_bars(run, low, high, bars.classes)), bars.note, _all(bars.note)
     )
     section.plot(
-        artifacts.figures.add("calibration", plots.reliability(run, calibrations)),
-        "The number above each panel is the Brier score. The diagonal is perfect calibration; larger points stand for "
-        "more chips.",
-    )
-    section.plot(
-        artifacts.figures.add(
-            "cooccurrence",
-            plots.heat(class_metrics.cooccurrence(run.labels), run.classes, "Tags that occur together",
-                       "share that also has", "chips with"),
-        )
+        artifacts.figures.add("precision_recall", plots.precision_recall(run, small.classes)),
+        "The number above each panel is the AP. The dashed line is chance.", small.note,
     )  # fmt: skip
+    section.plot(
+        artifacts.figures.add("calibration", plots.reliability(run, calibrations, small.classes)),
+        "The number above each panel is the Brier score. The diagonal is perfect calibration; larger points stand for "
+        "more chips.", small.note, _all(small.note, "calibration"),
+    )  # fmt: skip
+    _add_matrix(section, artifacts, "cooccurrence", run, class_metrics.cooccurrence(run.labels),
+                ("Tags that occur together", "share that also has", "chips with"))  # fmt: skip
     frame = pd.DataFrame(
         {
             "class": run.classes, "positives": run.positives, "chance": chance, "AP": run.ap, "low": low, "high": high,
@@ -73,6 +75,29 @@ def each_class(run: Run, resampled_ap: np.ndarray, artifacts: Artifacts) -> Sect
         ),
     )  # fmt: skip
     return section
+
+
+def _some(names: list[str], most: int = 20) -> str:
+    """Names in one line; of very many only the first."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _all(note: str, table: str = "classes") -> str:
+    """Where the classes are that a figure leaves out; "" if it leaves out none."""
+    return f"All: tables/{table}.csv." if note else ""
+
+
+def _add_matrix(
+    section: Section, artifacts: Artifacts, name: str, run: Run, values: np.ndarray, titles: tuple[str, str, str],
+    caption: str = "",
+) -> None:  # fmt: skip
+    """A figure of a (classes, classes) matrix; all of it as a table."""
+    choice = most_frequent(run.positives, MAX_CELLS)
+    section.plot(
+        artifacts.figures.add(name, plots.heat(values, run.classes, *titles, choice.classes)),
+        caption, choice.note, _all(choice.note, name), wide=len(choice.classes) > WIDE_CELLS,
+    )  # fmt: skip
+    artifacts.tables.add(name, pd.DataFrame(values, columns=list(run.classes)).assign(chips_with=run.classes))
 
 
 def decided(run: Run, artifacts: Artifacts) -> Section:
@@ -110,22 +135,20 @@ def decided(run: Run, artifacts: Artifacts) -> Section:
     )
     without = truth.sum(axis=0) == 0
     each.loc[without, ["F2 at 0.5", "F2 tuned"]] = np.nan
+    choice = by_ap(run.ap, run.positives, MAX_ROWS)
     section.plot(
         artifacts.figures.add(
             "f2",
             plots.grouped_bars(
                 run.classes, [("threshold 0.5", each["F2 at 0.5"].to_numpy()), ("tuned", each["F2 tuned"].to_numpy())],
-                "F2 of each class, before and after tuning", "F2 (0 to 1)",
+                "F2 of each class, before and after tuning", "F2 (0 to 1)", which=choice.classes,
             ),
-        )
-    )  # fmt: skip
-    section.plot(
-        artifacts.figures.add(
-            "false_alarms",
-            plots.heat(class_metrics.false_alarms(truth, after), run.classes,
-                       "False positives by true class, tuned thresholds",
-                       "predicted as (but not labelled)", "chips with"),
         ),
+        choice.note, _all(choice.note, "thresholds"),
+    )  # fmt: skip
+    _add_matrix(
+        section, artifacts, "false_alarms", run, class_metrics.false_alarms(truth, after),
+        ("False positives by true class, tuned thresholds", "predicted as (but not labelled)", "chips with"),
         "Each cell: of the chips that have the row's class and not the column's class, the share for which the "
         "column's class is predicted. Diagonal: of the chips with the class, the share for which it is not predicted.",
     )  # fmt: skip
@@ -151,23 +174,26 @@ def compared(run: Run, differences: list[Difference], artifacts: Artifacts) -> S
         "chips, not training again with another seed."
     )
     runs = [run, *(entry.other for entry in differences)]
-    chance = run.positives / len(run.labels)
+    chance, choice = run.positives / len(run.labels), by_ap(run.ap, run.positives, MAX_ROWS)
+    short = {"mAP": "mAP"} | dict(zip(run.classes, shown(run.classes), strict=True))
     section.plot(
         artifacts.figures.add(
             "comparison",
             plots.grouped_bars(run.classes, [(other.name, other.ap) for other in runs], "AP of each class, by run",
-                               "AP (0 to 1)", chance),
-        )
+                               "AP (0 to 1)", chance, choice.classes),
+        ),
+        choice.note, _all(choice.note, "comparison"),
     )  # fmt: skip
     for entry in differences:
         rows = [("mAP", entry.mean_ap, *entry.mean_ap_interval)]
         rows += [(name, float(entry.ap[c]), float(entry.ap_low[c]), float(entry.ap_high[c]))
                  for c, name in enumerate(run.classes) if not np.isnan(entry.ap[c])]  # fmt: skip
-        title = f"{entry.other.name} - {run.name}"
-        section.plot(artifacts.figures.add(f"difference_{entry.other.name}", plots.differences(rows, title)),
-                     "Filled: the interval excludes 0.")  # fmt: skip
-        artifacts.tables.add(f"difference_{entry.other.name}",
-                        pd.DataFrame(rows, columns=["class", "difference", "low", "high"]))  # fmt: skip
+        name, largest = f"difference_{entry.other.name}", sorted(rows[1:], key=lambda row: -abs(row[1]))[: MAX_ROWS - 1]
+        points = [(short[row[0]], *row[1:]) for row in rows if row is rows[0] or row in largest]
+        rest = "" if len(points) == len(rows) else f"The {MAX_ROWS - 1} classes with the largest differences."
+        figure = plots.differences(points, f"{entry.other.name} - {run.name}")
+        section.plot(artifacts.figures.add(name, figure), "Filled: the interval excludes 0.", rest, _all(rest, name))
+        artifacts.tables.add(name, pd.DataFrame(rows, columns=["class", "difference", "low", "high"]))
     of_mean = float(class_metrics.mean_over_classes(np.where(chance > 0, chance, np.nan)))
     # Columns by position: a run may have the name of another column.
     columns = [[*run.classes, "mAP"], [*chance, of_mean], *([*other.ap, other.mean_ap] for other in runs)]

@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from analysis import class_metrics, plots
+from analysis import plots
+from analysis.bootstrap import NUM_RESAMPLES, bootstrap_share, interval
 from analysis.chip_sections import Artifacts
 from analysis.finished_run import Run
 from analysis.page import Section
+from analysis.shown_classes import MAX_CELLS, WIDE_CELLS, most_frequent
 
 _MAX_CONFUSED = 10  # pairs of classes listed on the page
 
@@ -36,18 +38,18 @@ def has_one_class(labels: np.ndarray) -> bool:
     return labels.shape[1] > 1 and bool((labels.sum(axis=1) == 1).all())
 
 
-def single_label(labels: np.ndarray, logits: np.ndarray, counts: np.ndarray) -> SingleLabel:
+def single_label(labels: np.ndarray, logits: np.ndarray, num_resamples: int = NUM_RESAMPLES) -> SingleLabel:
     """Compare the class with the highest score (the first of equal ones) with the class of each chip.
 
     Args:
         labels: (N, classes) 0/1, one 1 per row.
         logits: (N, classes).
-        counts: (resamples, N), from `class_metrics.resample_counts`.
+        num_resamples: of the chips, for the interval.
     """
     truth, predicted = labels.argmax(axis=1), logits.argmax(axis=1)
     confusion = confusion_matrix(truth, predicted, labels=np.arange(labels.shape[1]))
     right = truth == predicted
-    low, high = class_metrics.interval(counts[:, right].sum(axis=1, dtype=np.int64) / len(right))
+    low, high = interval(bootstrap_share(right, num_resamples=num_resamples))
     present = confusion.sum(axis=1) > 0
     recall = confusion.diagonal()[present] / confusion.sum(axis=1)[present]
     return SingleLabel(
@@ -67,12 +69,13 @@ def one_class_section(run: Run, result: SingleLabel, artifacts: Artifacts) -> Se
     )
     totals = result.confusion.sum(axis=1, keepdims=True)
     shares = np.divide(result.confusion, totals, out=np.full(totals.shape[:1] * 2, np.nan), where=totals > 0)
+    choice = most_frequent(run.positives, MAX_CELLS)
+    titles = "Confusion matrix", "predicted class", "class of the chip"
     section.plot(
-        artifacts.figures.add(
-            "confusion", plots.heat(shares, run.classes, "Confusion matrix", "predicted class", "class of the chip")
-        ),
+        artifacts.figures.add("confusion", plots.heat(shares, run.classes, *titles, choice.classes)),
         "Each cell: of the chips with the row's class, the share that is predicted as the column's class.",
-    )
+        choice.note, wide=len(choice.classes) > WIDE_CELLS,
+    )  # fmt: skip
     section.blocks.append(artifacts.tables.add("most_confused", _most_confused(result.confusion, run.classes),
                                                "The most frequent errors.", show=_MAX_CONFUSED))  # fmt: skip
     truth, predicted = run.labels.argmax(axis=1), run.logits.argmax(axis=1)

@@ -42,9 +42,11 @@ def tail_accuracy(labels: np.ndarray, probabilities: np.ndarray, thresholds: np.
         probabilities: (N, classes).
         thresholds: (T, classes).
     """
-    above = probabilities[None] > thresholds[:, None]  # (T, N, classes) bool: 4.5 MB for 13,359 x 17 x 20
-    count = above.sum(axis=1)
-    hits = (above & (labels[None] == 1)).sum(axis=1)
+    count, hits = (np.empty(thresholds.shape, np.int64) for _ in range(2))
+    positive = labels == 1
+    for row, threshold in enumerate(thresholds):  # one at a time: (N, classes) bool are 11 MB for 590,000 x 19
+        above = probabilities > threshold
+        count[row], hits[row] = above.sum(axis=0), (above & positive).sum(axis=0)
     accuracy = np.divide(hits, count, out=np.full(count.shape, np.nan), where=count > 0)
     return Tail(thresholds=thresholds, count=count, accuracy=accuracy)
 

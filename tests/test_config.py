@@ -148,6 +148,7 @@ WITHOUT_EFFECT = [
     ({"trunk_lr": 0.1}, {"finetune": "head"}, {"finetune": "full"}),
     ({"conv1": "mean"}, {"task": 4, "weights": "none"}, {"task": 4, "weights": "imagenet"}),
     ({"conv1": "kaiming"}, {"task": 1}, {"task": 3}),
+    ({"conv1": "mean"}, {"bands_in": "a,b,c", "bands_rgb": "c,b,a"}, {"bands_in": "a,b,c,d", "bands_rgb": "c,b,a"}),
     ({"crop_share": 0.5}, {"crop": 20}, {"crop": 0}),
     ({"cache": "device"}, {"gpu": "cpu"}, {"gpu": "0"}),
     ({"cache": "device"}, {"input": "course"}, {"input": "raw"}),
@@ -177,7 +178,7 @@ def test_settings_that_always_have_an_effect() -> None:
         "task", "store", "gpu", "gpu_given", "arch", "weights", "finetune", "input", "split", "val", "seed", "test",
         "crop", "amp", "deterministic", "workers", "shuffle_labels", "compile", "accumulate", "checkpoint_minutes",
         "tracker", "recipe", "epochs", "batch", "test_batch", "flips", "optimizer", "lr", "weight_decay", "schedule",
-        "loss", "ema", "smoothing", "balance", "pool",
+        "loss", "ema", "smoothing", "balance", "pool", "bands_in", "trunks", "bands_rgb",
     }  # fmt: skip
     sometimes = {name for setting, _, _ in WITHOUT_EFFECT for name in setting}
     assert sometimes == {name for name, _, _ in NO_EFFECT}
@@ -204,7 +205,7 @@ def test_the_list_of_settings_is_frozen() -> None:
         "accumulate", "checkpoint_minutes", "tracker",
         "recipe", "epochs", "batch", "test_batch", "flips", "optimizer", "lr", "momentum", "weight_decay", "schedule",
         "step_epochs", "step_gamma", "loss", "warmup", "ema", "smoothing", "balance", "trunk_lr",
-        "pool", "crop_share",
+        "pool", "crop_share", "bands_in", "trunks", "bands_rgb",
     }  # fmt: skip
 
 

@@ -235,7 +235,7 @@ def test_only_the_files_of_an_earlier_report_are_removed(made: SimpleNamespace, 
 def test_axes_have_names_and_chance_is_shown_beside_ap(made: SimpleNamespace) -> None:
     run = load_run(made.run)
     low = np.zeros(3)
-    bars = plots.ap_bars(run, low, low)
+    bars = plots.ap_bars(run, low, low, np.arange(3))
     chance = run.positives / len(run.labels)
     grouped = plots.grouped_bars(run.classes, [("_x", low), ("y", low)], "", "AP", chance)
     rows = plots.differences([("a", 0.1, 0.0, 0.2)], "")

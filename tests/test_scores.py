@@ -1,30 +1,16 @@
 """Every number of a report, compared with scikit-learn or with a plain loop."""
 
 import math
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.made_scores import scores
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import average_precision_score, brier_score_loss, fbeta_score
+from sklearn.metrics import brier_score_loss, fbeta_score
 
 from analysis import class_metrics, f2_thresholds, ranking, tail
-
-
-def scores(seed: int = 0, *, count: int = 600, ties: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(labels, logits, probabilities) of 6 classes. The last class has no positive, the fifth has two."""
-    rng = np.random.default_rng(seed)
-    labels = (rng.random((count, 6)) < [0.6, 0.3, 0.1, 0.05, 0, 0]).astype(np.uint8)
-    labels[[3, count - 1], 4] = 1
-    logits = rng.normal(size=(count, 6)) * 3 + 2 * labels - 1
-    if ties:
-        logits = np.round(logits)
-    return labels, logits, 1 / (1 + np.exp(-logits))
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -88,78 +74,6 @@ def test_extremes_are_the_highest_and_lowest_with_ties_in_name_order() -> None:
     assert values[best[0]] == values.max()
     by_hand = sorted(zip(values.tolist(), names.tolist(), strict=True))
     assert names[worst].tolist() == [name for _, name in by_hand[:10]]
-
-
-@pytest.mark.parametrize("ties", [False, True])
-def test_bootstrap_ap_equals_scikit_learns_ap_with_sample_weights(ties: bool) -> None:
-    labels, logits, _ = scores(ties=ties)
-    counts = class_metrics.resample_counts(len(labels), 25)
-    assert (counts.sum(axis=1) == len(labels)).all()
-    found = class_metrics.bootstrap_ap(labels, logits, counts)
-    empty = 0
-    for b, weights in enumerate(counts):
-        for c in range(6):
-            if not labels[weights > 0, c].any():
-                assert np.isnan(found[b, c])
-                empty += 1
-                continue
-            direct = average_precision_score(labels[:, c], logits[:, c], sample_weight=weights)
-            drawn = np.repeat(np.arange(len(labels)), weights)
-            assert found[b, c] == pytest.approx(direct, rel=1e-13)
-            assert found[b, c] == pytest.approx(average_precision_score(labels[drawn, c], logits[drawn, c]), rel=1e-13)
-    assert empty > 25  # always for the class without positives, sometimes for the class with two
-
-
-@pytest.mark.slow
-def test_the_bootstrap_does_not_change_torchs_number_of_threads() -> None:
-    code = """
-import numpy as np, torch
-from analysis import class_metrics
-counts = class_metrics.resample_counts(50, 8)
-class_metrics.bootstrap_ap(np.ones((50, 2), int), np.random.default_rng(0).normal(size=(50, 2)), counts)
-print(torch.get_num_threads())
-"""
-    ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).resolve().parents[1],
-    )  # fmt: skip
-    assert ended.stdout == "1\n", ended.stderr
-
-
-def test_resamples_are_a_function_of_the_seed() -> None:
-    assert np.array_equal(class_metrics.resample_counts(50, 10, 3), class_metrics.resample_counts(50, 10, 3))
-    assert not np.array_equal(class_metrics.resample_counts(50, 10, 3), class_metrics.resample_counts(50, 10, 4))
-
-
-def test_intervals_ignore_resamples_without_a_value() -> None:
-    values = np.array([[0.1, np.nan], [0.2, np.nan], [0.3, 0.5], [0.4, np.nan]])
-    low, high = class_metrics.interval(values)
-    assert low.tolist() == [np.percentile([0.1, 0.2, 0.3, 0.4], 2.5), 0.5]
-    assert high.tolist() == [np.percentile([0.1, 0.2, 0.3, 0.4], 97.5), 0.5]
-    assert [float(bound) for bound in class_metrics.interval(values[:, 0])] == [low[0], high[0]]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert np.isnan(class_metrics.interval(np.full((4, 2), np.nan))).all()
-        assert class_metrics.mean_over_classes(np.array([[0.5, np.nan], [np.nan, np.nan]])).tolist()[0] == 0.5
-
-
-def test_the_interval_of_ap_covers_the_ap_of_a_large_sample() -> None:
-    """A known distribution: about 95 % of the intervals of 40 samples of 300 chips contain the AP of 200,000."""
-    rng = np.random.default_rng(1)
-
-    def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
-        labels = (rng.random((count, 1)) < 0.4).astype(np.uint8)
-        return labels, rng.normal(size=(count, 1)) + 1.5 * labels
-
-    truth = average_precision_score(*draw(200_000))
-    covered = 0
-    for seed in range(40):
-        labels, logits = draw(300)
-        low, high = class_metrics.interval(
-            class_metrics.bootstrap_ap(labels, logits, class_metrics.resample_counts(300, 300, seed))
-        )
-        covered += bool(low[0] <= truth <= high[0])
-    assert 33 <= covered <= 40
 
 
 def test_calibration_equals_scikit_learns() -> None:

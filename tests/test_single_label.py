@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from helpers.chips import conversion, smooth
 from helpers.commands import here, train
+from helpers.made_scores import resamples
 from helpers.pages import Page
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,6 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, classificat
 from tifffile import imwrite
 from tiny import tiny_networks
 
-from analysis.class_metrics import resample_counts
 from analysis.finished_run import load_run
 from analysis.single_label import has_one_class, single_label
 from preprocess.convert import convert
@@ -26,15 +26,14 @@ def test_accuracy_and_confusion_are_scikit_learns(classes: list[int], seed: int)
     truth = np.array(classes)
     labels = np.eye(5, dtype=np.uint8)[truth]
     logits = np.random.default_rng(seed).normal(size=labels.shape) + labels
-    counts = resample_counts(len(labels), 50)
-    result = single_label(labels, logits, counts)
+    result = single_label(labels, logits, num_resamples=50)
     predicted = logits.argmax(axis=1)
     assert result.accuracy == accuracy_score(truth, predicted)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true|A single label was found")
         assert result.balanced_accuracy == pytest.approx(balanced_accuracy_score(truth, predicted), abs=1e-12)
     assert np.array_equal(result.confusion, confusion_matrix(truth, predicted, labels=range(5)))
-    resampled = [accuracy_score(truth, predicted, sample_weight=row) for row in counts]
+    resampled = [accuracy_score(truth, predicted, sample_weight=row) for row in resamples(len(labels), 50)]
     assert result.interval == pytest.approx(np.percentile(resampled, (2.5, 97.5)), abs=1e-12)
 
 

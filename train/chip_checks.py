@@ -71,14 +71,8 @@ def _of_store(store: Path) -> KnownChips | None:
 
 
 def check_bands(config: Config, bands: tuple[str, ...], where: Path | str) -> None:
-    """UserError if the chips lack a band of the task."""
-    expected = [band for group in config.band_groups for band in group]
-    if missing := [band for band in expected if band not in bands]:
-        raise UserError(
-            f"TASK={config.task}: expected the bands {', '.join(expected)}, found {', '.join(bands)} in {where} "
-            f"({', '.join(missing)} is missing). Name the bands at conversion (BANDS=blue,green,red,nir), or choose "
-            "another TASK."
-        )
+    """UserError if the chips lack a band that the network needs."""
+    config.band_choice.check_stored(bands, where)
 
 
 def check_crop(config: Config, height: int, width: int, where: Path | str) -> None:

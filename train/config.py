@@ -9,17 +9,15 @@ from typing import Any, Self
 
 from pydantic import model_validator
 
+from preprocess.band_names import COLOURS
 from preprocess.console import UserError
 from preprocess.messages import bad, did_you_mean, shown
 from preprocess.setting_specs import specs
+from train.band_choice import TASKS as TASKS
+from train.band_choice import BandChoice
 from train.recipes import RECIPES
 from train.setting_groups import DataSettings, ModelSettings, OptimisationSettings, RunSettings
 
-TASKS = {
-    1: (("red", "green", "blue"),),
-    3: (("red", "green", "blue"), ("nir",)),
-    4: (("red", "green", "blue", "nir"),),
-}
 TASK_2 = (
     "TASK=2 trains nothing: it is the analysis (tail accuracy, best and worst chips) of a Task 1 run. "
     "`make train TASK=1` makes that run, `make report RUN=runs/task1` analyses it."
@@ -37,12 +35,21 @@ class Config(RunSettings, OptimisationSettings, ModelSettings, DataSettings):
             raise bad("ACCUMULATE", self.accumulate, f"a divisor of BATCH={self.batch}")
         if self.finetune == "head" and self.weights == "none":
             raise bad("FINETUNE", self.finetune, "full with WEIGHTS=none: a random trunk must be trained")
+        for name in ("bands_in", "trunks", "bands_rgb"):
+            if self.input == "course" and (value := getattr(self, name)):
+                raise UserError(f"{name.upper()}={value}: INPUT=course has bands of its own. Leave one of them out.")
+        self.band_choice.check()
         return self
 
     @property
+    def band_choice(self) -> BandChoice:
+        """The settings that choose bands."""
+        return BandChoice(task=self.task, bands_in=self.bands_in, trunks=self.trunks, bands_rgb=self.bands_rgb)
+
+    @property
     def band_groups(self) -> tuple[tuple[str, ...], ...]:
-        """Bands of each trunk."""
-        return TASKS[self.task]
+        """Bands of each trunk, as the store calls them."""
+        return self.band_choice.stored
 
     def crop_of(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) in pixels of what the model is fed, of chips of that size."""
@@ -67,7 +74,12 @@ WITHOUT_EFFECT: tuple[tuple[str, str, Callable[[Config], bool]], ...] = (
     ("step_gamma", "SCHEDULE=onecycle or cosine", lambda config: config.schedule != "step"),
     ("trunk_lr", "FINETUNE=head", lambda config: config.finetune == "head"),
     ("conv1", "WEIGHTS=none", lambda config: config.weights == "none"),
-    ("conv1", "TASK=1, which has no new band", lambda config: config.task == 1),
+    ("conv1", "TASK=1, which has no new band", lambda config: config.task == 1 and not config.bands_in),
+    (
+        "conv1",
+        "BANDS_IN, which has no new band",
+        lambda config: bool(config.bands_in) and set(config.band_choice.named[0]) <= set(COLOURS),
+    ),
     ("crop_share", "CROP", lambda config: config.crop > 0),
     ("cache", "GPU=cpu (CACHE=host has)", lambda config: config.cache == "device" and config.gpu.startswith("cpu")),
     ("cache", "INPUT=course (CACHE=host has)", lambda config: config.cache == "device" and config.input == "course"),

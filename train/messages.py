@@ -22,7 +22,7 @@ def introduce(job: Job, trainer: Trainer, run: Path, *, loader_bytes: int) -> No
     """Say what is trained, where, on which split, and what looks wrong. Most lines have at most 80 columns."""
     config, data, split = job.config, job.data, job.data.split
     trainable = sum(p.numel() for p in trainer.net.parameters() if p.requires_grad)
-    groups = " | ".join(",".join(spec.bands) for spec in data.branches)
+    groups = " | ".join(map(",".join, data.trunk_bands))
     say(f"{run}: task {config.task}, {config.arch} on {groups}")
     say(f"  {trainable:,} trainable parameters, on {job.device.name}, AMP {amp_name(job.device.amp)}")
     counts = ", ".join(f"{len(split.indices(name))} {name}" for name in SPLIT_NAMES if len(split.indices(name)))

@@ -48,7 +48,7 @@ def network_inputs(config: Config, data: Data) -> InputsRef:
     layout = data.store.layout
     return InputsRef(
         kind=data.inputs.kind, bands=data.inputs.bands, mean=data.inputs.mean, std=data.inputs.std,
-        branches=tuple(spec.bands for spec in data.branches), crop=crop_of(config, data),
+        branches=data.trunk_bands, crop=crop_of(config, data),
         chip=Chip(
             height=layout.height, width=layout.width, dtype=layout.dtype, bands=layout.bands, nodata=layout.nodata
         ),

@@ -7,11 +7,12 @@ docs/settings.md and run.json follow from the field. Imports nothing heavy.
 import re
 from typing import Any, ClassVar, Literal, cast
 
-from pydantic import field_validator
+from pydantic import ValidationInfo, field_validator
 
 from models.archs import Arch
 from preprocess.settings import Settings, setting
 from preprocess.split_rules import check_rule
+from train.band_choice import split_groups
 from train.recipes import RECIPES
 
 _GPU_NUMBER = re.compile("0|[1-9][0-9]{0,3}")
@@ -43,6 +44,25 @@ class DataSettings(Settings):
         ...,
         "1: RGB. 3: RGB and NIR in two networks, joined before the last layer. 4: RGB and NIR in one network.",
         example="TASK=1 (or 3, 4)",
+    )
+    bands_in: str | None = setting(
+        None,
+        "Bands of the network, for TASK=1 and 4: any bands of the store in the order of the input channels.",
+        hint="B04,B03,B02",
+        default_text="those of TASK",
+    )
+    trunks: str | None = setting(
+        None,
+        "Bands of each network, for TASK=3: two or more networks with `;` between them.",
+        hint='"B04,B03,B02;B08,B11,B12"',
+        default_text="those of TASK",
+    )
+    bands_rgb: str | None = setting(
+        None,
+        "The bands of the store that are red, green and blue, in this order. They get the pretrained filters of these "
+        "colours.",
+        hint="B04,B03,B02",
+        default_text="the bands named red, green, blue",
     )
     store: str = setting(
         ...,
@@ -90,6 +110,20 @@ class DataSettings(Settings):
         False,
         "1: a control experiment: the labels of each split are put in random order. Scores should then be at chance.",
     )
+
+    @field_validator("bands_in", "bands_rgb", "trunks")
+    @classmethod
+    def _bands_can_be_read(cls, text: str | None, info: ValidationInfo) -> str | None:
+        if text is None:
+            return None
+        groups = split_groups(text)
+        if info.field_name == "trunks" and len(groups) < 2:
+            raise ValueError('the bands of two or more networks with ; between them ("B04,B03,B02;B08")')
+        if info.field_name != "trunks" and len(groups) > 1:
+            raise ValueError("bands with commas between them, and no ;")
+        if info.field_name == "bands_rgb" and len(groups[0]) != 3:
+            raise ValueError("three bands: red, green, blue")
+        return text
 
     @field_validator("split")
     @classmethod

@@ -27,12 +27,18 @@ ALONE = World()
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """A store and its split, and what the model is fed from it."""
+    """A store and its split, and what the model is fed from it. `branches` have the network's names of bands."""
 
     store: Store
     split: Split
     inputs: Inputs
     branches: tuple[Branch, ...]
+
+    @property
+    def trunk_bands(self) -> tuple[tuple[str, ...], ...]:
+        """The store's bands for each trunk."""
+        bands = iter(self.inputs.bands)
+        return tuple(tuple(next(bands) for _ in spec.bands) for spec in self.branches)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +70,7 @@ def open_data(config: Config, opened: tuple[Store, Split] | None = None) -> Data
             Branch(bands=group, colours=tuple(colour_of[band] for band in group)) for group in named
         )  # fmt: skip
     else:
-        branches = tuple(branch(*group) for group in groups)
+        branches = tuple(branch(*group) for group in config.band_choice.named)
         inputs = raw_inputs(store, tuple(band for group in groups for band in group), split.train)
     if config.shuffle_labels:
         store = _shuffled(store, split, config.seed)

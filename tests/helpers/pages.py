@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class Page(HTMLParser):
-    """Images with their alt texts, addresses outside the page, ids, and the plain text."""
+    """Images with their alt texts, addresses outside the page, ids, the plain text, and all of it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -14,7 +14,8 @@ class Page(HTMLParser):
         self.outside: list[str] = []
         self.ids: list[str] = []
         self.words: list[str] = []
-        self.feed(path.read_text())
+        self.source = path.read_text()
+        self.feed(self.source)
         self.text = " ".join(" ".join(self.words).split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
