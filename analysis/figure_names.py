@@ -48,6 +48,11 @@ def chosen(names: Sequence[str], which: Iterable[int] | None) -> list[str]:
     return short if which is None else [short[index] for index in which]
 
 
+def cut(name: str) -> str:
+    """One name, cut at the end; a name of `shown` stays as it is."""
+    return _cut(one_line(name), TICK_COLUMNS, 0)
+
+
 def are_cut(names: Sequence[str]) -> bool:
     """Whether some of the names are shown without a part of them."""
     return any(short != name for short, name in zip(shown(names), map(one_line, names), strict=True))

@@ -13,11 +13,10 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 from sklearn.metrics import precision_recall_curve
 
 from analysis.class_metrics import FEW_POSITIVES, Calibration
-from analysis.figure_names import chosen, panel_titles
+from analysis.figure_names import chosen, cut, panel_titles
 from analysis.figures import BLUE, FAINT, GREEN, INK, ORANGE, RUN_STYLES, new, panels
 from analysis.finished_run import Run, loss_title
 from analysis.tail import TAIL_SHARES, Tail
-from preprocess.console import one_line
 
 SPLIT_STYLE: dict[str, dict[str, Any]] = {
     "train": {"color": BLUE, "linestyle": "-", "marker": "o"},
@@ -241,7 +240,7 @@ def differences(rows: list[tuple[str, float, float, float]], title: str) -> Figu
         axes.hlines(position, low, high, color=BLUE if clear else FAINT, linewidth=2)
         axes.plot(value, position, "o", color=BLUE, markersize=5,
                   markerfacecolor=BLUE if clear else "none")  # fmt: skip
-    axes.set_yticks(positions, [one_line(name) for name, *_ in rows])
+    axes.set_yticks(positions, [cut(name) for name, *_ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     return figure
