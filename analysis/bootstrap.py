@@ -1,4 +1,4 @@
-"""Bootstrap: the AP of every class, and shares such as the accuracy, on resamples of the test chips, and intervals from them.
+"""Bootstrap: AP of every class, and shares such as the accuracy, on resamples of the test chips; intervals from them.
 
 In: labels and scores of one split. Out: (resamples, classes) AP. Its definition is scikit-learn's; it is coded here
 because 2,000 times 17 calls of `average_precision_score` would take minutes. Resamples are drawn in blocks, so that
@@ -83,7 +83,7 @@ def bootstrap_ap(
 
 
 def bootstrap_share(marked: np.ndarray, *, num_resamples: int = NUM_RESAMPLES, seed: int = SEED) -> np.ndarray:
-    """(resamples,) share of marked chips in every resample, for (N,) bool; the resamples are those of `bootstrap_ap`."""
+    """(resamples,) share of marked chips, for (N,) bool, on the resamples of `bootstrap_ap`."""
     blocks = count_blocks(len(marked), num_resamples, seed)
     hits = [counts[:, marked].sum(axis=1, dtype=np.int64).ravel() for counts in blocks]
     return np.asarray(np.concatenate(hits)[:num_resamples] / len(marked))
