@@ -20,7 +20,7 @@ class Download:
     """One form in which a data set is published.
 
     folders: tried below DATA in this order; a folder is the right one if it has a file with one of the `suffixes`.
-    labels: names of the labels file, tried in DATA, beside it and in the folder; "folders" for class folders.
+    labels: names of the labels file, tried in and beside DATA and the folder; "folders" for class folders.
     settings: of the conversion. label_settings: the same, but only for the labels file above.
     """
 
@@ -180,5 +180,5 @@ def find_labels(data: Path, folder: Path, download: Download) -> Path | None:
     """The labels of a download; None if there is no such file."""
     if "folders" in download.labels:
         return FOLDERS
-    places = (base / name for base in (data, data.parent, folder) for name in download.labels)
+    places = (base / name for base in (data, data.parent, folder, folder.parent) for name in download.labels)
     return next((place for place in places if place.is_file()), None)

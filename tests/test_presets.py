@@ -6,13 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import zarr
-from helpers.chips import conversion, smooth
+from helpers.chips import conversion
 from helpers.doc_blocks import ROOT
-from helpers.pictures import colours, encoded, planet_jpeg, write_bands
-from tifffile import imwrite
+from helpers.published import (
+    PATCHES,
+    SIDES,
+    UCMERCED,
+    write_bigearthnet,
+    write_eurosat,
+    write_planet,
+    write_tiff,
+    write_ucmerced,
+)
 
 from canopy.main import dispatch
 from preprocess.convert import convert
@@ -20,14 +27,6 @@ from preprocess.fit import resize
 from preprocess.presets import PRESETS, exclusive_classes
 from preprocess.splits import make_split
 from preprocess.zarr_store import Store, open_store
-
-
-def write_tiff(path: Path, bands: int) -> np.ndarray:
-    """Returns the values, (bands, 16, 16)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    values = smooth(np.random.default_rng(len(str(path))), (bands, 16, 16), "uint16")
-    imwrite(path, np.moveaxis(values, 0, -1), photometric="minisblack", planarconfig=1)
-    return values
 
 
 def converted(data: Path, preset: str, **settings: object) -> Store:
@@ -38,16 +37,6 @@ def converted(data: Path, preset: str, **settings: object) -> Store:
 def tags_of(store: Store) -> dict[str, list[str]]:
     classes = np.array(store.classes)
     return {name: classes[marks == 1].tolist() for name, marks in zip(store.names.tolist(), store.labels, strict=True)}
-
-
-def write_planet(data: Path) -> None:
-    """The JPEGs only."""
-    (data / "train-jpg").mkdir(parents=True)
-    for index in range(2):
-        values = colours(index, 16, 16, 4)
-        values[..., 3] = 255
-        (data / "train-jpg" / f"train_{index}.jpg").write_bytes(planet_jpeg(values))
-    (data / "train_v2.csv").write_text("image_name,tags\ntrain_0,clear primary\ntrain_1,haze water\n")
 
 
 def test_planet_as_tiffs_and_as_jpegs(tmp_path: Path) -> None:
@@ -65,45 +54,11 @@ def test_planet_as_tiffs_and_as_jpegs(tmp_path: Path) -> None:
     assert converted(data / "train-jpg", "planet").layout.dtype == "uint8"  # the CSV is beside DATA
 
 
-PATCHES = {
-    "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57": ("train", ["Arable land", "Pastures"]),
-    "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_5_7": ("validation", ["Marine waters"]),
-    "S2B_MSIL2A_20180506T100029_N9999_R122_T34VER_0_3": ("test", ["Beaches, dunes, sands", "Marine waters"]),
-    "S2B_MSIL2A_20180506T100029_N9999_R122_T34VER_1_1": ("train", ["Moors, heathland and sclerophyllous vegetation"]),
-}
-SIDES = {
-    **dict.fromkeys(("B02", "B03", "B04", "B08"), 120), **dict.fromkeys(("B01", "B09"), 20),
-    **dict.fromkeys(("B05", "B06", "B07", "B11", "B12", "B8A"), 60),
-}  # fmt: skip
-
-
-def write_bigearthnet(data: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Version 2. Returns the bands of each patch."""
-    rng = np.random.default_rng(0)
-    patches = {
-        name: {band: smooth(rng, (1, side, side), "uint16")[0] for band, side in SIDES.items()} for name in PATCHES
-    }
-    for name, bands in patches.items():
-        write_bands(data / "BigEarthNet-S2" / name.rsplit("_", 2)[0], name, bands)
-        write_bands(data / "BigEarthNet-S1" / "S1A", f"{name}_S1", {"VV": bands["B02"].astype(np.float32)})
-    rows = {
-        "patch_id": list(PATCHES),
-        "labels": [tags for _, tags in PATCHES.values()],
-        "split": [split for split, _ in PATCHES.values()],
-        "country": ["Austria"] * len(PATCHES),
-        "s1_name": [f"{name}_S1" for name in PATCHES],
-        "s2v1_name": list(PATCHES),
-        "contains_seasonal_snow": [False] * len(PATCHES),
-        "contains_cloud_or_shadow": [False] * len(PATCHES),
-    }
-    pd.DataFrame(rows).to_parquet(data / "metadata.parquet")
-    return patches
-
-
 def test_bigearthnet_with_12_bands_and_the_official_split(tmp_path: Path) -> None:
     patches = write_bigearthnet(tmp_path / "data")
     store = converted(tmp_path / "data", "bigearthnet")
-    assert tags_of(store) == {name: tags for name, (_, tags) in PATCHES.items()}
+    assert list(tags_of(store).values()) == [tags for _, _, tags in PATCHES]
+    assert store.names.tolist() == list(patches)
     assert (len(store.classes), store.layout.height, store.layout.dtype) == (19, 120, "uint16")
     assert store.layout.bands == (
         "B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12",
@@ -128,57 +83,25 @@ def test_eurosat_with_13_bands(tmp_path: Path, folder: str) -> None:
     assert np.array_equal(store.band_sum, [chip.sum(axis=(1, 2), dtype=np.uint64) for chip in values])
 
 
-def write_eurosat(folder: Path) -> None:
-    """The JPEGs only."""
-    for name in ("Forest", "River"):
-        path = folder / name / f"{name}_7.jpg"
-        path.parent.mkdir(parents=True)
-        path.write_bytes(encoded(colours(1, 64, 64), "jpeg"))
-
-
 @pytest.mark.parametrize("folder", ["EuroSAT_RGB", "2750", "."])
 def test_eurosat_as_jpegs(tmp_path: Path, folder: str) -> None:
     data = tmp_path / "data"
     write_eurosat(data / folder)
     store = converted(data, "eurosat")
-    assert tags_of(store) == {"Forest/Forest_7": ["Forest"], "River/River_7": ["River"]}
+    assert tags_of(store) == {"Forest/Forest_1": ["Forest"], "River/River_1": ["River"]}
     assert (store.layout.bands, store.layout.height, store.layout.dtype) == (("red", "green", "blue"), 64, "uint8")
-
-
-UCMERCED = {"agricultural00": (256, 256), "airplane07": (255, 257), "tenniscourt99": (257, 253)}
-
-
-def write_ucmerced(data: Path) -> None:
-    for name, sides in UCMERCED.items():
-        path = data / "UCMerced_LandUse/Images" / name[:-2] / f"{name}.tif"
-        path.parent.mkdir(parents=True)
-        imwrite(path, colours(len(name), *sides), photometric="rgb")
 
 
 def test_uc_merced_in_21_folders(tmp_path: Path) -> None:
     write_ucmerced(tmp_path / "data")
     store = converted(tmp_path / "data", "ucmerced")
-    assert tags_of(store) == {f"{name[:-2]}/{name}": [name[:-2]] for name in UCMERCED}
+    assert tags_of(store) == {f"{name}/{name}00": [name] for name in UCMERCED}
     assert (len(store.classes), store.layout.bands) == (21, ("red", "green", "blue"))
     assert (store.layout.height, store.layout.width) == (256, 256)
 
 
-def write_multilabels(folder: Path) -> dict[str, set[str]]:
-    classes = PRESETS["ucmerced_multilabel"].classes
-    labels = {
-        "agricultural00": {"field", "trees"},
-        "airplane07": {"airplane", "cars", "pavement"},
-        "tenniscourt99": {"court"},
-    }
-    lines = [["IMAGE\\LABEL", *classes]]
-    lines += [[name, *("1" if tag in tags else "0" for tag in classes)] for name, tags in labels.items()]
-    (folder / "LandUse_Multilabeled.txt").write_text("".join("\t".join(line) + "\r\n" for line in lines))
-    return labels
-
-
 def test_uc_merced_with_17_labels(tmp_path: Path) -> None:
-    write_ucmerced(tmp_path / "data")
-    labels = write_multilabels(tmp_path / "data" / "UCMerced_LandUse")
+    labels = write_ucmerced(tmp_path / "data")
     store = converted(tmp_path / "data" / "UCMerced_LandUse", "ucmerced_multilabel")
     assert {name: set(tags) for name, tags in tags_of(store).items()} == labels
     assert (len(store.classes), store.layout.height) == (17, 256)
@@ -224,7 +147,6 @@ def test_a_command_of_the_page_converts_its_data_set(
     write_bigearthnet(tmp_path / "bigearthnet")
     write_eurosat(tmp_path / "eurosat" / "EuroSAT_RGB")
     write_ucmerced(tmp_path / "ucmerced")
-    write_multilabels(tmp_path / "ucmerced")
     words = shlex.split(line)[1:]
     assert dispatch("", [*words, "JOBS=1"]) == 0
     settings = dict(word.split("=") for word in words[1:])
