@@ -31,7 +31,7 @@ def read_table(path: Path) -> Table:
 
     def read(places: Sequence[int]) -> Iterator[Row]:
         columns = [names[place] for place in places]
-        with _readable(path), pyarrow.parquet.ParquetFile(path) as file:
+        with _readable(path), pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
             first = 1
             for batch in file.iter_batches(_BATCH_ROWS, columns=list(dict.fromkeys(columns)), use_threads=False):
                 values = [batch.column(name).to_pylist() for name in columns]

@@ -173,6 +173,14 @@ def test_a_cut_or_damaged_parquet_file_is_refused_or_read_as_it_was(tmp_path: Pa
                 assert str(path) in str(error)  # noqa: PT017  # some damage hits bytes that nobody reads
 
 
+def test_damage_is_noticed_if_the_file_has_checksums(tmp_path: Path, refused: Callable) -> None:
+    path = tmp_path / "t.parquet"
+    table = pyarrow.table({"image_name": [f"name{index}" for index in range(50)], "tags": ["x"] * 50})
+    pyarrow.parquet.write_table(table, path, write_page_checksum=True, compression="none", use_dictionary=False)
+    path.write_bytes(path.read_bytes().replace(b"name17", b"name71", 1))
+    assert f"{path}: expected a readable parquet file" in refused(lambda: read_table(path))
+
+
 @pytest.mark.parametrize(
     ("text", "setting", "message"),
     [
