@@ -27,7 +27,12 @@ CASES: dict[str, tuple[str, Callable[[Path], object], tuple[str, ...], str]] = {
 S2 = {"bigearthnet": ("BANDS_RGB=B04,B03,B02",), "eurosat-13": ("BANDS_IN=B04,B03,B02,B08", "BANDS_RGB=B04,B03,B02")}
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = ("bigearthnet", "eurosat")  # a file per band and a split; JPEGs in class folders
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES]
+)
 def test_a_preset_goes_from_its_files_to_a_report_and_predictions(
     case: str, tmp_path: Path, empty_figures: None
 ) -> None:
