@@ -53,7 +53,7 @@ class ScanCheck:
 
     def finish(self) -> None:
         """Raise ValueError if a scan is missing."""
-        if any(bits != 0 for coefficients in self._missing.values() for bits in coefficients):
+        if any(coefficients != [0] * _COEFFICIENTS for coefficients in self._missing.values()):
             raise ValueError("JPEG data without all of its scans")
 
     def _units(self, names: list[int]) -> int:

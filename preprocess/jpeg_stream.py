@@ -5,7 +5,8 @@ libjpeg only warns if the data ends too early, and fills missing pixels with gre
 decoding to `image_file` and `tiff_segments`.
 """
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 
 from preprocess.jpeg_scans import ScanCheck
 
@@ -16,6 +17,8 @@ _FRAMES = (0xC0, 0xC1, 0xC2, 0xC3)
 _BASELINE, _APP14, _RESTART_INTERVAL = (0xC0, 0xC1), 0xEE, 0xDD
 _OTHERS = (0xC4, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0))  # tables, intervals, comments, APPn
 _FILLER = bytes((0xA5, 0x3C, 0x5A, 0x96)) * 16
+# In the coded data of a scan: 0xFF that is not escaped by a 0 behind it.
+_MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +26,8 @@ class Stream:
     """Height, width, bits per sample, and number of components, from the frame header.
 
     `is_subsampled`: components differ in size. `is_adobe`: the file says how Adobe's programs stored the colours.
-    `in_one_scan`: one Huffman-coded scan without restarts holds the whole picture, from top to bottom. `padded` is the
-    stream with extra bytes after each scan. A decoder skips bytes between a complete scan and the next marker, but
-    decodes them if the scan is incomplete. So `padded` decodes to the same pixels if, and only if, every scan is
-    complete.
+    `in_one_scan`: one Huffman-coded scan without restarts holds the whole picture, from top to bottom. `data`: up to
+    the end marker. `ends`: where the coded data of a scan, or of the part before a restart, ends.
     """
 
     height: int
@@ -36,7 +37,18 @@ class Stream:
     is_subsampled: bool
     is_adobe: bool
     in_one_scan: bool
-    padded: bytes
+    data: bytes
+    ends: tuple[int, ...]
+
+    @property
+    def padded(self) -> bytes:
+        """The stream with extra bytes after each scan.
+
+        A decoder skips bytes between a complete scan and the next marker, but decodes them if the scan is incomplete.
+        So this decodes to the same pixels if, and only if, every scan is complete.
+        """
+        starts = (0, *self.ends)
+        return _FILLER.join(self.data[start:end] for start, end in zip(starts, (*self.ends, None), strict=True))
 
 
 def parse(data: bytes, *, is_file: bool = False) -> Stream:
@@ -47,8 +59,7 @@ def parse(data: bytes, *, is_file: bool = False) -> Stream:
     """
     if data[:2] != b"\xff\xd8":
         raise ValueError("JPEG data without a start marker")
-    segments = _Segments(padded=bytearray(data[:2]))
-    at = 2
+    segments, at = _Segments(), 2
     while True:
         at, marker = _next_marker(data, at)
         if marker == _END:
@@ -57,29 +68,26 @@ def parse(data: bytes, *, is_file: bool = False) -> Stream:
         if marker not in (*_FRAMES, *_OTHERS, _SCAN) or length < 2 or at + 2 + length > len(data):
             raise ValueError(f"an unknown or incomplete marker {marker:#x} in JPEG data")
         segment = data[at : at + 2 + length]
-        segments.padded += segment
         at += len(segment)
         if marker == _SCAN:
-            at, num_restarts = _pad_scan(data, at, segments.padded)
-            segments.add_scan(segment, num_restarts)
+            ends = _ends_of_scan(data, at)
+            segments.add_scan(segment, ends)
+            at = ends[-1]
         else:
             segments.add(marker, segment)
     if not is_file and data[at + 2 :].strip(b"\0\xff"):
         raise ValueError("extra bytes after the end of JPEG data")
-    segments.padded += data[at : at + 2]
-    return segments.stream()
+    return segments.stream(data[: at + 2])
 
 
 @dataclass(kw_only=True)
 class _Segments:
     """What the segments of a stream say so far."""
 
-    padded: bytearray
     frame: bytes = b""
     check: ScanCheck | None = None
     restart_interval: int = 0
-    num_scans: int = 0
-    num_restarts: int = 0
+    ends: list[int] = field(default_factory=list)
     is_adobe: bool = False
 
     def add(self, marker: int, segment: bytes) -> None:
@@ -92,24 +100,23 @@ class _Segments:
         elif marker == _APP14:
             self.is_adobe |= segment[4:9] == b"Adobe"
 
-    def add_scan(self, segment: bytes, num_restarts: int) -> None:
+    def add_scan(self, segment: bytes, ends: list[int]) -> None:
         if self.check is None:
             raise ValueError("JPEG data without a frame before its first scan")
-        self.num_scans += 1
-        self.num_restarts += num_restarts
-        self.check.add(segment, self.restart_interval, num_restarts)
+        self.ends += ends
+        self.check.add(segment, self.restart_interval, len(ends) - 1)
 
-    def stream(self) -> Stream:
+    def stream(self, data: bytes) -> Stream:
         if self.check is None:
             raise ValueError("JPEG data without a frame")
         self.check.finish()
         frame = self.frame
         height, width = (int.from_bytes(frame[start : start + 2], "big") for start in (5, 7))
-        is_simple = self.num_scans == 1 and self.num_restarts == 0 and frame[1] in _BASELINE
         return Stream(
             height=height, width=width, bits=frame[4], num_components=frame[9],
             is_subsampled=len(set(frame[11::3])) > 1,  # one byte per component
-            is_adobe=self.is_adobe, in_one_scan=is_simple, padded=bytes(self.padded),
+            is_adobe=self.is_adobe, in_one_scan=len(self.ends) == 1 and frame[1] in _BASELINE, data=data,
+            ends=tuple(self.ends),
         )  # fmt: skip
 
 
@@ -125,25 +132,14 @@ def _next_marker(data: bytes, at: int) -> tuple[int, int]:
         at += 1
 
 
-def _pad_scan(data: bytes, at: int, out: bytearray) -> tuple[int, int]:
-    """Copy entropy-coded data from `at` on, with filler before each marker. Returns the position of the next marker
-    that is no restart, and the number of restarts."""
-    num_restarts = 0
-    while True:
-        end = data.find(b"\xff", at)
-        if end < 0 or end + 2 > len(data):
-            raise ValueError("JPEG data without an end marker")
-        out += data[at:end]
-        following = data[end + 1]
-        if following == 0:  # an escaped 0xFF of the coded data
-            out += b"\xff\0"
-            at = end + 2
-        elif following == 0xFF:
-            at = end + 1
-        else:
-            out += _FILLER
-            if following not in _RESTARTS:
-                return end, num_restarts
-            num_restarts += 1
-            out += data[end : end + 2]
-            at = end + 2
+def _ends_of_scan(data: bytes, at: int) -> list[int]:
+    """Positions of the restart markers in the coded data from `at` on, and of the marker behind it."""
+    ends = []
+    for match in _MARKER.finditer(data, at):
+        end = match.start()
+        while data[end - 1] == 0xFF and end > at:  # fill bytes
+            end -= 1
+        ends.append(end)
+        if match[1][0] not in _RESTARTS:
+            return ends
+    raise ValueError("JPEG data without an end marker")
