@@ -4,6 +4,7 @@ In: a path. Out: a `Table`, or the chips of class folders. Leaves the meaning of
 """
 
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from preprocess import csv_rows, json_rows
 from preprocess.console import UserError
@@ -41,10 +42,20 @@ def number_of(path: Path, number: int) -> str:
     return f"{'row' if path.suffix.lower() in _PARQUET else 'line'} {number}"
 
 
-def chips_in_folders(folder: Path) -> list[tuple[int, str, str]]:
-    """(number of the class folder, name, class) of every chip below `folder`, in the order of the names.
+class FolderChip(NamedTuple):
+    """A chip in a class folder. `number` counts the class folders from 1. `split`: the first folder, "" without one."""
 
-    The class is the folder that holds the chip. The name is its path without the suffix: `Forest/Forest_1`.
+    number: int
+    name: str
+    tag: str
+    split: str
+
+
+def chips_in_folders(folder: Path) -> list[FolderChip]:
+    """Every chip below `folder`, in the order of the names.
+
+    The tag is the folder that holds the chip. The name is its path without the suffix: `Forest/Forest_1`. Above the
+    class folders there may be folders of splits: `train/Forest/Forest_1`.
 
     Raises:
         UserError: there is no chip, a chip lies in no class folder, or two chips have the same name.
@@ -53,7 +64,7 @@ def chips_in_folders(folder: Path) -> list[tuple[int, str, str]]:
         raise UserError(
             f"{folder}: expected a folder of class folders, found {'a file' if folder.exists() else 'nothing'}."
         )
-    chips: list[tuple[int, str, str]] = []
+    chips: list[FolderChip] = []
     numbers: dict[str, int] = {}
     files: dict[str, str] = {}
     for file in list_chips(folder).names:
@@ -63,7 +74,8 @@ def chips_in_folders(folder: Path) -> list[tuple[int, str, str]]:
         if name in files:
             raise UserError(f"{folder}: {files[name]} and {file} would both be the chip {name}. Remove one of them.")
         files[name] = file
-        chips.append((numbers.setdefault(parent.as_posix(), len(numbers) + 1), name, parent.name))
+        number = numbers.setdefault(parent.as_posix(), len(numbers) + 1)
+        chips.append(FolderChip(number, name, parent.name, parent.parts[0] if len(parent.parts) > 1 else ""))
     if not chips:
         raise UserError(f"{folder}: expected chips in class folders, found none.")
     return chips

@@ -27,7 +27,7 @@ class LabelTable:
 
     `lines`: (N) int64, line numbers in the CSV (`label_files.number_of`). `padded`: rows whose name has spaces around
     it in the CSV; `names` have none. `split`: (N) uint8, positions in `split_rules.SPLIT_NAMES`; None without
-    SPLIT_COLUMN.
+    SPLIT_COLUMN and without folders of splits.
     """
 
     names: tuple[str, ...]
@@ -95,15 +95,16 @@ def read_tags(path: Path, settings: LabelSettings, classes: tuple[str, ...] | No
     """
     if settings.format == "folders":
         chips = chips_in_folders(path)
-        tag_of = {tag: (tag,) for _, _, tag in chips}
-        return TagRows("folders", None, [TagRow(number, name, tag_of[tag]) for number, name, tag in chips])
+        tags_of = {chip.tag: (chip.tag,) for chip in chips}
+        rows = [TagRow(chip.number, chip.name, tags_of[chip.tag], chip.split) for chip in chips]
+        return TagRows("folders", None, rows)
     table = open_table(path, settings.csv_separator)
     if settings.format == "onehot":
         return _read_onehot(table, settings, classes)
     names = (settings.name_column, settings.tags_column, *settings.split_columns)
     places = column_places(table, names, settings)
     same: dict[tuple[str, ...], tuple[str, ...]] = {}  # rows with equal tags share one tuple in memory
-    rows: list[TagRow] = []
+    rows = []
     form = ""  # known from the first row with a tag on
     for line, (name, field, *split) in _of_columns(table, places):
         form = form or (settings.form_of(field) if field else "")
@@ -146,11 +147,12 @@ def read_labels(
     if not first_line:
         raise UserError(f"{path}: expected tags, found none in {len(rows)} rows.")
     labels = _multi_hot(path, rows, chip_of_row, order)
+    has_split = bool(settings.split_column) or _split_folders(form, rows)
     return LabelTable(
         names=tuple(row.name.strip() for row in chips), labels=labels, classes=order,
         lines=np.array([row.line for row in chips], np.int64),
         padded=frozenset(index for index, row in enumerate(chips) if row.name != row.name.strip()),
-        split=_splits(path, rows, chip_of_row, settings) if settings.split_column else None,
+        split=_splits(path, rows, chip_of_row, settings) if has_split else None,
     )  # fmt: skip
 
 
@@ -193,6 +195,11 @@ def _multi_hot(path: Path, rows: list[TagRow], chip_of_row: list[int], classes: 
                 )
             labels[index, column[tag]] = 1
     return labels
+
+
+def _split_folders(form: str, rows: list[TagRow]) -> bool:
+    """Whether all class folders lie in folders named train, val or test."""
+    return form == "folders" and all(split_number(row.split) is not None for row in rows)
 
 
 def _splits(path: Path, rows: list[TagRow], chip_of_row: list[int], settings: LabelSettings) -> np.ndarray:
