@@ -21,7 +21,7 @@ from preprocess.expected import ANY, Expected
 from preprocess.files import open_regular
 from preprocess.jpeg_stream import Stream
 from preprocess.png_chunks import PngHeader
-from preprocess.tiff_header import MAX_CHIP_BYTES, MAX_SIDE
+from preprocess.tiff_header import MAX_CHIP_BYTES, MAX_SIDE, complaints_are_errors
 from preprocess.tiff_metadata import Facts
 from preprocess.tiff_page import ChipError
 
@@ -77,7 +77,8 @@ class ImageReader:
             expected.check_nodata(path, None, picture.dtype)
             if (self._decoded.shape, self._decoded.dtype.name) != (picture.decoded_shape, picture.dtype):
                 self._decoded = np.empty(picture.decoded_shape, picture.dtype)
-            _decode(picture, self._decoded)
+            with complaints_are_errors():
+                _decode(picture, self._decoded)
         values = self._decoded.reshape(*shape[1:], -1)
         _check_dropped(values[..., shape[0] : picture.samples], path)
         if (self._chip.shape, self._chip.dtype) != (shape, values.dtype):

@@ -69,7 +69,8 @@ class Header:
 
 
 class _Complaints(logging.Handler):
-    """Collects tifffile's log lines while this thread reads a header or decodes; other threads are not affected."""
+    """Collects log lines of tifffile and imagecodecs while this thread reads a header or decodes; other threads are not
+    affected. imagecodecs logs libpng's warnings; only those about pixels (IDAT) count."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -77,20 +78,23 @@ class _Complaints(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         lines = getattr(self.of_thread, "lines", None)
-        if lines is not None and not any(text in record.getMessage() for text in _HARMLESS):
-            lines.append(record.getMessage())
+        text = record.getMessage()
+        is_harmless = any(each in text for each in _HARMLESS) if record.name == "tifffile" else "IDAT" not in text
+        if lines is not None and not is_harmless:
+            lines.append(text)
 
 
 # About metadata without effect on pixels: a nodata value outside the dtype, text in an old encoding, an unknown
 # orientation or unit of resolution.
 _HARMLESS = ("GDAL_NODATA", "coercing invalid ASCII", "TiffTag 274 ", "TiffTag 296 ")
 _complaints = _Complaints()
-logging.getLogger("tifffile").addHandler(_complaints)
+for _library in ("tifffile", "imagecodecs"):
+    logging.getLogger(_library).addHandler(_complaints)
 
 
 @contextmanager
 def complaints_are_errors() -> Iterator[None]:
-    """Raise the first warning or error that tifffile logs in this block, as ValueError at its end."""
+    """Raise the first warning or error that tifffile or imagecodecs logs in this block, as ValueError at its end."""
     lines = _complaints.of_thread.lines = []
     try:
         yield

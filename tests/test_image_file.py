@@ -185,6 +185,33 @@ def test_every_cut_and_every_flipped_bit_of_a_png_is_refused_or_harmless(tmp_pat
             continue
 
 
+def with_right_crcs(data: bytes, extra: bytes = b"") -> bytes:
+    """The chunks of a PNG, each with its right CRC-32; `extra` (kind and content) comes second."""
+    out, at = data[:8], 8
+    while at < len(data):
+        content = data[at + 4 : at + 8 + int.from_bytes(data[at : at + 4], "big")]
+        for each in (content, extra) if at == 8 and extra else (content,):
+            out += (len(each) - 4).to_bytes(4, "big") + each + zlib.crc32(each).to_bytes(4, "big")
+        at += 8 + len(content)
+    return out
+
+
+def test_warnings_of_libpng_about_pixels_are_errors_and_others_are_not_printed(
+    tmp_path: Path, refused: Callable, capfd: pytest.CaptureFixture[str]
+) -> None:
+    values = np.full((24, 20), 7, np.uint8)
+    data = encoded(values, "png")
+    end = data.index(b"IEND") - 8
+    damaged = bytearray(data)
+    damaged[end - 1] ^= 1  # of the checksum of the compressed data
+    text = refused(lambda: read(tmp_path / "a.png", with_right_crcs(bytes(damaged))))
+    assert "a file that is damaged (" in text
+    assert "IDAT: incorrect data check" in text
+    odd = with_right_crcs(data, b"gAMA" + bytes(4))
+    assert np.array_equal(read(tmp_path / "a.png", odd)[0], values)
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 1}])
 @pytest.mark.parametrize("size", [32, 29])
 def test_a_cut_jpeg_is_refused_unless_only_the_last_block_changes(

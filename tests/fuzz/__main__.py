@@ -1,4 +1,4 @@
-"""`make fuzz SECONDS=60`: try damaged stores, TIFFs, run folders, CSVs and JSON, each in a watched child process.
+"""`make fuzz SECONDS=60`: try damaged stores, TIFFs, PNGs, JPEGs, run folders, CSVs and JSON, each in a watched child.
 
 Prints how many cases were refused, gave the undamaged result, or went wrong. Keeps each case that went wrong; then the
 exit code is 1. CASE=stores:SEED:NUMBER runs one case again and leaves its folder.
@@ -26,7 +26,8 @@ from preprocess.console import UserError
 KINDS = {
     "stores": ("fuzz.stores", "Stores", 0.35),
     "json": ("fuzz.stores", "Jsons", 0.1),
-    "tiffs": ("fuzz.tiffs", "Tiffs", 0.2),
+    "tiffs": ("fuzz.tiffs", "Tiffs", 0.15),
+    "images": ("fuzz.images", "Images", 0.05),
     "csvs": ("fuzz.csvs", "Csvs", 0.1),
     "runs": ("fuzz.runs", "Runs", 0.25),
     "toys": ("fuzz.toys", "Toys", 0.0),
