@@ -217,6 +217,36 @@ def test_json_lines_may_have_a_byte_order_mark_empty_lines_and_other_keys(tmp_pa
     assert table.lines.tolist() == [1, 3]
 
 
+def test_damaged_json_lines_are_refused_or_read_as_pythons_json_reads_them(tmp_path: Path) -> None:
+    lines = (
+        {"image_name": "a", "tags": ["x", "y"]},
+        {"image_name": "b", "tags": ["x"]},
+        {"image_name": "c", "tags": None},
+    )
+    whole = "\n".join(map(json.dumps, lines)).encode()
+    path = tmp_path / "t.jsonl"
+    read = 0
+    for at in range(len(whole)):
+        for middle in (b"", bytes([whole[at] ^ 1]), b"\n", b'"', whole[at : at + 1] * 2):
+            path.write_bytes(whole[:at] + middle + whole[at + 1 :])
+            try:
+                table = read_table(path)
+            except UserError as error:
+                assert str(error).startswith(str(path))  # noqa: PT017  # only some damage is refused
+                continue
+            read += 1
+            expected: dict[str, set[str]] = {}
+            for line in path.read_text().split("\n"):
+                if values := json.loads(line or "null"):
+                    tags = values["tags"] or []
+                    expected[str(values["image_name"]).strip()] = set(
+                        tags.split(" ") if isinstance(tags, str) else tags
+                    )
+            assert tags_by_name(table) == {
+                name: {tag.strip(" ") for tag in tags} - {""} for name, tags in expected.items()
+            }
+
+
 def make_files(folder: Path, *names: str) -> Path:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
