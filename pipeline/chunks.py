@@ -57,7 +57,6 @@ class ChunkReader:
             self._offsets[first : first + count] = offsets - starts[:, None, None]
             self._sizes[first : first + count] = sizes
         self._kernel_kind = CODECS[self.layout.codec].kernel_kinds[self.layout.dtype]
-        self._nodata = None if self.layout.nodata is None else nodata_value(self.layout.nodata)
         self._local = threading.local()
 
     @property
@@ -96,12 +95,16 @@ class ChunkReader:
         layout = self.layout
         addresses, sizes, owner = self.locate(chips)
         scratch, lines = self._scratch(max(out.shape[1:3]))
-        damaged = augment.augment(
+        arguments = (
             addresses, sizes, out, scratch, lines, (layout.height, layout.width, layout.chunk_rows),
             self._kernel_kind,
             parameters.flip_rows, parameters.transpose, parameters.crop_y.astype(np.int64),
-            parameters.crop_x.astype(np.int64), parameters.mirror, mean, scale, self._nodata,
+            parameters.crop_x.astype(np.int64), parameters.mirror, mean, scale,
         )  # fmt: skip
+        if layout.nodata is None:
+            damaged = augment.augment(*arguments)
+        else:
+            damaged = augment.augment_valid(*arguments, nodata_value(layout.nodata))
         self._check(chips, damaged)
         del owner
 

@@ -54,7 +54,7 @@ def test_every_flipped_bit_is_refused(tmp_path: Path, codec: str, dtype: str) ->
             kernels.decode(addresses, sizes, chip, scratch[0], kind, no),
             augment.augment(
                 addresses, sizes, image, scratch, lines, (4, 4, 4), kind,
-                no, no, np.zeros(1, np.int64), np.zeros(1, np.int64), no, one, one, None,
+                no, no, np.zeros(1, np.int64), np.zeros(1, np.int64), no, one, one,
             ),
         }  # fmt: skip
         if codec == "lz4":

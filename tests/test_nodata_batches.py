@@ -1,5 +1,6 @@
 """Batches of chips with nodata from every engine: equal to numpy to the bit, 0 where a pixel is nodata."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,8 @@ from pipeline.inputs import Inputs, course_inputs, raw_inputs
 from pipeline.loader import eval_loader, train_loader
 from pipeline.order import augmentation
 from preprocess.layout import plan_layout
-from preprocess.zarr_store import Store
+from preprocess.shard import read_index
+from preprocess.zarr_store import Store, shard_path
 
 ALL = pytest.mark.parametrize(("dtype", "nodata"), KINDS)
 HEIGHT, WIDTH, CROP = 300, 220, (261, 190)
@@ -208,3 +210,16 @@ def test_bands_of_a_batch_are_chosen_with_their_nodata(tmp_path: Path) -> None:
     inputs = raw_inputs(store, ("red",), np.arange(12))
     (batch,) = eval_loader(store, np.arange(12), inputs, batch_size=12, crop=(16, 16)).epoch(0)
     assert np.array_equal(batch.images_nchw.numpy()[:, 0] == 0, missing(chips.values, "0")[:, 2])
+
+
+def test_a_damaged_chip_with_nodata_is_named(tmp_path: Path, refused: Callable[..., str]) -> None:
+    chips = write_nodata(tmp_path / "tif", "float32", "nan")
+    store = to_store(chips, tmp_path / "s.zarr", nodata="nan")
+    path = shard_path(store.local_path, 0)
+    data = bytearray(path.read_bytes())
+    offsets, _ = read_index(path, store.layout, 12)
+    data[int(offsets[6, 2, 0]) + 9] ^= 16
+    path.write_bytes(data)
+    inputs = raw_inputs(store, BANDS, np.arange(12))
+    loader = eval_loader(store, np.arange(12), inputs, batch_size=12, engine="direct")
+    assert "chip t_6 is damaged" in refused(lambda: next(loader.epoch(0)))
