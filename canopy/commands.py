@@ -57,7 +57,7 @@ COMMANDS = {
         ),
         Command(
             name="zarr",
-            summary="convert a folder of TIFFs and a CSV of tags to a store",
+            summary="convert a folder of chips and their tags to a store",
             example="DATA=folder LABELS=file.csv STORE=chips.zarr",
             settings="preprocess.commands:ConversionSettings",
             function="preprocess.commands:zarr",
@@ -107,7 +107,7 @@ COMMANDS = {
         ),
         Command(
             name="predict",
-            summary="score TIFFs without labels",
+            summary="score chips without labels",
             example="RUN=runs/task1 DATA=folder",
             settings="analysis.commands:PredictSettings",
             function="analysis.commands:predict",
@@ -163,7 +163,7 @@ COMMANDS = {
         ),
         Command(
             name="fuzz",
-            summary="a test: damage stores, TIFFs, CSVs and runs; each must be refused or read correctly",
+            summary="a test: damage stores, images, CSVs and runs; each must be refused or read correctly",
             example="SECONDS=60",
             settings="bench.commands:FuzzSettings",
             function="bench.commands:fuzz",
