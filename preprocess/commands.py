@@ -178,6 +178,12 @@ class StoreWords(Settings):
 class ConversionSettings(LabelWords, StoreWords):
     """A conversion of TIFFs and a CSV to a store."""
 
+    @model_validator(mode="after")
+    def _class_folders_have_one_file_per_chip(self) -> Self:
+        if self.labels == FOLDERS and self.files is not None:
+            raise UserError(f"FILES={self.files} has no effect with LABELS=folders; leave it out.")
+        return self
+
     def check(self) -> None:
         """Refuse a DATA that is no folder, and a STORE that is a file."""
         if not self.data.is_dir():

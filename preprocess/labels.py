@@ -27,7 +27,7 @@ class LabelTable:
 
     `lines`: (N) int64, line numbers in the CSV (`label_files.number_of`). `padded`: rows whose name has spaces around
     it in the CSV; `names` have none. `split`: (N) uint8, positions in `split_rules.SPLIT_NAMES`; None without
-    SPLIT_COLUMN and without folders of splits.
+    SPLIT_COLUMN and without folders of splits. `columns`: those of the file, () for class folders.
     """
 
     names: tuple[str, ...]
@@ -36,6 +36,7 @@ class LabelTable:
     lines: np.ndarray
     padded: frozenset[int]
     split: np.ndarray | None = None
+    columns: tuple[str, ...] = ()
 
 
 class TagRow(NamedTuple):
@@ -50,12 +51,13 @@ class TagRow(NamedTuple):
 class TagRows(NamedTuple):
     """Rows of one form: that of `LabelSettings`, or "list" where the file itself holds lists.
 
-    `columns` are the classes of a one-hot file, else None.
+    `classes` are those of a one-hot file, else None. `columns`: of the file.
     """
 
     form: str
-    columns: tuple[str, ...] | None
+    classes: tuple[str, ...] | None
     rows: list[TagRow]
+    columns: tuple[str, ...] = ()
 
 
 class HasSource(Protocol):
@@ -115,7 +117,7 @@ def read_tags(path: Path, settings: LabelSettings, classes: tuple[str, ...] | No
         row = same.setdefault(tuple(found), tuple(found))
         texts = [_text(table, line, field) for field in (name, *split)]
         rows.append(TagRow(line, texts[0], row, *texts[1:]))
-    return TagRows(form or settings.format, None, rows)
+    return TagRows(form or settings.format, None, rows, table.header)
 
 
 def read_labels(
@@ -133,17 +135,17 @@ def read_labels(
             not in `classes`.
     """
     settings = settings or LabelSettings()
-    form, columns, rows = read_tags(path, settings, classes)
+    form, marked, rows, columns = read_tags(path, settings, classes)
     chips, chip_of_row = _chips(path, rows, settings)
     first_line: dict[str, int] = {}
     for row in rows:
         for tag in row.tags:
             first_line.setdefault(tag, row.line)
-    checked = dict.fromkeys(columns, 1) if columns else first_line
+    checked = dict.fromkeys(marked, 1) if marked else first_line
     places = {tag: number_of(path, line) for tag, line in checked.items()}
     if odd := tags.odd_tag(places, classes or (), form, settings.tags_separator):
         raise UserError(f"{path} {odd[0]}: {odd[1]}")
-    order = classes or columns or tuple(sorted(first_line))
+    order = classes or marked or tuple(sorted(first_line))
     if not first_line:
         raise UserError(f"{path}: expected tags, found none in {len(rows)} rows.")
     labels = _multi_hot(path, rows, chip_of_row, order)
@@ -152,7 +154,7 @@ def read_labels(
         names=tuple(row.name.strip() for row in chips), labels=labels, classes=order,
         lines=np.array([row.line for row in chips], np.int64),
         padded=frozenset(index for index, row in enumerate(chips) if row.name != row.name.strip()),
-        split=_splits(path, rows, chip_of_row, settings) if has_split else None,
+        split=_splits(path, rows, chip_of_row, settings) if has_split else None, columns=columns,
     )  # fmt: skip
 
 
@@ -239,7 +241,7 @@ def _read_onehot(table: Table, settings: LabelSettings, classes: tuple[str, ...]
         found = tuple(column for column, field in marks if _is_marked(table, line, column, field))
         texts = [_text(table, line, field) for field in (name, *fields[: len(split)])]
         rows.append(TagRow(line, texts[0], found, *texts[1:]))
-    return TagRows("onehot", columns, rows)
+    return TagRows("onehot", columns, rows, table.header)
 
 
 def _is_marked(table: Table, line: int, column: str, field: Field) -> bool:

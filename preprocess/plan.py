@@ -25,7 +25,7 @@ from preprocess.first_chip import FirstChip, read_first
 from preprocess.header import version_of
 from preprocess.label_files import FOLDERS
 from preprocess.label_settings import LabelSettings
-from preprocess.labels import read_labels
+from preprocess.labels import LabelTable, read_labels
 from preprocess.layout import Layout, plan_layout
 from preprocess.nodata import nodata_text
 from preprocess.pattern_matching import match_pattern
@@ -130,8 +130,9 @@ def make_plan(settings: ConversionSettings) -> Plan:
         mtime_ns=files.mtime_ns,
         files=_files(settings, first, layout),
         source=_source(settings, first),
-        notes=tuple(
-            _notes(settings.store, files.paths[0], first, layout, unnamed=bands is None and not facts.is_rgb)
+        notes=(
+            *_label_notes(labels, table),
+            *_notes(settings.store, files.paths[0], first, layout, unnamed=bands is None and not facts.is_rgb),
         ),
     )  # fmt: skip
 
@@ -148,6 +149,12 @@ def _source(settings: ConversionSettings, first: FirstChip) -> dict[str, str]:
     facts = {"nodata": first.facts.nodata, "axes": first.facts.axes, "files": settings.files}
     known = {key: value for key, value in facts.items() if value is not None}
     return known | (first.files.fit.source() if first.files.fit else {})
+
+
+def _label_notes(labels: Path, table: LabelTable) -> Iterator[str]:
+    """What the labels file has and the store will not."""
+    if table.split is None and "split" in table.columns and "split" not in table.classes:
+        yield f"{labels}: the column split is not kept. SPLIT_COLUMN=split keeps it, for SPLIT=column."
 
 
 def _notes(store: Path, path: str, first: FirstChip, layout: Layout, *, unnamed: bool) -> Iterator[str]:

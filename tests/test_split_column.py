@@ -208,6 +208,18 @@ def test_training_report_and_audit_use_the_kept_split(tmp_path: Path, empty_figu
     assert "split column" in Page(tmp_path / "s.zarr.audit" / "audit.html").text
 
 
+def test_a_split_column_that_is_not_kept_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chips = labelled(tmp_path, WORDS)
+    note = "the column split is not kept. SPLIT_COLUMN=split keeps it, for SPLIT=column."
+    to_store(chips, tmp_path / "s.zarr")
+    assert note not in capsys.readouterr().out  # its name is part
+    chips.csv.write_text(chips.csv.read_text().replace(",part", ",split"))
+    to_store(chips, tmp_path / "t.zarr")
+    assert f"{chips.csv}: {note}" in capsys.readouterr().out
+    to_store(chips, tmp_path / "u.zarr", split_column="split")
+    assert note not in capsys.readouterr().out
+
+
 def test_split_column_is_refused_before_a_conversion_that_would_not_keep_it(tmp_path: Path) -> None:
     chips = labelled(tmp_path, WORDS)
     words = [f"DATA={chips.folder}", f"LABELS={chips.csv}", "BANDS=blue,green,red,nir"]
