@@ -85,7 +85,9 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
     files = list_files(data, pattern)
     config = run.config.replace(gpu=gpu or run.config.gpu, gpu_given=bool(gpu), amp=AMP[run.made_with.amp])
     layout = expected_layout(run, files, bands, store, reason)
-    reader = FolderReader(files=files, layout=layout, bands=(), axes=source.get("axes"), fit=fit_of(source))
+    reader = FolderReader(
+        files=files, layout=layout, bands=(), axes=source.get("axes"), fit=fit_of(source, layout.nodata)
+    )
     inputs = inputs_of(run, store)
     reader.bands = inputs.stored_bands
     if missing := [band for band in reader.bands if band not in reader.layout.bands]:

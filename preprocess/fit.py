@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.nodata import nodata_mask
+from preprocess.nodata import nodata_mask, nodata_value
 from preprocess.tiff_page import ChipError
 
 MIN_WEIGHT = 0.5  # of the valid pixels that a resized pixel is made of
@@ -21,25 +21,27 @@ MIN_WEIGHT = 0.5  # of the valid pixels that a resized pixel is made of
 class Fit:
     """The size that every chip gets, and how.
 
-    crop: the centre of a chip; a smaller chip is refused. pad: reflect pixels at the edges of a smaller chip, and crop
-    a larger one. resize: the mean of whole blocks of pixels if the size is a whole multiple, else cubic.
+    crop: the centre of a chip; a smaller chip is refused. pad: pad a smaller chip with `nodata`, or without it reflect
+    pixels at its edges; crop a larger one. resize: the mean of whole blocks of pixels if the size is a whole multiple,
+    else cubic.
     """
 
     height: int
     width: int
     way: str
+    nodata: str | None = None
 
     def source(self) -> dict[str, str]:
         """As a store keeps it; `fit_of` reads it."""
         return {"size": f"{self.height}x{self.width}", "fit": self.way}
 
 
-def fit_of(source: dict[str, Any]) -> Fit | None:
-    """The fit of a store's conversion; None if it had none."""
+def fit_of(source: dict[str, Any], nodata: str | None) -> Fit | None:
+    """The fit of a store's conversion; None if it had none. `nodata`: of its layout."""
     if "fit" not in source:
         return None
     height, width = map(int, str(source["size"]).split("x"))
-    return Fit(height=height, width=width, way=str(source["fit"]))
+    return Fit(height=height, width=width, way=str(source["fit"]), nodata=nodata)
 
 
 @dataclass(kw_only=True)
@@ -101,7 +103,7 @@ class Fitter:
             )  # fmt: skip
         self.counts.padded += smaller
         self.counts.cropped += larger
-        return pad(crop(np.asarray(bands), *size), *size)
+        return pad(crop(np.asarray(bands), *size), *size, self.fit.nodata)
 
 
 def crop(chip: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -110,11 +112,16 @@ def crop(chip: np.ndarray, height: int, width: int) -> np.ndarray:
     return chip[:, top : top + height, left : left + width]
 
 
-def pad(chip: np.ndarray, height: int, width: int) -> np.ndarray:
-    """At least (height, width): pixels reflected at the edges, which are not repeated (numpy's mode "reflect")."""
-    missing = [(max(side - have, 0) // 2, -(-max(side - have, 0) // 2))
-               for side, have in ((height, chip.shape[1]), (width, chip.shape[2]))]  # fmt: skip
-    return np.pad(chip, ((0, 0), *missing), mode="reflect")
+def pad(chip: np.ndarray, height: int, width: int, nodata: str | None = None) -> np.ndarray:
+    """At least (height, width), padded with `nodata`, or without it with pixels reflected at the edges.
+
+    The edges themselves are not repeated (numpy's mode "reflect").
+    """
+    missing = [max(height - chip.shape[1], 0), max(width - chip.shape[2], 0)]
+    widths = ((0, 0), *((count // 2, count - count // 2) for count in missing))
+    if nodata is None:
+        return np.pad(chip, widths, mode="reflect")
+    return np.pad(chip, widths, constant_values=chip.dtype.type(nodata_value(nodata)))
 
 
 def resize(band: np.ndarray, height: int, width: int, nodata: str | None = None) -> np.ndarray:

@@ -139,9 +139,13 @@ def make_plan(settings: ConversionSettings) -> Plan:
 
 def _files(settings: ConversionSettings, first: FirstChip, layout: Layout) -> ChipFiles:
     """How every chip is read. With NODATA=tag, each file must name the same value."""
-    tag = layout.nodata if settings.nodata == "tag" else None
-    expected = tuple(replace(each, nodata=tag) for each in first.files.expected)
-    return replace(first.files, expected=expected, nodata=layout.nodata)
+    files = first.files
+    if files.fit:
+        files = replace(files, fit=replace(files.fit, nodata=layout.nodata))
+    if settings.nodata == "tag":
+        expected = tuple(replace(expected, nodata=layout.nodata) for expected in files.expected)
+        files = replace(files, expected=expected)
+    return files
 
 
 def _source(settings: ConversionSettings, first: FirstChip) -> dict[str, str]:

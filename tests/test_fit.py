@@ -44,6 +44,25 @@ def test_pad_reflects_as_torchvision_does(dtype: str) -> None:
     assert np.array_equal(fitted(values, "pad"), expected.astype(dtype))
 
 
+@pytest.mark.parametrize(("dtype", "nodata", "value"), [("uint16", "65535", 65535), ("float32", "nan", np.nan)])
+def test_with_nodata_pad_adds_nodata(dtype: str, nodata: str, value: float) -> None:
+    values = chip(29, 28, dtype)
+    padded = Fitter(fit=Fit(height=32, width=32, way="pad", nodata=nodata)).apply(values, "a.tif")
+    assert padded.dtype == np.dtype(dtype)
+    expected = np.pad(values, ((0, 0), (1, 2), (2, 2)), constant_values=value)
+    assert np.array_equal(padded, expected, equal_nan=dtype == "float32")
+
+
+def test_padded_nodata_is_left_out_of_the_statistics(tmp_path: Path) -> None:
+    store = convert_to(tiffs_of(tmp_path / "tif", SIZES), tmp_path / "s.zarr", size=32, fit="pad", nodata="7")
+    pixels = zarr.open_group(store.path)["tiles"][...].astype(np.float64)
+    pixels[pixels == 7] = np.nan
+    assert np.isnan(pixels[2, 0]).sum() == 32  # a chip of 31 x 32
+    mean, std = store.band_statistics(np.arange(5))
+    assert np.allclose(mean, np.nanmean(pixels, axis=(0, 2, 3)), rtol=1e-12)
+    assert np.allclose(std, np.nanstd(pixels, axis=(0, 2, 3)), rtol=1e-12)
+
+
 def test_pad_crops_the_longer_side() -> None:
     values = chip(30, 34)
     assert np.array_equal(fitted(values, "pad"), np.pad(values[:, :, 1:33], ((0, 0), (1, 1), (0, 0)), mode="reflect"))
