@@ -127,9 +127,9 @@ class StoreWords(Settings):
     )
     fit: Literal["crop", "pad", "resize"] | None = setting(
         None,
-        "crop: the centre. pad: reflect the edges of smaller chips (with NODATA: add nodata), crop larger ones. resize: "
-        "the mean of blocks of pixels if SIZE divides the size, else cubic. Without SIZE, resize brings bands in files "
-        "of their own to the largest of them.",
+        "crop: the centre. pad: reflect the edges of smaller chips (with NODATA: add nodata), crop larger ones. "
+        "resize: the mean of blocks of pixels if SIZE divides the size, else cubic. Without SIZE, resize brings bands "
+        "in files of their own to the largest of them.",
     )
     nodata: str | None = setting(
         None,
