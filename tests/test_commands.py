@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # None of these packages is installed when settings are checked.
 LATER = (
     "numpy",
+    "pyarrow",
     "torch",
     "zarr",
     "sklearn",
@@ -96,10 +97,13 @@ def test_settings_are_checked_with_pydantic_alone(tmp_path: Path) -> None:
     two.write_text("image_name,tags\na,b\nc,d\n")
     run = ROOT / "tests/fixtures/v2/run"
     stopped, store = run.parent / "stopped", run.parent / "store.zarr"
-    folder, file = tmp_path / "tif", tmp_path / "tags.csv"
+    folder, file, parquet = tmp_path / "tif", tmp_path / "tags.csv", tmp_path / "tags.parquet"
+    parquet.touch()  # it is read later, when pyarrow is installed
     cases: list[tuple[str, int, str]] = [
         (f"zarr DATA={folder} LABELS={file} BANDS=a,b", 0, ""),
         (f"train TASK=1 DATA={folder} LABELS={file} STORE={tmp_path / 's'}", 0, ""),
+        (f"train TASK=1 DATA={folder} LABELS=folders STORE={tmp_path / 's'} SPLIT=column", 0, ""),
+        (f"train TASK=1 DATA={folder} LABELS={parquet} STORE={tmp_path / 's'} SPLIT_COLUMN=split", 0, ""),
         ("train TASK=1", 0, ""),
         (f"train TASK=4 STORE={store} EMA=0.9 BATCH=8 RUN={tmp_path / 'new'}", 0, ""),
         ("train TASK=1 STORE=s3://bucket/chips.zarr", 0, ""),
@@ -142,6 +146,8 @@ def test_settings_are_checked_with_pydantic_alone(tmp_path: Path) -> None:
         (f"train RESUME={stopped} DATA=x", 2, f"DATA: set by RESUME={stopped}."),
         ("zarr", 2, "DATA is not set. Add DATA=folder LABELS=file.csv."),
         (f"zarr DATA={folder} LABELS=no.csv", 2, "LABELS=no.csv: expected a CSV file, found nothing."),
+        (f"zarr DATA={folder} LABELS=no.parquet", 2, "LABELS=no.parquet: expected a file, found nothing."),
+        (f"zarr DATA={folder} LABELS={folder}", 2, f"LABELS={folder}: expected a CSV file, found a folder. LABEL"),
         (f"zarr DATA={folder} STORE={file}", 2, f"STORE={file}: is a file. Choose another name."),
         (f"zarr DATA={folder} BANDS=a,a", 2, "BANDS=a,a: expected a different name for each band."),
         (f"zarr DATA={folder} ALLOW_MISSING=no", 2, "ALLOW_MISSING=no: expected 0 or 1."),
