@@ -86,9 +86,10 @@ def _say_bands(store: Store) -> None:
 def _say_classes(store: Store, split: Split | None) -> None:
     splits = {name: split.indices(name) for name in SPLIT_NAMES} if split is not None else {}
     splits = {name: chips for name, chips in splits.items() if len(chips)}
-    say(f"{'class':<20}{'all':>10}" + "".join(f"{name:>10}" for name in splits))
+    width = max(20, *(len(one_line(name)) for name in store.classes))
+    say(f"{'class':<{width}}{'all':>10}" + "".join(f"{name:>10}" for name in splits))
     for index, name in enumerate(store.classes):
         counts = [store.labels[:, index].sum(), *(store.labels[chips, index].sum() for chips in splits.values())]
-        say(f"{one_line(name):<20}" + "".join(f"{int(count):>10}" for count in counts))
+        say(f"{one_line(name):<{width}}" + "".join(f"{int(count):>10}" for count in counts))
     sizes = "".join(f"{len(chips):>10}" for chips in [store.labels, *splits.values()])
-    say(f"{'chips':<20}{sizes}" + (f"   (split {split.rule})" if split is not None else ""))
+    say(f"{'chips':<{width}}{sizes}" + (f"   (split {split.rule})" if split is not None else ""))

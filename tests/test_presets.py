@@ -24,6 +24,7 @@ from helpers.published import (
 from canopy.main import dispatch
 from preprocess.convert import convert
 from preprocess.fit import resize
+from preprocess.info import info
 from preprocess.presets import PRESETS, exclusive_classes
 from preprocess.splits import make_split
 from preprocess.zarr_store import Store, open_store
@@ -54,7 +55,7 @@ def test_planet_as_tiffs_and_as_jpegs(tmp_path: Path) -> None:
     assert converted(data / "train-jpg", "planet").layout.dtype == "uint8"  # the CSV is beside DATA
 
 
-def test_bigearthnet_with_12_bands_and_the_official_split(tmp_path: Path) -> None:
+def test_bigearthnet_with_12_bands_and_the_official_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     patches = write_bigearthnet(tmp_path / "data")
     store = converted(tmp_path / "data", "bigearthnet")
     assert list(tags_of(store).values()) == [tags for _, _, tags in PATCHES]
@@ -68,6 +69,9 @@ def test_bigearthnet_with_12_bands_and_the_official_split(tmp_path: Path) -> Non
         for row, band in enumerate(store.layout.bands):
             expected = bands[band] if SIDES[band] == 120 else resize(bands[band], 120, 120)
             assert np.array_equal(pixels[chip, row], expected), (name, band)
+    info(store.local_path, "column")
+    table = capsys.readouterr().out.split("class  ")[1].splitlines()[1:20]
+    assert len({len(line) for line in table}) == 1  # though one name has more than 80 letters
     split = make_split("column", store)
     assert [split.indices(name).tolist() for name in ("train", "val", "test")] == [[0, 3], [1], [2]]
 
