@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import plots, tail
-from analysis.figures import Figures
+from analysis.figures import FEW_PANELS, Figures
 from analysis.finished_run import Run
 from analysis.page import Cards, Note, Section, Tables, card
 from analysis.pictures import ChipImages, ImageBudget, pictures, shown_bands
@@ -47,7 +47,8 @@ def curves(run: Run, artifacts: Artifacts) -> Section:
     ):
         section.plot(artifacts.figures.add(name, figure))
     choice = by_ap(run.ap, run.positives, MAX_PANELS)
-    section.plot(artifacts.figures.add("class_ap_epochs", plots.class_ap_curves(run, choice.classes)), choice.note)
+    section.plot(artifacts.figures.add("class_ap_epochs", plots.class_ap_curves(run, choice.classes)), choice.note,
+                 wide=len(choice.classes) > FEW_PANELS)  # fmt: skip
     section.note(
         "Train scores are taken during training, on augmented chips; test scores are taken after the epoch. "
         "A class without a positive in a split has no AP there and leaves a gap."

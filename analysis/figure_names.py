@@ -39,7 +39,7 @@ def panel_titles(names: Sequence[str], which: Iterable[int], notes: Iterable[str
     titles = [short[index] for index in which]
     if notes is not None:
         titles = [f"{title} {note}".rstrip() for title, note in zip(titles, notes, strict=True)]
-    return ["\n".join(_lines(title, TITLE_COLUMNS)) for title in titles]
+    return ["\n".join(break_lines(title, TITLE_COLUMNS)) for title in titles]
 
 
 def chosen(names: Sequence[str], which: Iterable[int] | None) -> list[str]:
@@ -58,35 +58,35 @@ def are_cut(names: Sequence[str]) -> bool:
     return any(short != name for short, name in zip(shown(names), map(one_line, names), strict=True))
 
 
-def width(text: str) -> int:
+def text_width(text: str) -> int:
     """Columns of a text: two for each wide character, such as Chinese ones."""
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def _cut(line: str, columns: int, tail: int) -> str:
     """The line in at most `columns` columns; if it is cut, about `tail` of its last columns stay."""
-    if width(line) <= columns:
+    if text_width(line) <= columns:
         return line
     end = _head(line[::-1], tail)[::-1]
-    return f"{_head(line, columns - 1 - width(end))}…{end}"
+    return f"{_head(line, columns - 1 - text_width(end))}…{end}"
 
 
 def _head(line: str, columns: int) -> str:
     """The longest beginning with at most so many columns."""
     end = 0
     for character in line:
-        columns -= width(character)
+        columns -= text_width(character)
         if columns < 0:
             break
         end += 1
     return line[:end]
 
 
-def _lines(text: str, columns: int) -> list[str]:
+def break_lines(text: str, columns: int) -> list[str]:
     """The text in lines of at most `columns` columns, broken at spaces where there are some."""
-    if width(text) <= columns:
+    if text_width(text) <= columns:
         return [text]
     head = _head(text, columns)
     space = (head if text[len(head)] != " " else head + " ").rfind(" ")
     end = space if space > len(head) // 2 else len(head)
-    return [text[:end].rstrip(), *_lines(text[end:].lstrip(), columns)]
+    return [text[:end].rstrip(), *break_lines(text[end:].lstrip(), columns)]

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from analysis.figure_fonts import fonts_for
+from analysis.figure_names import break_lines
 from analysis.slugs import slug
 from preprocess.console import is_plain, one_line
 from preprocess.zarr_store import write_atomic
@@ -34,7 +35,8 @@ RUN_STYLES: tuple[dict[str, Any], ...] = (
     {"color": SKY, "hatch": "++++"},
 )
 WIDTH_IN, PNG_DPI = 5.2, 160
-PANEL_COLUMNS = 3
+TITLE_COLUMNS_PER_IN = 11
+FEW_PANELS = 18  # of more, twice as many are in a row, over the width of the page
 
 matplotlib.rcParams.update(
     {
@@ -110,29 +112,39 @@ def new(title: str, xlabel: str, ylabel: str, *, height: float = 3.4, width: flo
     return figure, axes
 
 
+def with_names(title: str, xlabel: str, ylabel: str, *, height: float, width: float = WIDTH_IN) -> tuple[Figure, Axes]:
+    """The same for names beside the axes: the title is above all of the figure, since long names leave narrow axes."""
+    lines = break_lines(one_line(title), round(TITLE_COLUMNS_PER_IN * width))
+    figure, axes = new("", xlabel, ylabel, height=height + 0.2 * len(lines), width=width)
+    figure.suptitle("\n".join(lines), fontsize=11)
+    return figure, axes
+
+
 def panels(titles: Sequence[str], title: str, xlabel: str, ylabel: str) -> tuple[Figure, list[Axes]]:
-    """Small panels, one per title, three per row, for values with the same limits. Titles may have several lines.
+    """Small panels, one per title, three or six per row, for values with the same limits. Titles may have some lines.
 
     Places are computed here, and the axes do not share their limits: matplotlib's layout and shared axes take a time
     that grows with the square of the number of panels.
     """
-    rows = math.ceil(len(titles) / PANEL_COLUMNS)
-    lines = max((text.count("\n") for text in titles), default=0) + 1
-    above, panel, below = 0.14 + 0.14 * lines, 1.16, 0.1  # inches: title, axes, space
-    top, bottom, left, right = 0.4, 0.62, 0.72, 0.1
+    columns = 3 if len(titles) <= FEW_PANELS else 6
+    rows = math.ceil(len(titles) / columns)
+    num_lines = max((text.count("\n") for text in titles), default=0) + 1
+    above, panel, below = 0.14 + 0.14 * num_lines, 1.16, 0.1  # inches: title, axes, space
+    top, bottom, left, right = 0.4, 0.52, 0.72, 0.1
     height = top + rows * (above + panel + below) + bottom
-    width = (WIDTH_IN - left - right + 0.12) / PANEL_COLUMNS
-    figure = Figure(figsize=(WIDTH_IN, height))
+    width = (WIDTH_IN - left - right + 0.12) / 3
+    full_width = left + columns * width - 0.12 + right
+    figure = Figure(figsize=(full_width, height))
     grid = []
     for index, text in enumerate(titles):
-        row, column = divmod(index, PANEL_COLUMNS)
+        row, column = divmod(index, columns)
         x, y = left + column * width, height - top - row * (above + panel + below) - above - panel
-        axes = figure.add_axes((x / WIDTH_IN, y / height, (width - 0.12) / WIDTH_IN, panel / height))
-        axes.set_title(text, fontsize=8.5 if lines == 1 else 7.5, pad=3)
+        axes = figure.add_axes((x / full_width, y / height, (width - 0.12) / full_width, panel / height))
+        axes.set_title(text, fontsize=8.5 if num_lines == 1 else 7.5, pad=3)
         # The lowest panel of a column shows the tick labels.
-        axes.tick_params(labelsize=8, labelbottom=index + PANEL_COLUMNS >= len(titles), labelleft=column == 0)
+        axes.tick_params(labelsize=8, labelbottom=index + columns >= len(titles), labelleft=column == 0)
         grid.append(axes)
     figure.suptitle(title, fontsize=11, y=1 - 0.12 / height, va="top")
     figure.supxlabel(xlabel, fontsize=10, y=0.08 / height)
-    figure.supylabel(ylabel, fontsize=10, x=0.08 / WIDTH_IN)
+    figure.supylabel(ylabel, fontsize=10, x=0.08 / full_width)
     return figure, grid

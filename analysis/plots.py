@@ -13,8 +13,8 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 from sklearn.metrics import precision_recall_curve
 
 from analysis.class_metrics import FEW_POSITIVES, Calibration
-from analysis.figure_names import chosen, cut, panel_titles
-from analysis.figures import BLUE, FAINT, GREEN, INK, ORANGE, RUN_STYLES, new, panels
+from analysis.figure_names import chosen, cut, panel_titles, text_width
+from analysis.figures import BLUE, FAINT, GREEN, INK, ORANGE, RUN_STYLES, new, panels, with_names
 from analysis.finished_run import Run, loss_title
 from analysis.tail import TAIL_SHARES, Tail
 
@@ -23,7 +23,9 @@ SPLIT_STYLE: dict[str, dict[str, Any]] = {
     "val": {"color": GREEN, "linestyle": ":", "marker": "s"},
     "test": {"color": ORANGE, "linestyle": "--", "marker": "^"},
 }
-_SHARES = (0, 0.5, 1)  # ticks of a small panel
+# Ticks of a small panel; "1.0" would touch the "0.0" of the next one.
+_SHARES: dict[str, Any] = {f"{axis}{kind}": values for axis in "xy"
+                           for kind, values in (("ticks", (0, 0.5, 1)), ("ticklabels", ("0", "0.5", "1")))}  # fmt: skip
 _PR_POINTS = 300  # per curve, in an image 130 pixels wide
 
 
@@ -60,7 +62,8 @@ def class_ap_curves(run: Run, which: np.ndarray) -> Figure:
         for part in ("train", "test"):
             values = [line.ap(part, run.classes[index]) for line in run.history]
             axes.plot(epochs, values, label=part, markersize=2.5, linewidth=1.2, **SPLIT_STYLE[part])
-        axes.set(ylim=(0, 1.02), yticks=_SHARES)
+        margin = 0.05 * (epochs[-1] - epochs[0]) or 0.5
+        axes.set(ylim=(0, 1.02), yticks=(0, 0.5, 1), xlim=(epochs[0] - margin, epochs[-1] + margin))
     figure.axes[0].legend(fontsize=7, loc="lower right")
     return figure
 
@@ -128,7 +131,7 @@ def tail_quantiles(tails: Tail) -> Figure:
 
 def ap_bars(run: Run, low: np.ndarray, high: np.ndarray, which: np.ndarray) -> Figure:
     """AP of these classes with its interval and chance level; classes with few positives are grey."""
-    figure, axes = new("AP of each class with 95 % interval, and chance", "AP (0 to 1)", "class (positives)",
+    figure, axes = with_names("AP of each class with 95 % interval, and chance", "AP (0 to 1)", "class (positives)",
                        height=0.27 * len(which) + 1.3)  # fmt: skip
     rows, positives, ap, low, high = np.arange(len(which)), run.positives[which], run.ap[which], low[which], high[which]
     colours = [FAINT if count < FEW_POSITIVES else BLUE for count in positives]
@@ -153,7 +156,7 @@ def precision_recall(run: Run, which: np.ndarray) -> Figure:
     figure, grid = panels(titles, "Precision and recall of each class", "recall (0 to 1)", "precision (0 to 1)")
     for index, axes in zip(which, grid, strict=True):
         truth = run.labels[:, index]
-        axes.set(xlim=(0, 1), ylim=(0, 1.03), xticks=_SHARES, yticks=_SHARES)
+        axes.set(xlim=(0, 1), ylim=(0, 1.03), **_SHARES)
         axes.axhline(truth.mean(), color=ORANGE, linestyle="--", linewidth=1)
         if not truth.any():
             axes.text(0.5, 0.5, "no positive", ha="center", fontsize=8)
@@ -179,7 +182,7 @@ def reliability(run: Run, calibrations: list[Calibration], which: np.ndarray) ->
         sizes = 4 + 8 * np.log10(np.maximum(calibration.count, 1))
         axes.plot(calibration.forecast, calibration.share, color=colour, linewidth=1)
         axes.scatter(calibration.forecast, calibration.share, s=sizes, color=colour)
-        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xticks=_SHARES, yticks=_SHARES)
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), **_SHARES)
     return figure
 
 
@@ -191,8 +194,9 @@ def heat(
     names = chosen(classes, which)
     if which is not None:
         values = values[np.ix_(which, which)]
-    side = max(3.4, 0.24 * len(names) + 1.6)
-    figure, axes = new(title, xlabel, ylabel, height=side + 0.5, width=max(5.2, side))
+    names_in = 0.075 * max(map(text_width, names))
+    side = max(3.4, max(1.2, 0.24 * len(names)) + max(1.6, names_in + 0.3))
+    figure, axes = with_names(title, xlabel, ylabel, height=side + 0.5, width=max(5.2, side))
     mesh = axes.pcolormesh(np.ma.masked_invalid(values), cmap="cividis", vmin=0, vmax=1, edgecolors="face")
     ticks = np.arange(len(names)) + 0.5
     axes.set_xticks(ticks, names, rotation=90, fontsize=9)
@@ -210,7 +214,7 @@ def grouped_bars(
     """Horizontal bars side by side: `values` are (name, (classes,)) in order; `chance` (classes,) is marked."""
     names = chosen(classes, which)
     shown = slice(None) if which is None else which
-    figure, axes = new(title, xlabel, "class", height=(0.13 * len(values) + 0.14) * len(names) + 1.4)
+    figure, axes = with_names(title, xlabel, "class", height=(0.13 * len(values) + 0.14) * len(names) + 1.4)
     rows, step = np.arange(len(names)), 0.8 / len(values)
     keys: list[tuple[Any, str]] = []  # passed to the legend: matplotlib skips labels that begin with "_"
     for index, (name, row) in enumerate(values):
@@ -232,7 +236,7 @@ def grouped_bars(
 
 def differences(rows: list[tuple[str, float, float, float]], title: str) -> Figure:
     """Points with intervals around 0: `rows` are (name as ticks show it, difference, low, high)."""
-    figure, axes = new(title, "difference of AP (other - this run)", "class", height=0.27 * len(rows) + 1.2)
+    figure, axes = with_names(title, "difference of AP (other - this run)", "class", height=0.27 * len(rows) + 1.2)
     positions = np.arange(len(rows))
     axes.axvline(0, color=INK, linewidth=1)
     for position, (_, value, low, high) in zip(positions, rows, strict=True):

@@ -10,6 +10,7 @@ from analysis import bootstrap, class_metrics, f2_thresholds, plots
 from analysis.chip_sections import Artifacts
 from analysis.comparison import Difference
 from analysis.figure_names import are_cut, shown
+from analysis.figures import FEW_PANELS
 from analysis.finished_run import Run
 from analysis.page import Section
 from analysis.shown_classes import MAX_CELLS, MAX_PANELS, MAX_ROWS, WIDE_CELLS, by_ap, most_frequent
@@ -39,17 +40,18 @@ def each_class(run: Run, resampled_ap: np.ndarray, artifacts: Artifacts) -> Sect
     if are_cut(run.classes):
         section.note("Figures shorten or number long names. The tables have them in full and in the same order.")
     bars, small = (by_ap(run.ap, run.positives, limit) for limit in (MAX_ROWS, MAX_PANELS))
+    many = len(small.classes) > FEW_PANELS
     section.plot(
         artifacts.figures.add("class_ap", plots.ap_bars(run, low, high, bars.classes)), bars.note, _all(bars.note)
     )
     section.plot(
         artifacts.figures.add("precision_recall", plots.precision_recall(run, small.classes)),
-        "The number above each panel is the AP. The dashed line is chance.", small.note,
+        "The number above each panel is the AP. The dashed line is chance.", small.note, wide=many,
     )  # fmt: skip
     section.plot(
         artifacts.figures.add("calibration", plots.reliability(run, calibrations, small.classes)),
         "The number above each panel is the Brier score. The diagonal is perfect calibration; larger points stand for "
-        "more chips.", small.note, _all(small.note, "calibration"),
+        "more chips.", small.note, _all(small.note, "calibration"), wide=many,
     )  # fmt: skip
     _add_matrix(section, artifacts, "cooccurrence", run, class_metrics.cooccurrence(run.labels),
                 ("Tags that occur together", "share that also has", "chips with"))  # fmt: skip

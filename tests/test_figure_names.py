@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from analysis import plots
 from analysis.figure_fonts import fonts_for, without_glyph
-from analysis.figure_names import TICK_COLUMNS, are_cut, chosen, panel_titles, shown, width
+from analysis.figure_names import TICK_COLUMNS, are_cut, chosen, panel_titles, shown, text_width
 from analysis.figures import Figures
 from analysis.shown_classes import by_ap, most_frequent
 
@@ -27,7 +27,7 @@ def test_long_names_are_cut_and_stay_different() -> None:
     names = [LONG, LONG + " 2", "water", LONG + " 3", *(f"{LONG} {letter} {LONG}" for letter in "ab")]
     short = shown(names)
     assert are_cut(names)
-    assert max(map(width, short)) <= TICK_COLUMNS
+    assert max(map(text_width, short)) <= TICK_COLUMNS
     assert len(set(short)) == len(names)
     assert short[2] == "water"
     assert shown([LONG])[0] == "Land principally occupied by agricu…"
@@ -39,8 +39,8 @@ def test_long_names_are_cut_and_stay_different() -> None:
 
 def test_wide_characters_count_as_two_columns() -> None:
     (short,) = shown(["水" * 30])
-    assert width("水a") == 3
-    assert TICK_COLUMNS - 2 < width(short) <= TICK_COLUMNS
+    assert text_width("水a") == 3
+    assert TICK_COLUMNS - 2 < text_width(short) <= TICK_COLUMNS
 
 
 def test_a_name_that_no_font_has_gets_its_number() -> None:
@@ -55,7 +55,7 @@ def test_titles_of_panels_are_broken_at_spaces() -> None:
     for title in titles:
         assert title.endswith("0.123")
         assert len(title.split("\n")) <= 3
-        assert max(map(width, title.split("\n"))) <= 23
+        assert max(map(text_width, title.split("\n"))) <= 23
     assert titles[0].split("\n")[0] == "Land principally"
     assert panel_titles(["a", "b"], [1]) == ["b"]
 
