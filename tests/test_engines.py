@@ -22,6 +22,7 @@ from preprocess.codecs import CODECS
 from preprocess.console import ArgumentError, UserError, say_once, setting_names
 from preprocess.layout import plan_layout
 from preprocess.zarr_store import Store
+from train.cuda_driver import gpu_available
 
 RAW = Inputs(kind="raw", bands=BANDS, mean=(0.0,) * 4, std=(1.0,) * 4)
 COURSE = replace(RAW, kind="course")
@@ -174,7 +175,7 @@ def test_a_loader_says_what_was_chosen_and_why(session_store: Store) -> None:
     assert loader.other_engines["direct (cpu, decode on the host)"] == "needs no resizing"
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can be used here")
+@pytest.mark.skipif(gpu_available(), reason="a GPU can be used here")
 def test_without_a_gpu_the_loader_falls_back_to_the_cpu_with_one_line(
     session_store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:

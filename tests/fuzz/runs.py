@@ -13,6 +13,7 @@ import json
 import os
 import random
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ class Runs:
 
     def __init__(self, bases: Path, work: Path) -> None:
         torch.set_num_threads(1)
-        tiny_networks().start()
+        self._networks = ExitStack()  # open until this process ends
+        self._networks.enter_context(tiny_networks())
         self._bases, self._work, self._run = bases, work, work / "run"
         trees = {name: read_tree(bases / name) for name in ("done", "stopped", "earlier", "foreign")}
         self._trees = {
