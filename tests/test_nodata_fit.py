@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -135,3 +136,14 @@ def test_bands_in_files_of_their_own_keep_their_nodata(tmp_path: Path, refused: 
     store = convert_bands(tmp_path / "other", nodata="0")
     assert store.valid_count[:, 0].tolist() == [16 * 15] * 2
     assert (store.valid_count[:, 1] < 256).all()
+
+
+def test_pictures_have_nodata_by_value_and_no_tag(tmp_path: Path, refused: Callable[..., str]) -> None:
+    values = np.random.default_rng(0).integers(0, 4, (2, 16, 16, 3)).astype(np.uint8)
+    for index, name in enumerate(("x", "y")):
+        (tmp_path / f"{name}.png").write_bytes(imagecodecs.png_encode(values[index]))
+    write_csv(tmp_path / "tags.csv", [("x", "t"), ("y", "t")])
+    settings = {"data": tmp_path, "labels": tmp_path / "tags.csv", "store": tmp_path / "s.zarr"}
+    assert "x.png has no GDAL_NODATA" in refused(lambda: convert(conversion(**settings, nodata="tag")))
+    convert(conversion(**settings, nodata="0"))
+    assert np.array_equal(open_store(tmp_path / "s.zarr").valid_count, (values != 0).sum(axis=(1, 2)))

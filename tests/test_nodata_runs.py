@@ -28,6 +28,7 @@ from analysis.finished_run import load_run
 from analysis.pictures import NODATA_COLOUR, ImageBudget, pictures, stretch, stretch_valid
 from analysis.predict import predict
 from analysis.report import report
+from analysis.reproduce import reproduce
 from train.contract.record import read_record
 
 CASES = {"float32": "nan", "uint16": "0", "int16": "-32768"}
@@ -84,6 +85,11 @@ def test_run_json_keeps_nodata_only_where_there_is_one(made: SimpleNamespace, tm
         store = to_store(chips, tmp_path / "s.zarr")
         assert train(store.local_path, tmp_path / "run", "EPOCHS=1", "BATCH=16").returncode == 0
         assert "nodata" not in json.loads((tmp_path / "run" / "run.json").read_text())["inputs"]["chip"]
+
+
+def test_a_run_is_reproduced(all_runs: dict[str, SimpleNamespace], capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce(all_runs["float32"].run.path, store=None, gpu="cpu")
+    assert "BIT-IDENTICAL" in capsys.readouterr().out
 
 
 def scores_of(path: Path) -> dict[str, list[float]]:

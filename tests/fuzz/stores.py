@@ -33,19 +33,27 @@ from preprocess.splits import SPLIT_NAMES, make_split
 from preprocess.zarr_store import open_store
 
 BANDS, TAGS, CHIPS = ("red", "nir"), ("clear", "road", "water"), 11
-KINDS = (("lz4", "uint16"), ("none", "uint16"), ("lz4", "uint8"), ("none", "float32"))
+# Codec, dtype, NODATA.
+KINDS = (
+    ("lz4", "uint16", None), ("none", "uint16", None), ("lz4", "uint8", None), ("none", "float32", None),
+    ("lz4", "float32", "-9999"),
+)  # fmt: skip
 OTHERS = ("tags", "pixels", "fewer", "foreign")
 
 
 def make_bases(bases: Path) -> None:
     """Write all stores as BASES/lz4-uint16/base, .../tags, ..."""
     with mock.patch.multiple(layout_module, CHUNK_BYTES=64, MAX_SHARD_CHIPS=4):
-        for codec, dtype in KINDS:
+        for kind in KINDS:
             for version in ("base", *OTHERS):
-                _make(bases / f"{codec}-{dtype}", version, codec, dtype)
+                _make(bases / _name(*kind), version, *kind)
 
 
-def _make(place: Path, version: str, codec: str, dtype: str) -> None:
+def _name(codec: str, dtype: str, nodata: str | None) -> str:
+    return f"{codec}-{dtype}{'-nodata' if nodata else ''}"
+
+
+def _make(place: Path, version: str, codec: str, dtype: str, nodata: str | None) -> None:
     folder = place / f"{version}-tif"
     folder.mkdir(parents=True)
     rng = np.random.default_rng(version == "foreign")
@@ -59,13 +67,16 @@ def _make(place: Path, version: str, codec: str, dtype: str) -> None:
         if version == "tags" and index in (2, 3):
             tags = "road"
         path = folder / f"chip_{index}.tif"
-        tifffile.imwrite(path, np.clip(steps, 0, top).astype(dtype), photometric="minisblack", planarconfig="separate")
+        values = np.clip(steps, 0, top).astype(dtype)
+        if nodata:
+            values[:, index % 8, 2:5] = float(nodata)
+        tifffile.imwrite(path, values, photometric="minisblack", planarconfig="separate")
         rows.append((path.stem, tags))
     with open(folder / "tags.csv", "w", newline="") as file:
         csv.writer(file).writerows(rows)
     request = ConversionSettings(
         data=folder, labels=folder / "tags.csv", store=place / version, bands=BANDS, classes=TAGS, codec=codec, jobs=1,
-        allow_missing=True,
+        allow_missing=True, nodata=nodata,
     )  # fmt: skip
     quiet(lambda: convert(request))
 
@@ -125,7 +136,7 @@ class Stores:
     """Damage of every kind, one or two operations per case."""
 
     def __init__(self, bases: Path, work: Path) -> None:
-        self._bases = [Base(bases / f"{codec}-{dtype}") for codec, dtype in KINDS]
+        self._bases = [Base(bases / _name(*kind)) for kind in KINDS]
         self._work = work
         for base in self._bases:
             for name, data in base.files.items():
