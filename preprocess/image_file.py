@@ -5,7 +5,8 @@ bytes of a file decide which of the two it is, not its name. A file that is dama
 of the bytes to `png_chunks` and `jpeg_stream`, decoding to imagecodecs.
 
 A fourth sample that is opaque everywhere is dropped: programs add it to colours without being asked. Planet's JPEGs
-have one, too: four components without the marker that would make them cyan, magenta, yellow and black.
+have one, too. Some programs take their four components for inverted cyan, magenta, yellow and black (none: 255). If
+they save them so, with Adobe's marker, no value changes.
 """
 
 from collections.abc import Iterator
@@ -80,7 +81,7 @@ class ImageReader:
             with complaints_are_errors():
                 _decode(picture, self._decoded)
         values = self._decoded.reshape(*shape[1:], -1)
-        _check_dropped(values[..., shape[0] : picture.samples], path)
+        _check_dropped(picture, values[..., shape[0] : picture.samples], path)
         if (self._chip.shape, self._chip.dtype) != (shape, values.dtype):
             self._chip = np.empty(shape, values.dtype)
         for band in range(shape[0]):
@@ -154,11 +155,6 @@ def _jpeg(data: bytes, path: str | Path) -> _Picture:
         raise ChipError(
             path, "a JPEG of 1, 3 or 4 components of 8 bits", found, "Convert it: gdal_translate in out.tif"
         )
-    if stream.num_components == 4 and stream.is_adobe:
-        raise ChipError(
-            path, "red, green and blue", "the printing colours cyan, magenta, yellow and black",
-            "Convert it: magick in.jpg -colorspace sRGB out.png",
-        )  # fmt: skip
     return _Picture(data=data, header=stream, samples=stream.num_components, dtype="uint8")
 
 
@@ -191,10 +187,17 @@ def _surely_complete(values: np.ndarray, stream: Stream) -> bool:
     return stream.in_one_scan and whole and bool((values[-1, -1] != _UNFINISHED).any())
 
 
-def _check_dropped(alpha: np.ndarray, path: str | Path) -> None:
-    """Refuse a chip whose dropped sample is not opaque everywhere."""
-    if alpha.size and (lowest := int(alpha.min())) != np.iinfo(alpha.dtype).max:
+def _check_dropped(picture: _Picture, dropped: np.ndarray, path: str | Path) -> None:
+    """Refuse a chip whose dropped sample is not opaque everywhere, and four colours for printing."""
+    most = np.iinfo(dropped.dtype).max
+    is_opaque = dropped.size > 0 and int(dropped.min()) == most
+    if isinstance(picture.header, Stream) and picture.header.is_adobe and picture.samples == 4 and not is_opaque:
         raise ChipError(
-            path, f"a last sample of {np.iinfo(alpha.dtype).max} everywhere (opaque)", f"values from {lowest} on",
+            path, "red, green and blue", "the printing colours cyan, magenta, yellow and black",
+            "Convert it: magick in.jpg -colorspace sRGB out.png",
+        )  # fmt: skip
+    if dropped.size and not is_opaque:
+        raise ChipError(
+            path, f"a last sample of {most} everywhere (opaque)", f"values from {dropped.min()} on",
             "If it is a band, name all: BANDS=red,green,blue,nir. Else remove it: gdal_translate -b 1 -b 2 -b 3 in out",
         )  # fmt: skip

@@ -1,6 +1,8 @@
 """PNG and JPEG files are read as their decoders read them, or refused."""
 
 import io
+import itertools
+import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +83,32 @@ def test_four_components_without_adobes_marker_are_red_green_blue_and_opaque(tmp
     assert read_facts(tmp_path / "a.jpg").is_rgb
 
 
+@pytest.mark.parametrize("stored", ["CMYK", "YCCK"])
+def test_cmyk_without_black_has_the_colours_that_pillow_gives_it(
+    tmp_path: Path, stored: str, refused: Callable
+) -> None:
+    """As a program saves Planet's JPEGs that opens them as CMYK: with Adobe's marker, and inverted."""
+    opaque = np.dstack([colours(), np.full((24, 20), 255, np.uint8)])
+    data = imagecodecs.jpeg8_encode(opaque, 95, colorspace="CMYK", outcolorspace=stored)
+    assert b"Adobe" in data
+    chip = read(tmp_path / "a.jpg", data)
+    assert chip.shape == (3, 24, 20)
+    assert np.array_equal(chip, pillow(data, "RGB"))
+    assert np.corrcoef(chip.ravel(), np.moveaxis(opaque[..., :3], -1, 0).ravel())[0, 1] > 0.97
+    text = refused(lambda: read(tmp_path / "a.jpg", data, Expected(num_bands=4)))
+    assert "cyan, magenta, yellow and black" in text
+
+
+def test_real_small_jpegs_of_planet_have_the_colours_that_pillow_gives_them(tmp_path: Path, shared: Path) -> None:
+    """A program has opened them as CMYK and saved them so."""
+    with tarfile.open(shared / "data" / "planet_mini" / "train-jpg_mini.tar.gz") as archive:
+        files = (archive.extractfile(member) for member in itertools.islice(archive, 300) if member.isfile())
+        data = [file.read() for file in files if file]
+    assert len(data) > 250
+    for each in data:
+        assert np.array_equal(read(tmp_path / "a.jpg", each), pillow(each, "RGB"))
+
+
 def test_real_jpegs_of_planet_have_the_colours_of_their_tiffs(shared: Path) -> None:
     for index in range(5):
         path = shared / "data" / "planet" / "jpg" / f"train_{index}.jpg"
@@ -135,7 +163,7 @@ def test_palettes_single_bits_and_printing_colours_are_refused_with_a_remedy(tmp
     palette, bits, cmyk = io.BytesIO(), io.BytesIO(), io.BytesIO()
     Image.fromarray(colours()).quantize(16).save(palette, "png")
     Image.fromarray(colours()[..., 0]).convert("1").save(bits, "png")
-    Image.fromarray(colours()).convert("CMYK").save(cmyk, "jpeg")
+    Image.fromarray(colours(samples=4), mode="CMYK").save(cmyk, "jpeg")
     for data, found, remedy in (
         (palette, "a palette", "gdal_translate -expand rgb in.png out.png"),
         (bits, "expected 8 or 16 bits per sample, found 1", "gdal_translate in.png out.tif"),
