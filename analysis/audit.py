@@ -23,6 +23,7 @@ from analysis.pixel_checks import jpeg_findings, jpeg_paths, nodata_findings, ou
 from analysis.shown_classes import MAX_CELLS, WIDE_CELLS, most_frequent
 from preprocess.console import say
 from preprocess.presets import exclusive_classes
+from preprocess.split_rules import BLOCK_KM
 from preprocess.splits import SPLIT_NAMES, Split, make_split
 from preprocess.zarr_store import Store, open_store
 
@@ -32,7 +33,7 @@ MAX_SHOWN = 12  # chips or pairs per finding on the page; the table has all of t
 
 def audit(
     store_path: Path, *, labels: Path | None, jpeg: Path | None, run_path: Path | None, split_rule: str | None,
-    exclusive: tuple[str, ...] | None,
+    exclusive: tuple[str, ...] | None, block_km: float = BLOCK_KM,
 ) -> list[Finding]:  # fmt: skip
     """Check a store and write the page; returns the findings. `split_rule` None: the split of the run, else "course".
 
@@ -50,7 +51,10 @@ def audit(
     features = read_features(store)
     similar, chip_groups = _similar(store, features)
     duplicates.write_groups(store, chip_groups)
-    split = split or make_split(rule, store, val=val)
+    block_km = run.config.block_km if run and split_rule is None else block_km
+    split = split or make_split(rule, store, val=val, block_km=block_km)
+    if split.note:
+        say(split.note)
     if run and split_rule is None and split.sha256() != run.made_with.split.sha256:
         say(f"SPLIT={split.rule}: the run was trained on another split; groups or chips have changed since.")
     split_names = _split_names(store, split)

@@ -11,7 +11,7 @@ from preprocess.commands import LocalStore
 from preprocess.console import UserError
 from preprocess.files import store_place
 from preprocess.settings import Settings, setting
-from preprocess.split_rules import check_rule
+from preprocess.split_rules import BLOCK_KM, check_rule
 from train.setting_groups import check_gpu
 
 
@@ -94,6 +94,9 @@ class AuditSettings(LocalStore):
         "The split whose train and test chips are compared.",
         hint="course|blocked|column|0.8,0.2|file.csv",
         default_text="the run's, else course",
+    )
+    block_km: float = setting(
+        BLOCK_KM, "Side of the blocks of SPLIT=blocked, in km. Without SPLIT, that of the run.", gt=0, le=20_000
     )
     exclusive: tuple[str, ...] | None = setting(
         None,
@@ -189,7 +192,7 @@ def audit(settings: AuditSettings) -> int:
 
     make_audit(
         settings.store, labels=settings.labels, jpeg=settings.jpeg, run_path=settings.run, split_rule=settings.split,
-        exclusive=settings.exclusive,
+        exclusive=settings.exclusive, block_km=settings.block_km,
     )  # fmt: skip
     return 0
 

@@ -101,7 +101,7 @@ def _course(inputs: Inputs) -> Inputs:
 
 def _from_store(run: Run, store: Store, kept: Inputs) -> Inputs:
     try:
-        split = make_split(run.config.split, store, val=run.config.val)
+        split = make_split(run.config.split, store, val=run.config.val, block_km=run.config.block_km)
     except UserError as error:  # its CSV or groups no longer exist
         say(f"{run.path / 'run.json'}: mean and std cannot be checked and are used unchecked ({error})")
         return kept

@@ -80,6 +80,9 @@ def array_specs(
         specs["shard_digest"] = spec(np.uint64, ("shard", layout.num_shards(num_chips)))
     if "split" in present:
         specs["split"] = spec(np.uint8, chip)
+    if "transform" in present and "crs" in present:
+        specs["transform"] = spec(np.float64, chip, ("coefficient", 6))
+        specs["crs"] = spec(str, chip)
     return specs
 
 

@@ -5,6 +5,7 @@ In: a chip's path, and `ChipFiles`, which a plan makes once for all chips. Out: 
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,8 @@ import xxhash
 from preprocess import presets, tiff
 from preprocess.expected import Expected
 from preprocess.file_patterns import BAND
-from preprocess.fit import Fit, FitCounts, Fitter
+from preprocess.fit import Fit, FitCounts, Fitter, window_of
+from preprocess.georeference import Place, place_in
 from preprocess.image_file import ImageReader, read_facts
 from preprocess.image_names import is_picture
 from preprocess.tiff_metadata import Facts
@@ -56,17 +58,21 @@ def state_of(path: str, bands: tuple[str, ...]) -> tuple[int, int]:
 
 
 class FileReader:
-    """Reads single files: a TIFF, or a PNG or JPEG if the name says so."""
+    """Reads single files: a TIFF, or a PNG or JPEG if the name says so. `place`: of the last one."""
 
     def __init__(self, preset: str | None = None) -> None:
         self._check_page = presets.PRESETS[preset].check_page if preset else None
         self._tiff, self._image = tiff.Reader(), ImageReader()
+        self.place: Place | None = None
 
     def read(self, path: str, expected: Expected) -> np.ndarray:
         """(bands, height, width), valid until the next call."""
         if is_picture(path):
+            self.place = None
             return self._image.read(path, expected)
-        return self._tiff.read(path, self._check_page, expected)
+        values = self._tiff.read(path, self._check_page, expected)
+        self.place = self._tiff.place
+        return values
 
     @staticmethod
     def facts(path: str, expected: Expected) -> Facts:
@@ -75,7 +81,10 @@ class FileReader:
 
 
 class ChipReader:
-    """Reads the chips of a plan. Readers and arrays are made once."""
+    """Reads the chips of a plan. Readers and arrays are made once.
+
+    `place`: where the chip of the last call lies; with a file per band, as the first file says that says it.
+    """
 
     def __init__(self, files: ChipFiles) -> None:
         self._files = files
@@ -83,6 +92,7 @@ class ChipReader:
         self._readers = [FileReader(files.preset) for _ in files.expected]
         self._fitter = Fitter(fit=files.fit, nodata=files.nodata) if files.fit else None
         self._chip = np.empty(0, np.uint8)
+        self.place: Place | None = None
 
     @property
     def counts(self) -> FitCounts:
@@ -99,17 +109,27 @@ class ChipReader:
         files = self._files
         if not files.bands:
             chip = _counted(self._readers[0].read(path, files.expected[0]), files.expected[0], path)
+            self._locate(chip)
             return self._fitter.apply(chip, path) if self._fitter else chip
         bands = [
             _counted(reader.read(file, expected), expected, file)[0]
             for reader, expected, file in zip(self._readers, files.expected, paths_of(path, files.bands), strict=True)
         ]
+        self._locate(bands)
         if self._fitter:
             return self._fitter.apply(bands, path)
         shape = (len(bands), *bands[0].shape)
         if (self._chip.shape, self._chip.dtype) != (shape, bands[0].dtype):
             self._chip = np.empty(shape, bands[0].dtype)
         return np.stack(bands, out=self._chip)
+
+    def _locate(self, bands: Sequence[np.ndarray] | np.ndarray) -> None:
+        """Set `place` from the bands before they are fitted."""
+        places = [(reader.place, band.shape) for reader, band in zip(self._readers, bands, strict=False)]
+        place, (height, width) = next((each for each in places if each[0]), places[0])
+        if place and self._files.fit:
+            place = place_in(place, window_of(self._files.fit, height, width))
+        self.place = place
 
 
 def _counted(values: np.ndarray, expected: Expected, path: str) -> np.ndarray:

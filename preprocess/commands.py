@@ -16,7 +16,7 @@ from preprocess.files import partial_path
 from preprocess.label_files import FOLDERS, is_csv
 from preprocess.label_settings import LabelSettings
 from preprocess.settings import Settings, setting
-from preprocess.split_rules import check_rule
+from preprocess.split_rules import BLOCK_KM, check_rule
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -221,6 +221,7 @@ class InfoSettings(LocalStore):
     split: str = setting(
         "course", "How chips are divided, as in training.", hint="course|blocked|column|0.8,0.2|file.csv"
     )
+    block_km: float = setting(BLOCK_KM, "Side of the blocks of SPLIT=blocked, in km.", gt=0, le=20_000)
 
     @field_validator("split")
     @classmethod
@@ -256,7 +257,7 @@ def info(settings: InfoSettings) -> int:
     """Print what is in a store."""
     from preprocess.info import info as print_info
 
-    print_info(settings.store, settings.split)
+    print_info(settings.store, settings.split, settings.block_km)
     return 0
 
 

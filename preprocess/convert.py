@@ -14,9 +14,10 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from preprocess.console import Progress, UserError, say
 from preprocess.csv_rows import csv_line
 from preprocess.files import locked, named_errors
 from preprocess.fit import FitCounts, fit_line
+from preprocess.georeference import has_place, places_line, unit_of_crs
 from preprocess.labels import settings_of
 from preprocess.layout import MIB
 from preprocess.nodata import nodata_lines
@@ -35,7 +37,8 @@ from preprocess.workers import check_open_files, run_tasks, start_server
 from preprocess.write import ShardTask, convert_shard, progress_path
 
 MAX_SHOWN = 50  # classes listed in the last line
-_RECORDED = ("band_sum", "band_sumsq", "checksum", "source_size", "source_mtime_ns", "shard_digest")  # of each chip
+_RECORDED = ("band_sum", "band_sumsq", "checksum", "source_size", "source_mtime_ns", "shard_digest", "transform", "crs",
+             "crs_unit")  # fmt: skip
 
 
 def convert(settings: ConversionSettings, check_plan: Callable[[Plan], None] = lambda plan: None) -> None:
@@ -72,22 +75,30 @@ def convert(settings: ConversionSettings, check_plan: Callable[[Plan], None] = l
                 # Flushed while the others work: flushing all at the end took a sixth of the time for 2,048 Planet-size
                 # chips.
                 _flush(zarr_store.shard_path(root / "store", number))
-        fitted = _finish(plan, root)
+        fitted, places = _finish(plan, root)
     _say_nodata(settings.store, plan)
     encoded = zarr_store.encoded_bytes(settings.store, plan.layout, total)
     raw = plan.layout.chip_bytes * total
     untagged = int((plan.labels.sum(axis=1) == 0).sum())
     if untagged:
         say(f"{settings.store}: {untagged} chips have no tag.")
-    if plan.split is not None:
-        say(f"{settings.store}: SPLIT=column uses the split of the labels file ({split_counts(plan.split)}).")
-    if plan.files.fit:
-        say(f"{settings.store}: {fit_line(plan.files.fit, fitted, total)}")
+    for line in _optional_lines(plan, fitted, places):
+        say(f"{settings.store}: {line}")
     say(
         f"{settings.store}: {total} chips, {len(plan.classes)} classes ({_listed(plan.classes)}), "
         f"bands {', '.join(plan.layout.bands)}; "
         f"{encoded / MIB:.1f} MiB (raw {raw / MIB:.1f} MiB, ratio {raw / encoded:.2f})."
     )
+
+
+def _optional_lines(plan: Plan, fitted: np.ndarray, places: str) -> Iterator[str]:
+    """Lines about what only some stores have."""
+    if plan.split is not None:
+        yield f"SPLIT=column uses the split of the labels file ({split_counts(plan.split)})."
+    if plan.files.fit:
+        yield fit_line(plan.files.fit, fitted, len(plan.names))
+    if places:
+        yield f"chips with coordinates: {places}."
 
 
 def _say_nodata(path: Path, plan: Plan) -> None:
@@ -165,7 +176,7 @@ def _shard_state(task: ShardTask) -> str:
         # Read into memory: given a path, numpy leaves an incomplete file open.
         with np.load(io.BytesIO(progress_path(task).read_bytes())) as progress:
             size, mtime_ns, shard_bytes = progress["source_size"], progress["source_mtime_ns"], progress["shard_bytes"]
-            progress["shard_digest"]  # version 1 has none
+            progress["shard_digest"], progress["transform"]  # earlier versions of canopy wrote neither
         if zarr_store.shard_path(task.root / "store", task.shard).stat().st_size != int(shard_bytes):
             return "missing"
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
@@ -181,8 +192,8 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _finish(plan: Plan, root: Path) -> np.ndarray:
-    """Write the small arrays and rename the store. Returns the counts of `fit`."""
+def _finish(plan: Plan, root: Path) -> tuple[np.ndarray, str]:
+    """Write the small arrays and rename the store. Returns the counts of `fit`, and how many chips have a place."""
     blocks: dict[str, list[np.ndarray]] = {}
     fitted = np.zeros(len(FitCounts().as_array()), np.int64)
     for task in plan.tasks():
@@ -194,14 +205,20 @@ def _finish(plan: Plan, root: Path) -> np.ndarray:
     arrays |= {"names": np.array(plan.names, object), "labels": plan.labels, "csv_row": plan.csv_row}
     if plan.split is not None:
         arrays["split"] = plan.split
-    source = {**plan.source, "labels": plan.label_settings.as_dict()}
+    source: dict[str, Any] = {**plan.source, "labels": plan.label_settings.as_dict()}
+    units, places = arrays.pop("crs_unit"), ""
+    if has_place(arrays["transform"]).any():
+        source["crs_units"] = unit_of_crs(arrays["crs"], units)
+        places = places_line(arrays["transform"], arrays["crs"])
+    else:  # such stores are as they were before coordinates were kept
+        del arrays["transform"], arrays["crs"]
     with named_errors(root / "store"):
         zarr_store.finish(root / "store", plan.layout, plan.classes, plan.num_csv_rows, arrays, source)
     _sweep(root / "store")
     os.sync()  # flush everything else: all of it must be on disk before the final name exists
     os.rename(root / "store", plan.store)
     shutil.rmtree(root, ignore_errors=True)
-    return fitted
+    return fitted, places
 
 
 def _compare_with_complete(plan: Plan) -> None:

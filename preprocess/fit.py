@@ -36,6 +36,26 @@ class Fit:
         return {"size": f"{self.height}x{self.width}", "fit": self.way}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """The pixels of a fitted chip, in pixels of its file: where the first one begins, and the size of each."""
+
+    top: int
+    left: int
+    row_size: float
+    column_size: float
+
+
+def window_of(fit: Fit, height: int, width: int) -> Window:
+    """What `Fitter.apply` makes of a (height, width) chip."""
+    if fit.way == "resize":
+        return Window(top=0, left=0, row_size=height / fit.height, column_size=width / fit.width)
+    top, left = (
+        _cut(have, side) - _missing(have, side)[0] for have, side in ((height, fit.height), (width, fit.width))
+    )
+    return Window(top=top, left=left, row_size=1, column_size=1)
+
+
 def fit_of(source: dict[str, Any], nodata: str | None) -> Fit | None:
     """The fit of a store's conversion; None if it had none. `nodata`: of its layout."""
     if "fit" not in source:
@@ -108,7 +128,7 @@ class Fitter:
 
 def crop(chip: np.ndarray, height: int, width: int) -> np.ndarray:
     """The centre of a (bands, height, width) chip, at most (height, width). An odd rest: more is cut off last."""
-    top, left = max(chip.shape[1] - height, 0) // 2, max(chip.shape[2] - width, 0) // 2
+    top, left = _cut(chip.shape[1], height), _cut(chip.shape[2], width)
     return chip[:, top : top + height, left : left + width]
 
 
@@ -117,11 +137,20 @@ def pad(chip: np.ndarray, height: int, width: int, nodata: str | None = None) ->
 
     The edges themselves are not repeated (numpy's mode "reflect").
     """
-    missing = [max(height - chip.shape[1], 0), max(width - chip.shape[2], 0)]
-    widths = ((0, 0), *((count // 2, count - count // 2) for count in missing))
+    widths = ((0, 0), _missing(chip.shape[1], height), _missing(chip.shape[2], width))
     if nodata is None:
         return np.pad(chip, widths, mode="reflect")
     return np.pad(chip, widths, constant_values=chip.dtype.type(nodata_value(nodata)))
+
+
+def _cut(have: int, side: int) -> int:
+    """Pixels that are cut off first."""
+    return max(have - side, 0) // 2
+
+
+def _missing(have: int, side: int) -> tuple[int, int]:
+    """Pixels that are added first and last."""
+    return max(side - have, 0) // 2, -(-max(side - have, 0) // 2)
 
 
 def resize(band: np.ndarray, height: int, width: int, nodata: str | None = None) -> np.ndarray:

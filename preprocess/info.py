@@ -10,22 +10,25 @@ import numpy as np
 
 from preprocess import shard, zarr_store
 from preprocess.console import UserError, one_line, say
+from preprocess.georeference import places_line
 from preprocess.labels import settings_of
 from preprocess.layout import MIB
 from preprocess.nodata import nodata_lines
-from preprocess.split_rules import split_counts
+from preprocess.split_rules import BLOCK_KM, split_counts
 from preprocess.splits import SPLIT_NAMES, Split, make_split
 from preprocess.zarr_store import Store
 
 
-def info(path: Path, split_rule: str) -> None:
-    """Print what the store at `path` contains, with the splits of `split_rule`."""
+def info(path: Path, split_rule: str, block_km: float = BLOCK_KM) -> None:
+    """Print what the store at `path` contains, with the splits of `split_rule`; see `make_split`."""
     store = zarr_store.open_store(path)
     encoded_bytes = zarr_store.encoded_bytes(path, store.layout, store.num_chips)
     _check_indices(path, store)
     _say_store(path, store, encoded_bytes)
     try:
-        split = make_split(split_rule, store)
+        split = make_split(split_rule, store, block_km=block_km)
+        if split.note:
+            say(f"split        {split.note}")
     except UserError as error:
         say(f"split        none: {error}")
         split = None
@@ -68,6 +71,8 @@ def _say_store(path: Path, store: Store, encoded_bytes: int) -> None:
     say(f"fingerprint  {store.fingerprint}")
     if store.split is not None:
         say(f"split column {split_counts(store.split)} (SPLIT=column)")
+    if store.transform is not None and store.crs is not None:
+        say(f"coordinates  {places_line(store.transform, store.crs)}")
     if settings := " ".join(f"{name}={value!r}" for name, value in settings_of(store).variables().items()):
         say(f"labels       read with {settings}")
 

@@ -11,6 +11,7 @@ from preprocess.messages import did_you_mean, shown
 
 NAMED = ("course", "blocked", "column")
 SPLIT_NAMES = ("train", "val", "test")
+BLOCK_KM = 10.0
 NO_SPLIT = 255  # in place of a position in SPLIT_NAMES
 _SPLIT_WORDS = {"training": "train", "validation": "val", "valid": "val", "testing": "test"}  # of published files
 _NUMERIC = set("0123456789.eE+-, @")  # Python's own numbers may hold other characters: 0_.5, digits of other scripts

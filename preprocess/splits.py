@@ -15,13 +15,14 @@ from typing import Protocol
 import numpy as np
 from sklearn.model_selection import train_test_split
 
+from preprocess.blocks import block_numbers, blocks_line, joined
 from preprocess.console import UserError
 from preprocess.csv_rows import read_table
 from preprocess.image_names import Index, stem
 from preprocess.label_settings import LabelSettings
 from preprocess.labels import HasSource, read_rows, settings_of
+from preprocess.split_rules import BLOCK_KM, read_fractions
 from preprocess.split_rules import SPLIT_NAMES as SPLIT_NAMES
-from preprocess.split_rules import read_fractions
 from preprocess.zarr_store import Store
 
 COURSE_TEST_SIZE, COURSE_SEED = 0.33, 0
@@ -29,12 +30,16 @@ COURSE_TEST_SIZE, COURSE_SEED = 0.33, 0
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Chip indices of train, val and test, ascending; `val` may be empty. `rule` says how they were chosen."""
+    """Chip indices of train, val and test, ascending; `val` may be empty.
+
+    rule: how they were chosen. note: a line about it, or "".
+    """
 
     rule: str
     train: np.ndarray
     val: np.ndarray
     test: np.ndarray
+    note: str = ""
 
     def indices(self, name: str) -> np.ndarray:
         """Chip indices of "train", "val" or "test"."""
@@ -79,21 +84,23 @@ class ChipTable(HasSource, Protocol):
         ...
 
 
-def make_split(rule: str, store: ChipTable, *, val: float = 0.0) -> Split:
+def make_split(rule: str, store: ChipTable, *, val: float = 0.0, block_km: float = BLOCK_KM) -> Split:
     """Divide the chips of a store.
 
     Args:
         rule: "course"; fractions "train,test" or "train,val,test" with an optional "@seed"
             ("0.7,0.1,0.2@5"); a CSV file with the columns image_name and split; "column", the split of the labels
-            file that the store keeps; or "blocked", which has the shares of "course" but keeps each group that `make
-            audit` found (duplicates, neighbours) in one split.
+            file that the store keeps; or "blocked", which has the shares of "course" but keeps together the chips of a
+            block of ground, if the store has coordinates, and of each group that `make audit` found (duplicates,
+            neighbours).
         store: the store. Random splits are drawn over all rows of its CSV, so that a missing chip moves no other chip.
         val: fraction of the train split to use as `val`, if the rule makes none.
+        block_km: side of the blocks of "blocked".
 
     Raises:
         UserError: the rule is invalid, or the train or test split is empty.
     """
-    rows = _split_rows(rule, store, val)
+    rows, note = _blocked(store, val, block_km) if rule == "blocked" else (_split_rows(rule, store), "")
     if val and rule != "blocked":
         _carve_val(rows, rule, val)
     split_of_row = np.full(store.num_csv_rows, -1)
@@ -104,14 +111,15 @@ def make_split(rule: str, store: ChipTable, *, val: float = 0.0) -> Split:
     for name, chips in (("train", train), ("test", test)):
         if not len(chips):
             total = len(store.csv_row)
+            smaller = f" BLOCK_KM={block_km:g} may be too large." if rule == "blocked" else ""
             raise UserError(
-                f"SPLIT={rule}: expected chips in the {name} split, found none ({total} chips in the store)."
+                f"SPLIT={rule}: expected chips in the {name} split, found none ({total} chips in the store).{smaller}"
             )
     shown = f"{rule} + val {val:g}" if val else rule
-    return Split(rule=shown, train=train, val=val_chips, test=test)
+    return Split(rule=shown, train=train, val=val_chips, test=test, note=note)
 
 
-def _split_rows(rule: str, store: ChipTable, val: float) -> dict[str, np.ndarray]:
+def _split_rows(rule: str, store: ChipTable) -> dict[str, np.ndarray]:
     """Split name -> rows of the CSV."""
     if rule == "course":
         count = store.num_csv_rows
@@ -124,10 +132,6 @@ def _split_rows(rule: str, store: ChipTable, val: float) -> dict[str, np.ndarray
                 "labels file that says train, val or test."
             )
         return {name: store.csv_row[split == index] for index, name in enumerate(SPLIT_NAMES)}
-    if rule == "blocked":
-        if not isinstance(store, Store):
-            raise UserError(f"SPLIT=blocked: {store.path} must be made first. Then `make audit` finds the groups.")
-        return _from_groups(store, val)
     if rule.endswith(".csv"):
         return _from_file(Path(rule), store, store.names, store.csv_row)
     return _from_fractions(rule, store.num_csv_rows)
@@ -150,15 +154,15 @@ def groups_path(store: Path) -> Path:
     return store.with_name(store.name + ".groups.json")
 
 
-def _from_groups(store: Store, val: float) -> dict[str, np.ndarray]:
-    """Shares of "course" in whole groups. In random order, each group goes to the first split with space, else to
-    train.
+def _blocked(store: ChipTable, val: float, block_km: float) -> tuple[dict[str, np.ndarray], str]:
+    """Shares of "course" in whole groups, and a line about them. In random order, each group goes to the first split
+    with space, else to train.
 
     A group larger than the test split, such as a scene with all chips linked, is therefore in train.
     """
-    groups = _read_groups(store)
-    grouped = {chip for group in groups for chip in group}
-    all_groups = groups + [[chip] for chip in range(store.num_chips) if chip not in grouped]
+    if not isinstance(store, Store):
+        raise UserError(f"SPLIT=blocked: {store.path} must be made first. Then `make audit` finds the groups.")
+    all_groups, note = _whole_groups(store, block_km)
     sizes = {"test": round(COURSE_TEST_SIZE * store.num_chips)}
     sizes["val"] = round(val * (store.num_chips - sizes["test"]))
     chips: dict[str, list[int]] = {name: [] for name in SPLIT_NAMES}
@@ -166,7 +170,20 @@ def _from_groups(store: Store, val: float) -> dict[str, np.ndarray]:
         group = all_groups[index]
         split = next((name for name in ("test", "val") if len(chips[name]) + len(group) <= sizes[name]), "train")
         chips[split] += group
-    return {name: store.csv_row[np.array(chips[name], int)] for name in SPLIT_NAMES}
+    return {name: store.csv_row[np.array(chips[name], int)] for name in SPLIT_NAMES}, note
+
+
+def _whole_groups(store: Store, block_km: float) -> tuple[list[list[int]], str]:
+    """All chips of a store in the groups that stay in one split, and a line about them."""
+    blocks = block_numbers(store, block_km)
+    if blocks is None:
+        groups = _read_groups(store)
+        grouped = {chip for group in groups for chip in group}
+        note = f"SPLIT=blocked: {len(groups)} groups of the audit; the store has no coordinates for blocks."
+        return groups + [[chip] for chip in range(store.num_chips) if chip not in grouped], note
+    is_audited = not store.is_remote and groups_path(store.local_path).exists()
+    groups = _read_groups(store) if is_audited else []
+    return joined(blocks, groups), blocks_line(blocks, block_km, len(groups) if is_audited else None)
 
 
 def _read_groups(store: Store) -> list[list[int]]:

@@ -14,6 +14,7 @@ import numpy as np
 from preprocess.chip_reader import ChipFiles, ChipReader, state_of
 from preprocess.console import advice
 from preprocess.files import shard_path, write_atomic
+from preprocess.georeference import Place, place_arrays
 from preprocess.layout import Layout
 from preprocess.nodata import nodata_mask
 from preprocess.shard_writer import NotFiniteError, write_shard
@@ -34,7 +35,7 @@ class ShardTask:
 
 
 def progress_path(task: ShardTask) -> Path:
-    """The file that marks a shard as done and holds its sums and checksums."""
+    """The file that marks a shard as done and holds its sums, checksums and places."""
     return task.root / "progress" / f"{task.shard}.npz"
 
 
@@ -46,7 +47,8 @@ def convert_shard(task: ShardTask) -> int:
             was listed.
     """
     reader = ChipReader(task.files)
-    chips = (_read_planned(task, index, reader) for index in range(len(task.paths)))
+    places: list[Place | None] = []
+    chips = (_read_planned(task, index, reader, places) for index in range(len(task.paths)))
     try:
         record = write_shard(shard_path(task.root / "store", task.shard), task.layout, chips)
     except NotFiniteError as error:
@@ -57,22 +59,24 @@ def convert_shard(task: ShardTask) -> int:
     progress = io.BytesIO()
     np.savez(
         progress, allow_pickle=False, **record.arrays, source_size=task.size, source_mtime_ns=task.mtime_ns,
-        shard_bytes=np.int64(record.num_bytes), **fitted,
+        shard_bytes=np.int64(record.num_bytes), **place_arrays(places), **fitted,
     )  # fmt: skip
     write_atomic(progress_path(task), progress.getvalue())
     return task.shard
 
 
-def _read_planned(task: ShardTask, index: int, reader: ChipReader) -> np.ndarray:
-    """Read one chip as planned; the next one overwrites its array."""
+def _read_planned(task: ShardTask, index: int, reader: ChipReader, places: list[Place | None]) -> np.ndarray:
+    """Read one chip as planned, and add its place; the next one overwrites its array."""
     path = task.paths[index]
     try:
         if state_of(path, task.files.bands) != (task.size[index], task.mtime_ns[index]):
             raise ChipError(path, "the file as listed", "a changed file", "Run the same command again.")
-        return reader.read(path)
+        chip = reader.read(path)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ChipError(error.filename or path, "a readable file", reason, advice(error)) from error
+    places.append(reader.place)
+    return chip
 
 
 _REPLACE = "Replace them, or remove the chip from the CSV."

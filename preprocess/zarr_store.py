@@ -14,6 +14,8 @@ read. Its arrays:
     source_size, source_mtime_ns (chip)  size and time of each TIFF, to notice that it has changed
     shard_digest (shard)             shows that a shard file is in its place, see `shard`
     split        (chip)              uint8: 0 train, 1 val, 2 test, as the labels file says; only with SPLIT_COLUMN
+    transform    (chip, coefficient)  float64: where a chip lies, see `georeference`; only if a file says it
+    crs          (chip)              such as EPSG:32633, "" if the chip's file does not say it; only with transform
 
 The group's attributes hold the layout, the classes, and a SHA-256 of each array except `tiles`. Two digests cover
 everything:
@@ -60,6 +62,7 @@ class Store:
     read: returns an array by name; the array is checked each time.
     source: what the conversion recorded about the source files (JSON), {} if nothing.
     has_split: whether the store keeps the split of its labels file.
+    has_places: whether it keeps where its chips lie.
     """
 
     path: Path | str
@@ -73,6 +76,7 @@ class Store:
     version: int = 2
     source: dict[str, Any] = field(default_factory=dict)
     has_split: bool = False
+    has_places: bool = False
 
     @property
     def num_chips(self) -> int:
@@ -126,6 +130,17 @@ class Store:
     def split(self) -> np.ndarray | None:
         """(chips,) uint8: 0 train, 1 val, 2 test, as the labels file says; None if the store does not keep it."""
         return self.read("split") if self.has_split else None
+
+    @property
+    def transform(self) -> np.ndarray | None:
+        """(chips, 6) float64: where each chip lies, see `georeference.Place`. NaN: its file does not say it. None: no
+        file does."""
+        return self.read("transform") if self.has_places else None
+
+    @property
+    def crs(self) -> np.ndarray | None:
+        """(chips,) str: the CRS of `transform`, such as EPSG:32633. None without `transform`."""
+        return self.read("crs") if self.has_places else None
 
     @property
     def is_remote(self) -> bool:
@@ -226,4 +241,5 @@ def open_store(path: str | Path) -> Store:
         path=header.path, layout=header.layout, classes=header.classes, num_csv_rows=header.num_csv_rows,
         fingerprint=header.fingerprint, labels=header.read("labels"), csv_row=header.read("csv_row"), read=header.read,
         version=header.version, source=header.source, has_split="split" in header.specs,
+        has_places="transform" in header.specs,
     )  # fmt: skip

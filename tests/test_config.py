@@ -149,6 +149,7 @@ WITHOUT_EFFECT = [
     ({"conv1": "mean"}, {"task": 4, "weights": "none"}, {"task": 4, "weights": "imagenet"}),
     ({"conv1": "kaiming"}, {"task": 1}, {"task": 3}),
     ({"conv1": "mean"}, {"bands_in": "a,b,c", "bands_rgb": "c,b,a"}, {"bands_in": "a,b,c,d", "bands_rgb": "c,b,a"}),
+    ({"block_km": 5.0}, {"split": "course"}, {"split": "blocked"}),
     ({"crop_share": 0.5}, {"crop": 20}, {"crop": 0}),
     ({"cache": "device"}, {"gpu": "cpu"}, {"gpu": "0"}),
     ({"cache": "device"}, {"input": "course"}, {"input": "raw"}),
@@ -205,7 +206,7 @@ def test_the_list_of_settings_is_frozen() -> None:
         "accumulate", "checkpoint_minutes", "tracker",
         "recipe", "epochs", "batch", "test_batch", "flips", "optimizer", "lr", "momentum", "weight_decay", "schedule",
         "step_epochs", "step_gamma", "loss", "warmup", "ema", "smoothing", "balance", "trunk_lr",
-        "pool", "crop_share", "bands_in", "trunks", "bands_rgb",
+        "pool", "crop_share", "bands_in", "trunks", "bands_rgb", "block_km",
     }  # fmt: skip
 
 

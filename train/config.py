@@ -68,6 +68,7 @@ RUNTIME_SETTINGS = tuple(name for name, spec in specs(Config).items() if spec.on
 # (setting, what it has no effect beside, when). Only what a user gives is held to it: recipes set all of an
 # optimiser's and a schedule's numbers, and runs of version 1 may hold any.
 WITHOUT_EFFECT: tuple[tuple[str, str, Callable[[Config], bool]], ...] = (
+    ("block_km", "another SPLIT than blocked", lambda config: config.split != "blocked"),
     ("momentum", "OPTIMIZER=adamw", lambda config: config.optimizer == "adamw"),
     ("warmup", "SCHEDULE=step", lambda config: config.schedule == "step"),
     ("step_epochs", "SCHEDULE=onecycle or cosine", lambda config: config.schedule != "step"),

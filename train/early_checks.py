@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from preprocess.console import say
 from preprocess.layout import Layout
 from preprocess.plan import Plan
 from preprocess.splits import Split, make_split
@@ -55,7 +56,9 @@ def open_checked(config: Config) -> tuple[Store, Split]:
     """
     store = open_store(config.store)
     _check_layout(config, store.layout, store.path)
-    split = make_split(config.split, store, val=config.val)
+    split = make_split(config.split, store, val=config.val, block_km=config.block_km)
+    if split.note:
+        say(split.note)
     check_batch_size(config, len(split.train), store.layout.height, store.layout.width)
     return store, split
 

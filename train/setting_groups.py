@@ -11,7 +11,7 @@ from pydantic import ValidationInfo, field_validator
 
 from models.archs import Arch
 from preprocess.settings import Settings, setting
-from preprocess.split_rules import check_rule
+from preprocess.split_rules import BLOCK_KM, check_rule
 from train.band_choice import split_groups
 from train.recipes import RECIPES
 
@@ -74,12 +74,14 @@ class DataSettings(Settings):
     split: str = setting(
         "course",
         "How chips are divided. course: the reference project's random split by scikit-learn, 33 % test. blocked: "
-        "the fractions of course, but duplicates and adjacent chips of one scene that `make audit` found are in the "
-        "same split. column: the split of the labels file, which the store keeps (SPLIT_COLUMN). 0.8,0.2: fractions "
-        "of train and test. 0.7,0.1,0.2@5: of train, val and test, drawn with seed 5. "
+        "the fractions of course, but chips of one block of ground (BLOCK_KM, if the files have coordinates), and "
+        "duplicates and adjacent chips of one scene that `make audit` found, are in the same split. column: the split "
+        "of the labels file, which the store keeps (SPLIT_COLUMN). 0.8,0.2: fractions of train and test. "
+        "0.7,0.1,0.2@5: of train, val and test, drawn with seed 5. "
         "file.csv: columns image_name and split.",
         hint="course|blocked|column|0.8,0.2|file.csv",
     )
+    block_km: float = setting(BLOCK_KM, "Side of the blocks of SPLIT=blocked, in km.", gt=0, le=20_000)
     val: float = setting(
         0.0,
         "Fraction of the train split that becomes the val split, on which the best epoch is selected. 0: none. Unless "

@@ -58,7 +58,7 @@ def open_data(config: Config, opened: tuple[Store, Split] | None = None) -> Data
         UserError: store, split or bands do not fit the configuration.
     """
     store = opened[0] if opened else open_store(config.store)
-    split = opened[1] if opened else make_split(config.split, store, val=config.val)
+    split = opened[1] if opened else make_split(config.split, store, val=config.val, block_km=config.block_km)
     groups = config.band_groups
     if config.input == "course":
         # The reference project fed B, G, R to filters that were made for R, G, B. This is the same, to be comparable.
