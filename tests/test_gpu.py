@@ -17,6 +17,7 @@ import pytest
 import torch
 from helpers.chips import BANDS, to_store, write_chips
 from helpers.commands import here, python, train
+from helpers.nodata import write_nodata
 from tiny import Steps, outcome
 
 from pipeline.inputs import Inputs, course_inputs, raw_inputs
@@ -112,10 +113,11 @@ def test_both_decode_places_give_the_same_bits(store: Store, decode: str) -> Non
 
 
 @pytest.mark.parametrize("cache", ["none", "host", "device"])
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
-def test_batches_of_other_dtypes_equal_the_cpus(tmp_path: Path, dtype: str, cache: str) -> None:
-    chips = write_chips(tmp_path / "tif", count=60, height=256, width=256, dtype=dtype)
-    store = to_store(chips, tmp_path / "s.zarr")
+@pytest.mark.parametrize("kind", ["uint8", "int16", "float32", "int16 -9999", "float32 nan", "float32 7"])
+def test_batches_of_other_dtypes_and_of_nodata_equal_the_cpus(tmp_path: Path, kind: str, cache: str) -> None:
+    dtype, _, nodata = kind.partition(" ")
+    chips = write_nodata(tmp_path / "tif", dtype, nodata or "7", count=60, height=256, width=256)
+    store = to_store(chips, tmp_path / "s.zarr", nodata=nodata or None)
     inputs = inputs_of(store, "unscaled")
     cpu = train_loader(store, ALL, inputs, batch_size=16)
     gpu = train_loader(store, ALL, inputs, batch_size=16, device="cuda:0", dtype=torch.float32, cache=cache)
@@ -188,8 +190,7 @@ def test_one_seed_gives_the_same_weights_on_the_gpu(run_store: Store, tmp_path: 
         arguments = ("-m", "train", "TASK=4", f"STORE={run_store.path}", f"RUN={tmp_path / name}", "EPOCHS=1")
         ended = python(*arguments, "BATCH=16", "WEIGHTS=none", "DETERMINISTIC=1")
         assert ended.returncode == 0, ended.stderr
-    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
-    assert one == two
+    assert len({(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")}) == 1
 
 
 def made(store: Store, **settings: object) -> tuple[Trainer, Batch]:
