@@ -37,6 +37,8 @@ def check_pattern(text: str) -> None:
         raise ValueError("{name}, and {band} for a file per band, such as {name}/{name}_{band}.tif")
     if not text.lower().endswith((*SUFFIXES, *PICTURES)):
         raise ValueError(f"an ending of {', '.join((*SUFFIXES, *PICTURES))}")
+    if "**" in text or any(character in text for character in "?[]"):
+        raise ValueError("no wildcard but *, which is one folder")
     if "*" in "/".join(parts[_num_fixed(parts) :]):
         raise ValueError("* only in folders before {name} and {band}")
 

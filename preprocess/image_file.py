@@ -9,6 +9,7 @@ have one, too. Some programs take their four components for inverted cyan, magen
 they save them so, with Adobe's marker, no value changes.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,10 +70,8 @@ class ImageReader:
                 or shape.
             OSError: raised by the operating system.
         """
-        with open_regular(path) as file:
-            data = file.read()
         with _damage_named(path):
-            picture = _parse(data, path)
+            picture = _parse(_file_bytes(path), path)
             shape = _expected_shape(picture, expected)
             expected.check(path, shape, picture.dtype)
             if (self._decoded.shape, self._decoded.dtype.name) != (picture.decoded_shape, picture.dtype):
@@ -90,10 +89,8 @@ class ImageReader:
 
 def read_facts(path: str | Path, expected: Expected = ANY) -> Facts:
     """Read only the header; raises like `ImageReader.read`."""
-    with open_regular(path) as file:
-        data = file.read()
     with _damage_named(path):
-        picture = _parse(data, path)
+        picture = _parse(_file_bytes(path), path)
     colours = set(picture.header.transparent) if isinstance(picture.header, PngHeader) else set()
     return Facts(
         is_rgb=_expected_shape(picture, expected)[0] == 3, is_other_than_rgb=False, zero_is_white=False,
@@ -106,11 +103,20 @@ def _damage_named(path: str | Path) -> Iterator[None]:
     """Turn every error of the parsers and decoders into a ChipError that names the file."""
     try:
         yield
-    except (ChipError, MemoryError):
+    except (ChipError, MemoryError, OSError):
         raise
     except Exception as error:  # each codec has an error of its own
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ChipError(path, "a valid PNG or JPEG", f"a file that is damaged ({reason})", _ADVICE) from error
+
+
+def _file_bytes(path: str | Path) -> bytes:
+    """The bytes of a file, if a chip can have so many."""
+    with open_regular(path) as file:
+        if (size := file.seek(0, os.SEEK_END)) > 2 * MAX_CHIP_BYTES:
+            raise ChipError(path, f"a chip of at most {MAX_CHIP_BYTES // 2**20} MiB", f"a file of {size >> 20} MiB")
+        file.seek(0)
+        return file.read()
 
 
 def _parse(data: bytes, path: str | Path) -> _Picture:

@@ -225,6 +225,8 @@ def test_files_with_other_properties_are_refused(tmp_path: Path, refused: Callab
         ("{name}_{year}.tif", "{name}, and {band} for a file per band"),
         ("{name}_{band}", "an ending of .tif, .tiff, .geotiff, .jpg, .jpeg, .png"),
         ("{name}/*_{band}.tif", "* only in folders before {name} and {band}"),
+        ("**/{name}.tif", "no wildcard but *, which is one folder"),
+        ("s[12]/{name}.tif", "no wildcard but *, which is one folder"),
     ],
 )
 def test_a_pattern_that_cannot_be_read_is_refused(

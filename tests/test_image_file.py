@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import os
 import tarfile
 import zlib
 from collections.abc import Callable
@@ -277,6 +278,14 @@ def test_fill_bytes_before_markers_change_nothing(tmp_path: Path) -> None:
     filled = data.replace(b"\xff\xd0", b"\xff\xff\xff\xd0").replace(b"\xff\xd9", b"\xff\xff\xd9")
     assert len(filled) >= len(data) + 3
     assert np.array_equal(read(tmp_path / "a.jpg", filled), pillow(data))
+
+
+def test_a_file_larger_than_any_chip_is_not_read(tmp_path: Path, refused: Callable) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(colours(), "png"))
+    os.truncate(tmp_path / "a.png", 1 << 40)  # sparse
+    assert "expected a chip of at most 128 MiB, found a file of 1048576 MiB" in refused(
+        lambda: ImageReader().read(tmp_path / "a.png")
+    )
 
 
 def test_data_behind_a_jpeg_or_png_changes_nothing(tmp_path: Path) -> None:
