@@ -181,8 +181,7 @@ def test_a_run_on_the_gpu_reproduces_on_the_gpu_and_on_the_cpu(
     assert again.returncode == 0, again.stdout + again.stderr
     assert "BIT-IDENTICAL" in again.stdout
     if amp == "off":
-        on_cpu = python("-m", "analysis", "reproduce", f"RUN={run}", "GPU=cpu")
-        assert "WITHIN ROUNDING" in on_cpu.stdout
+        assert "WITHIN ROUNDING" in python("-m", "analysis", "reproduce", f"RUN={run}", "GPU=cpu").stdout
 
 
 def test_one_seed_gives_the_same_weights_on_the_gpu(run_store: Store, tmp_path: Path) -> None:
