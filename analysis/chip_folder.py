@@ -204,7 +204,7 @@ class FolderReader:
         count = 1 if words else len(layout.bands)
         shape = None if self.fit else (count, layout.height, layout.width)
         expected = Expected(shape=shape, num_bands=count, dtype=layout.dtype, axes=self.axes)
-        return ChipFiles(expected=(expected,) * max(len(words), 1), bands=words, fit=self.fit, nodata=layout.nodata)
+        return ChipFiles(expected=(expected,) * max(len(words), 1), bands=words, fit=self.fit)
 
 
 def folder_loader(reader: FolderReader, inputs: Inputs, config: Config, device: Device) -> ChipLoader:

@@ -28,14 +28,13 @@ class ChipFiles:
 
     `expected`: what each file must have: one entry, or one per band. `bands`: what {band} in a path stands for; () if a
     chip is one file. `preset`: a key of PRESETS, whose rule for TIFFs holds. `fit`: the size to bring chips to, if
-    sizes differ. `nodata`: of the store's layout, for FIT=resize.
+    sizes differ.
     """
 
     expected: tuple[Expected, ...]
     bands: tuple[str, ...] = ()
     preset: str | None = None
     fit: Fit | None = None
-    nodata: str | None = None
 
 
 def paths_of(path: str, bands: tuple[str, ...]) -> list[str]:
@@ -90,7 +89,7 @@ class ChipReader:
         self._files = files
         # A reader per band: each remembers the header of its previous file.
         self._readers = [FileReader(files.preset) for _ in files.expected]
-        self._fitter = Fitter(fit=files.fit, nodata=files.nodata) if files.fit else None
+        self._fitter = Fitter(fit=files.fit) if files.fit else None
         self._chip = np.empty(0, np.uint8)
         self.place: Place | None = None
 

@@ -23,7 +23,7 @@ class Fit:
 
     crop: the centre of a chip; a smaller chip is refused. pad: pad a smaller chip with `nodata`, or without it reflect
     pixels at its edges; crop a larger one. resize: the mean of whole blocks of pixels if the size is a whole multiple,
-    else cubic.
+    else cubic; `nodata` gets no weight.
     """
 
     height: int
@@ -87,10 +87,9 @@ def fit_line(fit: Fit, counts: np.ndarray, num_chips: int) -> str:
 
 @dataclass(kw_only=True)
 class Fitter:
-    """Applies a `Fit` to chips, and counts. `nodata`: of the store's layout."""
+    """Applies a `Fit` to chips, and counts."""
 
     fit: Fit
-    nodata: str | None = None
     counts: FitCounts = field(default_factory=FitCounts)
 
     def apply(self, bands: Sequence[np.ndarray] | np.ndarray, path: str | Path) -> np.ndarray:
@@ -108,7 +107,7 @@ class Fitter:
             return bands if isinstance(bands, np.ndarray) else np.stack(bands)
         if self.fit.way == "resize":
             self.counts.resized += 1
-            return np.stack([resize(band, *size, self.nodata) for band in bands])
+            return np.stack([resize(band, *size, self.fit.nodata) for band in bands])
         height, width = bands[0].shape
         if other := next((band.shape for band in bands if band.shape != (height, width)), None):
             raise ChipError(

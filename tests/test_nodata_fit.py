@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+import zarr
 from helpers.chips import conversion, to_store, write_chips, write_csv
 from helpers.nodata import KINDS, as_nan, missing, write_chip
 from hypothesis import given
@@ -94,17 +95,26 @@ def test_infinite_values_are_refused_after_a_resize_too(tmp_path: Path, refused:
 
 
 @pytest.mark.parametrize("way", ["crop", "pad", "resize"])
-def test_a_store_of_fitted_chips_counts_what_is_nodata_after_the_fit(tmp_path: Path, way: str) -> None:
+def test_a_store_of_fitted_chips_has_nodata_or_a_value_of_the_files(tmp_path: Path, way: str) -> None:
+    """Chips of 100 with a corner of nodata: no pixel is a mixture."""
     chips = write_chips(tmp_path / "tif", dtype="int16")
+    chips.values[:] = 100
     chips.values[:, :, :5, :7] = -9999
     for index, chip in enumerate(chips.values):
         write_chip(chips.folder / f"t_{index}.tif", chip)
     size = {"crop": 12, "pad": 20, "resize": 8}[way]
     store = to_store(chips, tmp_path / "s.zarr", nodata="-9999", size=size, fit=way)
-    # crop and pad move the corner by 2 pixels; resize halves it, and a block of 2 x 2 needs 2 valid pixels.
-    pad_corner = np.pad(np.pad(np.ones((5, 7)), ((0, 11), (0, 9))), 2, mode="reflect").sum()
-    corner = {"crop": 3 * 5, "pad": int(pad_corner), "resize": 2 * 3}[way]
-    assert store.valid_count.tolist() == [[size * size - corner] * 4] * 12
+    # crop cuts 2 pixels off each side, pad adds 2. resize halves: a block of 2 x 2 with 2 valid pixels is valid.
+    expected = np.full((size, size), 100)
+    if way == "pad":
+        expected[:] = -9999
+        expected[2:18, 2:18] = chips.values[0, 0]
+    else:
+        rows, columns = {"crop": (3, 5), "resize": (2, 3)}[way]
+        expected[:rows, :columns] = -9999
+    tiles = np.asarray(zarr.open_group(store.path, mode="r")["tiles"][...])
+    assert np.array_equal(tiles, np.broadcast_to(expected, (12, 4, size, size)))
+    assert store.valid_count.tolist() == [[int((expected == 100).sum())] * 4] * 12
 
 
 def per_band(folder: Path, tags: tuple[str | None, str | None]) -> None:
