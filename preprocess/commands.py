@@ -128,8 +128,8 @@ class StoreWords(Settings):
     fit: Literal["crop", "pad", "resize"] | None = setting(
         None,
         "crop: the centre. pad: reflect the edges of smaller chips (with NODATA: add nodata), crop larger ones. "
-        "resize: the mean of blocks of pixels if SIZE divides the size, else cubic. Without SIZE, resize brings bands "
-        "in files of their own to the largest of them.",
+        "resize: the mean of blocks of pixels if SIZE divides the size, else cubic. With a file per band and "
+        "without SIZE, resize brings all bands to the size of the largest band.",
     )
     nodata: str | None = setting(
         None,

@@ -105,21 +105,6 @@ RUNS = {
 }
 
 
-# One new process for all runs, which has not built these models before.
-REPRODUCE = """
-import contextlib, sys
-from pathlib import Path
-
-sys.path.insert(0, "tests")
-from analysis.reproduce import reproduce
-from tiny import tiny_networks
-
-with tiny_networks() if sys.argv[1] == "tiny" else contextlib.nullcontext():
-    for run in sys.argv[2:]:
-        print("verdict", reproduce(Path(run), store=None, gpu=None))
-"""
-
-
 @pytest.mark.parametrize("networks", ["tiny", pytest.param("real", marks=pytest.mark.slow)])
 def test_every_task_reproduces_to_the_bit_in_a_new_process(store: Path, tmp_path: Path, networks: str) -> None:
     folders = []
@@ -128,7 +113,8 @@ def test_every_task_reproduces_to_the_bit_in_a_new_process(store: Path, tmp_path
             ended = train(store, tmp_path / str(number), *arguments, task=task)
             assert ended.returncode == 0, ended.stderr
             folders.append(str(tmp_path / str(number)))
-    ended = python("-c", REPRODUCE, networks, *folders)
+    # One new process for all runs, which has not built these models before.
+    ended = python("tests/reproduce_runs.py", networks, *folders)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("verdict True") == len(RUNS)
     assert ended.stdout.count("BIT-IDENTICAL.\n") == len(RUNS)

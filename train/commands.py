@@ -53,7 +53,9 @@ class FirstConversion(ConversionSettings):
     heading: ClassVar[str] = StoreWords.heading
 
     data: Path | None = setting(  # type: ignore[assignment]  # only the table and the words are of this class
-        None, "Folder of TIFFs: convert them to STORE before the training. The settings below need it.", hint="folder"
+        None,
+        "Folder of TIFFs, or of PNGs or JPEGs: convert them to STORE before the training. The settings below need it.",
+        hint="folder",
     )
 
 

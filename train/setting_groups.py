@@ -74,7 +74,7 @@ class DataSettings(Settings):
     split: str = setting(
         "course",
         "How chips are divided. course: the reference project's random split by scikit-learn, 33 % test. blocked: "
-        "the fractions of course, but chips of one block of ground (BLOCK_KM, if the files have coordinates), and "
+        "33 % test as in SPLIT=course, but chips of one block of ground (BLOCK_KM, if the files have coordinates), and "
         "duplicates and adjacent chips of one scene that `make audit` found, are in the same split. column: the split "
         "of the labels file, which the store keeps (SPLIT_COLUMN). 0.8,0.2: fractions of train and test. "
         "0.7,0.1,0.2@5: of train, val and test, drawn with seed 5. "
@@ -92,8 +92,8 @@ class DataSettings(Settings):
     input: Literal["raw", "course"] = setting(
         "raw",
         "raw: the files' values, standardised per band by the train split's statistics. course: the values that PIL "
-        "gives for Planet's 16-bit files (8 bits, colours divided by NIR), to compare with the reference project, an "
-        "older one.",
+        "gives for Planet's 16-bit files (8 bits, colours divided by NIR), to compare with the "
+        "older reference project.",
     )
     crop: int = setting(
         0, "Side of the crop in pixels. 0: CROP_SHARE of the chip's side.", ge=0, le=2**16, default_text="0"
