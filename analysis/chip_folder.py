@@ -22,6 +22,7 @@ from preprocess.expected import Expected
 from preprocess.file_patterns import FilePattern
 from preprocess.files import named_errors
 from preprocess.fit import Fit
+from preprocess.georeference import Place
 from preprocess.image_names import PICTURES, SUFFIXES, chip_name, list_chips
 from preprocess.layout import Layout, plan_layout
 from preprocess.pattern_matching import list_pattern
@@ -162,7 +163,8 @@ def _first_layout(files: Files, bands: tuple[str, ...]) -> Layout:
 class FolderReader:
     """Reads `bands` of chips by number, as `pipeline.chunks.ChunkReader` reads them from a store.
 
-    axes, fit: of the store's conversion. bad: chips that cannot be used, by number, each with the reason.
+    axes, fit: of the store's conversion. bad: chips that cannot be used, by number, each with the reason. places: where
+    chips lie, by number, if their files say it.
     """
 
     files: Files
@@ -171,6 +173,7 @@ class FolderReader:
     axes: str | None = None
     fit: Fit | None = None
     bad: dict[int, str] = field(default_factory=dict)
+    places: dict[int, Place] = field(default_factory=dict)
 
     def decode(self, chips: np.ndarray, out: np.ndarray, flip_rows: np.ndarray | None = None) -> None:
         """Read files into `out`, (N, bands, height, width). A file that cannot be used becomes zeros and a reason in
@@ -183,7 +186,8 @@ class FolderReader:
         path = self.files.paths[chip]
         try:
             with named_errors(path):
-                values = ChipReader(self._chip_files()).read(path)  # one per call: several threads read
+                reader = ChipReader(self._chip_files())  # one per call: several threads read
+                values = reader.read(path)
             check_finite(values, path, self.layout.nodata)
         except ChipError as error:
             self.bad[chip] = str(error)
@@ -196,6 +200,8 @@ class FolderReader:
             )
             out[:] = 0
         else:
+            if reader.place:
+                self.places[chip] = reader.place
             for row, band in enumerate(self.bands):
                 out[row] = values[self.layout.bands.index(band)]
 

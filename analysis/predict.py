@@ -1,9 +1,9 @@
 """`make predict`: score a folder of chips without labels.
 
-In: a run and a folder. Out: a CSV of scores, and a submission file in Kaggle's form. Chips are scored in blocks, so
-memory does not grow with the folder. Each finished block is a file in OUT.partial: a stop at any moment loses one block
-at most, and the same command resumes. On the same machine the scores equal the run's to the bit: same graph, batch size
-and threads. A file that cannot be used is named and skipped.
+In: a run and a folder. Out: a CSV of scores, a submission file in Kaggle's form, and for GeoTIFFs a CSV of bounds.
+Chips are scored in blocks, so memory does not grow with the folder. Each finished block is a file in OUT.partial: a
+stop at any moment loses one block at most, and the same command resumes. On the same machine the scores equal the run's
+to the bit: same graph, batch size and threads. A file that cannot be used is named and skipped.
 """
 
 import hashlib
@@ -29,6 +29,7 @@ from preprocess.console import UserError, say
 from preprocess.file_patterns import read_pattern
 from preprocess.files import locked
 from preprocess.fit import fit_of
+from preprocess.georeference import bounds
 from preprocess.zarr_store import write_atomic
 from train.config import Config
 from train.device import Device, choose_device, prepare_torch
@@ -42,10 +43,11 @@ MAX_LINES = 20  # of bad files on the terminal; OUT_bad.csv has all of them
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """Files of a prediction: scores, Kaggle's form, bad files, and the folder of finished blocks."""
+    """Files of a prediction: scores, Kaggle's form, bounds, bad files, and the folder of finished blocks."""
 
     scores: Path
     submission: Path
+    bounds: Path
     bad: Path
     partial: Path
 
@@ -54,16 +56,17 @@ def output_files(out: Path) -> Output:
     """The files that belong to OUT.
 
     Raises:
-        UserError: OUT or its submission exists. A submission without OUT but with OUT.partial comes from a stopped
-            prediction and is overwritten.
+        UserError: OUT, its submission or its bounds exist. The last two without OUT but with OUT.partial come from a
+            stopped prediction and are overwritten.
     """
     output = Output(
         scores=out,
         submission=out.with_name(f"{out.stem}_submission{out.suffix}"),
+        bounds=out.with_name(f"{out.stem}_bounds{out.suffix}"),
         bad=out.with_name(f"{out.stem}_bad{out.suffix}"),
         partial=out.with_name(out.name + ".partial"),
     )
-    final = [output.scores, *([] if output.partial.exists() else [output.submission])]
+    final = [output.scores, *([] if output.partial.exists() else [output.submission, output.bounds])]
     for path in final:
         if path.exists():
             raise UserError(f"OUT={out}: {path} exists. Choose another OUT, or remove the file.")
@@ -122,7 +125,7 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
                 batches = loader.subset(chips)
                 logits = predict_logits(model, batches, device, label=label, num_chips=len(chips))
                 bad = {int(chip): reader.bad[chip] for chip in chips.tolist() if chip in reader.bad}
-                _write_block(output, number, logits, bad)
+                _write_block(output, number, logits, bad, _bounds(reader, chips))
         loader.close()
         return _finish(output, run, files, len(blocks))
 
@@ -136,6 +139,7 @@ def _settings(reader: FolderReader, run: Run, digest: str, config: Config, devic
     return {
         "files": listing.hexdigest(), "model_sha256": digest, "device": device.name, "batch": config.test_batch,
         "tta": tta, "scores": thresholds, "chips": [*layout.bands, layout.height, layout.width, layout.dtype],
+        "bounds": True,
     }  # fmt: skip
 
 
@@ -152,9 +156,18 @@ def _begin(output: Output, settings: dict[str, Any]) -> None:
     write_atomic(record, text.encode())
 
 
-def _write_block(output: Output, number: int, logits: np.ndarray, bad: dict[int, str]) -> None:
+def _bounds(reader: FolderReader, chips: np.ndarray) -> dict[int, list[Any]]:
+    """[crs, left, bottom, right, top] of the chips that say where they lie, by number."""
+    height, width = reader.layout.height, reader.layout.width
+    known = {chip: place for chip in chips.tolist() if (place := reader.places.pop(chip, None))}
+    return {chip: [place.crs, *bounds(place.transform, height, width)] for chip, place in known.items()}
+
+
+def _write_block(
+    output: Output, number: int, logits: np.ndarray, bad: dict[int, str], corners: dict[int, list[Any]]
+) -> None:
     data = io.BytesIO()
-    np.savez(data, logits=logits, bad=np.array(json.dumps(bad)))
+    np.savez(data, logits=logits, bad=np.array(json.dumps(bad)), bounds=np.array(json.dumps(corners)))
     write_atomic(output.partial / f"{number}.npz", data.getvalue())
 
 
@@ -163,6 +176,7 @@ def _read_block(output: Output, number: int, num_chips: int) -> tuple[np.ndarray
     try:
         with np.load(io.BytesIO((output.partial / f"{number}.npz").read_bytes()), allow_pickle=False) as block:
             logits, bad = block["logits"], json.loads(str(block["bad"]))
+            json.loads(str(block["bounds"]))
     except Exception:
         # zipfile, zlib and numpy raise errors of many kinds; in each case the block is scored again.
         return None
@@ -203,13 +217,33 @@ def _finish(output: Output, run: Run, files: Files, num_blocks: int) -> int:
         _report_bad(output, bad)
     else:
         output.bad.unlink(missing_ok=True)  # from an earlier prediction with this OUT
+    located = _join_bounds(output, files, num_blocks)
     for path in (output.submission, output.scores):  # OUT last: if it exists, all of the prediction does
         os.replace(temporary[path], path)
     shutil.rmtree(output.partial)
     good = len(files.names) - len(bad)
     tags = f"their tags at the thresholds tuned for F2{how}"
     say(f"{output.scores}: scores of {good} chips; {output.submission}: {tags}")
+    if located:
+        say(f"{output.bounds}: where {located} of these chips lie, in the coordinates of their files")
     return len(bad)
+
+
+def _join_bounds(output: Output, files: Files, num_blocks: int) -> int:
+    """Write the CSV of bounds if a file says where it lies. Returns the number of its rows."""
+    temporary, count = output.partial / output.bounds.name, 0
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        rows = CsvWriter(file)
+        rows.writerow(["image_name", "crs", "left", "bottom", "right", "top"])
+        for number in range(num_blocks):
+            with np.load(output.partial / f"{number}.npz") as block:
+                corners = json.loads(str(block["bounds"]))
+            for chip, values in corners.items():
+                rows.writerow([files.names[int(chip)], *values])
+            count += len(corners)
+    if count:
+        os.replace(temporary, output.bounds)
+    return count
 
 
 def _report_bad(output: Output, bad: list[tuple[str, str]]) -> None:

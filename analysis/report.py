@@ -129,7 +129,8 @@ def _warn(run: Run, section: Section) -> None:
     rule = run.made_with.split.rule.partition(" + val ")[0]
     if rule == "blocked":
         warnings.append(
-            "The split keeps the duplicates and neighbours found by `make audit` together; undetected ones leak."
+            "The split keeps the duplicates and neighbours found by `make audit` together, and with coordinates the "
+            "chips of a block of ground. Undetected neighbours, and chips at the edges of blocks, leak."
         )
     elif rule != "column" and not rule.endswith(".csv"):
         warnings.append(
