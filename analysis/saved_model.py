@@ -10,7 +10,7 @@ from torch import nn
 
 from analysis.finished_run import Run, load_run
 from models.build import build
-from models.resnet import branch
+from models.resnet import WeightsError, branch
 from pipeline.inputs import COURSE_MEAN, COURSE_STD, Inputs, raw_inputs
 from preprocess.console import UserError, say
 from preprocess.splits import make_split
@@ -120,7 +120,11 @@ def load_saved(run: Run) -> tuple[nn.Module, str]:
         UserError: the weights are missing, do not fit, or are not those that made the saved scores.
     """
     branches = tuple(branch(*bands) for bands in run.record.inputs.branches)
-    net = build(run.config.arch, branches, len(run.classes), None, pool=run.record.inputs.pool)
+    inputs = run.record.inputs
+    try:
+        net = build(run.config.arch, branches, len(run.classes), None, pool=inputs.pool, size=inputs.crop)
+    except WeightsError as error:  # timm is not installed here
+        raise UserError(f"{run.path}: {error}") from error
     digest = load_weights(run.path, net)
     if digest != run.made_with.model_sha256:
         raise UserError(

@@ -1,1 +1,1 @@
-"""ResNets for any bands. Imports torch and torchvision only; leaves data and training to others."""
+"""Networks for any bands. Imports torch, torchvision and, if asked for, timm; leaves data and training to others."""

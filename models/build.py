@@ -6,13 +6,16 @@ Leaves the names and shapes of tensors to `weights`, conv1's filters to `resnet`
 import hashlib
 import socket
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import torch
 import torchvision
 from torch import nn
 
+from models.archs import ARCHS
 from models.resnet import RGB, Branch, WeightsError, adapt_conv1, branch, make_resnet
+from models.timm_nets import layers_of, make_timm
 from models.two_branch import TwoBranch
 from models.weights import Weights, check_names, check_values, weights_of
 
@@ -20,27 +23,34 @@ DOWNLOAD_TIMEOUT_S = 20.0  # without a network, an error must come instead of en
 
 
 def build(arch: str, branches: tuple[Branch, ...], num_classes: int, weights: Weights | None = None, *,
-          new_bands: str = "kaiming", pool: bool = True) -> nn.Module:  # fmt: skip
+          new_bands: str = "kaiming", pool: bool = True, size: tuple[int, int] | None = None) -> nn.Module:  # fmt: skip
     """Make a network.
 
     Args:
-        arch: one of `archs.ARCHS`.
-        branches: one branch gives a plain ResNet, several give a `TwoBranch`.
+        arch: one of `archs.ARCHS`, or a network of timm.
+        branches: one branch gives a plain network, several give a `TwoBranch`.
         num_classes: outputs.
         weights: pretrained weights that the trunks start from, or None. The last layer always starts random.
         new_bands: conv1's filters for bands that have none in `weights`; one of `resnet.NEW_BANDS`.
         pool: see `resnet.make_resnet`.
+        size: (height, width) of the images in pixels; networks of timm may depend on it.
 
     Raises:
         WeightsError: the weights do not fit.
+        ArchError: timm cannot make the network.
     """
     if len(branches) == 1:
-        net = make_resnet(arch, len(branches[0].bands), num_classes, pool=pool)
+        num_bands = len(branches[0].bands)
+        if arch in ARCHS:
+            net = make_resnet(arch, num_bands, num_classes, pool=pool)
+        else:
+            net = make_timm(arch, num_bands, num_classes, size)
         trunks = [net]
     else:
-        net = TwoBranch(arch, branches, num_classes, pool=pool)
+        net = TwoBranch(arch, branches, num_classes, pool=pool, size=size)
         trunks = list(net.trunks)
     if weights is not None:
+        weights = weights.split_last(layers_of(arch))
         for trunk, spec, (state, bands) in zip(trunks, branches, weights.for_branches(branches), strict=True):
             load_trunk(trunk, arch, spec, state, bands, weights.source, new_bands)
         check_values(weights.last, weights.source)
@@ -51,13 +61,14 @@ def load_trunk(
     net: nn.Module, arch: str, spec: Branch, state: dict[str, torch.Tensor], bands: tuple[str, ...] | None,
     source: str, new_bands: str,
 ) -> None:  # fmt: skip
-    """Load pretrained weights into a trunk, except for `fc`.
+    """Load pretrained weights into a trunk, except for the last layer.
 
     Args:
-        net: from `resnet.make_resnet`.
+        net: from `resnet.make_resnet` or `timm_nets.make_timm`.
         arch: its architecture.
         spec: the trunk's bands.
-        state: tensors by torchvision's names. conv1 has 3 channels (red, green, blue), or those of the branch.
+        state: tensors by torchvision's or timm's names. The first layer has 3 channels (red, green, blue), or those of
+            the branch.
         bands: of conv1's channels in `state`, if they are known; then channels are matched by name.
         source: where the weights come from; begins every error.
         new_bands: filters for bands that have none in `state`; see `resnet.adapt_conv1`.
@@ -65,18 +76,21 @@ def load_trunk(
     Raises:
         WeightsError: names the tensors that do not fit.
     """
-    fresh = {name: value for name, value in net.state_dict().items() if not name.startswith("fc.")}
-    check_names(state, fresh, arch, source)
+    layers = layers_of(arch)
+    fresh = {name: value for name, value in net.state_dict().items() if not layers.is_last(name)}
+    first = tuple(f"{layer}.weight" for layer in layers.first)
+    check_names(state, fresh, arch, source, first)
     values = check_values(state, source)
-    values["conv1.weight"] = _filters(values["conv1.weight"], fresh["conv1.weight"], spec, bands, source, new_bands)
+    for name in first:
+        values[name] = _filters(values[name], fresh[name], spec, bands, f"{source}: expected {name}", new_bands)
     net.load_state_dict({**net.state_dict(), **values})
 
 
 def _filters(
-    pretrained: torch.Tensor, fresh: torch.Tensor, spec: Branch, bands: tuple[str, ...] | None, source: str,
+    pretrained: torch.Tensor, fresh: torch.Tensor, spec: Branch, bands: tuple[str, ...] | None, layer: str,
     new_bands: str,
 ) -> torch.Tensor:  # fmt: skip
-    """conv1's weights, (64, bands of the branch, 7, 7)."""
+    """Weights of the first layer, (outputs, bands of the branch, ...). `layer` begins every error."""
     if bands is not None and set(bands) == set(spec.bands):
         return pretrained[:, [bands.index(band) for band in spec.bands]]
     if bands is not None:
@@ -85,7 +99,7 @@ def _filters(
         return adapt_conv1(pretrained, spec, fresh, new_bands)
     if pretrained.shape != fresh.shape:
         raise WeightsError(
-            f"{source}: expected conv1.weight of {fresh.shape[1]} bands ({','.join(spec.bands)}) or of red,green,blue, "
+            f"{layer} of {fresh.shape[1]} bands ({','.join(spec.bands)}) or of red,green,blue, "
             f"found {pretrained.shape[1]} bands."
         )
     return pretrained
@@ -93,8 +107,10 @@ def _filters(
 
 def head_parameters(net: nn.Module) -> list[nn.Parameter]:
     """Parameters of the last linear layer."""
-    head = net.get_submodule("fc")
-    return list(head.parameters())
+    classifier: Any = getattr(net, "get_classifier", None)
+    heads = net.get_submodule("fc") if classifier is None else classifier()
+    layers: tuple[nn.Module, ...] = heads if isinstance(heads, tuple) else (heads,)
+    return [parameter for layer in layers for parameter in layer.parameters()]
 
 
 def imagenet_file(arch: str) -> Path:
@@ -109,6 +125,11 @@ def imagenet_weights(arch: str) -> Weights:
     Raises:
         WeightsError: the weights are not available here; the message says what to do.
     """
+    if arch not in ARCHS:
+        raise WeightsError(
+            f"ImageNet weights of {arch} are not downloaded: it is a network of timm. Pass WEIGHTS=file.safetensors "
+            "with timm's names, or WEIGHTS=none."
+        )
     weights = torchvision.models.get_model_weights(arch).DEFAULT
     path, timeout = imagenet_file(arch), socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)

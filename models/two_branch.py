@@ -5,7 +5,11 @@ from typing import cast
 import torch
 from torch import nn
 
+from models.archs import ARCHS
 from models.resnet import Branch, make_resnet, num_features
+from models.timm_nets import count_features, make_timm
+
+ANY_SIZE = (224, 224)
 
 
 class TwoBranch(nn.Module):
@@ -14,11 +18,20 @@ class TwoBranch(nn.Module):
     Input (B, bands of all branches in order, height, width); output (B, classes) logits.
     """
 
-    def __init__(self, arch: str, branches: tuple[Branch, ...], num_classes: int, *, pool: bool) -> None:
+    def __init__(
+        self, arch: str, branches: tuple[Branch, ...], num_classes: int, *, pool: bool,
+        size: tuple[int, int] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self._widths = [len(spec.bands) for spec in branches]
-        self.trunks = nn.ModuleList(make_resnet(arch, width, None, pool=pool) for width in self._widths)
-        self.fc = nn.Linear(num_features(arch) * len(branches), num_classes)
+        if arch in ARCHS:
+            trunks = [make_resnet(arch, width, None, pool=pool) for width in self._widths]
+            features = num_features(arch)
+        else:
+            trunks = [make_timm(arch, width, None, size) for width in self._widths]
+            features = count_features(trunks[0], self._widths[0], size or ANY_SIZE)
+        self.trunks = nn.ModuleList(trunks)
+        self.fc = nn.Linear(features * len(branches), num_classes)
 
     def forward(self, images_nchw: torch.Tensor) -> torch.Tensor:
         """Logits."""

@@ -8,7 +8,7 @@ Leaves conv1's filters for other bands to `resnet`, and the settings of a run to
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from models.archs import ARCHS
 from models.resnet import RGB, Branch, WeightsError, make_resnet
+from models.timm_nets import TORCHVISION, Layers
 
 KEY = "canopy"  # of `NetworkInfo` as JSON in the metadata of a file
 VERSION = 1
@@ -89,7 +90,7 @@ class Weights:
     @property
     def num_classes(self) -> int | None:
         """Outputs of the last layer; None without one."""
-        bias = self.last.get("fc.bias")
+        bias = next((value for name, value in self.last.items() if name.endswith(".bias")), None)
         return bias.shape[0] if bias is not None and bias.ndim == 1 else None
 
     @property
@@ -126,18 +127,25 @@ class Weights:
             f"TASK={self.info.task} on {_bands(groups)}."
         )
 
-    def lack_bands(self, branches: tuple[Branch, ...]) -> bool:
-        """Whether a band of the branches needs a filter that conv1 of these weights lacks.
+    def split_last(self, layers: Layers) -> "Weights":
+        """The same with the last layer of this architecture in `last`."""
+        last = {name: value for trunk in self.trunks for name, value in trunk.items() if layers.is_last(name)}
+        trunks = tuple({name: trunk[name] for name in trunk if name not in last} for trunk in self.trunks)
+        return replace(self, trunks=trunks, last={**self.last, **last})
+
+    def lack_bands(self, branches: tuple[Branch, ...], layers: Layers = TORCHVISION) -> bool:
+        """Whether a band of the branches needs a filter that the first layer of these weights lacks.
 
         Raises:
             WeightsError: the weights are for other bands.
         """
         pairs = zip(self.for_branches(branches), branches, strict=True)
         return any(
-            trunk["conv1.weight"].shape[1:2] == (len(RGB),)
+            trunk[f"{layer}.weight"].shape[1:2] == (len(RGB),)
             and not all(colour in (bands or RGB) for colour in spec.colours)
             for (trunk, bands), spec in pairs
-            if "conv1.weight" in trunk
+            for layer in layers.first
+            if f"{layer}.weight" in trunk
         )
 
 
@@ -185,13 +193,16 @@ def weights_of(state: Mapping[str, torch.Tensor], source: str, info: NetworkInfo
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     last: dict[str, torch.Tensor] = {name: tensors.pop(name) for name in sorted(tensors.keys() & LAST)}
     trunks: list[dict[str, torch.Tensor]] = []
-    while f"trunks.{len(trunks)}.conv1.weight" in tensors:
+    of_timm = info is not None and info.arch not in ARCHS
+    while f"trunks.{len(trunks)}.conv1.weight" in tensors or (
+        of_timm and any(name.startswith(f"trunks.{len(trunks)}.") for name in tensors)
+    ):
         prefix = f"trunks.{len(trunks)}."
         names = [name for name in tensors if name.startswith(prefix)]
         trunks.append({name.removeprefix(prefix): tensors.pop(name) for name in names})
     if not trunks or tensors:  # `check_names` reports names that belong to no trunk
         trunks = [tensors | {f"trunks.{n}.{name}": value for n, t in enumerate(trunks) for name, value in t.items()}]
-    if info is not None:
+    if info is not None and not of_timm:
         channels = [trunk["conv1.weight"].shape[1:2] for trunk in trunks if "conv1.weight" in trunk]
         if channels != [(len(bands),) for bands in info.bands]:
             raise WeightsError(f"{source}: its metadata says {_bands(info.bands)}, its tensors have other bands.")
@@ -199,9 +210,12 @@ def weights_of(state: Mapping[str, torch.Tensor], source: str, info: NetworkInfo
 
 
 def check_names(
-    state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], arch: str, source: str
+    state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], arch: str, source: str,
+    first: tuple[str, ...] = ("conv1.weight",),
 ) -> None:  # fmt: skip
-    """Compare the names and shapes of a trunk with those that its network has; leaves conv1's channels to `resnet`.
+    """Compare the names and shapes of a trunk with those that its network has.
+
+    Leaves the channels of the `first` weights to `resnet`.
 
     `num_batches_tracked` may be missing: older torch did not save it, and with BatchNorm's momentum nothing reads it.
 
@@ -213,7 +227,7 @@ def check_names(
     reasons = [f"{_names(names)} {fault}" for names, fault in ((missing, "missing"), (unused, "unused")) if names]
     for name, value in expected.items():
         found_shape, shape = tuple(state[name].shape if name in state else value.shape), tuple(value.shape)
-        if name == "conv1.weight" and len(found_shape) == 4:  # the number of bands may differ
+        if name in first and len(found_shape) == 4:  # the number of bands may differ
             shape = (shape[0], found_shape[1], *shape[2:])
         if found_shape != shape:
             reasons.append(f"{name} of shape {found_shape} instead of {shape}")

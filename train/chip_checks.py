@@ -1,4 +1,4 @@
-"""Settings against the number, the size and the bands of the chips. Imports nothing heavy.
+"""Settings against the number, the size and the bands of the chips, and the name of the network. Imports nothing heavy.
 
 In: a configuration and plain numbers. Out: a UserError that names the setting. `known_chips` finds the numbers without
 opening a store, so that most of what cannot work is refused before anything is installed. Leaves the split, and all
@@ -9,11 +9,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.archs import ARCHS, INSTALL_TIMM, timm_names
 from preprocess.commands import ConversionSettings
 from preprocess.console import UserError
 from preprocess.csv_rows import SEPARATORS, read_table
 from preprocess.files import is_url
 from preprocess.label_files import is_csv
+from preprocess.messages import bad, did_you_mean
 from train.config import Config
 
 
@@ -73,6 +75,17 @@ def _of_store(store: Path) -> KnownChips | None:
 def check_bands(config: Config, bands: tuple[str, ...], where: Path | str) -> None:
     """UserError if the chips lack a band that the network needs."""
     config.band_choice.check_stored(bands, where)
+
+
+def check_arch(arch: str) -> None:
+    """UserError if there is no such network. timm's networks are there if timm is installed."""
+    if arch in ARCHS:
+        return
+    names = timm_names()
+    if arch not in names:
+        timm = "of timm" if names else f"of timm, which is not installed ({INSTALL_TIMM})"
+        hint = did_you_mean(arch, {*ARCHS, *names}, "ARCH")
+        raise bad("ARCH", arch, f"one of {', '.join(ARCHS)}, or a network {timm}{hint}")
 
 
 def check_crop(config: Config, height: int, width: int, where: Path | str) -> None:

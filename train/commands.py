@@ -119,6 +119,7 @@ class TrainRequest:
             self.conversion.check()
         if self.run is not None and Path(self.run).exists():
             raise UserError(f"RUN={self.run}: exists already. Choose another name, or remove it.")
+        chip_checks.check_arch(self.config.arch)
         store = self.config.store
         if (
             not self.conversion

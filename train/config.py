@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from pydantic import model_validator
 
+from models.archs import ARCHS
 from preprocess.band_names import COLOURS
 from preprocess.console import UserError
 from preprocess.messages import bad, did_you_mean, shown
@@ -81,6 +82,7 @@ WITHOUT_EFFECT: tuple[tuple[str, str, Callable[[Config], bool]], ...] = (
         "BANDS_IN, which has no new band",
         lambda config: bool(config.bands_in) and set(config.band_choice.named[0]) <= set(COLOURS),
     ),
+    ("pool", "ARCH of timm", lambda config: config.arch not in ARCHS),
     ("crop_share", "CROP", lambda config: config.crop > 0),
     ("cache", "GPU=cpu (CACHE=host has)", lambda config: config.cache == "device" and config.gpu.startswith("cpu")),
     ("cache", "INPUT=course (CACHE=host has)", lambda config: config.cache == "device" and config.input == "course"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from models.build import imagenet_weights
 from models.resnet import Branch, WeightsError
+from models.timm_nets import layers_of
 from models.weights import KEY, NetworkInfo, Weights, file_weights
 from preprocess.console import UserError, one_line, say
 from preprocess.files import open_regular
@@ -59,9 +60,9 @@ def initial_weights(config: Config, branches: tuple[Branch, ...], *, pool: bool)
     else:
         path = Path(config.weights)
         _check_file(path)
-        weights = file_weights(path, f"WEIGHTS={path}")
+        weights = file_weights(path, f"WEIGHTS={path}").split_last(layers_of(config.arch))
         _check_info(weights, config)
-    if config.conv1 != "kaiming" and not weights.lack_bands(branches):
+    if config.conv1 != "kaiming" and not weights.lack_bands(branches, layers_of(config.arch)):
         raise WeightsError(
             f"CONV1={config.conv1} has no effect here: {weights.source} has filters for all bands. Leave CONV1 out."
         )

@@ -9,12 +9,13 @@ from typing import Any, ClassVar, Literal, cast
 
 from pydantic import ValidationInfo, field_validator
 
-from models.archs import Arch
+from models.archs import ARCHS
 from preprocess.settings import Settings, setting
 from preprocess.split_rules import BLOCK_KM, check_rule
 from train.band_choice import split_groups
 from train.recipes import RECIPES
 
+_ARCH = re.compile("[A-Za-z0-9_]{1,100}")
 _GPU_NUMBER = re.compile("0|[1-9][0-9]{0,3}")
 
 
@@ -139,7 +140,11 @@ class ModelSettings(Settings):
 
     heading: ClassVar[str] = "Model"
 
-    arch: Arch = setting("resnet18", "The network, a ResNet of torchvision.")
+    arch: str = setting(
+        "resnet18",
+        f"The network: a ResNet of torchvision ({', '.join(ARCHS)}), or any network of timm, if timm is installed.",
+        hint="name",
+    )
     weights: str = setting(
         "auto",
         "Initial weights. auto: ImageNet's if torchvision can get them, else none. imagenet: ImageNet's; training is "
@@ -161,6 +166,13 @@ class ModelSettings(Settings):
         "crop is smaller than 64 pixels.",
         "on",
     )
+
+    @field_validator("arch")
+    @classmethod
+    def _arch_is_a_name(cls, text: str) -> str:
+        if not _ARCH.fullmatch(text):
+            raise ValueError("the name of a network, of letters, digits and _")
+        return text
 
     @field_validator("weights")
     @classmethod

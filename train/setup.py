@@ -184,7 +184,8 @@ def make_model(config: Config, data: Data, *, pretrained: bool) -> nn.Module:
         pool = pools(config, data)
         weights = initial_weights(config, data.branches, pool=pool) if pretrained else None
         net = build(
-            config.arch, data.branches, len(data.store.classes), weights, new_bands=config.conv1, pool=pool
+            config.arch, data.branches, len(data.store.classes), weights, new_bands=config.conv1, pool=pool,
+            size=crop_of(config, data),
         )  # fmt: skip
     except WeightsError as error:
         raise UserError(str(error)) from error

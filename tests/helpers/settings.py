@@ -4,13 +4,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from models.archs import ARCHS
 from preprocess.setting_specs import specs
 from train.config import Config
 
 # Values that each setting may have with any values of the others.
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     **{name: st.sampled_from(spec.choices) for name, spec in specs(Config).items() if spec.choices},
-    "recipe": st.just("default"),
+    "recipe": st.just("default"), "arch": st.sampled_from([*ARCHS, "vit_tiny_patch16_224"]),
     "store": st.text(st.characters(exclude_characters="\0")), "gpu": st.sampled_from(["0", "1,0", "auto", "cpu"]),
     "weights": st.sampled_from(["auto", "imagenet", "none", "a b.safetensors"]), "split": st.just("0.5,0.5"),
     "deterministic": st.booleans(), "shuffle_labels": st.booleans(),
