@@ -14,7 +14,16 @@ import torchvision
 from torch import nn
 
 from models.archs import ARCHS
-from models.resnet import RGB, Branch, WeightsError, adapt_conv1, branch, make_resnet
+from models.resnet import (
+    RGB,
+    SENTINEL_2,
+    Branch,
+    WeightsError,
+    adapt_conv1,
+    branch,
+    make_resnet,
+    sentinel_2_channels,
+)
 from models.timm_nets import layers_of, make_timm
 from models.two_branch import TwoBranch
 from models.weights import Weights, check_names, check_values, weights_of
@@ -97,10 +106,15 @@ def _filters(
         return adapt_conv1(pretrained[:, [bands.index(band) for band in RGB]], branch(*spec.bands), fresh, new_bands)
     if pretrained.shape[1] == len(RGB):
         return adapt_conv1(pretrained, spec, fresh, new_bands)
+    if pretrained.shape[1] == len(SENTINEL_2) and (channels := sentinel_2_channels(spec)):
+        return pretrained[:, channels]
     if pretrained.shape != fresh.shape:
+        others = (
+            ", which can only be those of Sentinel-2 (B01 to B12)" if pretrained.shape[1] == len(SENTINEL_2) else ""
+        )
         raise WeightsError(
             f"{layer} of {fresh.shape[1]} bands ({','.join(spec.bands)}) or of red,green,blue, "
-            f"found {pretrained.shape[1]} bands."
+            f"found {pretrained.shape[1]} bands{others}."
         )
     return pretrained
 

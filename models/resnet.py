@@ -19,6 +19,8 @@ import torchvision
 from torch import nn
 
 RGB = ("red", "green", "blue")  # the order of ImageNet's filters
+# The order of the channels in weights that were trained on all bands of Sentinel-2, such as torchgeo's.
+SENTINEL_2 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 NEW_BANDS = ("kaiming", "mean", "copy-red")
 
 
@@ -36,6 +38,13 @@ class Branch:
 
     bands: tuple[str, ...]
     colours: tuple[str | None, ...]
+
+
+def sentinel_2_channels(spec: Branch) -> list[int]:
+    """Where the bands of a branch are in SENTINEL_2; red, green and blue are B04, B03 and B02. Empty if one is not."""
+    colours = dict(zip(RGB, ("B04", "B03", "B02"), strict=True))
+    names = [colours[colour] if colour else band for band, colour in zip(spec.bands, spec.colours, strict=True)]
+    return [SENTINEL_2.index(name) for name in names] if set(names) <= set(SENTINEL_2) else []
 
 
 def branch(*bands: str) -> Branch:

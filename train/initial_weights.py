@@ -7,7 +7,7 @@ metadata. Leaves tensors and names to `models.weights`.
 from pathlib import Path
 
 from models.build import imagenet_weights
-from models.resnet import Branch, WeightsError
+from models.resnet import SENTINEL_2, Branch, WeightsError, sentinel_2_channels
 from models.timm_nets import layers_of
 from models.weights import KEY, NetworkInfo, Weights, file_weights
 from preprocess.console import UserError, one_line, say
@@ -68,6 +68,7 @@ def initial_weights(config: Config, branches: tuple[Branch, ...], *, pool: bool)
         )
     if config.weights != "imagenet":
         say(one_line(_line(weights, pool)))
+        _say_channels(weights, branches, config.arch)
     return weights
 
 
@@ -93,6 +94,16 @@ def _check_info(weights: Weights, config: Config) -> None:
                 f"{weights.source}: expected a run with {name}={expected}, found one with {name}={value}. "
                 f"Set {name}={value}, or other WEIGHTS."
             )
+
+
+def _say_channels(weights: Weights, branches: tuple[Branch, ...], arch: str) -> None:
+    """Say which channels of 13 are used, since a file does not name them."""
+    layers = [f"{layer}.weight" for layer in layers_of(arch).first]
+    first = [trunk[name] for trunk in weights.trunks for name in layers if name in trunk]
+    channels = [sentinel_2_channels(spec) for spec in branches]
+    if weights.info is None and all(channels) and all(value.shape[1] == len(SENTINEL_2) for value in first):
+        names = ",".join(SENTINEL_2[channel] for group in channels for channel in group)
+        say(f"{weights.source}: 13 channels, taken as Sentinel-2's bands B01 to B12 in order; used are {names}")
 
 
 def _line(weights: Weights, pool: bool) -> str:
