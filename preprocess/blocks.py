@@ -72,5 +72,7 @@ def blocks_line(blocks: np.ndarray, block_km: float, num_groups: int | None) -> 
     """What SPLIT=blocked used. `num_groups`: of the audit; None without one."""
     absent = int((blocks < 0).sum())
     nowhere = f" ({absent} chips have no coordinates)" if absent else ""
-    audit = "without the groups of `make audit`" if num_groups is None else f"and the audit's groups ({num_groups})"
+    audit = f"and the audit's groups ({num_groups})"
+    if num_groups is None:
+        audit = "without the groups of `make audit`, which would change the split"
     return f"SPLIT=blocked: {blocks.max() + 1} blocks of {block_km:g} km from coordinates{nowhere}, {audit}."

@@ -15,8 +15,11 @@ from helpers.places import UTM_33N, WGS_84, geo_chips, geo_tags
 from tiny import tiny_networks
 
 from analysis import predict
+from analysis.duplicates import write_groups
 from analysis.finished_run import load_run
-from preprocess.splits import make_split
+from preprocess.splits import groups_path, make_split
+from train.record import check_inputs
+from train.setup import open_data
 
 COUNT, SIDE = 60, 34
 
@@ -38,8 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 def test_a_run_trains_on_blocks_and_says_so(trained: SimpleNamespace) -> None:
     assert trained.ended.returncode == 0, trained.ended.stderr
     # From x = 500 km to 520.4 km at 2 km: 11 blocks.
-    line = "SPLIT=blocked: 11 blocks of 2 km from coordinates, without the groups of `make audit`."
-    assert line in trained.ended.stdout.splitlines()
+    assert "SPLIT=blocked: 11 blocks of 2 km from coordinates, without the groups" in trained.ended.stdout
     record = json.loads((trained.folder / "run" / "run.json").read_text())
     split = make_split("blocked", trained.store, block_km=2)
     assert (record["config"]["block_km"], record["split"]["sha256"]) == (2, split.sha256())
@@ -103,3 +105,18 @@ def test_files_without_coordinates_have_no_file_of_bounds(trained: SimpleNamespa
     chips = geo_chips(tmp_path / "tif", [[]] * 3, bands=3, side=SIDE)
     assert score(trained, chips.folder, tmp_path / "p.csv") == 0
     assert not (tmp_path / "p_bounds.csv").exists()
+
+
+def test_an_audit_after_training_changes_the_split_and_the_line_says_why(
+    trained: SimpleNamespace, refused: Callable
+) -> None:
+    train_chip, test_chip = (
+        int(make_split("blocked", trained.store, block_km=2).indices(name)[0]) for name in ("train", "test")
+    )
+    write_groups(trained.store, [sorted((train_chip, test_chip))])
+    try:
+        record = load_run(trained.folder / "run").record
+        text = refused(lambda: check_inputs(record, record.config, open_data(record.config), "RESUME=run"))
+    finally:
+        groups_path(trained.store.local_path).unlink()
+    assert "SPLIT=blocked also depends on the groups of `make audit` beside the store; have they changed?" in text

@@ -68,7 +68,9 @@ def check_inputs(record: Record, config: Config, data: Data, where: str) -> None
     ]
     for what, recorded, computed in rows:
         if recorded != computed:
-            raise UserError(f"{where}: expected {what} {recorded}, found {computed}. Is STORE the store of this run?")
+            groups = "SPLIT=blocked also depends on the groups of `make audit` beside the store; have they changed?"
+            advice = groups if (what, config.split) == ("split", "blocked") else "Is STORE the store of this run?"
+            raise UserError(f"{where}: expected {what} {recorded}, found {computed}. {advice}")
     for field in dataclasses.fields(InputsRef):
         recorded, computed = (getattr(inputs, field.name) for inputs in (record.inputs, network_inputs(config, data)))
         if recorded is None:
