@@ -242,5 +242,5 @@ class Progress:
         rate = (self._done - self._done_before) / max(time.monotonic() - self._started_s, 1e-9)
         left_s = (self._total - self._done) / rate if rate else float("inf")
         share = 100 * self._done // max(self._total, 1)
-        text = f"{self._label}: {self._done}/{self._total} {self._unit} ({share} %), {rate:.0f} {self._unit}/s"
+        text = f"{self._label}: {self._done}/{self._total} {self._unit} ({share} %), {rate:.{0 if rate >= 10 else 1}f} {self._unit}/s"
         return f"{text}, {left_s:.0f} s left{'; ' + note if note else ''}"
