@@ -241,6 +241,6 @@ class Progress:
     def _line(self, note: str) -> str:
         rate = (self._done - self._done_before) / max(time.monotonic() - self._started_s, 1e-9)
         left_s = (self._total - self._done) / rate if rate else float("inf")
-        share = 100 * self._done // max(self._total, 1)
-        text = f"{self._label}: {self._done}/{self._total} {self._unit} ({share} %), {rate:.{0 if rate >= 10 else 1}f} {self._unit}/s"
+        share, speed = 100 * self._done // max(self._total, 1), f"{rate:.{0 if rate >= 10 else 1}f}"
+        text = f"{self._label}: {self._done}/{self._total} {self._unit} ({share} %), {speed} {self._unit}/s"
         return f"{text}, {left_s:.0f} s left{'; ' + note if note else ''}"
