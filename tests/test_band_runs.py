@@ -96,6 +96,7 @@ def test_the_network_is_fed_the_bands_in_their_order(all_runs: SimpleNamespace, 
     assert np.abs(logits - run.logits).max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(CHOICES))
 def test_reproduce_predict_and_report_read_the_run(
     all_runs: SimpleNamespace, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]

@@ -147,6 +147,7 @@ def test_the_exported_network_takes_nodata_as_the_files_have_it(made: SimpleName
     assert f"{made.nodata} is nodata and becomes the mean" in (folder / "MODEL_CARD.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_audit_lists_chips_with_nodata_and_the_report_is_made(made: SimpleNamespace) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -190,6 +190,7 @@ def test_a_changed_split_is_noticed(split_store: Store, refused: Callable, tmp_p
     )
 
 
+@pytest.mark.slow
 def test_training_report_and_audit_use_the_kept_split(tmp_path: Path, empty_figures: None) -> None:
     chips = labelled(tmp_path, [*["train"] * 8, *["validation"] * 4, *["test"] * 6])
     store, run = tmp_path / "s.zarr", tmp_path / "run"

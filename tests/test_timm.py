@@ -105,6 +105,7 @@ WORDS = (f"ARCH={NET}", "BATCH=8", "EPOCHS=2", "CROP=32")
 
 
 @has_timm
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [3, 4])
 def test_a_run_is_trained_resumed_reproduced_and_predicts(
     store: Store, tmp_path: Path, task: int, capsys: pytest.CaptureFixture[str]
