@@ -45,12 +45,10 @@ def right_batch(row: Row, work: Work) -> RowBatch:
     return RowBatch(images, labels, chips, parameters if row.order == "library" else None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "row",
-    [
-        ROWS[BASELINE],
-        *(pytest.param(ROWS[name], marks=pytest.mark.slow) for name in ("canopy-lz4-rgb", "dataloader-pil", "litdata")),
-    ],
+    [ROWS[name] for name in (BASELINE, "canopy-lz4-rgb", "dataloader-pil", "litdata")],
     ids=lambda row: str(row.name),
 )
 def test_check_accepts_only_the_right_batch(row: Row, work: Work) -> None:
@@ -74,6 +72,7 @@ def test_check_accepts_only_the_right_batch(row: Row, work: Work) -> None:
             check(row, work, wrong)
 
 
+@pytest.mark.slow
 def test_a_library_that_shuffles_by_itself_must_shuffle_and_augment(work: Work) -> None:
     row = ROWS["litdata"]
     right = right_batch(row, work)
@@ -92,6 +91,7 @@ def test_a_library_that_shuffles_by_itself_must_shuffle_and_augment(work: Work) 
             check(row, work, wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", OURS, ids=lambda row: str(row.name))
 def test_our_rows_give_the_right_first_batch(row: Row, work: Work) -> None:
     batch = next(row.make(work, Setting(workers=1))(0))
@@ -104,6 +104,7 @@ def test_plain_rows_give_the_right_first_batch(row: Row, work: Work) -> None:
     check(row, work, next(row.make(work, Setting(workers=0))(0)))
 
 
+@pytest.mark.slow
 def test_chunks_of_other_chips_are_refused(work: Work) -> None:
     row = ROWS["canopy-device-host"]
     batch = next(row.make(work, Setting(workers=1))(0))
@@ -114,6 +115,7 @@ def test_chunks_of_other_chips_are_refused(work: Work) -> None:
         check(row, work, batch._replace(chunks=swapped))
 
 
+@pytest.mark.slow
 def test_persistent_workers_follow_the_epoch(work: Work) -> None:
     epoch = ROWS[BASELINE].make(work, Setting(workers=1, persistent=True))
     for number in (0, 3):

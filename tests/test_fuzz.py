@@ -14,7 +14,7 @@ from helpers.commands import ROOT, Ended
 
 # Kinds and cases of each: some seconds. Runs need torch and a training first.
 COUNTS = [
-    ("stores,json", 25),
+    ("stores,json", 15),
     ("tiffs", 400),
     ("images", 400),
     ("csvs", 1500),
@@ -78,6 +78,7 @@ def test_a_fault_of_the_program_is_found(tmp_path: Path, fault: str, kind: str, 
         assert fuzz(f"CASE={case[1]}", f"KEEP={tmp_path}").stdout.splitlines()[1].startswith("refused: ")
 
 
+@pytest.mark.slow
 def test_every_way_to_end_is_seen(tmp_path: Path) -> None:
     ended = fuzz("ONLY=toys", "COUNT=16", f"KEEP={tmp_path}")
     expected = {"refused": 2, "equal": 2, "altered": 2, "silent": 2, "crashed": 4, "hung": 2, "too big": 2}

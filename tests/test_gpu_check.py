@@ -104,6 +104,7 @@ def test_a_crash_names_its_test_and_earlier_failures(tmp_path: Path, dies: str, 
     assert what_failed(found).startswith(f"gpu-check: WRONG: pytest ended with {how} in test_c; 1 tests failed, first ")
 
 
+@pytest.mark.slow
 def test_a_hanging_test_is_killed_with_its_processes_and_is_reported_while_it_hangs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

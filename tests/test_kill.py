@@ -16,7 +16,7 @@ from helpers.files import tree
 
 KILLS = [2, pytest.param(20, marks=pytest.mark.slow)]
 # Tenths of a second after the conversion has begun.
-MOMENTS = [range(0, 12, 4), pytest.param(range(12), marks=pytest.mark.slow)]
+MOMENTS = [range(0, 12, 6), pytest.param(range(12), marks=pytest.mark.slow)]
 
 
 def done_shards(partial: Path) -> int:

@@ -237,6 +237,7 @@ def test_a_run_that_another_process_trains_is_not_resumed(store: Store, tmp_path
     assert resume(tmp_path / "run").returncode == 0
 
 
+@pytest.mark.slow
 def test_sigterm_stops_a_command_in_its_own_process(store: Store, tmp_path: Path) -> None:
     """With the real network: it stops before the next epoch ends, with a checkpoint and exit code 75."""
     run = tmp_path / "run"

@@ -43,6 +43,7 @@ def test_without_timm_its_networks_are_refused_and_the_line_says_how_to_install_
 
 
 @has_timm
+@pytest.mark.slow
 def test_names_are_those_of_timm_and_are_found_without_loading_it(refused: Callable[..., str]) -> None:
     code = (
         "import sys; from models.archs import timm_names; names = timm_names()\n"

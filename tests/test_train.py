@@ -122,6 +122,7 @@ def test_every_task_reproduces_to_the_bit_in_a_new_process(store: Path, tmp_path
     assert all((Path(folder) / "reproduce.csv").exists() for folder in folders)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("all_cores")
 def test_a_run_in_several_threads_is_reproduced_in_as_many(store: Path, tmp_path: Path) -> None:
     assert train(store, tmp_path / "run", "EPOCHS=1").returncode == 0

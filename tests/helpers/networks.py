@@ -45,6 +45,12 @@ def refusal(call: Callable[[], object]) -> str:
     return str(error.value)
 
 
-def meta_state(arch: str) -> dict[str, torch.Tensor]:
+@functools.cache
+def _meta_state(arch: str) -> dict[str, torch.Tensor]:
     with torch.device("meta"):
         return dict(make_resnet(arch, 3, 5).state_dict())
+
+
+def meta_state(arch: str) -> dict[str, torch.Tensor]:
+    """The names, shapes and dtypes of an architecture's tensors, without values. The dictionary may be changed."""
+    return dict(_meta_state(arch))
