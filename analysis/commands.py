@@ -55,7 +55,7 @@ class ReportSettings(MovedStore):
     """The page about a run."""
 
     compare: tuple[Path, ...] = setting(
-        (), "Other runs to compare with.", hint="runs/task3,runs/task4", default_text="none"
+        (), "Other runs to compare with.", hint="runs/task3,runs/task4", default_text="no other run"
     )
     class_name: str | None = setting(
         None,

@@ -50,7 +50,7 @@ class LabelWords(Settings):
         None,
         "Column that says train, val (or validation) or test for each chip. The store keeps it, and SPLIT=column uses "
         "it.",
-        default_text="none",
+        default_text="no split column",
     )
     csv_separator: Literal[",", ";", "|", "tab", "\t"] = setting(
         ",",
