@@ -100,7 +100,7 @@ class AuditSettings(LocalStore):
     )
     exclusive: tuple[str, ...] | None = setting(
         None,
-        "Classes of which a chip has exactly one.",
+        "Mutually exclusive classes: every chip must have exactly one of them.",
         default_text="those of a preset, if the store has exactly its classes",
     )
 

@@ -55,7 +55,7 @@ def pixel_findings(store: Store, features: Features) -> list[Finding]:
         _finding("Constant", "A band has only one value.", constant),
         _finding(
             "Saturated",
-            f"At least 1 % of a band's pixels have the highest value of that band in the whole store ({highest}).",
+            f"At least 1 % of the pixels in a band have the maximum of that band over all chips ({highest}).",
             saturated,
         ),
         _finding("Partly empty", "At least 1 % of the pixels are 0 in all bands at once.", empty),
