@@ -12,7 +12,7 @@ from typing import BinaryIO
 import pytest
 from helpers.chips import to_store, write_chips
 from helpers.commands import EPOCHS, SETTINGS, resume, stop_at, train
-from tiny import EVERY_STEP, Steps, outcome, stopped, tiny_networks
+from tiny import EVERY_STEP, Steps, outcome, stopped, tiny_networks, undisturbed_run
 
 from preprocess.files import open_regular
 from preprocess.zarr_store import Store
@@ -37,12 +37,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def undisturbed(store: Store) -> tuple[Path, list[str]]:
-    run, steps = store.path.parent / "undisturbed", Steps()
-    with tiny_networks(), steps.watch:
-        ended = train(store.path, run, *SETTINGS)
-    assert ended.returncode == 0, ended.stderr
-    assert len(steps.losses) == EPOCHS * STEPS
-    return run, steps.losses
+    run = store.path.parent / "undisturbed"
+    losses = undisturbed_run(store, run)
+    assert len(losses) == EPOCHS * STEPS
+    return run, losses
 
 
 def test_the_last_two_and_the_best_are_kept(store: Store, tmp_path: Path) -> None:

@@ -10,21 +10,15 @@ import numpy as np
 import pytest
 import torch
 from helpers.chips import BANDS, to_store, write_chips
+from helpers.proofs import CHIPS, CPU, config_of, inputs_of
 from nvidia.dali import fn
 
 from pipeline import graph
-from pipeline.inputs import Inputs, course_inputs, raw_inputs
+from pipeline.inputs import Inputs, course_inputs
 from preprocess.shard import DamagedChunkError
 from preprocess.zarr_store import Store
-from train.config import Config, make_config
-from train.device import Device
+from train.config import Config
 from train.gpu_proof import Pictures, Verdict, difference, make_pictures, prove
-
-CHIPS = np.arange(0, 40, 3)
-
-GPU = Device(device=torch.device("cuda", 0), amp=torch.bfloat16, name="a GPU")
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module", params=["uint16", "uint8", "int16", "float32"])
@@ -32,14 +26,6 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("proof")
     chips = write_chips(folder / "tif", count=40, height=32, width=32, dtype=request.param)
     return to_store(chips, folder / "s.zarr")
-
-
-def inputs_of(store: Store) -> Inputs:
-    return raw_inputs(store, BANDS[::-1], np.arange(store.num_chips))
-
-
-def config_of(store: Store, **settings: Any) -> Config:
-    return make_config("default", task=4, store=str(store.path), batch=8, workers=1, **settings)
 
 
 def expected(store: Store, inputs: Inputs, config: Config) -> Pictures:

@@ -10,22 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.chips import BANDS, to_store, write_chips
+from helpers.chips import to_store, write_chips
+from helpers.proofs import CHIPS, CPU, GPU, config_of, inputs_of
 
-from pipeline.inputs import Inputs, raw_inputs
 from preprocess.splits import make_split
 from preprocess.zarr_store import Store
 from train import gpu_proof, setup, tune
-from train.config import Config, make_config
 from train.device import Device
 from train.gpu_proof import Pictures, make_pictures
 from train.setup import Data
-
-CHIPS = np.arange(0, 40, 3)
-
-GPU = Device(device=torch.device("cuda", 0), amp=torch.bfloat16, name="a GPU")
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module", params=["uint16", "uint8", "int16", "float32"])
@@ -33,14 +26,6 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("proof")
     chips = write_chips(folder / "tif", count=40, height=32, width=32, dtype=request.param)
     return to_store(chips, folder / "s.zarr")
-
-
-def inputs_of(store: Store) -> Inputs:
-    return raw_inputs(store, BANDS[::-1], np.arange(store.num_chips))
-
-
-def config_of(store: Store, **settings: Any) -> Config:
-    return make_config("default", task=4, store=str(store.path), batch=8, workers=1, **settings)
 
 
 def flip_a_bit(pictures: Pictures) -> None:

@@ -18,7 +18,7 @@ import torch
 from helpers.chips import to_store, write_chips
 from helpers.commands import EPOCHS, ROOT, SETTINGS, here, resume, stop_at, train
 from run_files import rewrite
-from tiny import Steps, outcome, stopped, tiny_networks
+from tiny import Steps, outcome, stopped, tiny_networks, undisturbed_run
 
 from preprocess.zarr_store import Store
 from train.checkpoint_files import folder
@@ -45,12 +45,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def undisturbed(store: Store) -> tuple[Path, list[str]]:
-    run, steps = store.path.parent / "undisturbed", Steps()
-    with tiny_networks(), steps.watch:
-        ended = train(store.path, run, *SETTINGS)
-    assert ended.returncode == 0, ended.stderr
-    assert len(steps.losses) == EPOCHS * STEPS
-    return run, steps.losses
+    run = store.path.parent / "undisturbed"
+    losses = undisturbed_run(store, run)
+    assert len(losses) == EPOCHS * STEPS
+    return run, losses
 
 
 @pytest.mark.parametrize("stop", [None, STEPS, STEPS + 1])

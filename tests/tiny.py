@@ -85,3 +85,12 @@ def stopped(store: Store, run: Path, step: int = 8) -> list[Path]:
     with Steps(stop_at(step)).watch:
         assert train(store.path, run, *SETTINGS, *EVERY_STEP).returncode == 75
     return sorted(folder(run).glob("e*.safetensors"))
+
+
+def undisturbed_run(store: Store, run: Path) -> list[str]:
+    """Train `run` without a stop; the losses of its steps."""
+    steps = Steps()
+    with tiny_networks(), steps.watch:
+        ended = train(store.path, run, *SETTINGS)
+    assert ended.returncode == 0, ended.stderr
+    return steps.losses
