@@ -10,12 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.chips import to_store, write_chips
-from helpers.commands import train
 from hypothesis import given
 from hypothesis import strategies as st
 from run_files import one_line, read_arrays, refused_by_all, rewrite
-from tiny import tiny_networks
+from tiny import run_with_val, tiny_networks
 
 from analysis.finished_run import load_run
 from train.contract.fields import parse
@@ -32,13 +30,7 @@ def tiny() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of three epochs with a val split. Its store and chips are beside it."""
-    chips = write_chips(tmp_path_factory.mktemp("contract") / "tif", count=60)
-    to_store(chips, chips.folder.parent / "chips.zarr")
-    run = chips.folder.parent / "run"
-    with tiny_networks():
-        ended = train(chips.folder.parent / "chips.zarr", run, "EPOCHS=3", "BATCH=8", "VAL=0.2")
-    assert ended.returncode == 0, ended.stderr
-    return run
+    return run_with_val(tmp_path_factory.mktemp("contract"))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from helpers.chips import to_store, write_chips
 from helpers.commands import SETTINGS, stop_at, train
 from torch import nn
 
@@ -94,3 +95,13 @@ def undisturbed_run(store: Store, run: Path) -> list[str]:
         ended = train(store.path, run, *SETTINGS)
     assert ended.returncode == 0, ended.stderr
     return steps.losses
+
+
+def run_with_val(folder: Path) -> Path:
+    """A finished run of three epochs with a val split. Its store and chips are beside it."""
+    chips = write_chips(folder / "tif", count=60)
+    store = to_store(chips, folder / "chips.zarr")
+    with tiny_networks():
+        ended = train(store.path, folder / "run", "EPOCHS=3", "BATCH=8", "VAL=0.2")
+    assert ended.returncode == 0, ended.stderr
+    return folder / "run"
