@@ -2,7 +2,7 @@
 
 In: paths, the stored bands, a run's inputs. Out: a `ChipLoader` over a reader of files. A chip that cannot be used is
 noted in `FolderReader.bad` and becomes zeros in its batch, so that the others keep their places and their scores. Files
-are read as the conversion of the run's store read them.
+are read as the conversion of the run's store read them: run.json says how, or else the store.
 """
 
 import os
@@ -26,6 +26,7 @@ from preprocess.georeference import Place
 from preprocess.image_names import PICTURES, SUFFIXES, chip_name, list_chips
 from preprocess.layout import Layout, plan_layout
 from preprocess.pattern_matching import list_pattern
+from preprocess.reading import reading_of, unknown_keys
 from preprocess.tiff_page import ChipError
 from preprocess.write import check_finite
 from preprocess.zarr_store import Store, open_store
@@ -116,7 +117,7 @@ def expected_layout(
     Args:
         run, files: the run, and the files to score.
         bands: of the files, in their order, as the user gives them; None: as in the store.
-        store, reason: from `store_of`.
+        store, reason: from `how_chips_were_read`.
 
     Raises:
         UserError: the bands of the files are not known, or a file is needed for the layout and none can be used.
@@ -133,8 +134,26 @@ def expected_layout(
     )
 
 
-def store_of(run: Run) -> tuple[Store | None, str]:
-    """The run's store; None and the reason if it cannot be opened or its fingerprint has changed."""
+def how_chips_were_read(run: Run) -> tuple[Store | None, str, dict[str, str]]:
+    """(store, reason, reading): how the conversion of the run's store read its files, see `preprocess.reading`.
+
+    run.json has it if it is not {} and the run is not of an earlier version. Only otherwise is the store opened. It is
+    None if it cannot be opened or its fingerprint has changed; `reason` says why.
+
+    Raises:
+        UserError: a newer version made the run, and this one cannot read files as it did.
+    """
+    chip = run.record.inputs.chip
+    if chip and chip.reading:
+        if unknown := unknown_keys(chip.reading):
+            words = ", ".join(f"{key.upper()}={chip.reading[key]}" for key in unknown)
+            raise UserError(f"{run.path}: its chips were read with {words}, which this version lacks. Update it.")
+        return None, "", chip.reading
+    store, reason = _store_of(run)
+    return store, reason, reading_of(store.source) if store else {}
+
+
+def _store_of(run: Run) -> tuple[Store | None, str]:
     try:
         store, expected = open_store(run.config.store), run.made_with.store.fingerprint
     except UserError as error:

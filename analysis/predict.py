@@ -20,7 +20,15 @@ import numpy as np
 import torch
 
 from analysis import f2_thresholds
-from analysis.chip_folder import Files, FolderReader, check_gpu, expected_layout, folder_loader, list_files, store_of
+from analysis.chip_folder import (
+    Files,
+    FolderReader,
+    check_gpu,
+    expected_layout,
+    folder_loader,
+    how_chips_were_read,
+    list_files,
+)
 from analysis.finished_run import Run, load_run
 from analysis.saved_model import inputs_of, load_saved
 from analysis.tables import CsvWriter, tags_form
@@ -80,16 +88,14 @@ def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | N
         UserError: the run, the folder or OUT cannot be used.
     """
     output, run = output_files(out), load_run(run_path)
-    store, reason = store_of(run)
-    source = store.source if store else {}  # how the conversion read such files
-    pattern = (
-        read_pattern(source["files"], bands or (store.layout.bands if store else None)) if "files" in source else None
-    )
+    store, reason, reading = how_chips_were_read(run)
+    chip = store.layout if store else run.record.inputs.chip
+    pattern = read_pattern(reading["files"], bands or (chip.bands if chip else None)) if "files" in reading else None
     files = list_files(data, pattern)
     config = run.config.replace(gpu=gpu or run.config.gpu, gpu_given=bool(gpu), amp=AMP[run.made_with.amp])
     layout = expected_layout(run, files, bands, store, reason)
     reader = FolderReader(
-        files=files, layout=layout, bands=(), axes=source.get("axes"), fit=fit_of(source, layout.nodata)
+        files=files, layout=layout, bands=(), axes=reading.get("axes"), fit=fit_of(reading, layout.nodata)
     )
     inputs = inputs_of(run, store)
     reader.bands = inputs.stored_bands

@@ -1,21 +1,26 @@
 """Predictions read new files as the conversion of the run's store read them: pictures, files per band, SIZE and FIT."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.chips import conversion, write_csv
+import tifffile
+from helpers.chips import Chips, conversion, to_store, write_csv
 from helpers.commands import train
+from helpers.made_runs import write_run
 from helpers.pictures import colours, encoded, write_bands
+from run_files import one_line, rewrite
 from tiny import tiny_networks
 
 from analysis import predict
-from analysis.chip_folder import FolderReader, list_files
-from analysis.finished_run import load_run
+from analysis.chip_folder import FolderReader, how_chips_were_read, list_files
+from analysis.finished_run import Run, load_run
 from preprocess.convert import convert
 from preprocess.layout import plan_layout
+from preprocess.reading import reading_of
 
 COUNT, TAGS = 60, ("a", "b", "c")
 
@@ -43,20 +48,59 @@ def write_band_files(folder: Path) -> dict[str, object]:
     return {"files": "{name}/{name}_{band}.tif", "fit": "resize", "bands": ("red", "green", "blue")}
 
 
-@pytest.mark.parametrize("write", [write_jpegs, write_band_files])
-def test_scores_of_other_files_equal_those_of_the_run_to_the_bit(tmp_path: Path, write: object) -> None:
+def write_rows_of_bands(folder: Path) -> dict[str, object]:
+    """TIFFs of 32 pages, each a row of 32 pixels with 3 bands."""
+    folder.mkdir()
+    for index in range(COUNT):
+        values = colours(index, 32, 32).astype(np.uint16) * 100
+        tifffile.imwrite(folder / f"n_{index}.tif", values, photometric="minisblack", metadata=None)
+    return {"axes": "YXS", "bands": ("red", "green", "blue")}
+
+
+def scores_of(run: Run, data: Path, out: Path) -> np.ndarray:
+    """Of the chips of the run's test split, in its order."""
+    with tiny_networks():
+        assert predict.predict(run.path, data, out, bands=None, gpu="cpu", tta=False) == 0
+    scores = pd.read_csv(out, index_col="image_name")
+    assert len(scores) == COUNT
+    return scores.loc[run.names.tolist()].to_numpy()
+
+
+@pytest.mark.parametrize("write", [write_jpegs, write_band_files, write_rows_of_bands])
+def test_scores_of_other_files_equal_those_of_the_run_to_the_bit_with_and_without_its_store(
+    tmp_path: Path, write: Callable[[Path], dict[str, object]]
+) -> None:
+    """run.json says how files are read. A run of an earlier version has the store for that."""
     data, store = tmp_path / "data", tmp_path / "s.zarr"
-    settings = write(data)  # type: ignore[operator]
+    settings = write(data)
     write_tags(tmp_path / "tags.csv")
     convert(conversion(data=data, labels=tmp_path / "tags.csv", store=store, **settings))
     with tiny_networks():
         ended = train(store, tmp_path / "run", "EPOCHS=1", "CROP_SHARE=1", "TEST_BATCH=8")
         assert ended.returncode == 0, ended.stderr
-        run = load_run(tmp_path / "run")
-        assert predict.predict(run.path, data, tmp_path / "p.csv", bands=None, gpu="cpu", tta=False) == 0
-    scores = pd.read_csv(tmp_path / "p.csv", index_col="image_name")
-    assert len(scores) == COUNT
-    assert np.array_equal(scores.loc[run.names.tolist()].to_numpy(), run.probabilities)
+    run = load_run(tmp_path / "run")
+    store.rename(tmp_path / "away.zarr")
+    assert np.array_equal(scores_of(run, data, tmp_path / "without.csv"), run.probabilities)
+    (tmp_path / "away.zarr").rename(store)
+    rewrite(run.path, record=lambda values: values["inputs"]["chip"].pop("reading"))
+    assert np.array_equal(scores_of(load_run(run.path), data, tmp_path / "with.csv"), run.probabilities)
+
+
+def test_a_run_keeps_what_its_store_notes_about_reading_and_refuses_other_values(
+    tmp_path: Path, session_chips: Chips
+) -> None:
+    store = to_store(session_chips, tmp_path / "s.zarr", size=12, fit="crop")
+    run = write_run(tmp_path / "run", store)
+
+    def refused(reading: object) -> str:
+        rewrite(run, record=lambda values: values["inputs"]["chip"].update(reading=reading))
+        return one_line(lambda: how_chips_were_read(load_run(run)))
+
+    assert reading_of(store.source) == {"size": "12x12", "fit": "crop"}
+    assert reading_of({"labels": {}, "nodata": "0", "crs_units": {}, "axes": "SYX"}) == {"axes": "SYX"}
+    for wrong in (["x"], {"fit": "pad"}, {"size": "32", "fit": "pad"}, {"files": "../{name}.tif"}, {"axes": 1}):
+        assert "expected inputs.chip.reading" in refused(wrong)
+    assert refused({"later": "5"}) == f"{run}: its chips were read with LATER=5, which this version lacks. Update it."
 
 
 def test_a_chip_without_a_band_is_bad_and_the_others_are_read(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from preprocess.console import UserError
+from preprocess.reading import reading_of
 from preprocess.splits import SPLIT_NAMES
 from preprocess.zarr_store import write_atomic
 from train import run_folder
@@ -50,7 +51,8 @@ def network_inputs(config: Config, data: Data) -> InputsRef:
         kind=data.inputs.kind, bands=data.inputs.bands, mean=data.inputs.mean, std=data.inputs.std,
         branches=data.trunk_bands, crop=crop_of(config, data),
         chip=Chip(
-            height=layout.height, width=layout.width, dtype=layout.dtype, bands=layout.bands, nodata=layout.nodata
+            height=layout.height, width=layout.width, dtype=layout.dtype, bands=layout.bands, nodata=layout.nodata,
+            reading=reading_of(data.store.source) or None,
         ),
         pool=pools(config, data),
     )  # fmt: skip
@@ -75,8 +77,11 @@ def check_inputs(record: Record, config: Config, data: Data, where: str) -> None
         recorded, computed = (getattr(inputs, field.name) for inputs in (record.inputs, network_inputs(config, data)))
         if recorded is None:
             continue  # crop and chip of an early run
-        if isinstance(recorded, Chip) and not recorded.bands:
-            computed = dataclasses.replace(computed, bands=())  # version 1 keeps no bands
+        if isinstance(recorded, Chip):
+            # Equal pixels may have been read in another way; early runs do not keep how.
+            computed = dataclasses.replace(computed, reading=recorded.reading)
+            if not recorded.bands:
+                computed = dataclasses.replace(computed, bands=())  # version 1 keeps no bands
         if recorded != computed:
             raise UserError(
                 f"{where}: run.json says inputs.{field.name} {_as_json(recorded)}, the store gives "

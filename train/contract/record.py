@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from preprocess.console import UserError
 from preprocess.files import write_atomic
+from preprocess.reading import is_reading
 from train.config import RUNTIME_SETTINGS, Config
 from train.contract.fields import (
     Count,
@@ -72,6 +73,8 @@ class Chip:
     """The chips of the run's store: size in pixels, dtype, and (since version 2) bands in stored order.
 
     nodata: the value that marks pixels without a measurement, see `preprocess.nodata`; None if every value counts.
+    reading: how the conversion read its files, see `preprocess.reading`; None if it read them as they are, or if an
+    earlier version made the run.
     """
 
     height: _Side
@@ -79,6 +82,7 @@ class Chip:
     dtype: _Dtype
     bands: tuple[str, ...] = ()
     nodata: Annotated[str, matches(r"nan|-?\d+(\.\d+)?(e[-+]\d+)?", "a number or nan")] | None = None
+    reading: Annotated[dict[str, str], Rule("what a conversion records", is_reading)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,10 +194,11 @@ def new_record(
 
 
 def _inputs_as_json(inputs: InputsRef) -> dict[str, Any]:
-    """The fields; without nodata those that older code reads too."""
+    """The fields; without nodata and reading those that older code reads too."""
     values = dataclasses.asdict(inputs)
-    if inputs.chip and inputs.chip.nodata is None:
-        del values["chip"]["nodata"]
+    for name in ("nodata", "reading"):
+        if inputs.chip and getattr(inputs.chip, name) is None:
+            del values["chip"][name]
     return values
 
 
