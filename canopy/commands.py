@@ -59,7 +59,7 @@ COMMANDS = {
             name="zarr",
             summary="convert a folder of chips and their tags to a store",
             example="DATA=folder LABELS=file.csv STORE=chips.zarr",
-            settings="preprocess.commands:ConversionSettings",
+            settings="preprocess.commands:ZarrSettings",
             function="preprocess.commands:zarr",
             alias="convert",
         ),

@@ -16,6 +16,7 @@ from preprocess.files import partial_path
 from preprocess.label_files import FOLDERS, is_csv
 from preprocess.label_settings import LabelSettings
 from preprocess.settings import Settings, setting
+from preprocess.shares import shard_share
 from preprocess.split_rules import BLOCK_KM, check_rule
 
 CORES = len(os.sched_getaffinity(0))
@@ -198,6 +199,25 @@ class ConversionSettings(LabelWords, StoreWords):
             raise UserError(f"STORE={self.store}: is a file. Choose another name.")
 
 
+class ZarrSettings(ConversionSettings):
+    """A conversion, and who takes part in it."""
+
+    shards: str | None = setting(
+        None,
+        "Convert one share of the shards: 2/4 is the second of four. Hosts with a common disk convert a share each, "
+        "at the same time. When all are done, the same command without SHARDS completes the store.",
+        hint="i/n",
+        default_text="all",
+    )
+
+    @field_validator("shards")
+    @classmethod
+    def _share_can_be_read(cls, text: str | None) -> str | None:
+        if text is not None:
+            shard_share(text)
+        return text
+
+
 class LocalStore(Settings):
     """The store of a command that reads it from a disk."""
 
@@ -238,11 +258,11 @@ class DemoSettings(Settings):
     seed: int = setting(0, "Seed of the chips.", ge=0, le=2**63 - 1)
 
 
-def zarr(settings: ConversionSettings) -> int:
+def zarr(settings: ZarrSettings) -> int:
     """Convert TIFFs and a CSV to a store."""
     from preprocess.convert import convert
 
-    convert(settings)
+    convert(settings, share=shard_share(settings.shards) if settings.shards else None)
     return 0
 
 

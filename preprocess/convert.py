@@ -1,19 +1,17 @@
 """`make zarr`: convert TIFFs and a CSV to a store, shard by shard, in parallel, resumable at any moment.
 
-In: a `Request`. Out: a store. First `plan.make_plan` checks everything that needs no pixels. Each shard is one task
-(`write.convert_shard`), which ends by writing `progress/N.npz` with sums and checksums. A shard is done when that file
-exists, so a kill at any moment loses at most the shards in work. At the end the small arrays are written, the disk is
-synced, and `NAME.partial/store` is renamed to `NAME`.
+In: `ConversionSettings`. Out: a store. First `plan.make_plan` checks everything that needs no pixels. A task is a run
+of shards (`write.convert_shards`). Each shard ends by writing `progress/N.npz` with sums and checksums. It is done when
+that file exists, so a kill at any moment loses at most the shards in work. At the end the small arrays are written, the
+disk is synced, and `NAME.partial/store` is renamed to `NAME`. With SHARDS=i/n only a share of the shards is converted;
+the command without SHARDS then completes the store.
 
 Memory: one chip per process. The result does not depend on the order in which tasks end, so any engine that runs
-`convert_shard` over `Plan.tasks()` makes the same bytes.
+`convert_shards` over the runs of a plan makes the same bytes.
 """
 
-import io
-import json
 import os
 import shutil
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,26 +23,32 @@ from preprocess import zarr_store
 from preprocess.commands import ConversionSettings
 from preprocess.console import Progress, UserError, say
 from preprocess.csv_rows import csv_line
-from preprocess.files import locked, named_errors
+from preprocess.files import locked, named_errors, shared_lock
 from preprocess.fit import FitCounts, fit_line
 from preprocess.georeference import has_place, places_line, unit_of_crs
 from preprocess.labels import settings_of
 from preprocess.layout import MIB
 from preprocess.nodata import nodata_lines
+from preprocess.partial_store import differences, prepare, shards_left, sweep
 from preprocess.plan import Plan, make_plan
+from preprocess.plan_file import WorkPlan, shard_runs
+from preprocess.shares import Share
 from preprocess.split_rules import split_counts
 from preprocess.workers import check_open_files, run_tasks, start_server
-from preprocess.write import ShardTask, convert_shard, progress_path
+from preprocess.write import convert_shards, progress_path
 
 MAX_SHOWN = 50  # classes listed in the last line
 _RECORDED = ("band_sum", "band_sumsq", "checksum", "source_size", "source_mtime_ns", "shard_digest", "transform", "crs",
              "crs_unit")  # fmt: skip
 
 
-def convert(settings: ConversionSettings, check_plan: Callable[[Plan], None] = lambda plan: None) -> None:
+def convert(
+    settings: ConversionSettings, check_plan: Callable[[Plan], None] = lambda plan: None, *, share: Share | None = None
+) -> None:
     """Convert, resume a stopped conversion, or report that the store is complete.
 
-    `check_plan` may refuse the plan before a pixel is read.
+    `check_plan` may refuse the plan before a pixel is read. With `share`, only those shards are converted, and the
+    store is not completed.
 
     Raises:
         UserError: something is wrong with the input; the final name is then unchanged.
@@ -60,32 +64,57 @@ def convert(settings: ConversionSettings, check_plan: Callable[[Plan], None] = l
         return
     for note in plan.notes:
         say(note)
-    with locked(root, "conversion"):
+    with shared_lock(root, "conversion") if share else locked(root, "conversion"):
         if settings.store.exists():  # another conversion ended between the check and the lock
             _report_complete(plan)
             return
-        tasks = _tasks_left(plan, root)
-        total, left = len(plan.names), sum(len(task.paths) for task in tasks)
-        if left < total:
-            say(f"{settings.store}: resuming: {total - left} of {total} chips are done.")
-        with Progress("convert", total=total, unit="chips", done=total - left) as progress:
-            chips_of = {task.shard: len(task.paths) for task in tasks}
-            for number in run_tasks(convert_shard, tasks, jobs=settings.jobs):
-                progress.update(chips_of[number])
+        work = prepare(root, plan, alone=share is None)
+        shards = share.of(work.num_shards) if share else range(work.num_shards)
+        _convert_left(root, work, shards, settings)
+        if share:
+            _report_share(root, work, share, settings.store)
+            return
+        fitted, places = _finish(plan, work, root)
+    _report_done(plan, fitted, places)
+
+
+def _convert_left(root: Path, work: WorkPlan, shards: range, settings: ConversionSettings) -> None:
+    """Convert those of `shards` that are not done."""
+    left = shards_left(root, work, shards, settings.store)
+    total, chips_left = work.count(shards), work.count(left)
+    if chips_left < total:
+        say(f"{settings.store}: resuming: {total - chips_left} of {total} chips are done.")
+    with Progress("convert", total=total, unit="chips", done=total - chips_left) as progress:
+        for run in run_tasks(convert_shards, shard_runs(root, work, left, workers=settings.jobs), jobs=settings.jobs):
+            progress.update(work.count(run.shards))
+            for shard in run.shards:
                 # Flushed while the others work: flushing all at the end took a sixth of the time for 2,048 Planet-size
                 # chips.
-                _flush(zarr_store.shard_path(root / "store", number))
-        fitted, places = _finish(plan, root)
-    _say_nodata(settings.store, plan)
-    encoded = zarr_store.encoded_bytes(settings.store, plan.layout, total)
+                _flush(zarr_store.shard_path(root / "store", shard))
+
+
+def _report_share(root: Path, work: WorkPlan, share: Share, store: Path) -> None:
+    done, shards = sum(1 for _ in (root / "progress").glob("[0-9]*.npz")), share.of(work.num_shards)
+    say(
+        f"{store}: SHARDS={share.number}/{share.count} is done: {work.count(shards)} chips in {len(shards)} shards. "
+        f"{done} of {work.num_shards} shards of the store are done. When all are, the same command without SHARDS "
+        "completes it."
+    )
+
+
+def _report_done(plan: Plan, fitted: np.ndarray, places: str) -> None:
+    """The lines at the end."""
+    store, total = plan.store, len(plan.names)
+    _say_nodata(store, plan)
+    encoded = zarr_store.encoded_bytes(store, plan.layout, total)
     raw = plan.layout.chip_bytes * total
     untagged = int((plan.labels.sum(axis=1) == 0).sum())
     if untagged:
-        say(f"{settings.store}: {untagged} chips have no tag.")
+        say(f"{store}: {untagged} chips have no tag.")
     for line in _optional_lines(plan, fitted, places):
-        say(f"{settings.store}: {line}")
+        say(f"{store}: {line}")
     say(
-        f"{settings.store}: {total} chips, {len(plan.classes)} classes ({_listed(plan.classes)}), "
+        f"{store}: {total} chips, {len(plan.classes)} classes ({_listed(plan.classes)}), "
         f"bands {', '.join(plan.layout.bands)}; "
         f"{encoded / MIB:.1f} MiB (raw {raw / MIB:.1f} MiB, ratio {raw / encoded:.2f})."
     )
@@ -126,78 +155,18 @@ def _report_complete(plan: Plan) -> None:
     say(f"{plan.store}: the store is complete ({len(plan.names)} chips, unchanged files). Nothing to do.")
 
 
-def _tasks_left(plan: Plan, root: Path) -> list[ShardTask]:
-    """Tasks that are not done. Starts a partial store, or checks that the existing one can be resumed."""
-    record = root / "plan.json"
-    if record.exists() and (root / "store" / "tiles" / "zarr.json").exists():
-        try:
-            before: dict[str, str] = json.loads(record.read_text())
-        except ValueError as error:
-            raise UserError(f"{record}: damaged. Remove {root} to start again.") from error
-        if differences := _differences(before, plan.settings()):
-            raise UserError(
-                f"{root}: started with other settings ({differences}). Use those again, or remove {root} to start "
-                "again."
-            )
-    else:
-        (root / "progress").mkdir(exist_ok=True)
-        with named_errors(root / "store"):
-            zarr_store.create_chips(root / "store", plan.layout, len(plan.names))
-        zarr_store.write_atomic(record, json.dumps(plan.settings(), indent=1).encode())
-    _sweep(root)  # frees the disk space of incomplete files before more is written
-    left = []
-    for task in plan.tasks():
-        state = _shard_state(task)
-        if state != "done":
-            left.append(task)
-        if state.startswith("changed"):
-            say(f"{plan.store}: {state}. Converting shard {task.shard} again.")
-    return left
-
-
-def _sweep(folder: Path) -> None:
-    """Remove files left by a killed writer: ours are called `.NAME.RANDOM`, zarr-python's `NAME.ID.partial`."""
-    for path in folder.rglob("*"):
-        if path.is_file() and (path.name.startswith(".") or path.name.endswith(".partial")):
-            path.unlink(missing_ok=True)
-
-
-def _differences(before: dict[str, str], now: dict[str, str]) -> str:
-    pairs = {key: (before.get(key, _UNSET), now.get(key, _UNSET)) for key in {**now, **before}}
-    return "; ".join(f"{key}: {old}, now {new}" for key, (old, new) in pairs.items() if old != new)
-
-
-_UNSET = "not set"  # a setting that is only recorded where a user gives it
-
-
-def _shard_state(task: ShardTask) -> str:
-    """ "done", "missing", or a text that begins with "changed" and names the first changed file."""
-    try:
-        # Read into memory: given a path, numpy leaves an incomplete file open.
-        with np.load(io.BytesIO(progress_path(task).read_bytes())) as progress:
-            size, mtime_ns, shard_bytes = progress["source_size"], progress["source_mtime_ns"], progress["shard_bytes"]
-            progress["shard_digest"], progress["transform"]  # earlier versions of canopy wrote neither
-        if zarr_store.shard_path(task.root / "store", task.shard).stat().st_size != int(shard_bytes):
-            return "missing"
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-        return "missing"  # or incomplete after a power cut: it is written again in both cases
-    changed = np.flatnonzero((size != task.size) | (mtime_ns != task.mtime_ns))
-    if not len(changed):
-        return "done"
-    return f"changed: size or time of {len(changed)} source files (first {task.paths[changed[0]]})"
-
-
 def _flush(path: Path) -> None:
     with named_errors(path), open(path, "rb") as file:
         os.fsync(file.fileno())
 
 
-def _finish(plan: Plan, root: Path) -> tuple[np.ndarray, str]:
+def _finish(plan: Plan, work: WorkPlan, root: Path) -> tuple[np.ndarray, str]:
     """Write the small arrays and rename the store. Returns the counts of `fit`, and how many chips have a place."""
     blocks: dict[str, list[np.ndarray]] = {}
     fitted = np.zeros(len(FitCounts().as_array()), np.int64)
-    for task in plan.tasks():
-        with named_errors(progress_path(task)), np.load(progress_path(task)) as progress:
+    for shard in range(work.num_shards):
+        path = progress_path(root, shard)
+        with named_errors(path), np.load(path) as progress:
             for name in _RECORDED if plan.layout.nodata is None else (*_RECORDED, "valid_count"):
                 blocks.setdefault(name, []).append(np.atleast_1d(progress[name]))
             fitted += progress["fitted"] if plan.files.fit else 0
@@ -214,7 +183,7 @@ def _finish(plan: Plan, root: Path) -> tuple[np.ndarray, str]:
         del arrays["transform"], arrays["crs"]
     with named_errors(root / "store"):
         zarr_store.finish(root / "store", plan.layout, plan.classes, plan.num_csv_rows, arrays, source)
-    _sweep(root / "store")
+    sweep(root / "store")
     os.sync()  # flush everything else: all of it must be on disk before the final name exists
     os.rename(root / "store", plan.store)
     shutil.rmtree(root, ignore_errors=True)
@@ -229,13 +198,13 @@ def _compare_with_complete(plan: Plan) -> None:
         names=tuple(str(name) for name in store.names), labels=store.labels, csv_row=store.csv_row, split=store.split,
         source=store.source, label_settings=settings_of(store),
     )  # fmt: skip
-    differences = _differences(before.settings(), plan.settings())
-    if not differences:
+    found = differences(before.settings(), plan.settings())
+    if not found:
         changed = np.flatnonzero((store.source_size != plan.size) | (store.source_mtime_ns != plan.mtime_ns))
         if len(changed):
-            differences = f"size or time of {len(changed)} source files, first {plan.paths[changed[0]]}"
-    if differences:
+            found = f"size or time of {len(changed)} source files, first {plan.paths[changed[0]]}"
+    if found:
         raise UserError(
-            f"{plan.store}: made with other settings or files ({differences}). "
+            f"{plan.store}: made with other settings or files ({found}). "
             "Choose another STORE, or remove it to convert again."
         )

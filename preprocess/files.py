@@ -96,13 +96,14 @@ def named_errors(path: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_file(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, durable: bool = False, temporary: Path | None = None) -> Iterator[BinaryIO]:
     """Write a file beside `path` and rename it to `path`: a reader sees the old file or the new one, never a part.
 
+    With `temporary`, it is written beside that path instead, which must be on the same file system.
     With `durable`, file and folder are synced: even a power cut leaves the old file or the new one.
     """
     # A random name: hosts that share the disk can have equal process numbers.
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    beside = (temporary or path).with_name(f".{(temporary or path).name}.{secrets.token_hex(8)}")
     try:
         with named_errors(path), open(beside, "wb") as file:
             yield file
@@ -115,6 +116,52 @@ def atomic_file(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def write_new(path: Path, data: bytes) -> bool:
+    """Write a file atomically if there is none; returns whether it was written. Of several writers one wins."""
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with named_errors(path):
+            beside.write_bytes(data)
+        try:
+            os.link(beside, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            if path.exists():  # this file system has no hard links
+                return False
+            os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return True
+
+
+@contextmanager
+def shared_lock(root: Path, work: str) -> Iterator[None]:
+    """Create `root` and hold the lock of `locked` together with others that call this. A share without locks is used
+    without one.
+
+    Raises:
+        UserError: another process holds the lock alone.
+    """
+    import fcntl
+
+    root.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{root}: another {work} is writing it. Wait for it, or stop it.") from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+                raise
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

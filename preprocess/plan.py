@@ -1,7 +1,7 @@
 """Plan a conversion: check and decide everything that needs no pixels.
 
-In: the user's `ConversionSettings`. Out: a `Plan` that fixes every byte of the store, and one `ShardTask` per shard.
-Leaves the work, and resuming it, to `convert`.
+In: the user's `ConversionSettings`. Out: a `Plan` that fixes every byte of the store, and the part of it that worker
+processes need. Leaves the work, and resuming it, to `convert`.
 """
 
 import hashlib
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess import zarr_store
 from preprocess.chip_reader import ChipFiles
 from preprocess.commands import ConversionSettings
 from preprocess.console import UserError, one_line
@@ -28,10 +27,11 @@ from preprocess.label_settings import LabelSettings
 from preprocess.labels import LabelTable, read_labels
 from preprocess.layout import Layout, plan_layout
 from preprocess.nodata import nodata_text
+from preprocess.packed_texts import PackedTexts
 from preprocess.pattern_matching import match_pattern
+from preprocess.plan_file import WorkPlan
 from preprocess.preset_settings import with_preset
 from preprocess.tiff_metadata import Facts
-from preprocess.write import ShardTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,21 +58,13 @@ class Plan:
     source: dict[str, str]
     notes: tuple[str, ...]
 
-    def tasks(self) -> list["ShardTask"]:
-        """One task per shard."""
-        step = self.layout.shard_tiles
-        return [
-            ShardTask(
-                shard=first // step,
-                root=zarr_store.partial_path(self.store),
-                layout=self.layout,
-                paths=self.paths[first : first + step],
-                size=self.size[first : first + step],
-                mtime_ns=self.mtime_ns[first : first + step],
-                files=self.files,
-            )
-            for first in range(0, len(self.names), step)
-        ]
+    def work(self) -> WorkPlan:
+        """The part of the plan that worker processes need."""
+        paths = PackedTexts.of(self.paths)
+        return WorkPlan(
+            layout=self.layout, files=self.files, folder="" if paths.prefix.startswith("/") else str(Path.cwd()),
+            paths=paths, size=self.size, mtime_ns=self.mtime_ns,
+        )  # fmt: skip
 
     def settings(self) -> dict[str, str]:
         """Everything that must be equal to resume a conversion, as comparable texts."""

@@ -52,22 +52,27 @@ class NotFiniteError(ValueError):
         self.index, self.chip = index, chip
 
 
-def write_shard(path: Path, layout: Layout, chips: Iterable[np.ndarray]) -> ShardRecord:
-    """Write a shard file (atomically) and make its folder.
+def write_shard(
+    path: Path, layout: Layout, chips: Iterable[np.ndarray], *, temporary: Path | None = None
+) -> ShardRecord:
+    """Write a shard file (atomically).
 
     Args:
         path: of the file, see `files.shard_path`.
         layout: of the store.
         chips: (bands, height, width) of the layout's dtype, at most `layout.shard_tiles`. Each is used up before the
             next is asked for, so that one array can hold all of them in turn.
+        temporary: the unfinished file lies beside this path, on the same file system. Without it, it lies beside
+            `path`, and the folder of `path` is made.
 
     Raises:
         NotFiniteError: a value is NaN or infinite, and not nodata; no file is written.
     """
     encoder = Encoder(layout)
     sums, squares, valid, checksums, sizes, crcs = [], [], [], [], [], xxhash.xxh3_64()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as file, one_blas_thread():
+    if temporary is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path, temporary=temporary) as file, one_blas_thread():
         for index, chip in enumerate(map(np.ascontiguousarray, chips)):
             data, chunk_sizes, chunk_crcs = encoder.encode(chip)
             file.write(data)

@@ -1,46 +1,49 @@
-"""Convert one shard: read its chips, encode them, write the shard, then its progress file.
+"""Convert shards: read their chips, encode them, write each shard, then its progress file.
 
-In: a `ShardTask`. Out: a shard file and a progress file. Runs in worker processes, so it imports neither zarr nor
-pandas, which saves a quarter of a second per process. Arrays are made once per task and reused: in fresh memory,
-transposing (y, x, band) to (band, y, x) takes four times as long.
+In: a `ShardRun`, which points into the plan's file. Out: a shard file and a progress file per shard. A function of the
+plan and the files: any process on any host, and any number of them at once, writes the same bytes. Runs in worker
+processes, so it imports neither zarr nor pandas, which saves a quarter of a second per process. Arrays are made once
+per shard and reused: in fresh memory, transposing (y, x, band) to (band, y, x) takes four times as long.
 """
 
+import contextlib
 import io
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from preprocess.chip_reader import ChipFiles, ChipReader, state_of
+from preprocess.chip_reader import ChipReader, state_of
 from preprocess.console import advice
 from preprocess.files import shard_path, write_atomic
 from preprocess.georeference import Place, place_arrays
-from preprocess.layout import Layout
 from preprocess.nodata import nodata_mask
+from preprocess.plan_file import ShardRun, ShardTask, load_plan
 from preprocess.shard_writer import NotFiniteError, write_shard
 from preprocess.tiff_page import ChipError
 
-
-@dataclass(frozen=True, kw_only=True)
-class ShardTask:
-    """The planned chips of one shard. `root` is NAME.partial, which holds `store/` and `progress/`."""
-
-    shard: int
-    root: Path
-    layout: Layout
-    paths: tuple[str, ...]
-    size: np.ndarray
-    mtime_ns: np.ndarray
-    files: ChipFiles
+TEMPORARY = "temporary"  # folder in NAME.partial for unfinished shard files: the store is renamed without them
 
 
-def progress_path(task: ShardTask) -> Path:
-    """The file that marks a shard as done and holds its sums, checksums and places."""
-    return task.root / "progress" / f"{task.shard}.npz"
+def convert_shards(run: ShardRun) -> ShardRun:
+    """Write every shard of a task and its progress file; returns the task.
+
+    Raises:
+        UserError: the plan's file is damaged or replaced.
+        ChipError: see `convert_shard`.
+    """
+    plan = load_plan(run.root, run.digest)
+    for shard in run.shards:
+        convert_shard(plan.task(Path(run.root), shard))
+    return run
 
 
-def convert_shard(task: ShardTask) -> int:
-    """Write one shard and its progress file. Returns the shard's number.
+def progress_path(root: Path, shard: int) -> Path:
+    """The file in NAME.partial that marks a shard as done and holds its sums, checksums and places."""
+    return root / "progress" / f"{shard}.npz"
+
+
+def convert_shard(task: ShardTask) -> None:
+    """Write one shard and its progress file.
 
     Raises:
         ChipError: a chip is damaged, has another shape or dtype or values that are not finite, or has changed since it
@@ -50,7 +53,8 @@ def convert_shard(task: ShardTask) -> int:
     places: list[Place | None] = []
     chips = (_read_planned(task, index, reader, places) for index in range(len(task.paths)))
     try:
-        record = write_shard(shard_path(task.root / "store", task.shard), task.layout, chips)
+        path = _make_shard_folder(task.root / "store", task.shard)
+        record = write_shard(path, task.layout, chips, temporary=task.root / TEMPORARY / str(task.shard))
     except NotFiniteError as error:
         only_nan = task.layout.nodata is None and not np.isinf(error.chip).any()
         check_finite(error.chip, task.paths[error.index], task.layout.nodata, f"{_NAN if only_nan else ''}{_REPLACE}")
@@ -61,8 +65,19 @@ def convert_shard(task: ShardTask) -> int:
         progress, allow_pickle=False, **record.arrays, source_size=task.size, source_mtime_ns=task.mtime_ns,
         shard_bytes=np.int64(record.num_bytes), **place_arrays(places), **fitted,
     )  # fmt: skip
-    write_atomic(progress_path(task), progress.getvalue())
-    return task.shard
+    write_atomic(progress_path(task.root, task.shard), progress.getvalue())
+
+
+def _make_shard_folder(store: Path, shard: int) -> Path:
+    """Make the folder of a shard's file; returns the file's path.
+
+    The store itself is not made: if another process has just completed and renamed it, this one must fail.
+    """
+    path = shard_path(store, shard)
+    for folder in reversed(path.relative_to(store / "tiles").parents[:-1]):
+        with contextlib.suppress(FileExistsError):
+            (store / "tiles" / folder).mkdir()
+    return path
 
 
 def _read_planned(task: ShardTask, index: int, reader: ChipReader, places: list[Place | None]) -> np.ndarray:

@@ -24,7 +24,7 @@ def interrupted(chips: Chips, store: Path, monkeypatch: pytest.MonkeyPatch, afte
     """Convert until `after` shards are written, then fail."""
     from preprocess import convert as module
 
-    real, count = module.convert_shard, [0]
+    real, count = module.convert_shards, [0]
 
     def failing(task: object) -> int:
         if count[0] == after:
@@ -33,7 +33,7 @@ def interrupted(chips: Chips, store: Path, monkeypatch: pytest.MonkeyPatch, afte
         return real(task)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "convert_shard", failing)
+        patch.setattr(module, "convert_shards", failing)
         with pytest.raises(KeyboardInterrupt):
             to_store(chips, store, **settings)
 

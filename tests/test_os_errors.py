@@ -214,7 +214,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param("tags.csv", errno.EIO, "tags.csv", "1", marks=pytest.mark.slow),
         pytest.param("t_0.tif", errno.ESTALE, "t_0.tif", "1", marks=pytest.mark.slow),
         pytest.param("t_290.tif", errno.EIO, "t_290.tif", "2", marks=pytest.mark.slow),
-        ("tiles/c/1", errno.EIO, "tiles/c/1/0/0/0", "2"),
+        ("temporary/.1.", errno.EIO, "tiles/c/1/0/0/0", "2"),
         pytest.param("progress/", errno.EIO, "progress/", "1", marks=pytest.mark.slow),
         ("store/names", errno.EIO, "s.zarr.partial/store", "1"),
     ],
