@@ -1,5 +1,7 @@
 """`make bench MODE=peers`: install each peer library into an environment of its own.
 
+`python -m bench.environments NAME` installs only that one.
+
 In: requirements-peers.txt. Out: `.venv-peers/NAME/`, a virtual environment without pip. One .pth file adds the
 site-packages of the running environment, so torch and DALI are installed once. Each library has its own environment
 because their requirements disagree (mosaicml-streaming needs numpy < 2.2) and must not change the project's packages.
@@ -12,9 +14,11 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Collection
 from pathlib import Path
 
-from preprocess.console import say
+from preprocess import console
+from preprocess.console import UserError, say
 
 ROOT = Path(".venv-peers")
 REQUIREMENTS = Path(__file__).parent / "requirements-peers.txt"
@@ -52,9 +56,17 @@ def why_not(library: str | None) -> str | None:
     return None if python(library) else "not installed. `make bench MODE=peers` installs it"
 
 
-def install() -> None:
-    """Install every library that is missing or has another version."""
-    for library, packages in requirements().items():
+def install(libraries: Collection[str] = ()) -> None:
+    """Install every library, or those named, that is missing or has another version.
+
+    Raises:
+        UserError: a name is not a library of the list.
+    """
+    packages_of = requirements()
+    if unknown := sorted(set(libraries) - packages_of.keys()):
+        raise UserError(f"{unknown[0]}: expected one of {', '.join(packages_of)}.")
+    for library in libraries or packages_of:
+        packages = packages_of[library]
         stamp = ROOT / library / "installed"
         key = hashlib.sha256(" ".join([sys.executable, *packages]).encode()).hexdigest()
         if stamp.exists() and stamp.read_text() == key:
@@ -89,3 +101,13 @@ def _install(library: str, packages: list[str]) -> str | None:
     lines = [line.strip() for line in result.stderr.splitlines() if "error:" in line.lower()]
     named = [line for line in lines if "subprocess-exited-with-error" not in line]
     return f"not installed: {(named or [f'pip ended with {result.returncode}'])[0][:200]}"
+
+
+def main() -> int:
+    """Install the libraries that the command line names, or all; 1 if any is not available afterwards."""
+    install(sys.argv[1:])
+    return int(any(why_not(library) for library in sys.argv[1:] or requirements()))
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from helpers.chips import DTYPES, conversion, smooth, write_csv
+from helpers.chips import conversion, smooth, write_csv
 from helpers.pictures import colours, encoded, write_bands
 from PIL import Image
 
 from preprocess.convert import convert
 from preprocess.file_patterns import read_pattern
-from preprocess.files import shard_path
 from preprocess.pattern_matching import list_pattern
-from preprocess.verify import verify
 from preprocess.zarr_store import Store, open_store
 
 BANDS = ("B02", "B03", "B05")
@@ -63,26 +61,6 @@ def test_a_chip_has_a_file_per_band_in_any_layout(tmp_path: Path, form: str) -> 
     assert store.layout.bands == BANDS
     assert np.array_equal(pixels(store), values)
     assert store.source["files"] == form
-
-
-@pytest.mark.parametrize("codec", ["lz4", "none"])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_every_dtype_is_stored_unchanged_and_verified(tmp_path: Path, dtype: str, codec: str) -> None:
-    values = [[band(10 * index + k, dtype=dtype) for k in range(3)] for index in range(3)]
-    for index, of_chip in enumerate(values):
-        write_bands(tmp_path / "s2", f"p_{index}", dict(zip(BANDS, of_chip, strict=True)))
-    write_csv(tmp_path / "s2" / "tags.csv", [(f"p_{index}", "x") for index in range(3)])
-    store = to_store(tmp_path / "s2", tmp_path / "s.zarr", codec=codec)
-    assert store.layout.dtype == dtype
-    assert np.array_equal(pixels(store), np.stack(values))
-    path = tmp_path / "s2" / "p_1" / "p_1_B03.tif"
-    assert np.array_equal(pixels(store)[1, 1], tifffile.imread(path))
-    assert not verify(store.local_path, jobs=1)
-    shard = shard_path(store.local_path, 0)
-    data = bytearray(shard.read_bytes())
-    data[100] ^= 1
-    shard.write_bytes(data)
-    assert verify(store.local_path, jobs=1)
 
 
 def test_bands_choose_files_and_their_order(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Runs on chosen bands: what the network is fed, its files, and all that reads them later."""
 
-import csv
 import json
 import shutil
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 import torch
 from helpers.chips import to_store, write_chips
 from helpers.commands import resume, stop_at, train
+from helpers.trained import saved_scores, scores_of
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny import EVERY_STEP, Steps, outcome, tiny_networks
@@ -109,9 +109,7 @@ def test_reproduce_predict_and_report_read_the_run(
     for chip in run.names:
         shutil.copy(all_runs.chips.folder / f"{chip}.tif", data)
     assert predict(run.path, data, tmp_path / "scores.csv", bands=None, gpu="cpu", tta=False) == 0
-    with open(tmp_path / "scores.csv", newline="") as file:
-        found = {row["image_name"]: [float(row[tag]) for tag in "abc"] for row in csv.DictReader(file)}
-    assert found == dict(zip(run.names.tolist(), run.probabilities.tolist(), strict=True))
+    assert scores_of(tmp_path / "scores.csv") == saved_scores(run)
     assert "Colours: B04, B03, B02" in report(run.path, compare=(), class_name=None, store_path=None).read_text()
 
 

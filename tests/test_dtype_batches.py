@@ -7,7 +7,6 @@ from unittest import mock
 
 import imagecodecs
 import numpy as np
-import oracle
 import pytest
 import torch
 from helpers.chips import BANDS, DTYPES, Chips, to_store, write_chips
@@ -16,9 +15,8 @@ from nvidia.dali import fn, pipeline_def, types
 
 from pipeline.chunks import ChunkReader
 from pipeline.graph import GraphSpec, eval_graph, inflate_chips, train_graph
-from pipeline.inputs import Inputs, raw_inputs
-from pipeline.loader import eval_loader, train_loader
-from pipeline.order import augmentation
+from pipeline.inputs import Inputs
+from pipeline.loader import eval_loader
 from preprocess.zarr_store import Store
 
 ALL = pytest.mark.parametrize("dtype", DTYPES)
@@ -34,33 +32,6 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Chips, d
         chips = write_chips(folder / "tif", count=24, height=300, width=220, dtype=dtype, seed=2)
         made[dtype] = chips, {c: to_store(chips, folder / f"{c}.zarr", codec=c) for c in ("lz4", "none")}
     return made
-
-
-@pytest.mark.parametrize("cache", ["none", "host"])
-@pytest.mark.parametrize("engine", ["direct", "dali"])
-@CODECS
-@ALL
-def test_both_engines_equal_the_oracle_to_the_bit(
-    stores: dict[str, tuple[Chips, dict[str, Store]]], dtype: str, codec: str, engine: str, cache: str
-) -> None:
-    folder, made = stores[dtype]
-    store, crop, bands = made[codec], (261, 190), ("nir", "green")
-    chips = np.arange(1, 24, 2)
-    inputs = raw_inputs(store, bands, chips)
-    loader = train_loader(
-        store, chips, inputs, batch_size=4, seed=5, flips="dihedral", crop=crop, engine=engine, cache=cache
-    )
-    assert loader.engine == engine
-    parameters = augmentation(5, 3, chips, height=300, width=220, crop=crop, flips="dihedral")
-    mean, std = (np.float32(values).reshape(-1, 1, 1) for values in (inputs.mean, inputs.std))
-    seen = 0
-    for batch in loader.epoch(3):
-        for chip, image in zip(batch.chips.tolist(), batch.images_nchw.numpy(), strict=True):
-            pixels = folder.values[chip][[BANDS.index(band) for band in bands]]
-            moved = oracle.augment(pixels, parameters, int(np.flatnonzero(chips == chip)[0]), crop).astype(np.float32)
-            assert np.array_equal(image, (moved - mean) * (np.float32(1) / std))
-            seen += 1
-    assert seen == len(chips)
 
 
 @ALL

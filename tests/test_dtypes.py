@@ -1,6 +1,7 @@
-"""Stores of uint8, uint16, int16 and float32 chips, compared with tifffile, numpy, numcodecs and zarr.
+"""Stores of uint8, uint16, int16 and float32 chips, compared with numpy, numcodecs and zarr.
 
-`test_dtype_sums` has the statistics, `test_dtype_batches` the batches, `test_dtypes_runs` whole runs.
+`test_matrix` has every dtype in every kind of file, `test_dtype_sums` the statistics, `test_dtype_batches` and
+`test_dtypes_runs` more about batches and runs.
 """
 
 import shutil
@@ -12,31 +13,17 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from helpers.chips import DTYPES, Chips, conversion, to_store, write_chips, write_csv
+from helpers.chips import DTYPES, Chips, to_store, write_chips
 from helpers.dtypes import any_bits, layout_of, write_one
 from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.pictures import stretch
-from preprocess import shard, verify, zarr_store
-from preprocess.convert import convert
+from preprocess import shard, verify
 from preprocess.shard_writer import Encoder
-from preprocess.zarr_store import open_store
 
 ALL = pytest.mark.parametrize("dtype", DTYPES)
 CODECS = pytest.mark.parametrize("codec", ["lz4", "none"])
-
-
-@CODECS
-@ALL
-def test_plain_zarr_reads_what_tifffile_reads(tmp_path: Path, dtype: str, codec: str) -> None:
-    chips = write_chips(tmp_path / "tif", count=5, height=300, width=100, dtype=dtype)
-    store = to_store(chips, tmp_path / "s.zarr", codec=codec)
-    stored = np.asarray(zarr.open_group(store.path, mode="r")["tiles"][...])
-    read = [tifffile.imread(chips.folder / f"t_{index}.tif") for index in range(5)]
-    assert stored.dtype == read[0].dtype == dtype
-    assert stored.tobytes() == np.ascontiguousarray(np.moveaxis(read, -1, 1)).tobytes()
-    assert verify.verify(store.local_path, jobs=1) == 0
 
 
 @pytest.mark.parametrize(
@@ -53,21 +40,6 @@ def test_values_do_not_depend_on_how_the_tiff_was_written(tmp_path: Path, dtype:
     folder = write_one(tmp_path / "tif", stored, **{"planarconfig": "contig", **how})
     store = to_store(Chips(folder, folder / "tags.csv", values[None], ["a"]), tmp_path / "s.zarr")
     assert np.asarray(zarr.open_group(store.path)["tiles"][0]).tobytes() == values.tobytes()
-
-
-@pytest.mark.parametrize("name", ["float32_reflectance", "int16_s2_l2a"])
-def test_files_of_other_tools_are_read_exactly(tmp_path: Path, shared: Path, name: str) -> None:
-    path = shared / "faults" / "tif" / f"{name}.tif"
-    if not path.is_file():
-        pytest.skip(f"{path} does not exist")
-    (tmp_path / "tif").mkdir()
-    shutil.copy(path, tmp_path / "tif" / "c.tif")
-    write_csv(tmp_path / "tif" / "tags.csv", [("c", "a")])
-    convert(conversion(data=tmp_path / "tif", labels=tmp_path / "tif" / "tags.csv", store=tmp_path / "s.zarr"))
-    expected = tifffile.imread(path)
-    expected = expected if expected.shape[0] < expected.shape[-1] else np.moveaxis(expected, -1, 0)
-    (stored,) = np.asarray(zarr.open_group(tmp_path / "s.zarr")["tiles"][...])
-    assert (stored.dtype, stored.shape, stored.tobytes()) == (expected.dtype, expected.shape, expected.tobytes())
 
 
 @CODECS
@@ -124,22 +96,17 @@ def test_a_chip_with_values_that_are_not_finite_is_refused(
 
 @CODECS
 @ALL
-def test_verify_finds_a_flipped_bit_an_altered_chip_and_an_altered_sum(
+def test_verify_finds_an_altered_chip_and_an_altered_sum(
     tmp_path: Path, dtype: str, codec: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chips = write_chips(tmp_path / "tif", count=6, dtype=dtype)
     store = to_store(chips, tmp_path / "s.zarr", codec=codec).local_path
-    flipped, altered, summed = (Path(shutil.copytree(store, tmp_path / f"{n}.zarr")) for n in ("flip", "alter", "sum"))
-    path = zarr_store.shard_path(flipped, 0)
-    data = bytearray(path.read_bytes())
-    offsets, _ = shard.read_index(path, open_store(store).layout, 6)
-    data[int(offsets[3, 1, 0]) + 9] ^= 16
-    path.write_bytes(data)
+    altered, summed = (Path(shutil.copytree(store, tmp_path / f"{name}.zarr")) for name in ("alter", "sum"))
     pixels = zarr.open_group(altered, mode="r+")["tiles"]
     pixels[4, 2, 3, 4] = pixels[4, 2, 3, 5]
     array = zarr.open_group(summed, mode="r+")["band_sum"]
     array[2, 1] = array[2, 1] + 1
-    for path, reported in ((flipped, "chip t_3 (number 3)"), (altered, "chip t_4 (number 4)"), (summed, "band_sum")):
+    for path, reported in ((altered, "chip t_4 (number 4)"), (summed, "band_sum")):
         assert verify.verify(path, jobs=1) > 0
         assert reported in capsys.readouterr().out
 

@@ -1,6 +1,5 @@
-"""Runs on int16 and float32 chips: scores of predict, logits of the exported network, audit and report."""
+"""Runs on int16 and float32 chips: bad values, the exported files, audit and report. Scores: test_matrix.py."""
 
-import csv
 import json
 import shutil
 import warnings
@@ -12,14 +11,12 @@ import numpy as np
 import onnxruntime
 import pytest
 import tifffile
-import torch
 from helpers.chips import BANDS, to_store, write_chips
-from helpers.commands import train
+from helpers.trained import saved_scores, scores_of, train_once
 from tiny import tiny_networks
 
 from analysis.audit import audit
 from analysis.export import export
-from analysis.finished_run import load_run
 from analysis.predict import predict
 from analysis.report import report
 from preprocess.info import info
@@ -43,13 +40,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SimpleNamespace]
         chips.values[5, 1] = chips.values[5].max()  # a constant band, for the audit
         write_tiff(folder / "tif" / "t_5.tif", np.moveaxis(chips.values[5], 0, -1))
         store = to_store(chips, folder / "chips.zarr")
-        with tiny_networks():
-            ended = train(store.local_path, folder / "run", "EPOCHS=1", "CROP=28", task=3)
-        assert ended.returncode == 0, ended.stderr
-        run = load_run(folder / "run")
-        (folder / "new").mkdir()
-        for name in run.names:
-            shutil.copy(chips.folder / f"{name}.tif", folder / "new")
+        run = train_once(folder, chips.folder, "CROP=28", task=3)
         made[dtype] = SimpleNamespace(dtype=dtype, chips=chips, folder=folder, store=store, run=run)
     return made
 
@@ -63,43 +54,27 @@ def write_tiff(path: Path, values: np.ndarray) -> None:
     tifffile.imwrite(path, values, photometric="minisblack", planarconfig=1)
 
 
-def test_predict_gives_the_scores_of_the_run_to_the_bit_and_names_values_that_are_not_finite(
-    trained: SimpleNamespace, tmp_path: Path
-) -> None:
+def test_predict_names_values_that_are_not_finite(both: dict[str, SimpleNamespace], tmp_path: Path) -> None:
+    trained = both["float32"]
+    bad = trained.run.names[3]
+    values = tifffile.imread(trained.folder / "new" / f"{bad}.tif")
+    values[0, 1, 2] = np.nan
     data = shutil.copytree(trained.folder / "new", tmp_path / "new")
-    bad = trained.run.names[3] if trained.dtype == "float32" else ""
-    if bad:
-        values = tifffile.imread(data / f"{bad}.tif")
-        values[0, 1, 2] = np.nan
-        write_tiff(data / f"{bad}.tif", values)
-    out = tmp_path / "scores.csv"
-    assert predict(trained.run.path, data, out, bands=None, gpu="cpu", tta=False) == (1 if bad else 0)
-    with open(out, newline="") as file:
-        found = {row["image_name"]: [float(row[name]) for name in "abc"] for row in csv.DictReader(file)}
-    saved = dict(zip(trained.run.names.tolist(), trained.run.probabilities.tolist(), strict=True))
-    assert found == {name: scores for name, scores in saved.items() if name != bad}
-    if bad:
-        with open(tmp_path / "scores_bad.csv", newline="") as file:
-            ((name, reason),) = [(row["image_name"], row["reason"]) for row in csv.DictReader(file)]
-        assert name == bad
-        assert "expected finite values, found 1 NaN and 0 infinite values" in reason
+    write_tiff(data / f"{bad}.tif", values)
+    assert predict(trained.run.path, data, tmp_path / "scores.csv", bands=None, gpu="cpu", tta=False) == 1
+    assert scores_of(tmp_path / "scores.csv") == {k: v for k, v in saved_scores(trained.run).items() if k != bad}
+    (line,) = (tmp_path / "scores_bad.csv").read_text().splitlines()[1:]
+    assert line.startswith(f"{bad},")
+    assert "expected finite values, found 1 NaN and 0 infinite values" in line
 
 
-@pytest.mark.slow  # exporting takes 10 s of CPU time, whatever the network; uint16 chips: test_export.py
-def test_the_exported_network_takes_the_values_of_the_files(trained: SimpleNamespace) -> None:
+@pytest.mark.slow  # exporting takes 10 s of CPU time
+def test_the_exported_network_and_its_card_name_the_dtype(trained: SimpleNamespace) -> None:
+    """Its logits: test_matrix.py."""
     folder = export(trained.run.path, store_path=None)
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     assert (session.get_inputs()[0].type, session.get_inputs()[0].shape[1:]) == (ONNX_TYPE[trained.dtype], [4, 32, 40])
-    names = trained.run.names[:20].tolist()
-    chips = trained.chips.values[[int(name.removeprefix("t_")) for name in names]]
-    (logits,) = session.run(None, {"chips": chips})
-    program = torch.export.load(folder / "model.pt2").module()
-    with torch.no_grad():
-        again = program(torch.from_numpy(chips)).numpy()
-    for found in (logits, again):
-        assert np.abs(found - trained.run.logits[:20]).max() < 1e-4
-    parity = json.loads((folder / "parity.json").read_text())
-    assert parity["onnx_from_torch_share"] <= 1e-5
+    assert json.loads((folder / "parity.json").read_text())["onnx_from_torch_share"] <= 1e-5
     assert f"(batch, 4, 32, 40) {trained.dtype}" in (folder / "MODEL_CARD.md").read_text()
 
 

@@ -1,6 +1,5 @@
 """Runs on chips with nodata: no NaN anywhere, and predict, export, audit and report treat nodata as the run did."""
 
-import csv
 import json
 import shutil
 import warnings
@@ -17,6 +16,7 @@ import torch
 from helpers.chips import to_store
 from helpers.commands import train
 from helpers.nodata import EMPTY, NO_BAND, as_nan, missing, write_chip, write_nodata
+from helpers.trained import saved_scores, scores_of, train_once
 from PIL import Image
 from safetensors.numpy import load_file
 from tiny import tiny_networks
@@ -24,7 +24,6 @@ from tiny import tiny_networks
 from analysis.audit import audit
 from analysis.export import export
 from analysis.features import read_features
-from analysis.finished_run import load_run
 from analysis.pictures import NODATA_COLOUR, ImageBudget, pictures, stretch, stretch_valid
 from analysis.predict import predict
 from analysis.report import report
@@ -48,13 +47,7 @@ def all_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SimpleNamesp
         folder = tmp_path_factory.mktemp(dtype)
         chips = write_nodata(folder / "tif", dtype, nodata, share=0.02, count=120, height=32, width=40)
         store = to_store(chips, folder / "chips.zarr", nodata=nodata)
-        with tiny_networks():
-            ended = train(store.local_path, folder / "run", "EPOCHS=1", "CROP=28", task=3)
-        assert ended.returncode == 0, ended.stderr
-        run = load_run(folder / "run")
-        (folder / "new").mkdir()
-        for name in run.names:
-            shutil.copy(chips.folder / f"{name}.tif", folder / "new")
+        run = train_once(folder, chips.folder, "CROP=28", task=3)
         made[dtype] = SimpleNamespace(dtype=dtype, nodata=nodata, chips=chips, folder=folder, store=store, run=run)
     return made
 
@@ -92,11 +85,6 @@ def test_a_run_is_reproduced(all_runs: dict[str, SimpleNamespace], capsys: pytes
     assert "BIT-IDENTICAL" in capsys.readouterr().out
 
 
-def scores_of(path: Path) -> dict[str, list[float]]:
-    with open(path, newline="") as file:
-        return {row["image_name"]: [float(row[name]) for name in "abc"] for row in csv.DictReader(file)}
-
-
 @pytest.mark.parametrize("keep_store", [True, False])
 def test_predict_gives_the_scores_of_the_run_to_the_bit(
     made: SimpleNamespace, tmp_path: Path, keep_store: bool
@@ -112,8 +100,7 @@ def test_predict_gives_the_scores_of_the_run_to_the_bit(
     finally:
         if not keep_store:
             moved.rename(made.store.local_path)
-    saved = zip(made.run.names.tolist(), made.run.probabilities.tolist(), strict=True)
-    assert scores_of(out) == dict(saved)
+    assert scores_of(out) == saved_scores(made.run)
 
 
 def test_predict_names_values_that_are_neither_finite_nor_nodata(
