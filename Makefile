@@ -8,7 +8,7 @@ VENV ?= .venv
 CUDA ?= 13
 ARGS ?=# arguments for pytest: make test ARGS='-m slow'
 
-COMMANDS = train zarr audit info verify report curves reproduce predict export tune bench bench-report gpu-check demo \
+COMMANDS = train zarr windows audit info verify report curves reproduce predict export tune bench bench-report gpu-check demo \
 	soak fuzz
 
 # The settings are what the user wrote on the command line, and not what the environment holds (DATA=..., CROP=...).

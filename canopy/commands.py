@@ -64,6 +64,13 @@ COMMANDS = {
             alias="convert",
         ),
         Command(
+            name="windows",
+            summary="list the windows of large rasters, so that a person can label them",
+            example="DATA=folder WINDOW=256",
+            settings="preprocess.commands:WindowsSettings",
+            function="preprocess.commands:windows",
+        ),
+        Command(
             name="audit",
             summary="check the data before training: duplicates, leaks between splits, bad labels",
             example="STORE=chips.zarr",

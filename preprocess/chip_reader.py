@@ -20,6 +20,7 @@ from preprocess.image_file import ImageReader, read_facts
 from preprocess.image_names import is_picture
 from preprocess.tiff_metadata import Facts
 from preprocess.tiff_page import ChipError
+from preprocess.window_cut import Cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +29,14 @@ class ChipFiles:
 
     `expected`: what each file must have: one entry, or one per band. `bands`: what {band} in a path stands for; () if a
     chip is one file. `preset`: a key of PRESETS, whose rule for TIFFs holds. `fit`: the size to bring chips to, if
-    sizes differ.
+    sizes differ. `cut`: chips are windows of rasters, which `window_reader` reads.
     """
 
     expected: tuple[Expected, ...]
     bands: tuple[str, ...] = ()
     preset: str | None = None
     fit: Fit | None = None
+    cut: Cut | None = None
 
 
 def paths_of(path: str, bands: tuple[str, ...]) -> list[str]:
@@ -114,6 +116,7 @@ class ChipReader:
             _counted(reader.read(file, expected), expected, file)[0]
             for reader, expected, file in zip(self._readers, files.expected, paths_of(path, files.bands), strict=True)
         ]
+        check_places(list(zip(paths_of(path, files.bands), (reader.place for reader in self._readers), strict=True)))
         self._locate(bands)
         if self._fitter:
             return self._fitter.apply(bands, path)
@@ -129,6 +132,37 @@ class ChipReader:
         if place and self._files.fit:
             place = place_in(place, window_of(self._files.fit, height, width))
         self.place = place
+
+
+def check_places(files: list[tuple[str, Place | None]]) -> None:
+    """Refuse files of one chip that lie in different places. Files that do not say where they lie are not compared.
+
+    The origins may differ by less than a pixel of the coarser band: bands of 15 m and 30 m of Landsat have the same
+    centres, and so other corners. A CRS with an EPSG code is not compared with one without.
+
+    Raises:
+        ChipError: names both files.
+    """
+    known = [(path, place) for path, place in files if place]
+    for path, place in known[1:]:
+        other, first = known[0]
+        codes = first.crs, place.crs
+        is_other_crs = codes[0] != codes[1] and all(code.startswith("EPSG:") for code in codes)
+        if is_other_crs or not _same_origin(first, place):
+            found = f"{place.crs} at x {place.transform[2]:.10g}, y {place.transform[5]:.10g}"
+            at = f"{first.crs} at x {first.transform[2]:.10g}, y {first.transform[5]:.10g}"
+            raise ChipError(
+                path, f"the place of {other} ({at}), a band of the same chip", found,
+                "Bring both to one grid with gdalwarp, or remove the chip.",
+            )  # fmt: skip
+
+
+def _same_origin(one: Place, two: Place) -> bool:
+    """Whether the upper left corners differ by less than a pixel of the coarser band."""
+    a, b, c, d, e, f = one.transform
+    a2, b2, c2, d2, e2, f2 = two.transform
+    across, down = max(abs(a) + abs(b), abs(a2) + abs(b2)), max(abs(d) + abs(e), abs(d2) + abs(e2))
+    return abs(c - c2) < across and abs(f - f2) < down
 
 
 def _counted(values: np.ndarray, expected: Expected, path: str) -> np.ndarray:

@@ -8,10 +8,11 @@ import re
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
-from pydantic import ValidationInfo, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
+from preprocess.chip_words import ChipWords
 from preprocess.console import UserError
-from preprocess.file_patterns import BAND, check_pattern
+from preprocess.file_patterns import BAND
 from preprocess.files import partial_path
 from preprocess.label_files import FOLDERS, is_csv
 from preprocess.label_settings import LabelSettings
@@ -85,32 +86,16 @@ class LabelWords(Settings):
         )
 
 
-class StoreWords(Settings):
+class StoreWords(ChipWords):
     """What is converted, and how it is stored."""
 
     heading: ClassVar[str] = "Conversion"
 
-    data: Path = setting(
-        ..., "Folder of TIFFs, or of PNGs or JPEGs.", hint="folder", example="DATA=folder LABELS=file.csv"
-    )
-    files: str | None = setting(
-        None,
-        "Where the files of a chip are below DATA. {name} is its name in the CSV. {band} is each of BANDS, for a file "
-        "per band. * is any folder.",
-        hint="{name}/{name}_{band}.tif",
-        default_text="one file per chip, found by its name",
-    )
     store: Path = setting(Path("chips.zarr"), "The store, a folder.", hint="folder")
     preset: Literal["planet", "bigearthnet", "eurosat", "ucmerced", "ucmerced_multilabel"] | None = setting(
         None,
         "A published data set that canopy knows: its folders, labels, bands and classes are used where you do not set "
         "them.",
-    )
-    bands: tuple[str, ...] | None = setting(
-        None,
-        "Names of the bands, in the order in which each TIFF stores them.",
-        hint="blue,green,red,nir",
-        default_text="the preset's; else red,green,blue if the files say RGB; else band1,band2,...",
     )
     classes: tuple[str, ...] | None = setting(
         None,
@@ -118,19 +103,8 @@ class StoreWords(Settings):
         default_text="the preset's; else those of the CSV, sorted (onehot: in the order of the columns)",
     )
     codec: Literal["lz4", "none"] = setting("lz4", "Compression of the store. none loads faster and needs more disk.")
-    axes: Literal["YXS", "SYX"] | None = setting(
-        None,
-        "Order of the dimensions inside each TIFF: rows, columns, bands (YXS) or bands, rows, columns (SYX).",
-        default_text="as the files say",
-    )
     size: int | None = setting(
         None, "Height and width of every chip in the store. FIT says how they get it.", hint="pixels", ge=1, le=65536
-    )
-    fit: Literal["crop", "pad", "resize"] | None = setting(
-        None,
-        "crop: the centre. pad: reflect the edges of smaller chips (with NODATA: add nodata), crop larger ones. "
-        "resize: the mean of blocks of pixels if SIZE divides the size, else cubic. With a file per band and "
-        "without SIZE, resize brings all bands to the size of the largest band.",
     )
     nodata: str | None = setting(
         None,
@@ -142,22 +116,23 @@ class StoreWords(Settings):
     jobs: int = setting(CORES, "Number of worker processes.", ge=1, default_text="one per core")
     allow_missing: bool = setting(False, "1: leave out rows of the CSV that have no file.")
 
-    @field_validator("files")
-    @classmethod
-    def _pattern_can_be_read(cls, text: str | None) -> str | None:
-        if text is not None:
-            check_pattern(text)
-        return text
-
     @model_validator(mode="after")
     def _size_and_fit_belong_together(self) -> Self:
         if self.size is not None and self.fit is None:
             raise UserError(f"SIZE={self.size}: FIT is not set. Add FIT=crop, FIT=pad or FIT=resize.")
         resizes_bands = self.fit == "resize" and self.files is not None and BAND in self.files
-        if self.fit is not None and self.size is None and not resizes_bands:
+        if self.fit is not None and self.size is None and not resizes_bands and self.window is None:
             raise UserError(f"FIT={self.fit}: SIZE is not set. Add the size of the chips, such as SIZE=256.")
-        if self.axes is not None and self.files is not None and BAND in self.files:
-            raise UserError(f"AXES={self.axes} has no effect with {{band}} in FILES; leave it out.")
+        return self
+
+    @model_validator(mode="after")
+    def _windows_have_no_other_size(self) -> Self:
+        if self.window is None:
+            return self
+        if self.size is not None:
+            raise UserError(f"SIZE={self.size} has no effect with WINDOW={self.window}; leave it out.")
+        if self.preset is not None:
+            raise UserError(f"PRESET={self.preset} cannot be used with WINDOW={self.window}: its chips are files.")
         return self
 
     @field_validator("nodata")
@@ -168,11 +143,11 @@ class StoreWords(Settings):
             raise ValueError("a number, nan or tag")
         return words
 
-    @field_validator("bands", "classes")
+    @field_validator("classes")
     @classmethod
-    def _names_differ(cls, names: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+    def _classes_differ(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if names is not None and (len(set(names)) != len(names) or not all(names)):
-            raise ValueError(f"a different name for each {'band' if info.field_name == 'bands' else 'class'}")
+            raise ValueError("a different name for each class")
         return names
 
 
@@ -183,13 +158,13 @@ class ConversionSettings(LabelWords, StoreWords):
     def _class_folders_have_one_file_per_chip(self) -> Self:
         if self.labels == FOLDERS and self.files is not None:
             raise UserError(f"FILES={self.files} has no effect with LABELS=folders; leave it out.")
+        if self.labels == FOLDERS and self.window is not None:
+            raise UserError(f"WINDOW={self.window} cannot be used with LABELS=folders. Give a table: LABELS=file.csv.")
         return self
 
     def check(self) -> None:
         """Refuse a DATA that is no folder, and a STORE that is a file."""
-        if not self.data.is_dir():
-            found = "a file" if self.data.exists() else "nothing"
-            raise UserError(f"DATA={self.data}: expected a folder of TIFFs, found {found}.")
+        check_folder(self.data)
         if self.labels is not None and self.labels != FOLDERS and not self.labels.is_file():
             found = "a folder" if self.labels.exists() else "nothing"
             advice = " LABELS=folders reads class folders below DATA." if self.labels.is_dir() else ""
@@ -216,6 +191,13 @@ class ZarrSettings(ConversionSettings):
         if text is not None:
             shard_share(text)
         return text
+
+
+def check_folder(data: Path) -> None:
+    """UserError if DATA is no folder."""
+    if not data.is_dir():
+        found = "a file" if data.exists() else "nothing"
+        raise UserError(f"DATA={data}: expected a folder of TIFFs, found {found}.")
 
 
 class LocalStore(Settings):
@@ -250,6 +232,17 @@ class InfoSettings(LocalStore):
         return rule
 
 
+class WindowsSettings(ChipWords):
+    """A list of the windows of large rasters."""
+
+    window: int = setting(..., "Height and width of the windows.", hint="pixels", ge=1, le=65536, example="WINDOW=256")
+    out: Path = setting(Path("windows.csv"), "The list, a CSV.", hint="file.csv")
+
+    def check(self) -> None:
+        """Refuse a DATA that is no folder."""
+        check_folder(self.data)
+
+
 class DemoSettings(Settings):
     """Synthetic chips with known classes."""
 
@@ -278,6 +271,17 @@ def info(settings: InfoSettings) -> int:
     from preprocess.info import info as print_info
 
     print_info(settings.store, settings.split, settings.block_km)
+    return 0
+
+
+def windows(settings: WindowsSettings) -> int:
+    """List the windows of large rasters."""
+    from preprocess.window_list import list_windows
+
+    assert settings.cut is not None  # WINDOW must be set
+    list_windows(
+        settings.data, settings.out, settings.cut, files=settings.files, bands=settings.bands, axes=settings.axes
+    )  # fmt: skip
     return 0
 
 

@@ -20,6 +20,7 @@ class Expected:
     stored dimensions ("YXS" or "SYX"). `num_bands` helps to read a file while `shape` is unknown. `is_rgb`: the file
     must not declare its samples as anything but red, green and blue. `zero_is_white`: whether the file must declare 0
     as white. `nodata`: GDAL_NODATA of the file must be this value, as `nodata.nodata_text` writes it.
+    `is_raster`: windows are cut from the file, so it may be larger than a chip.
     """
 
     shape: tuple[int, int, int] | None = None
@@ -30,6 +31,7 @@ class Expected:
     is_rgb: bool = False
     zero_is_white: bool | None = None
     nodata: str | None = None
+    is_raster: bool = False
 
     @property
     def count(self) -> int | None:

@@ -15,8 +15,11 @@ from preprocess.expected import Expected
 from preprocess.file_patterns import FilePattern
 from preprocess.fit import Fit
 from preprocess.image_names import is_picture
+from preprocess.raster_list import find_rasters, read_rasters
 from preprocess.tiff_metadata import Facts
 from preprocess.tiff_page import ChipError
+from preprocess.window_cut import Cut
+from preprocess.window_grid import Grid, left_over_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,28 @@ def read_first(path: str, settings: ConversionSettings, pattern: FilePattern | N
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ChipError(error.filename or path, "a readable file", reason, advice(error)) from error
+
+
+def read_first_raster(
+    settings: ConversionSettings, pattern: FilePattern | None, cut: Cut
+) -> tuple[FirstChip, list[Grid]]:
+    """Read the headers of all rasters, and plan how their windows are read. The values of the first chip are zeros.
+
+    Raises:
+        ChipError: a raster cannot be used, or differs from the first.
+        UserError: there is no raster, or no window fits into one.
+    """
+    bands = pattern.bands if pattern else ()
+    count = 1 if bands else len(settings.bands) if settings.bands else None
+    asked = Expected(axes=settings.axes, num_bands=count, is_rgb=settings.bands is None)
+    rasters = read_rasters(find_rasters(settings.data, pattern), cut, bands=bands, asked=asked)
+    shape = (len(bands) or rasters.count, cut.window, cut.window)
+    facts = replace(rasters.facts, is_rgb=False, descriptions=()) if bands else rasters.facts
+    note = f"{sum(map(len, rasters.grids))} windows of {cut.window} x {cut.window} in {len(rasters.grids)} rasters. "
+    return FirstChip(
+        values=np.broadcast_to(np.zeros((), rasters.dtype), shape), facts=facts, files=rasters.files,
+        note=f"{note}{left_over_line(rasters.grids)}".rstrip(),
+    ), rasters.grids  # fmt: skip
 
 
 def _one_file(path: str, settings: ConversionSettings, fit: Fit | None) -> FirstChip:

@@ -18,9 +18,9 @@ from preprocess.chip_reader import ChipFiles
 from preprocess.commands import ConversionSettings
 from preprocess.console import UserError, one_line
 from preprocess.csv_rows import csv_line
-from preprocess.file_matching import match_files
-from preprocess.file_patterns import read_pattern
-from preprocess.first_chip import FirstChip, read_first
+from preprocess.file_matching import Files, match_files
+from preprocess.file_patterns import FilePattern, read_pattern
+from preprocess.first_chip import FirstChip, read_first, read_first_raster
 from preprocess.header import version_of
 from preprocess.label_files import FOLDERS
 from preprocess.label_settings import LabelSettings
@@ -32,6 +32,7 @@ from preprocess.pattern_matching import match_pattern
 from preprocess.plan_file import WorkPlan
 from preprocess.preset_settings import with_preset
 from preprocess.tiff_metadata import Facts
+from preprocess.window_matching import match_windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class Plan:
     """Everything that decides a store's bytes. Arrays have one row per chip.
 
     `files`: how the files of a chip are read, and what each must have. `source`: what the store keeps about the files:
-    metadata of the first one, and settings. `notes`: lines to print.
+    metadata of the first one, and settings. `notes`: lines to print. `corners`: see `ShardTask`.
     """
 
     store: Path
@@ -57,13 +58,14 @@ class Plan:
     files: ChipFiles
     source: dict[str, str]
     notes: tuple[str, ...]
+    corners: np.ndarray | None = None
 
     def work(self) -> WorkPlan:
         """The part of the plan that worker processes need."""
         paths = PackedTexts.of(self.paths)
         return WorkPlan(
             layout=self.layout, files=self.files, folder="" if paths.prefix.startswith("/") else str(Path.cwd()),
-            paths=paths, size=self.size, mtime_ns=self.mtime_ns,
+            paths=paths, size=self.size, mtime_ns=self.mtime_ns, corners=self.corners,
         )  # fmt: skip
 
     def settings(self) -> dict[str, str]:
@@ -77,7 +79,11 @@ class Plan:
             "store version": str(version_of(self.layout)),
             "CODEC": self.layout.codec,
             "AXES": self.source.get("axes", "as stored"),
-            **{word: self.source[word.lower()] for word in ("FILES", "SIZE", "FIT") if word.lower() in self.source},
+            **{
+                word: self.source[word.lower()]
+                for word in ("FILES", "SIZE", "FIT", "WINDOW", "STRIDE", "EDGES")
+                if word.lower() in self.source
+            },
             "BANDS": ",".join(self.layout.bands),
             "chip shape and dtype": f"{shape} {self.layout.dtype}",
             "classes": csv_line(self.classes),
@@ -100,11 +106,7 @@ def make_plan(settings: ConversionSettings) -> Plan:
     table = read_labels(labels, settings.classes, settings.label_settings)
     bands = settings.bands
     pattern = read_pattern(settings.files, bands) if settings.files else None
-    if pattern:
-        files = match_pattern(labels, table, settings.data, pattern, allow_missing=settings.allow_missing)
-    else:
-        files = match_files(labels, table, settings.data, allow_missing=settings.allow_missing)
-    first = read_first(files.paths[0], settings, pattern)
+    first, files, corners = _chips(settings, labels, table, pattern)
     facts = first.facts
     layout = _layout(settings, bands, first, files.paths[0])
     return Plan(
@@ -121,6 +123,7 @@ def make_plan(settings: ConversionSettings) -> Plan:
         size=files.size,
         mtime_ns=files.mtime_ns,
         files=_files(settings, first, layout),
+        corners=corners,
         source=_source(settings, first),
         notes=(
             *_label_notes(labels, table),
@@ -129,11 +132,28 @@ def make_plan(settings: ConversionSettings) -> Plan:
     )  # fmt: skip
 
 
+def _chips(
+    settings: ConversionSettings, labels: Path, table: LabelTable, pattern: FilePattern | None
+) -> tuple[FirstChip, Files, np.ndarray | None]:
+    """The first chip, the files of all, and the corners of windows."""
+    if (cut := settings.cut) is not None:
+        first, grids = read_first_raster(settings, pattern, cut)
+        windows = match_windows(labels, table, settings.data, grids, allow_missing=settings.allow_missing)
+        return first, windows.files, windows.corners
+    if pattern:
+        files = match_pattern(labels, table, settings.data, pattern, allow_missing=settings.allow_missing)
+    else:
+        files = match_files(labels, table, settings.data, allow_missing=settings.allow_missing)
+    return read_first(files.paths[0], settings, pattern), files, None
+
+
 def _files(settings: ConversionSettings, first: FirstChip, layout: Layout) -> ChipFiles:
     """How every chip is read. With NODATA=tag, each file must name the same value."""
     files = first.files
     if files.fit:
         files = replace(files, fit=replace(files.fit, nodata=layout.nodata))
+    if files.cut:
+        files = replace(files, cut=replace(files.cut, nodata=layout.nodata))
     if settings.nodata == "tag":
         expected = tuple(replace(expected, nodata=layout.nodata) for expected in files.expected)
         files = replace(files, expected=expected)
@@ -144,7 +164,8 @@ def _source(settings: ConversionSettings, first: FirstChip) -> dict[str, str]:
     """What the store keeps about its files."""
     facts = {"nodata": first.facts.nodata, "axes": first.facts.axes, "files": settings.files}
     known = {key: value for key, value in facts.items() if value is not None}
-    return known | (first.files.fit.source() if first.files.fit else {})
+    changes = first.files.fit or first.files.cut
+    return known | (changes.source() if changes else {})
 
 
 def _label_notes(labels: Path, table: LabelTable) -> Iterator[str]:

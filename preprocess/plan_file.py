@@ -25,6 +25,7 @@ from preprocess.expected import Expected
 from preprocess.fit import Fit
 from preprocess.layout import Layout, layout_from
 from preprocess.packed_texts import PackedTexts
+from preprocess.window_cut import Cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,10 @@ class ShardRun:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ShardTask:
-    """The planned chips of one shard. `root` is NAME.partial, which holds `store/`, `progress/` and `temporary/`."""
+    """The planned chips of one shard. `root` is NAME.partial, which holds `store/`, `progress/` and `temporary/`.
+
+    corners: (chips, 2), first row and column of each window of a raster; None if a chip is a file.
+    """
 
     shard: int
     root: Path
@@ -53,13 +57,21 @@ class ShardTask:
     size: np.ndarray
     mtime_ns: np.ndarray
     files: ChipFiles
+    corners: np.ndarray | None = None
+
+    def where(self, index: int) -> str:
+        """The file of a chip, and its window in it, for messages."""
+        if self.corners is None:
+            return self.paths[index]
+        row, column = self.corners[index].tolist()
+        return f"{self.paths[index]} (window from row {row}, column {column} on)"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WorkPlan:
     """What a process needs to convert shards. Arrays have one row per chip.
 
-    folder: the folder from which relative paths start; "" if paths are absolute.
+    folder: the folder from which relative paths start; "" if paths are absolute. corners: see `ShardTask`.
     """
 
     layout: Layout
@@ -68,6 +80,7 @@ class WorkPlan:
     paths: PackedTexts
     size: np.ndarray
     mtime_ns: np.ndarray
+    corners: np.ndarray | None = None
 
     @property
     def num_shards(self) -> int:
@@ -92,6 +105,7 @@ class WorkPlan:
         return ShardTask(
             shard=shard, root=root, layout=self.layout, paths=paths, size=self.size[chips],
             mtime_ns=self.mtime_ns[chips], files=self.files,
+            corners=None if self.corners is None else self.corners[chips],
         )  # fmt: skip
 
     @functools.cached_property
@@ -112,6 +126,8 @@ class WorkPlan:
     def _arrays(self) -> dict[str, np.ndarray]:
         arrays = {"path_bytes": self.paths.data, "path_ends": self.paths.ends}
         arrays |= {"size": self.size, "mtime_ns": self.mtime_ns}
+        if self.corners is not None:
+            arrays["corners"] = self.corners
         return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
     def encode(self) -> bytes:
@@ -142,6 +158,7 @@ def read_plan(path: Path) -> WorkPlan:
             plan = WorkPlan(
                 layout=layout_from({"nodata": None, **header["layout"]}), files=_chip_files(header["files"]),
                 folder=header["folder"], paths=paths, size=file["size"], mtime_ns=file["mtime_ns"],
+                corners=file["corners"] if "corners" in file.files else None,
             )  # fmt: skip
     except (EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: damaged. Remove {path.parent} to start again.") from error
@@ -156,7 +173,8 @@ def _chip_files(values: dict[str, Any]) -> ChipFiles:
         for each in values["expected"]
     )
     fit = None if values["fit"] is None else Fit(**values["fit"])
-    return ChipFiles(expected=expected, bands=tuple(values["bands"]), preset=values["preset"], fit=fit)
+    cut = None if values["cut"] is None else Cut(**values["cut"])
+    return ChipFiles(expected=expected, bands=tuple(values["bands"]), preset=values["preset"], fit=fit, cut=cut)
 
 
 @functools.lru_cache(maxsize=1)

@@ -10,7 +10,8 @@ from typing import Any
 from preprocess.file_patterns import check_pattern
 
 NOT_ABOUT_READING = ("labels", "crs_units", "nodata")  # the layout has the nodata that counts
-_FORMS = {"size": r"[1-9]\d{0,5}x[1-9]\d{0,5}", "fit": "crop|pad|resize", "axes": "YXS|SYX"}
+_FORMS = {"size": r"[1-9]\d{0,5}x[1-9]\d{0,5}", "fit": "crop|pad|resize", "axes": "YXS|SYX", "window": r"[1-9]\d{0,4}",
+          "stride": r"[1-9]\d{0,4}", "edges": "pad"}  # fmt: skip
 
 
 def reading_of(source: dict[str, Any]) -> dict[str, str]:

@@ -38,7 +38,7 @@ def read(path: str | Path, check_page: PageCheck | None = None, expected: Expect
 def read_facts(path: str | Path, expected: Expected = ANY) -> Facts:
     """Read only the header; raises like `Reader.read`."""
     with open_regular(path) as file:
-        return _open(file, path, None, expected).facts
+        return open_checked(file, path, None, expected).facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +94,9 @@ class Reader:
                     self.place = known.place
                     return self._to_chip(_bands_first(known.axes, self._stored))
             self._known = None
-            opened = _open(file, path, check_page, expected)
+            opened = open_checked(file, path, check_page, expected)
             self.place = read_place(opened.header.pages[0])
-            with _damage_named(file, path), complaints_are_errors():
+            with damage_named(file, path), complaints_are_errors():
                 return self._decode(file, opened, check_page, expected)
 
     def _reads_as(self, file: BinaryIO, known: _Layout) -> bool:
@@ -107,9 +107,7 @@ class Reader:
         complete = count == len(before) + values.nbytes + len(known.after)
         return complete and before == known.before and after[:-1] == known.after
 
-    def _decode(
-        self, file: BinaryIO, opened: "_Opened", check_page: PageCheck | None, expected: Expected
-    ) -> np.ndarray:
+    def _decode(self, file: BinaryIO, opened: "Opened", check_page: PageCheck | None, expected: Expected) -> np.ndarray:
         header, axes = opened.header, opened.axes
         if header.block is not None:
             values = self._stored_array(header.shape, header.dtype)
@@ -134,7 +132,7 @@ class Reader:
             np.copyto(out, values[: out.shape[0], : out.shape[1]])
         return self._chip
 
-    def _remember(self, file: BinaryIO, opened: "_Opened", check_page: PageCheck | None, expected: Expected) -> None:
+    def _remember(self, file: BinaryIO, opened: "Opened", check_page: PageCheck | None, expected: Expected) -> None:
         values, start = self._stored, opened.header.block
         assert start is not None
         end = file.seek(0, os.SEEK_END)
@@ -171,14 +169,16 @@ _ADVICE = "Fetch it again, or remove it from the CSV."
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Opened:
+class Opened:
+    """A file whose header was read and compared with what is expected. `axes`: order of its stored dimensions."""
+
     header: Header
     axes: str
     facts: Facts
 
 
 @contextmanager
-def _damage_named(file: BinaryIO, path: str | Path) -> Iterator[None]:
+def damage_named(file: BinaryIO, path: str | Path) -> Iterator[None]:
     """Turn every error while reading a file into a ChipError that names the file."""
     try:
         yield
@@ -194,12 +194,12 @@ def _damage_named(file: BinaryIO, path: str | Path) -> Iterator[None]:
         raise ChipError(path, "a valid TIFF", f"a file that is {kind} ({reason})", _ADVICE) from error
 
 
-def _open(file: BinaryIO, path: str | Path, check_page: PageCheck | None, expected: Expected) -> _Opened:
+def open_checked(file: BinaryIO, path: str | Path, check_page: PageCheck | None, expected: Expected) -> Opened:
     """Read the header, and compare it with what is expected."""
-    with _damage_named(file, path):
+    with damage_named(file, path):
         with complaints_are_errors():
             tif = tifffile.TiffFile(file, name=os.fspath(path))
-        header = read_header(tif, path)
+        header = read_header(tif, path, is_raster=expected.is_raster)
         if check_page is not None and (reason := check_page(header.pages[0])):
             raise ChipError(path, "a chip that the preset allows", reason)
         tiff_metadata.check_description(header, path)
@@ -211,7 +211,7 @@ def _open(file: BinaryIO, path: str | Path, check_page: PageCheck | None, expect
         facts = tiff_metadata.facts(header, shape[0], order=axes, axes=expected.axes, guess=guess)
         _check_meaning(facts, path, expected)
         expected.check_nodata(path, facts.nodata_tag, header.dtype.name)
-        return _Opened(header=header, axes=axes, facts=facts)
+        return Opened(header=header, axes=axes, facts=facts)
 
 
 def _check_meaning(facts: Facts, path: str | Path, expected: Expected) -> None:

@@ -29,6 +29,8 @@ from preprocess.tiff_page import ChipError as ChipError
 MAX_CHIP_BYTES = 128 * 1024 * 1024  # decoded: 4 bands of 4096 x 4096 uint16; with it a conversion stays below 600 MB
 MAX_PAGES = MAX_BANDS = 4096
 MAX_SIDE = 65536
+# Of a raster from which windows are cut. A conversion holds one decoded block at a time, and a table of all blocks.
+MAX_RASTER_SIDE, MAX_BLOCKS, MAX_BLOCK_BYTES = 1 << 20, 1 << 20, 64 * 1024 * 1024
 
 # NewSubfileType: a smaller copy or a mask of another page. Neither is a band.
 _NO_BAND = 1 | 4
@@ -104,8 +106,8 @@ def complaints_are_errors() -> Iterator[None]:
         raise ValueError(lines[0])
 
 
-def read_header(tif: tifffile.TiffFile, path: str | Path) -> Header:
-    """Read and check the header.
+def read_header(tif: tifffile.TiffFile, path: str | Path, *, is_raster: bool = False) -> Header:
+    """Read and check the header. `is_raster`: the file may be larger than a chip; its blocks may not.
 
     Raises:
         ChipError: the dtype, size or layout is not supported.
@@ -122,19 +124,42 @@ def read_header(tif: tifffile.TiffFile, path: str | Path) -> Header:
         check_page(page, path)
     axes, shape = _stack(images, path)
     dtype = np.dtype(images[0].dtype)
+    (_check_raster if is_raster else _check_chip)(images, shape, dtype, path)
+    most = MAX_BLOCK_BYTES if is_raster else MAX_CHIP_BYTES
+    segments = tuple(
+        segment for number, page in enumerate(images) for segment in _segments(page, number, most, is_raster=is_raster)
+    )
+    _check_places(tif, pages, segments)
+    return Header(
+        pages=tuple(images), axes=axes, shape=shape, dtype=dtype, segments=segments, block=_block(images, segments)
+    )
+
+
+def _check_chip(images: list[tifffile.TiffPage], shape: tuple[int, ...], dtype: np.dtype, path: str | Path) -> None:
     num_bytes = math.prod(shape) * dtype.itemsize
     if num_bytes > MAX_CHIP_BYTES or max(shape) > MAX_SIDE or images[0].samplesperpixel > MAX_BANDS:
         raise ChipError(
             path,
             f"a chip of at most {MAX_CHIP_BYTES // 2**20} MiB decoded, sides of {MAX_SIDE} pixels, {MAX_BANDS} bands",
             f"{num_bytes / 2**20:.0f} MiB ({shape} {dtype.name})",
-            "Cut it into chips (gdal_retile.py -ps 256 256), or fetch it again if it should be smaller.",
+            "WINDOW=256 cuts it into chips. Or fetch it again if it should be smaller.",
         )  # fmt: skip
-    segments = tuple(segment for number, page in enumerate(images) for segment in _segments(page, number))
-    _check_places(tif, pages, segments)
-    return Header(
-        pages=tuple(images), axes=axes, shape=shape, dtype=dtype, segments=segments, block=_block(images, segments)
-    )
+
+
+def _check_raster(images: list[tifffile.TiffPage], shape: tuple[int, ...], dtype: np.dtype, path: str | Path) -> None:
+    if max(shape) > MAX_RASTER_SIDE or max(images[0].samplesperpixel, len(images)) > MAX_BANDS:
+        expected = f"a raster with sides of at most {MAX_RASTER_SIDE} pixels and {MAX_BANDS} bands"
+        raise ChipError(path, expected, f"{shape} {dtype.name}", "Cut it into smaller rasters.")
+    page = images[0]
+    height, width = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+    samples = page.samplesperpixel if page.planarconfig == 1 else 1
+    decoded = min(height, page.imagelength) * width * samples * dtype.itemsize
+    if page.compression != tiff_segments.NONE and decoded > MAX_BLOCK_BYTES:
+        kind = "tiles" if page.is_tiled else "strips"
+        raise ChipError(
+            path, f"compressed {kind} of at most {MAX_BLOCK_BYTES // 2**20} MiB decoded", f"{decoded / 2**20:.0f} MiB",
+            "Rewrite it: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE -co BIGTIFF=IF_SAFER in.tif out.tif",
+        )  # fmt: skip
 
 
 def _page_offsets(tif: tifffile.TiffFile) -> list[int]:
@@ -179,7 +204,7 @@ def _stack(images: list[tifffile.TiffPage], path: str | Path) -> tuple[str, tupl
 _ONE_IMAGE = "Write each image to its own file."
 
 
-def _segments(page: tifffile.TiffPage, number: int) -> Iterator[Segment]:
+def _segments(page: tifffile.TiffPage, number: int, most: int, *, is_raster: bool) -> Iterator[Segment]:
     """Position of every segment of a page. Each must exist, be inside the file, and have a supported size."""
     tiled = 322 in page.tags
     codes, others = (TILES, STRIPS) if tiled else (STRIPS, TILES)
@@ -194,9 +219,12 @@ def _segments(page: tifffile.TiffPage, number: int) -> Iterator[Segment]:
         raise ValueError(f"segments of {full_rows} x {columns} pixels")
     down, across = -(-page.imagelength // full_rows), -(-page.imagewidth // columns)
     num_segments = planes * down * across
+    if is_raster and num_segments > MAX_BLOCKS:
+        raise ValueError(f"{num_segments} blocks, more than {MAX_BLOCKS}")
     offsets, counts = (_integers(page, code, num_segments) for code in codes)
     row_bytes = -(-columns * samples * page.bitspersample // 8)
-    if full_rows * row_bytes > MAX_CHIP_BYTES:
+    # Rows of a raster without compression are read one by one.
+    if (row_bytes if is_raster and page.compression == tiff_segments.NONE else full_rows * row_bytes) > most:
         raise ValueError(f"segments of {full_rows} x {columns} pixels and {full_rows * row_bytes} bytes")
     size = page.parent.filehandle.size
     for index, (offset, count) in enumerate(zip(offsets, counts, strict=True)):

@@ -8,6 +8,7 @@ per shard and reused: in fresh memory, transposing (y, x, band) to (band, y, x) 
 
 import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from preprocess.nodata import nodata_mask
 from preprocess.plan_file import ShardRun, ShardTask, load_plan
 from preprocess.shard_writer import NotFiniteError, write_shard
 from preprocess.tiff_page import ChipError
+from preprocess.window_reader import WindowReader
 
 TEMPORARY = "temporary"  # folder in NAME.partial for unfinished shard files: the store is renamed without them
 
@@ -51,13 +53,13 @@ def convert_shard(task: ShardTask) -> None:
     """
     reader = ChipReader(task.files)
     places: list[Place | None] = []
-    chips = (_read_planned(task, index, reader, places) for index in range(len(task.paths)))
+    chips = _chips(task, reader, places) if task.corners is None else _windows(task, places)
     try:
         path = _make_shard_folder(task.root / "store", task.shard)
         record = write_shard(path, task.layout, chips, temporary=task.root / TEMPORARY / str(task.shard))
     except NotFiniteError as error:
         only_nan = task.layout.nodata is None and not np.isinf(error.chip).any()
-        check_finite(error.chip, task.paths[error.index], task.layout.nodata, f"{_NAN if only_nan else ''}{_REPLACE}")
+        check_finite(error.chip, task.where(error.index), task.layout.nodata, f"{_NAN if only_nan else ''}{_REPLACE}")
         raise
     fitted = {"fitted": reader.counts.as_array()} if task.files.fit else {}
     progress = io.BytesIO()
@@ -82,16 +84,49 @@ def _make_shard_folder(store: Path, shard: int) -> Path:
 
 def _read_planned(task: ShardTask, index: int, reader: ChipReader, places: list[Place | None]) -> np.ndarray:
     """Read one chip as planned, and add its place; the next one overwrites its array."""
+    with _planned(task, index):
+        chip = reader.read(task.paths[index])
+    places.append(reader.place)
+    return chip
+
+
+def _chips(task: ShardTask, reader: ChipReader, places: list[Place | None]) -> Iterator[np.ndarray]:
+    return (_read_planned(task, index, reader, places) for index in range(len(task.paths)))
+
+
+def _windows(task: ShardTask, places: list[Place | None]) -> Iterator[np.ndarray]:
+    """Read all windows of the task, raster by raster, so that each block is decoded once, and add their places.
+
+    The windows of a shard take at most 64 MiB, or are one window.
+    """
+    layout, reader = task.layout, WindowReader(task.files)
+    chips = np.empty((len(task.paths), len(layout.bands), layout.height, layout.width), layout.dtype)
+    places.extend([None] * len(chips))
+    of_path: dict[str, list[int]] = {}
+    for index, path in enumerate(task.paths):
+        of_path.setdefault(path, []).append(index)
+    assert task.corners is not None
+    for path, indices in of_path.items():
+        with _planned(task, indices[0]):
+            where, errors = reader.read(path, task.corners[indices], [chips[index] for index in indices])
+            for error in errors.values():
+                raise error
+        for index, place in zip(indices, where, strict=True):
+            places[index] = place
+    yield from chips
+
+
+@contextlib.contextmanager
+def _planned(task: ShardTask, index: int) -> Iterator[None]:
+    """Check that a chip's files are as they were listed, and turn the system's errors into a ChipError."""
     path = task.paths[index]
     try:
         if state_of(path, task.files.bands) != (task.size[index], task.mtime_ns[index]):
             raise ChipError(path, "the file as listed", "a changed file", "Run the same command again.")
-        chip = reader.read(path)
+        yield
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ChipError(error.filename or path, "a readable file", reason, advice(error)) from error
-    places.append(reader.place)
-    return chip
 
 
 _REPLACE = "Replace them, or remove the chip from the CSV."

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 from pydantic import field_validator
 
-from preprocess.commands import ConversionSettings, StoreWords
+from preprocess.chip_words import ChipWords
+from preprocess.commands import ConversionSettings
 from preprocess.console import UserError, say
 from preprocess.files import is_url, partial_path, store_place
 from preprocess.setting_specs import specs, words_of
@@ -50,7 +51,7 @@ class RunWords(Settings):
 class FirstConversion(ConversionSettings):
     """The settings of a conversion, for a training that may have one."""
 
-    heading: ClassVar[str] = StoreWords.heading
+    heading: ClassVar[str] = ChipWords.heading
 
     data: Path | None = setting(  # type: ignore[assignment]  # only the table and the words are of this class
         None,
