@@ -39,7 +39,8 @@ from train.gpu_proof import check_images, first_images
 class Files:
     """Chips below a folder, sorted by name; `names` are paths below the folder, without the suffix.
 
-    `bands`: what {band} in a path stands for; () if a chip is one file.
+    `bands`: what {band} in a path stands for; () if a chip is one file. `corners`: (N, 2), the first row and column of
+    each window if the chips are windows of rasters, see `raster_folder`.
     """
 
     names: list[str]
@@ -47,6 +48,7 @@ class Files:
     size: np.ndarray
     mtime_ns: np.ndarray
     bands: tuple[str, ...] = ()
+    corners: np.ndarray | None = None
 
 
 def list_files(folder: Path, pattern: FilePattern | None = None) -> Files:

@@ -134,6 +134,14 @@ class PredictSettings(RunFolder):
         hint="blue,green,red,nir",
         default_text="as in the run's store",
     )
+    stride: int | None = setting(
+        None,
+        "Rows and columns from one window to the next, for a run whose chips are windows of large rasters (WINDOW).",
+        hint="pixels",
+        ge=1,
+        le=65536,
+        default_text="as in the run's store",
+    )
     gpu: str | None = setting(None, "The device.", hint="0|cpu", default_text="the run's")
     tta: bool = setting(False, "1: average the logits over all 8 symmetries.")
 
@@ -202,7 +210,8 @@ def predict(settings: PredictSettings) -> int:
     from analysis.predict import predict as score
 
     return 1 if score(
-        settings.run, settings.data, settings.out, bands=settings.bands, gpu=settings.gpu, tta=settings.tta
+        settings.run, settings.data, settings.out, bands=settings.bands, gpu=settings.gpu, tta=settings.tta,
+        stride=settings.stride,
     ) else 0  # fmt: skip
 
 

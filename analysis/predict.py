@@ -30,6 +30,7 @@ from analysis.chip_folder import (
     list_files,
 )
 from analysis.finished_run import Run, load_run
+from analysis.raster_folder import RasterReader, list_windows, window_files
 from analysis.saved_model import inputs_of, load_saved
 from analysis.tables import CsvWriter, tags_form
 from analysis.tta import Symmetries
@@ -38,6 +39,7 @@ from preprocess.file_patterns import read_pattern
 from preprocess.files import locked
 from preprocess.fit import fit_of
 from preprocess.georeference import bounds
+from preprocess.window_cut import cut_of
 from preprocess.zarr_store import write_atomic
 from train.config import Config
 from train.device import Device, choose_device, prepare_torch
@@ -81,22 +83,36 @@ def output_files(out: Path) -> Output:
     return output
 
 
-def predict(run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | None, gpu: str | None, tta: bool) -> int:
+def predict(
+    run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | None, gpu: str | None, tta: bool,
+    stride: int | None = None,
+) -> int:  # fmt: skip
     """Score a folder; returns the number of bad files.
+
+    `stride`: of the windows, if the run's chips are windows of rasters; None: as in the run's store.
 
     Raises:
         UserError: the run, the folder or OUT cannot be used.
     """
     output, run = output_files(out), load_run(run_path)
     store, reason, reading = how_chips_were_read(run)
+    config = run.config.replace(gpu=gpu or run.config.gpu, gpu_given=bool(gpu), amp=AMP[run.made_with.amp])
     chip = store.layout if store else run.record.inputs.chip
     pattern = read_pattern(reading["files"], bands or (chip.bands if chip else None)) if "files" in reading else None
-    files = list_files(data, pattern)
-    config = run.config.replace(gpu=gpu or run.config.gpu, gpu_given=bool(gpu), amp=AMP[run.made_with.amp])
-    layout = expected_layout(run, files, bands, store, reason)
-    reader = FolderReader(
-        files=files, layout=layout, bands=(), axes=reading.get("axes"), fit=fit_of(reading, layout.nodata)
-    )
+    if cut := cut_of(reading, stride=stride, nodata=chip.nodata if chip else None):
+        assert chip is not None  # versions that know windows record the chip
+        axes = reading.get("axes")
+        how = window_files(bands=bands or chip.bands, dtype=chip.dtype, axes=axes, cut=cut, pattern=pattern)
+        files = list_windows(data, pattern, how)
+        layout = expected_layout(run, files, bands, store, reason)
+        reader: FolderReader = RasterReader(files=files, layout=layout, bands=(), how=how)
+    else:
+        if stride is not None:
+            raise UserError(f"STRIDE={stride} has no effect: the run's chips are files, not windows. Leave it out.")
+        files = list_files(data, pattern)
+        layout = expected_layout(run, files, bands, store, reason)
+        axes, fit = reading.get("axes"), fit_of(reading, layout.nodata)
+        reader = FolderReader(files=files, layout=layout, bands=(), axes=axes, fit=fit)
     inputs = inputs_of(run, store)
     reader.bands = inputs.stored_bands
     if missing := [band for band in reader.bands if band not in reader.layout.bands]:

@@ -5,7 +5,6 @@ how their windows are read. Reads headers and no pixels. Leaves labels to `windo
 """
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -63,8 +62,7 @@ def find_rasters(folder: Path, pattern: FilePattern | None) -> list[tuple[str, s
 
 
 def read_rasters(
-    named: list[tuple[str, str]], cut: Cut, *, bands: tuple[str, ...] = (), asked: Expected | None = None,
-    on_error: Callable[[str, str], None] | None = None,
+    named: list[tuple[str, str]], cut: Cut, *, bands: tuple[str, ...] = (), asked: Expected
 ) -> Rasters:  # fmt: skip
     """Read the header of every raster. All must have the number of bands, the dtype and the colours of the first.
 
@@ -72,36 +70,29 @@ def read_rasters(
         named: from `find_rasters`.
         cut: how windows are cut.
         bands: what {band} in a path stands for; () if a raster is one file.
-        asked: what every file must have; the first one that can be read decides the rest.
-        on_error: takes the name of a raster that cannot be used, and the reason. None: such a raster is refused.
+        asked: what every file must have; the first one decides the rest.
 
     Raises:
         ChipError: a raster cannot be used.
         UserError: no window fits into any raster.
     """
-    asked = asked or Expected()
     files = ChipFiles(expected=(asked,) * max(len(bands), 1), bands=bands, cut=cut)
     first: Raster | None = None
     grids = []
     for name, path in named:
         try:
-            state = state_of(path, bands)
-            raster = WindowReader(files).rasters(path)[0]
-        except (ChipError, OSError) as error:
-            if on_error is None:
-                raise _refusal(error, path) from error
-            on_error(name, str(_refusal(error, path)))
-            continue
-        if first is None:
-            first = raster
-            files = replace(files, expected=(_expected(raster, asked),) * max(len(bands), 1))
-        _, height, width = raster.shape
-        grids.append(Grid(name=name, path=path, height=height, width=width, cut=cut, place=raster.place, state=state))
-    if first is None or not any(map(len, grids)):
+            grids.append(read_grid(name, path, files))
+            if first is None:
+                first = WindowReader(files).rasters(path)[0]
+                files = replace(files, expected=(_expected(first, asked),) * max(len(bands), 1))
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise ChipError(error.filename or path, "a readable file", reason, advice(error)) from error
+    assert first is not None  # there is a raster
+    if not any(map(len, grids)):
         raise UserError(
-            f"WINDOW={cut.window}: none of {len(named)} rasters has so many rows and columns"
-            f"{f' (the first, {first.path}, has {first.shape[1]} x {first.shape[2]})' if first else ''}. "
-            "Choose a smaller WINDOW, or FIT=pad."
+            f"WINDOW={cut.window}: none of {len(named)} rasters has so many rows and columns (the first, {first.path}, "
+            f"has {first.shape[1]} x {first.shape[2]}). Choose a smaller WINDOW, or FIT=pad."
         )
     return Rasters(grids=grids, facts=first.facts, dtype=first.dtype.name, count=first.shape[0], files=files)
 
@@ -114,7 +105,14 @@ def _expected(raster: Raster, asked: Expected) -> Expected:
     )  # fmt: skip
 
 
-def _refusal(error: ChipError | OSError, path: str) -> ChipError:
-    if isinstance(error, ChipError):
-        return error
-    return ChipError(error.filename or path, "a readable file", error.strerror or type(error).__name__, advice(error))
+def read_grid(name: str, path: str, files: ChipFiles) -> Grid:
+    """The windows of one raster, from its header.
+
+    Raises:
+        ChipError: it has other properties than `files` expects.
+        OSError: raised by the operating system.
+    """
+    assert files.cut is not None
+    state, raster = state_of(path, files.bands), WindowReader(files).rasters(path)[0]
+    _, height, width = raster.shape
+    return Grid(name=name, path=path, height=height, width=width, cut=files.cut, place=raster.place, state=state)

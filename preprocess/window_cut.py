@@ -3,6 +3,7 @@
 Out: a `Cut`, which says where windows begin. Imports nothing heavy. Leaves their names to `window_grid`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -36,3 +37,13 @@ class Cut:
         """Rows (or columns) behind the last window, which are in no chip."""
         starts = self.starts(side)
         return max(side - (starts[-1] + self.window), 0) if starts else side
+
+
+def cut_of(source: Mapping[str, str], *, stride: int | None = None, nodata: str | None = None) -> Cut | None:
+    """The `Cut` of a store's conversion; None if its chips are files. `stride` replaces its own."""
+    if "window" not in source:
+        return None
+    return Cut(
+        window=int(source["window"]), stride=stride or int(source["stride"]), pad=source.get("edges") == "pad",
+        nodata=nodata,
+    )  # fmt: skip
