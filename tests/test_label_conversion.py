@@ -50,30 +50,41 @@ FAULTS: dict[str, tuple[dict[str, str] | None, dict[str, set[str]]]] = {
 }  # fmt: skip
 
 
-def test_collected_csvs_are_read_exactly_or_refused(shared: Path, tmp_path: Path, refused: Callable) -> None:
-    folder = shared / "faults" / "csv"
-    if not folder.is_dir():
-        pytest.skip(f"no collected CSVs at {folder}")
+def collected(shared: Path, name: str) -> Path:
+    path = shared / "faults" / "csv" / f"{name}.csv"
+    if not path.is_file():
+        pytest.skip(f"{path} does not exist")
+    return path
+
+
+@pytest.mark.parametrize("name", list(FAULTS))
+def test_a_collected_csv_is_read_exactly_or_refused_with_advice(
+    shared: Path, tmp_path: Path, refused: Callable, name: str
+) -> None:
+    setting, rows = FAULTS[name]
     chips = write_chips(tmp_path / "tif", count=3)
-    for index, name in enumerate("abc"):
-        (chips.folder / f"t_{index}.tif").rename(chips.folder / f"{name}.tif")
-    assert {path.stem for path in folder.glob("*.csv")} <= FAULTS.keys()
-    for name, (setting, rows) in FAULTS.items():
-        request = conversion(data=chips.folder, labels=folder / f"{name}.csv", store=tmp_path / f"{name}.zarr")
-        if setting != {}:
-            text = refused(lambda: convert(request))  # noqa: B023  # called at once
-            assert advised_settings(text) == (setting or {}), name
-            if setting is None:
-                assert re.search(r"line \d", text), name
-                continue
-        convert(request.replace(**words(setting)))
-        store = open_store(request.store)
-        found = {
-            chip: {tag for tag, mark in zip(store.classes, marks, strict=True) if mark}
-            for chip, marks in zip(store.names.tolist(), store.labels.tolist(), strict=True)
-        }
-        assert found == rows, name
-        assert LabelSettings.of(store.source["labels"]) == LabelSettings.of(setting), name
+    for index, chip in enumerate("abc"):
+        (chips.folder / f"t_{index}.tif").rename(chips.folder / f"{chip}.tif")
+    request = conversion(data=chips.folder, labels=collected(shared, name), store=tmp_path / "s.zarr")
+    if setting != {}:
+        text = refused(lambda: convert(request))
+        assert advised_settings(text) == (setting or {})
+        assert not request.store.exists()
+        if setting is None:
+            assert re.search(r"line \d", text)
+            return
+    convert(request.replace(**words(setting)))
+    store = open_store(request.store)
+    found = {
+        chip: {tag for tag, mark in zip(store.classes, marks, strict=True) if mark}
+        for chip, marks in zip(store.names.tolist(), store.labels.tolist(), strict=True)
+    }
+    assert found == rows
+    assert LabelSettings.of(store.source["labels"]) == LabelSettings.of(setting)
+
+
+def test_every_collected_csv_has_its_case(shared: Path) -> None:
+    assert {path.stem for path in collected(shared, "semicolons").parent.glob("*.csv")} == FAULTS.keys()
 
 
 def test_a_store_records_how_its_labels_are_read_and_the_audit_uses_it(tmp_path: Path) -> None:

@@ -10,12 +10,20 @@ from helpers.chips import BANDS, to_store
 from helpers.commands import train
 from helpers.nodata import write_nodata
 from safetensors.numpy import load_file
-from tiny import tiny_networks
+from tiny import Steps, tiny_networks
 
 from analysis.finished_run import load_run
 from pipeline.inputs import raw_inputs
 from pipeline.loader import train_loader
 from preprocess.splits import make_split
+
+
+def assert_finite(steps: Steps) -> None:
+    """Weights, gradients and statistics of BatchNorm after a step."""
+    assert steps.loop is not None
+    net = steps.loop.trainer.net
+    grads = [value.grad for value in net.parameters() if value.grad is not None]
+    assert all(torch.isfinite(value).all() for value in (*grads, *net.state_dict().values()))
 
 
 @pytest.mark.slow  # writes and converts 10,000 TIFFs
@@ -30,11 +38,15 @@ def test_ten_thousand_chips_with_two_percent_nan_train_without_nan(tmp_path: Pat
     assert np.allclose(std, np.nanstd(wide, axis=(0, 2, 3)), rtol=1e-13, atol=0)
     assert np.array_equal(store.valid_count, np.isfinite(chips.values).sum(axis=(2, 3)))
     loader = train_loader(store, split.train, raw_inputs(store, BANDS, split.train), batch_size=100)
-    for batch in loader.epoch(0):
-        assert torch.isfinite(batch.images_nchw).all()
-    with tiny_networks():
+    for epoch in range(2):
+        for batch in loader.epoch(epoch):
+            assert torch.isfinite(batch.images_nchw).all()
+    steps = Steps(lambda number: assert_finite(steps))
+    with tiny_networks(), steps.watch:
         ended = train(store.local_path, tmp_path / "run", "EPOCHS=2", "BATCH=100", "CROP=28", task=4)
     assert ended.returncode == 0, ended.stderr
+    assert len(steps.losses) == 2 * -(-len(split.train) // 100)
+    assert all(np.isfinite(float.fromhex(loss)) for loss in steps.losses)
     run = load_run(tmp_path / "run")
     assert all(np.isfinite(values).all() for values in load_file(run.path / "model.safetensors").values())
     assert np.isfinite(run.logits).all()

@@ -10,8 +10,9 @@ CHANCE = 0.1
 
 
 def data_alarms(store: Store, split: Split) -> list[str]:
-    """Classes without a chip in a split; chips that are in train and, with the same pixels, in a split that scores."""
-    alarms = []
+    """Classes without a chip in a split; chips that are in train and, with the same pixels, in a split that scores;
+    train chips that are all nodata."""
+    alarms = _without_pixels(store, split)
     for name in SPLIT_NAMES:
         chips = split.indices(name)
         has_chip = store.labels[chips].any(axis=0)
@@ -30,6 +31,21 @@ def data_alarms(store: Store, split: Split) -> list[str]:
                 f"{' ...' if len(same) > 3 else ''}); {name} scores are optimistic."
             )
     return alarms
+
+
+def _without_pixels(store: Store, split: Split) -> list[str]:
+    """A line if the network is fed chips without any pixel, so that it can only learn how frequent their labels are."""
+    if store.layout.nodata is None:
+        return []
+    empty = split.train[~store.valid_count[split.train].any(axis=1)]
+    if not len(empty):
+        return []
+    names = ", ".join(store.names[empty[:3]].tolist())
+    holds, rows = ("chip", "its row") if len(empty) == 1 else ("chips", "their rows")
+    return [
+        f"{len(empty)} {holds} of the train split, all nodata: {names}{' ...' if len(empty) > 3 else ''}. To take "
+        f"{'it' if len(empty) == 1 else 'them'} out, remove {rows} from the CSV and run `make zarr` again."
+    ]
 
 
 def chance_alarm(labels: np.ndarray, mean_ap: float, split: str) -> str:
