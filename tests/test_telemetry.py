@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -12,13 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.chips import to_store, write_chips, write_csv
+from helpers.chips import to_store, write_chips
 from helpers.commands import SETTINGS, resume, stop_at, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import Steps, tiny_networks
 
 from pipeline.loader import Batch
-from preprocess.splits import make_split
 from preprocess.zarr_store import Store
 from train import telemetry
 from train.config import make_config
@@ -28,7 +26,6 @@ from train.hooks import Hooks, Phase, use_hooks
 from train.loop import RunLoop
 from train.messages import advice, time_lines
 from train.run_state import SECONDS
-from train.sanity_checks import chance_alarm, data_alarms
 
 
 @pytest.fixture(scope="module")
@@ -184,38 +181,6 @@ def test_weights_that_an_update_makes_nan_are_never_in_a_checkpoint(store: Store
     newest = sorted((tmp_path / "early" / "checkpoints").glob("e*"))[-1]
     assert newest.name.startswith("e001-s00002-")
     assert not (tmp_path / "late").exists()
-
-
-def test_alarms_name_absent_classes_and_identical_chips(tmp_path: Path) -> None:
-    chips = write_chips(tmp_path / "tif", count=12)
-    rows = [(f"t_{index}", "a b" if index % 2 else "a") for index in range(11)] + [("t_11", "a c")]
-    write_csv(chips.csv, rows)
-    os.replace(chips.folder / "t_0.tif", chips.folder / "spare.tif")
-    (chips.folder / "t_0.tif").write_bytes((chips.folder / "t_11.tif").read_bytes())
-    (chips.folder / "spare.tif").unlink()
-    store = to_store(chips, tmp_path / "chips.zarr")
-    parts = ["train"] * 9 + ["test"] * 3
-    names = [f"t_{index}" for index in range(12)]
-    with open(tmp_path / "split.csv", "w") as file:
-        file.write("image_name,part\n" + "".join(f"{n},{p}\n" for n, p in zip(names, parts, strict=True)))
-    split = make_split(str(tmp_path / "split.csv"), store)
-    assert data_alarms(store, split) == [
-        "the train split has no chip of c: this class cannot be learnt.",
-        "1 chips of the test split are pixel-identical to training chips (t_11); test scores are optimistic.",
-    ]
-    assert data_alarms(store, dataclasses.replace(split, train=split.train[1:])) == [
-        "the train split has no chip of c: this class cannot be learnt."
-    ]
-
-
-def test_scores_no_better_than_chance_are_an_alarm() -> None:
-    labels = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 0]])
-    assert chance_alarm(labels, 0.375, "test").startswith("test mAP 0.3750 is no better than chance (0.3750). Are")
-    assert chance_alarm(labels, 0.5, "test") == ""
-    assert chance_alarm(labels * 0, float("nan"), "test") == ""
-    often = np.arange(20)[:, None] > 0
-    assert chance_alarm(often, 1.0, "test") == ""
-    assert "no better than chance" in chance_alarm(often, 0.95, "test")
 
 
 def test_a_run_on_shuffled_labels_is_no_better_than_chance(store: Store, tmp_path: Path) -> None:

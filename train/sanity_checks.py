@@ -41,10 +41,10 @@ def _without_pixels(store: Store, split: Split) -> list[str]:
     if not len(empty):
         return []
     names = ", ".join(store.names[empty[:3]].tolist())
-    holds, rows = ("chip", "its row") if len(empty) == 1 else ("chips", "their rows")
+    holds, they, them = ("chip holds", "it", "it") if len(empty) == 1 else ("chips hold", "they", "them")
     return [
-        f"{len(empty)} {holds} of the train split, all nodata: {names}{' ...' if len(empty) > 3 else ''}. To take "
-        f"{'it' if len(empty) == 1 else 'them'} out, remove {rows} from the CSV and run `make zarr` again."
+        f"{len(empty)} {holds} nothing but nodata in the train split ({names}{' ...' if len(empty) > 3 else ''}). "
+        f"If {they} should not be learnt, leave {them} out of the labels and run `make zarr` again."
     ]
 
 
