@@ -14,6 +14,7 @@ import xxhash
 import zarr
 from fixtures.make import digests
 from helpers.commands import ROOT, here
+from helpers.nodata import EMPTY, missing
 from safetensors.torch import load_file, save
 from tiny import tiny_networks
 
@@ -62,13 +63,29 @@ def test_a_store_opens_verifies_and_reads_as_plain_zarr_does(fixture: Path, tmp_
     assert [xxhash.xxh3_64_intdigest(np.ascontiguousarray(chip).tobytes()) for chip in values] == (
         store.checksum.tolist()
     )
-    assert np.array_equal(store.band_sum, values.sum(axis=(2, 3), dtype=np.uint64))
+    valid = np.ones(values.shape, bool) if store.layout.nodata is None else ~missing(values, store.layout.nodata)
+    assert np.array_equal(store.band_sum, values.sum(axis=(2, 3), dtype=store.band_sum.dtype, where=valid))
+    assert valid.all() or np.array_equal(store.valid_count, valid.sum(axis=(2, 3)))
     reader = ChunkReader(store, store.layout.bands)
     out = np.empty_like(values)
     reader.decode(np.arange(40), out)
-    assert np.array_equal(out, values)
+    assert out.tobytes() == values.tobytes()
     ended = here("preprocess", "verify", f"STORE={path}")
     assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_version_3_has_nodata_and_coordinates() -> None:
+    store, plain = (open_store(ROOT / "tests/fixtures/v3" / f"{name}.zarr") for name in ("store", "plain"))
+    assert (store.version, store.layout.dtype, store.layout.nodata) == (3, "float32", "nan")
+    assert (plain.version, plain.layout.dtype, plain.layout.nodata) == (3, "int16", "-9999")
+    assert store.valid_count[EMPTY].tolist() == plain.valid_count[EMPTY].tolist() + [0] == [0] * 4
+    assert store.transform is not None
+    assert store.transform[7].tolist() == [10, 0, 501_120, 0, -10, 5_400_000]
+    assert set(store.crs.tolist()) == {"EPSG:32633"}
+    values = np.asarray(zarr.open_group(store.path, mode="r")["tiles"][...]).astype(np.float64)
+    mean, std = store.band_statistics(np.arange(40))
+    assert np.allclose(mean, np.nanmean(values, axis=(0, 2, 3)), rtol=1e-13, atol=0)
+    assert np.allclose(std, np.nanstd(values, axis=(0, 2, 3)), rtol=1e-12, atol=0)
 
 
 def test_a_resumed_run_equals_the_one_that_its_own_version_resumed(fixture: Path, tmp_path: Path) -> None:
