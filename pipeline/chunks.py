@@ -36,28 +36,30 @@ class ChunkReader:
         self.bands = bands
         self._store = store
         self._shards = open_shards(store)
-        band_indices = list(store.band_indices(bands))
         shape = (store.num_chips, len(bands), self.layout.chunks_per_band)
         # Offsets are relative to a chip's first chunk, so that they fit into 32 bits.
         self._starts, self._offsets = np.empty(store.num_chips, np.int64), np.empty(shape, np.int32)
         self._sizes = np.empty(shape, np.int32)
-        digests = store.shard_digest
-        for index in range(self.layout.num_shards(store.num_chips)):
-            first = index * self.layout.shard_tiles
-            count = min(self.layout.shard_tiles, store.num_chips - first)
-            try:
-                data, end = self._shards.tail(index, shard.tail_bytes(self.layout))
-                digest = None if digests is None else int(digests[index])
-                offsets, sizes = shard.parse_index(data, end, self._shards.name(index), self.layout, count, digest)
-            except DamagedChunkError as error:
-                raise type(error)(f"{error} {_ADVICE}") from error
+        try:
+            self._read_indexes(list(store.band_indices(bands)))
+        except DamagedChunkError as error:
+            raise type(error)(f"{error} {_ADVICE}") from error
+        self._kernel_kind = CODECS[self.layout.codec].kernel_kinds[self.layout.dtype]
+        self._local = threading.local()
+
+    def _read_indexes(self, band_indices: list[int]) -> None:
+        """Read the index of every shard, and keep where the chunks of each chip lie."""
+        store, layout, digests = self._store, self.layout, self._store.shard_digest
+        for index, (data, end) in enumerate(self._shards.tails(shard.tail_bytes(layout))):
+            first = index * layout.shard_tiles
+            count = min(layout.shard_tiles, store.num_chips - first)
+            digest = None if digests is None else int(digests[index])
+            offsets, sizes = shard.parse_index(data, end, self._shards.name(index), layout, count, digest)
             offsets, sizes = offsets[:, band_indices], sizes[:, band_indices]
             starts = offsets.min(axis=(1, 2))
             self._starts[first : first + count] = starts
             self._offsets[first : first + count] = offsets - starts[:, None, None]
             self._sizes[first : first + count] = sizes
-        self._kernel_kind = CODECS[self.layout.codec].kernel_kinds[self.layout.dtype]
-        self._local = threading.local()
 
     @property
     def chunks_per_chip(self) -> int:

@@ -16,10 +16,12 @@ import numpy as np
 from pipeline.mapped_files import FileIdentity, MappedFile, identity, map_file
 from preprocess import zarr_store
 from preprocess.files import FILE_FAULTS, named_errors, open_regular
+from preprocess.read_ahead import read_ahead
 from preprocess.shard import DamagedChunkError
 from preprocess.zarr_store import Store
 
 REQUESTS = 32  # ranged reads at the same time: an object store takes tens of milliseconds for each
+INDEX_REQUESTS = 64  # the same for the indexes of all shards, before the first batch
 
 
 class Span(NamedTuple):
@@ -35,8 +37,8 @@ class Shards(Protocol):
     def name(self, shard: int) -> str:
         """The file or address of a shard, for errors."""
 
-    def tail(self, shard: int, count: int) -> tuple[bytes, int]:
-        """The last `count` bytes of a shard (all, if it has fewer), and its size."""
+    def tails(self, count: int) -> Iterator[tuple[bytes, int]]:
+        """Of every shard, in order: its last `count` bytes (all, if it has fewer), and its size."""
 
     def fetch(self, shards: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Span:
         """Bytes starts[i] to ends[i] of shards[i], all (N,) int64."""
@@ -46,7 +48,7 @@ class LocalShards:
     """Files, mapped when they are first used. The page cache is the only cache, and no file stays open.
 
     All loaders of a process share one map per file. Beyond `mapped_files.MAX_MAPS` maps, a file is opened and read for
-    each batch. A file must not change after `tail` has read its index: a replaced, cut or changed file is refused.
+    each batch. A file must not change after `tails` has read its index: a replaced, cut or changed file is refused.
     """
 
     def __init__(self, store: Store) -> None:
@@ -61,13 +63,14 @@ class LocalShards:
         """The file."""
         return str(zarr_store.shard_path(self._root, shard))
 
-    def tail(self, shard: int, count: int) -> tuple[bytes, int]:
-        """Read the end of the file, and record the file's identity."""
-        with self._opened(shard) as file:
-            self._identities[shard] = identity(file.fileno())
-            end = file.seek(0, 2)
-            file.seek(max(0, end - count))
-            return file.read(), end
+    def tails(self, count: int) -> Iterator[tuple[bytes, int]]:
+        """Read the end of each file, and record the file's identity."""
+        for shard in range(len(self._identities)):
+            with self._opened(shard) as file:
+                self._identities[shard] = identity(file.fileno())
+                end = file.seek(0, 2)
+                file.seek(max(0, end - count))
+                yield file.read(), end
 
     def fetch(self, shards: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Span:
         """Mapped files are not read here: the OS reads a page when it is touched."""
@@ -133,21 +136,22 @@ class RemoteShards:
     """Objects in an object store (S3, Google, Azure, HTTP): many ranged reads at the same time."""
 
     def __init__(self, store: Store) -> None:
-        from preprocess.remote import open_remote
+        from preprocess.remote import Objects
 
-        self._url, self._objects = str(store.path), open_remote(str(store.path))
+        self._objects = Objects(str(store.path))
+        self._count = store.layout.num_shards(store.num_chips)
         self._pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="canopy-fetch")
 
     def name(self, shard: int) -> str:
         """The object's URL."""
-        return f"{self._url}/{zarr_store.shard_key(shard)}"
+        return self._objects.name(zarr_store.shard_key(shard))
 
-    def tail(self, shard: int, count: int) -> tuple[bytes, int]:
-        """Read the end of the object."""
-        key = zarr_store.shard_key(shard)
-        with self._errors(shard):
-            end = int(self._objects.head(key)["size"])
-            return bytes(self._objects.get_range(key, start=max(0, end - count), end=end)), end
+    def tails(self, count: int) -> Iterator[tuple[bytes, int]]:
+        """Read the end of each object: one request per shard, many at the same time."""
+        keys = (zarr_store.shard_key(shard) for shard in range(self._count))
+        # Not all at once: those that wait to be parsed are in memory.
+        with ThreadPoolExecutor(INDEX_REQUESTS, thread_name_prefix="canopy-index") as pool:
+            yield from read_ahead(pool, lambda key: self._objects.read_tail(key, count), keys, INDEX_REQUESTS)
 
     def fetch(self, shards: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Span:
         """One request per range."""
@@ -157,17 +161,10 @@ class RemoteShards:
 
     def _get(self, byte_range: tuple[int, int, int]) -> np.ndarray:
         shard, start, end = byte_range
-        with self._errors(shard):
-            data = self._objects.get_range(zarr_store.shard_key(shard), start=start, end=end)
-        buffer = np.frombuffer(data, np.uint8)
+        buffer = np.frombuffer(self._objects.read_range(zarr_store.shard_key(shard), start, end), np.uint8)
         if len(buffer) != end - start:
             raise DamagedChunkError(f"{self.name(shard)}: expected bytes {start} to {end}, found {len(buffer)}.")
         return buffer
-
-    def _errors(self, shard: int) -> Any:
-        from preprocess.remote import remote_errors
-
-        return remote_errors(self.name(shard))
 
 
 def open_shards(store: Store) -> Shards:

@@ -25,7 +25,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
 from preprocess.codecs import CODECS
-from preprocess.console import UserError
+from preprocess.console import AccessError, UserError
 from preprocess.layout import Layout
 
 MAX_JSON_BYTES = 1 << 26  # enough for hundreds of thousands of classes
@@ -208,6 +208,8 @@ def check_metadata(
         expected = json.loads(written[key].to_bytes())
         try:
             stored = read_json(read, key)
+        except AccessError:
+            raise
         except UserError as error:
             yield str(error)
             continue

@@ -31,6 +31,14 @@ class UserError(Exception):
     """Something the user can put right. Its text is one line: what, expected, found, what to do."""
 
 
+class AccessError(UserError):
+    """A server refused a request. This says nothing about the file that was to be read, so no advice about it fits."""
+
+
+class TemporaryError(AccessError):
+    """A server or the network failed: the same command may work later. The exit code is 75."""
+
+
 class ArgumentError(UserError):
     """A wrong argument of a library function. The text begins with the argument: `batch_size=0: expected 1 or more.`
 
@@ -82,7 +90,7 @@ def run(main: Callable[[], int]) -> NoReturn:
             code = 2
             _print_error(text)
     except UserError as error:
-        code = 2
+        code = 75 if isinstance(error, TemporaryError) else 2  # EX_TEMPFAIL of sysexits.h: try again later
         _print_error(str(error))
     except KeyboardInterrupt:
         code = 130

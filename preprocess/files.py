@@ -14,12 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from preprocess.addresses import is_url as is_url
 from preprocess.console import UserError
-
-
-def is_url(path: str | Path) -> bool:
-    """Whether the path of a store is an address in object storage."""
-    return "://" in str(path)
 
 
 def store_place(text: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from preprocess.arrays import ArraySpec, ReadFile, array_specs, check_metadata, read_array, read_json
-from preprocess.console import UserError
+from preprocess.console import AccessError, UserError
 from preprocess.files import FILE_FAULTS, is_url, named_errors, open_regular, partial_path
 from preprocess.layout import Layout, layout_from
 
@@ -88,6 +88,8 @@ class StoreHeader:
         """
         try:
             return read_array(self.read_file, name, self.specs[name], self.records[name] if self.records else None)
+        except AccessError:
+            raise
         except UserError as error:
             raise UserError(f"{self.path}/{error} {_AGAIN}") from error
 
@@ -99,6 +101,8 @@ class StoreHeader:
         for name in self.specs:
             try:
                 self._check_values(name, self.read(name))
+            except AccessError:
+                raise
             except UserError as error:
                 all_read = False
                 yield str(error)
@@ -135,6 +139,8 @@ def read_header(path: str | Path) -> StoreHeader:
             raise KeyError("attributes")
     except KeyError as error:
         raise UserError(f"{where}: expected a Zarr v3 group with attributes, found another zarr.json.") from error
+    except AccessError:
+        raise
     except UserError as error:
         raise UserError(f"{where}/{error} Expected a Zarr v3 group, made by `make zarr`.") from error
     if attrs.get("format") != FORMAT:
@@ -225,16 +231,15 @@ def _local_files(path: Path) -> ReadFile:
 
 
 def _remote_files(url: str) -> ReadFile:
-    from preprocess.remote import open_remote, remote_errors
+    from preprocess.remote import MissingObjectError, Objects
 
-    objects = open_remote(url)
+    objects = Objects(url)
 
     def read(key: str, limit: int) -> bytes:
-        with remote_errors(key):
-            response = objects.get(key)
-            if (size := int(response.meta["size"])) > limit:
-                raise UserError(f"{key}: expected at most {limit} bytes, found {size}.")
-            return bytes(response.bytes())
+        try:
+            return objects.read(key, limit)
+        except MissingObjectError as error:
+            raise UserError(f"{key}: expected an object, found none.") from error
 
     return read
 

@@ -1,46 +1,143 @@
-"""Stores in object storage: `s3://`, `gs://`, `az://` and `https://` addresses, read with obstore.
+"""Object storage: `s3://`, `gs://`, `az://` and `https://` addresses, by the client obstore.
 
-In: an address. Out: its objects by key, and errors as one line. Credentials, region and endpoint come from the
-environment, as for any other client (AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL, AWS_ALLOW_HTTP,
-AWS_SKIP_SIGNATURE, ...). Only for reading: a conversion writes to disk, and any tool can copy a finished store. Stores
-on disk do not import this.
+In: an address. Out: its objects by key: read, listed, written, removed; and errors as one line. Credentials, region and
+endpoint come from the environment, as for any other client (AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL,
+AWS_ALLOW_HTTP, AWS_SKIP_SIGNATURE, ...). What is on disk does not import this.
+
+The client repeats a request that fails (503 SlowDown, 500, a reset, a time-out, a body that ends early), and waits
+longer each time. Leaves the meaning of the objects to others.
 """
 
-from collections.abc import Iterator
+import functools
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from datetime import timedelta
+from typing import Any, NamedTuple
 
-from obstore.exceptions import BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, NotSupportedError, PreconditionError
 from obstore.store import from_url
 
 from preprocess.console import UserError
+from preprocess.remote_errors import MissingObjectError as MissingObjectError
+from preprocess.remote_errors import refusal
 
-_RETRIES = 3
+# The first request of a process is repeated a few times only, so that a wrong address is refused within seconds. After
+# it has been answered, a request waits up to half a minute: a store that throttles (503 SlowDown) needs that.
+_FIRST_RETRIES, _RETRIES = 3, 10
+_BACKOFF = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=5), "base": 2}
+_RETRY_TIMEOUT = timedelta(seconds=120)
 
 
-def open_remote(url: str) -> Any:
-    """The objects below `url`, with keys relative to it: one of obstore's stores, which share one interface."""
+class Listed(NamedTuple):
+    """An object in a listing: its key relative to the address, its bytes, and its ETag."""
+
+    key: str
+    size: int
+    etag: str
+
+
+class Objects:
+    """The objects below an address, by keys relative to it. Many threads can share it.
+
+    Raises:
+        UserError: from each method. The address is wrong, an object is missing, or the server refused the request.
+        TemporaryError: the server does not answer, or still fails after all repeats.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._first, self._patient = _client(self.url, _FIRST_RETRIES), _client(self.url, _RETRIES)
+        self._answered = False
+
+    def name(self, key: str) -> str:
+        """The address of an object."""
+        return f"{self.url}/{key}"
+
+    def read(self, key: str, limit: int | None = None) -> bytes:
+        """All bytes of an object; refused if there are more than `limit`."""
+        with self._request(key) as client:
+            response = client.get(key)
+            if limit is not None and (size := int(response.meta["size"])) > limit:
+                raise UserError(f"{key}: expected at most {limit} bytes, found {size}.")
+            return bytes(response.bytes())
+
+    def read_version(self, key: str) -> tuple[Any, str]:
+        """All bytes of an object (a buffer), and the ETag that they have."""
+        with self._request(key) as client:
+            response = client.get(key)
+            return response.bytes(), response.meta["e_tag"] or ""
+
+    def read_tail(self, key: str, count: int) -> tuple[bytes, int]:
+        """The last `count` bytes of an object (all, if it has fewer), and its size: one request."""
+        with self._request(key) as client:
+            try:
+                response = client.get(key, options={"range": {"suffix": count}})
+                return bytes(response.bytes()), int(response.meta["size"])
+            except NotSupportedError:  # Azure has no suffix ranges
+                end = int(client.head(key)["size"])
+                return bytes(client.get_range(key, start=max(0, end - count), end=end)), end
+
+    def read_range(self, key: str, start: int, end: int) -> Any:
+        """Bytes `start` to `end`, as a buffer."""
+        with self._request(key) as client:
+            return client.get_range(key, start=start, end=end)
+
+    def list(self, prefix: str = "") -> Iterator[Listed]:
+        """Every object below a key, 1,000 for each request."""
+        with self._request(prefix) as client:
+            for page in client.list(prefix or None):
+                for each in page:
+                    yield Listed(str(each["path"]), int(each["size"]), each["e_tag"] or "")
+
+    def write(self, key: str, data: Any) -> None:
+        """Write an object by one request: readers see the old one or the new one."""
+        with self._request(key) as client:
+            client.put(key, data, use_multipart=False)
+
+    def write_new(self, key: str, data: bytes) -> bool:
+        """Write an object if there is none. Returns whether the object is now `data`.
+
+        A repeat of a request whose answer was lost meets its own object: equal bytes count as written.
+
+        Raises:
+            NotSupportedError: the server cannot do this.
+        """
+        with self._request(key) as client:
+            try:
+                client.put(key, data, mode="create")
+                return True
+            except (AlreadyExistsError, PreconditionError):
+                return bytes(client.get(key).bytes()) == data
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """Remove objects; one that does not exist is no error."""
+        if some := list(keys):
+            with self._request(some[0]) as client:
+                client.delete(some)
+
+    @contextmanager
+    def _request(self, key: str) -> Iterator[Any]:
+        """The client for one request. Errors become one line that names the object."""
+        try:
+            yield self._patient if self._answered else self._first
+            self._answered = True
+        except NotSupportedError:
+            raise
+        except (BaseError, OSError) as error:
+            raise refusal(error, self.name(key)) from error
+
+
+@functools.lru_cache(maxsize=64)  # a client takes 5 ms to make, and keeps its connections
+def _made(url: str, retries: int, environment: tuple[tuple[str, str], ...]) -> Any:
+    retry: Any = {"max_retries": retries, "backoff": _BACKOFF, "retry_timeout": _RETRY_TIMEOUT}
+    return from_url(url, retry_config=retry)
+
+
+def _client(url: str, retries: int) -> Any:
+    prefixes = ("AWS_", "GOOGLE_", "AZURE_")
+    environment = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith(prefixes)))
     try:
-        return from_url(url, retry_config={"max_retries": _RETRIES})
+        return _made(url, retries, environment)
     except (BaseError, ValueError) as error:
-        raise UserError(
-            f"{url}: expected s3://, gs://, az:// or https://, found something else ({_short(error)})."
-        ) from error
-
-
-@contextmanager
-def remote_errors(name: str) -> Iterator[None]:
-    """Turn errors of the client about `name` into one line."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise UserError(f"{name}: expected an object, found none.") from error
-    except (BaseError, OSError) as error:
-        raise UserError(
-            f"{name}: the object store reported an error ({_short(error)}). "
-            "Check the address and AWS_* in the environment."
-        ) from error
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split("Debug source")[0].split())[:200]
+        raise refusal(error, url) from error

@@ -1,0 +1,91 @@
+"""Errors of an object store in one line each: what failed, and which variable of the environment is missing.
+
+In: an error of the client obstore and the address that it is about. Out: an `AccessError`, or a `TemporaryError` if the
+same command may work later. Leaves requests to `remote`.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+
+from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+from preprocess.console import AccessError, TemporaryError, UserError
+
+_MAX_SHOWN = 200  # characters of the client's own text
+_KEYS = {
+    "s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    "gs": ("GOOGLE_SERVICE_ACCOUNT",),
+    "az": ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY"),
+}
+
+
+class MissingObjectError(UserError):
+    """There is no object with this key."""
+
+
+def refusal(error: Exception, name: str) -> UserError:
+    """The line about an error. `name`: the address of the object or of the bucket."""
+    whole, reason = str(error), _short(error)
+    if "NoSuchBucket" in whole:
+        return AccessError(f"{_bucket(name)}: expected a bucket, found none. Check its name{_server(name)}.")
+    if isinstance(error, FileNotFoundError):
+        return MissingObjectError(f"{name}: expected an object, found none.")
+    if "recognise URL" in whole or "Unknown url" in whole:
+        return UserError(f"{name}: expected s3://, gs://, az:// or https://, found something else ({reason}).")
+    if missing := _missing(error, whole, name):
+        return AccessError(f"{name}: the object store reported an error ({reason}). {missing}")
+    if "error sending request" in whole or "timed out" in whole.lower():
+        return TemporaryError(
+            f"{name}: the object store cannot be reached ({reason}). Check the network{_server(name)}, and run the "
+            "same command again."
+        )
+    if re.search(r"status code: (5\d\d|429|408)|after \d+ retries|error decoding|reading a body", whole):
+        return TemporaryError(f"{name}: the object store still fails ({reason}). Run the same command again.")
+    return AccessError(
+        f"{name}: the object store reported an error ({reason}). Check the address and AWS_* in the environment."
+    )
+
+
+def _missing(error: Exception, whole: str, name: str) -> str:
+    """What to set in the environment; "" if the error does not show it."""
+    if "BadScheme" in whole:
+        return "The server's address begins with http://. Set AWS_ALLOW_HTTP=true."
+    if "169.254.169.254" in whole or "MissingAccount" in whole or "metadata.google" in whole:
+        return f"There are no keys: set {' and '.join(_unset(name))}, or AWS_SKIP_SIGNATURE=true for a public bucket."
+    if "redirect" in whole or "PermanentRedirect" in whole or "AuthorizationHeaderMalformed" in whole:
+        is_set = os.environ.get("AWS_REGION")
+        return f"AWS_REGION is {is_set or 'not set'}. Set it to the region of the bucket."
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+        if unset := list(_unset(name)):
+            return f"Access is denied, and {' and '.join(unset)} {'is' if len(unset) == 1 else 'are'} not set."
+        return "Access is denied. Check the keys, and that they may read, list and write there."
+    return ""
+
+
+def _unset(name: str) -> Iterator[str]:
+    return (variable for variable in _KEYS.get(name.partition(":")[0], ()) if variable not in os.environ)
+
+
+def _server(name: str) -> str:
+    """Where requests about an address of S3 go."""
+    if not name.startswith("s3"):
+        return ""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT")
+    if endpoint:
+        return f" and AWS_ENDPOINT_URL={endpoint}"
+    return f" and AWS_REGION={os.environ.get('AWS_REGION', '')} (AWS_ENDPOINT_URL is not set: the server is Amazon's)"
+
+
+def _bucket(name: str) -> str:
+    return "/".join(name.split("/")[:3])
+
+
+def _short(error: BaseException) -> str:
+    """The client's own text, without its XML."""
+    text = " ".join(str(error).split("Debug source")[0].split())
+    if code := re.search(r"<Code>(.*?)</Code>", text):
+        message = re.search(r"<Message>(.*?)</Message>", text)
+        status = re.search(r"status code: (\d+)", text)
+        return ": ".join(each[1] for each in (status, code, message) if each)[:_MAX_SHOWN]
+    return text[:_MAX_SHOWN]
