@@ -144,6 +144,11 @@ class PredictSettings(RunFolder):
     )
     gpu: str | None = setting(None, "The device.", hint="0|cpu", default_text="the run's")
     tta: bool = setting(False, "1: average the logits over all 8 symmetries.")
+    geojson: bool = setting(
+        False,
+        "1: also write OUT as GeoJSON, with a polygon, the tags and the scores of each chip that says where it lies. "
+        "Needs pyproj.",
+    )
 
     @field_validator("gpu")
     @classmethod
@@ -207,11 +212,15 @@ def audit(settings: AuditSettings) -> int:
 
 def predict(settings: PredictSettings) -> int:
     """Score chips without labels; 1 if files could not be used."""
+    if settings.geojson:
+        from analysis.geojson import check_pyproj
+
+        check_pyproj()
     from analysis.predict import predict as score
 
     return 1 if score(
         settings.run, settings.data, settings.out, bands=settings.bands, gpu=settings.gpu, tta=settings.tta,
-        stride=settings.stride,
+        stride=settings.stride, geojson=settings.geojson,
     ) else 0  # fmt: skip
 
 

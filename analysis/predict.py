@@ -9,19 +9,14 @@ to the bit: same graph, batch size and threads. A file that cannot be used is na
 import hashlib
 import io
 import json
-import os
-import shutil
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from analysis import f2_thresholds
 from analysis.chip_folder import (
-    Files,
     FolderReader,
     check_gpu,
     expected_layout,
@@ -30,71 +25,37 @@ from analysis.chip_folder import (
     list_files,
 )
 from analysis.finished_run import Run, load_run
+from analysis.prediction_files import Output, finish, output_files
 from analysis.raster_folder import RasterReader, list_windows, window_files
 from analysis.saved_model import inputs_of, load_saved
-from analysis.tables import CsvWriter, tags_form
 from analysis.tta import Symmetries
 from preprocess.console import UserError, say
 from preprocess.file_patterns import read_pattern
 from preprocess.files import locked
 from preprocess.fit import fit_of
-from preprocess.georeference import bounds
 from preprocess.window_cut import cut_of
 from preprocess.zarr_store import write_atomic
 from train.config import Config
 from train.device import Device, choose_device, prepare_torch
-from train.metrics import probabilities
 from train.predict import predict as predict_logits
 
 BLOCK_BATCHES = 32  # of 64 chips: a block is 2,048 chips, seconds of work
 AMP = {"off": "off", "float16": "fp16", "bfloat16": "bf16"}  # in the run's files -> in the configuration
-MAX_LINES = 20  # of bad files on the terminal; OUT_bad.csv has all of them
-
-
-@dataclass(frozen=True, kw_only=True)
-class Output:
-    """Files of a prediction: scores, Kaggle's form, bounds, bad files, and the folder of finished blocks."""
-
-    scores: Path
-    submission: Path
-    bounds: Path
-    bad: Path
-    partial: Path
-
-
-def output_files(out: Path) -> Output:
-    """The files that belong to OUT.
-
-    Raises:
-        UserError: OUT, its submission or its bounds exist. The last two without OUT but with OUT.partial come from a
-            stopped prediction and are overwritten.
-    """
-    output = Output(
-        scores=out,
-        submission=out.with_name(f"{out.stem}_submission{out.suffix}"),
-        bounds=out.with_name(f"{out.stem}_bounds{out.suffix}"),
-        bad=out.with_name(f"{out.stem}_bad{out.suffix}"),
-        partial=out.with_name(out.name + ".partial"),
-    )
-    final = [output.scores, *([] if output.partial.exists() else [output.submission, output.bounds])]
-    for path in final:
-        if path.exists():
-            raise UserError(f"OUT={out}: {path} exists. Choose another OUT, or remove the file.")
-    return output
 
 
 def predict(
     run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | None, gpu: str | None, tta: bool,
-    stride: int | None = None,
+    stride: int | None = None, geojson: bool = False,
 ) -> int:  # fmt: skip
     """Score a folder; returns the number of bad files.
 
     `stride`: of the windows, if the run's chips are windows of rasters; None: as in the run's store.
+    `geojson`: also write polygons, which needs pyproj.
 
     Raises:
         UserError: the run, the folder or OUT cannot be used.
     """
-    output, run = output_files(out), load_run(run_path)
+    output, run = output_files(out, geojson=geojson), load_run(run_path)
     store, reason, reading = how_chips_were_read(run)
     config = run.config.replace(gpu=gpu or run.config.gpu, gpu_given=bool(gpu), amp=AMP[run.made_with.amp])
     chip = store.layout if store else run.record.inputs.chip
@@ -136,7 +97,7 @@ def predict(
             with suppress(OSError):  # the folder holds other blocks: they stay
                 output.partial.joinpath("lock").unlink()
                 output.partial.rmdir()
-            output_files(out)
+            output_files(out, geojson=geojson)
         _begin(output, _settings(reader, run, digest, config, device, tta))
         done = [_read_block(output, number, len(chips)) is not None for number, chips in enumerate(blocks)]
         if any(done):
@@ -147,9 +108,9 @@ def predict(
                 batches = loader.subset(chips)
                 logits = predict_logits(model, batches, device, label=label, num_chips=len(chips))
                 bad = {int(chip): reader.bad[chip] for chip in chips.tolist() if chip in reader.bad}
-                _write_block(output, number, logits, bad, _bounds(reader, chips))
+                _write_block(output, number, logits, bad, _places(reader, chips))
         loader.close()
-        return _finish(output, run, files, len(blocks))
+        return finish(output, run, files, layout, len(blocks))
 
 
 def _settings(reader: FolderReader, run: Run, digest: str, config: Config, device: Device, tta: bool) -> dict[str, Any]:
@@ -161,7 +122,7 @@ def _settings(reader: FolderReader, run: Run, digest: str, config: Config, devic
     return {
         "files": listing.hexdigest(), "model_sha256": digest, "device": device.name, "batch": config.test_batch,
         "tta": tta, "scores": thresholds, "chips": [*layout.bands, layout.height, layout.width, layout.dtype],
-        "bounds": True,
+        "places": True,
     }  # fmt: skip
 
 
@@ -178,18 +139,17 @@ def _begin(output: Output, settings: dict[str, Any]) -> None:
     write_atomic(record, text.encode())
 
 
-def _bounds(reader: FolderReader, chips: np.ndarray) -> dict[int, list[Any]]:
-    """[crs, left, bottom, right, top] of the chips that say where they lie, by number."""
-    height, width = reader.layout.height, reader.layout.width
+def _places(reader: FolderReader, chips: np.ndarray) -> dict[int, list[Any]]:
+    """[crs, *transform] of the chips that say where they lie, by number."""
     known = {chip: place for chip in chips.tolist() if (place := reader.places.pop(chip, None))}
-    return {chip: [place.crs, *bounds(place.transform, height, width)] for chip, place in known.items()}
+    return {chip: [place.crs, *place.transform] for chip, place in known.items()}
 
 
 def _write_block(
-    output: Output, number: int, logits: np.ndarray, bad: dict[int, str], corners: dict[int, list[Any]]
+    output: Output, number: int, logits: np.ndarray, bad: dict[int, str], places: dict[int, list[Any]]
 ) -> None:
     data = io.BytesIO()
-    np.savez(data, logits=logits, bad=np.array(json.dumps(bad)), bounds=np.array(json.dumps(corners)))
+    np.savez(data, logits=logits, bad=np.array(json.dumps(bad)), places=np.array(json.dumps(places)))
     write_atomic(output.partial / f"{number}.npz", data.getvalue())
 
 
@@ -198,80 +158,8 @@ def _read_block(output: Output, number: int, num_chips: int) -> tuple[np.ndarray
     try:
         with np.load(io.BytesIO((output.partial / f"{number}.npz").read_bytes()), allow_pickle=False) as block:
             logits, bad = block["logits"], json.loads(str(block["bad"]))
-            json.loads(str(block["bounds"]))
+            json.loads(str(block["places"]))
     except Exception:
         # zipfile, zlib and numpy raise errors of many kinds; in each case the block is scored again.
         return None
     return (logits, {int(chip): reason for chip, reason in bad.items()}) if len(logits) == num_chips else None
-
-
-def _finish(output: Output, run: Run, files: Files, num_blocks: int) -> int:
-    """Join the blocks into the CSVs, block by block, and remove OUT.partial. Returns the number of bad files."""
-    tuning, _ = f2_thresholds.halves(len(run.labels))
-    thresholds = f2_thresholds.tune(run.labels[tuning], run.logits[tuning])
-    join_tags, how = tags_form(run.classes)
-    bad: list[tuple[str, str]] = []
-    first = 0
-    # Written in OUT.partial, which is removed as a whole: a kill here leaves nothing else behind.
-    temporary = {path: output.partial / path.name for path in (output.scores, output.submission)}
-    with (
-        open(temporary[output.scores], "w", newline="", encoding="utf-8") as scores,
-        open(temporary[output.submission], "w", newline="", encoding="utf-8") as form,
-    ):
-        score_rows, form_rows = CsvWriter(scores), CsvWriter(form)
-        score_rows.writerow(["image_name", *run.classes])
-        form_rows.writerow(["image_name", "tags"])
-        for number in range(num_blocks):
-            block = np.load(output.partial / f"{number}.npz")
-            logits, reasons = block["logits"], json.loads(str(block["bad"]))
-            block.close()
-            values, predicted = probabilities(logits), logits > thresholds.values
-            for row in range(len(logits)):
-                name = files.names[first + row]
-                if (reason := reasons.get(str(first + row))) is not None:
-                    bad.append((name, reason))
-                    continue
-                # Python writes the shortest text that reads back as the same float64.
-                score_rows.writerow([name, *values[row].tolist()])
-                form_rows.writerow([name, join_tags(np.array(run.classes)[predicted[row]].tolist())])
-            first += len(logits)
-    if bad:
-        _report_bad(output, bad)
-    else:
-        output.bad.unlink(missing_ok=True)  # from an earlier prediction with this OUT
-    located = _join_bounds(output, files, num_blocks)
-    for path in (output.submission, output.scores):  # OUT last: if it exists, all of the prediction does
-        os.replace(temporary[path], path)
-    shutil.rmtree(output.partial)
-    good = len(files.names) - len(bad)
-    tags = f"their tags at the thresholds tuned for F2{how}"
-    say(f"{output.scores}: scores of {good} chips; {output.submission}: {tags}")
-    if located:
-        say(f"{output.bounds}: where {located} of these chips lie, in the coordinates of their files")
-    return len(bad)
-
-
-def _join_bounds(output: Output, files: Files, num_blocks: int) -> int:
-    """Write the CSV of bounds if a file says where it lies. Returns the number of its rows."""
-    temporary, count = output.partial / output.bounds.name, 0
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        rows = CsvWriter(file)
-        rows.writerow(["image_name", "crs", "left", "bottom", "right", "top"])
-        for number in range(num_blocks):
-            with np.load(output.partial / f"{number}.npz") as block:
-                corners = json.loads(str(block["bounds"]))
-            for chip, values in corners.items():
-                rows.writerow([files.names[int(chip)], *values])
-            count += len(corners)
-    if count:
-        os.replace(temporary, output.bounds)
-    return count
-
-
-def _report_bad(output: Output, bad: list[tuple[str, str]]) -> None:
-    text = io.StringIO()
-    CsvWriter(text).writerows([("image_name", "reason"), *bad])
-    write_atomic(output.bad, text.getvalue().encode())
-    for _, reason in bad[:MAX_LINES]:
-        say(f"bad: {reason}")
-    say(f"{output.bad}: {len(bad)} files could not be used and were skipped")

@@ -132,11 +132,16 @@ def centres(transform: np.ndarray, height: int, width: int) -> tuple[np.ndarray,
 
 def bounds(transform: Sequence[float], height: int, width: int) -> tuple[float, float, float, float]:
     """(left, bottom, right, top) of the smallest upright rectangle around a chip."""
-    a, b, c, d, e, f = transform
-    corners = [(column, row) for column in (0, width) for row in (0, height)]
-    x = [a * column + b * row + c for column, row in corners]
-    y = [d * column + e * row + f for column, row in corners]
+    points = corners(transform, height, width)
+    x, y = [x for x, _ in points], [y for _, y in points]
     return min(x), min(y), max(x), max(y)
+
+
+def corners(transform: Sequence[float], height: int, width: int) -> list[tuple[float, float]]:
+    """(x, y) of the corners of a chip: upper left, lower left, lower right, upper right."""
+    a, b, c, d, e, f = transform
+    pixels = ((0, 0), (0, height), (width, height), (width, 0))
+    return [(a * column + b * row + c, d * column + e * row + f) for column, row in pixels]
 
 
 def places_line(transform: np.ndarray, crs: Iterable[str]) -> str:

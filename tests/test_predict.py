@@ -15,7 +15,7 @@ from helpers.chips import to_store, write_chips
 from helpers.commands import train
 from run_files import rewrite
 
-from analysis import f2_thresholds, predict
+from analysis import f2_thresholds, predict, prediction_files
 from analysis.finished_run import load_run
 from preprocess.files import locked
 
@@ -110,7 +110,8 @@ def test_blocks_of_other_bands_are_not_used(
     trained: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, turned = tmp_path / "out.csv", ("red", "green", "blue", "nir")
-    with mock.patch.object(predict, "CsvWriter", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+    stop = mock.patch.object(prediction_files, "CsvWriter", side_effect=KeyboardInterrupt)
+    with stop, pytest.raises(KeyboardInterrupt):
         score(trained, trained.new, out)
     assert score(trained, trained.new, out, bands=turned) == 0
     assert "starting again" in capsys.readouterr().out
@@ -239,7 +240,7 @@ def test_a_stop_between_the_two_files_can_be_resumed(trained: SimpleNamespace, w
             raise KeyboardInterrupt
         replace(source, target)
 
-    with mock.patch("analysis.predict.os.replace", stop_before_out), pytest.raises(KeyboardInterrupt):
+    with mock.patch("analysis.prediction_files.os.replace", stop_before_out), pytest.raises(KeyboardInterrupt):
         score(trained, trained.new, out)
     assert (tmp_path / "out_submission.csv").exists()
     assert score(trained, trained.new, out) == 0

@@ -4,9 +4,11 @@ import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyproj
 import pytest
 from helpers.commands import train
 from helpers.places import UTM_33N, geo_tags
@@ -41,7 +43,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(folder=folder, data=folder / "in", windows=windows, ended=ended, run=folder / "run")
 
 
-def score(trained: SimpleNamespace, data: Path, out: Path, **settings: int) -> int:
+def score(trained: SimpleNamespace, data: Path, out: Path, **settings: Any) -> int:
     with tiny_networks():
         return predict.predict(trained.run, data, out, bands=None, gpu="cpu", tta=False, **settings)
 
@@ -111,3 +113,18 @@ def test_rasters_without_a_window_and_stride_without_windows_are_one_line(
     assert line == (
         f"DATA={tmp_path / 'in'}: none of 1 rasters has 32 rows and columns, as the windows of the run's store have."
     )
+
+
+def test_geojson_has_a_polygon_the_tags_and_the_scores_of_every_window(
+    trained: SimpleNamespace, tmp_path: Path
+) -> None:
+    assert score(trained, trained.data, tmp_path / "p.csv", geojson=True) == 0
+    features = json.loads((tmp_path / "p.geojson").read_text())["features"]
+    scores = pd.read_csv(tmp_path / "p.csv", index_col="image_name")
+    tags = pd.read_csv(tmp_path / "p_submission.csv", index_col="image_name", keep_default_na=False)["tags"]
+    assert [one["properties"]["image_name"] for one in features] == scores.index.tolist()
+    assert [one["properties"]["tags"] for one in features] == tags.tolist()
+    assert [[one["properties"][name] for name in scores.columns] for one in features] == scores.to_numpy().tolist()
+    first = next(one for one in features if one["properties"]["image_name"] == "one_r00000_c00000")
+    lat, lon = pyproj.Transformer.from_crs("EPSG:32633", "EPSG:4326").transform(500_000, 5_400_000)
+    assert [round(lon, 7), round(lat, 7)] in first["geometry"]["coordinates"][0]
