@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import field_validator, model_validator
 
 from preprocess.chip_words import ChipWords
+from preprocess.cluster_words import ClusterWords, ShareWords
 from preprocess.console import UserError
 from preprocess.file_patterns import BAND
 from preprocess.files import partial_path
@@ -174,23 +175,13 @@ class ConversionSettings(LabelWords, StoreWords):
             raise UserError(f"STORE={self.store}: is a file. Choose another name.")
 
 
-class ZarrSettings(ConversionSettings):
+class ZarrSettings(ConversionSettings, ShareWords):
     """A conversion, and who takes part in it."""
 
-    shards: str | None = setting(
-        None,
-        "Convert one share of the shards: 2/4 is the second of four. Hosts with a common disk convert a share each, "
-        "at the same time. When all are done, the same command without SHARDS completes the store.",
-        hint="i/n",
-        default_text="all",
-    )
-
-    @field_validator("shards")
-    @classmethod
-    def _share_can_be_read(cls, text: str | None) -> str | None:
-        if text is not None:
-            shard_share(text)
-        return text
+    def check(self) -> None:
+        """Refuse files and folders that are wrong, and CLUSTER without Dask."""
+        ConversionSettings.check(self)
+        ShareWords.check(self)
 
 
 def check_folder(data: Path) -> None:
@@ -211,10 +202,15 @@ class LocalStore(Settings):
             raise UserError(f"STORE={self.store}: expected a store, found nothing. `make zarr` makes one.")
 
 
-class VerifySettings(LocalStore):
+class VerifySettings(LocalStore, ClusterWords):
     """A verification of every chip."""
 
     jobs: int = setting(CORES, "Number of worker processes.", ge=1, default_text="one per core")
+
+    def check(self) -> None:
+        """Refuse a STORE that is not there, and CLUSTER without Dask."""
+        LocalStore.check(self)
+        ClusterWords.check(self)
 
 
 class InfoSettings(LocalStore):
@@ -255,7 +251,7 @@ def zarr(settings: ZarrSettings) -> int:
     """Convert TIFFs and a CSV to a store."""
     from preprocess.convert import convert
 
-    convert(settings, share=shard_share(settings.shards) if settings.shards else None)
+    convert(settings, share=shard_share(settings.shards) if settings.shards else None, cluster=settings.cluster)
     return 0
 
 
@@ -263,7 +259,7 @@ def verify(settings: VerifySettings) -> int:
     """Verify every chip of a store; 1 if one is damaged."""
     from preprocess.verify import verify as verify_store
 
-    return 1 if verify_store(settings.store, jobs=settings.jobs) else 0
+    return 1 if verify_store(settings.store, jobs=settings.jobs, cluster=settings.cluster) else 0
 
 
 def info(settings: InfoSettings) -> int:

@@ -30,13 +30,29 @@ _INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe0
 class UserError(Exception):
     """Something the user can put right. Its text is one line: what, expected, found, what to do."""
 
+    exit_code = 2
+
+
+class IncompleteError(UserError):
+    """The command did what it could; some tasks failed, and the text names them."""
+
+    exit_code = 1
+
+
+class StoppedError(UserError):
+    """The work stopped for a reason outside of the command, such as a lost scheduler; the same command resumes."""
+
+    exit_code = 75
+
 
 class AccessError(UserError):
     """A server refused a request. This says nothing about the file that was to be read, so no advice about it fits."""
 
 
 class TemporaryError(AccessError):
-    """A server or the network failed: the same command may work later. The exit code is 75."""
+    """A server or the network failed: the same command may work later."""
+
+    exit_code = 75
 
 
 class ArgumentError(UserError):
@@ -90,7 +106,7 @@ def run(main: Callable[[], int]) -> NoReturn:
             code = 2
             _print_error(text)
     except UserError as error:
-        code = 75 if isinstance(error, TemporaryError) else 2  # EX_TEMPFAIL of sysexits.h: try again later
+        code = error.exit_code
         _print_error(str(error))
     except KeyboardInterrupt:
         code = 130
@@ -207,14 +223,19 @@ def one_line(text: str) -> str:
 
 
 class Progress:
-    """A bar with rate and ETA on a terminal; a plain line every 10 s elsewhere.
+    """A bar with rate and ETA on a terminal; a plain line every 10 s (`every_s`) elsewhere.
 
-    `unit` is what is counted, in the plural ("chips"). Use as a context manager.
+    `unit` is what is counted, in the plural ("chips"). `megabytes`: of one of them, to show MB/s; 0: not shown. Use as
+    a context manager.
     """
 
-    def __init__(self, label: str, *, total: int, unit: str, done: int = 0) -> None:
+    def __init__(
+        self, label: str, *, total: int, unit: str, done: int = 0, every_s: float | None = None, megabytes: float = 0
+    ) -> None:
         from tqdm import tqdm
 
+        self._every_s = LOG_EVERY_S if every_s is None else every_s
+        self._megabytes = megabytes
         self._label, self._total, self._unit = label, total, unit
         self._done, self._done_before = done, done
         self._started_s = self._last_line_s = time.monotonic()
@@ -238,16 +259,21 @@ class Progress:
     def update(self, count: int, note: str = "") -> None:
         """Count `count` more as done; `note` is shown behind the bar."""
         self._done += count
+        if self._megabytes:
+            note = f"{self._rate() * self._megabytes:.0f} MB/s{', ' + note if note else ''}"
         if self._bar is not None:
             if note:
                 self._bar.set_postfix_str(one_line(note), refresh=False)
             self._bar.update(count)
-        elif time.monotonic() - self._last_line_s >= LOG_EVERY_S:
+        elif time.monotonic() - self._last_line_s >= self._every_s:
             self._last_line_s = time.monotonic()
             print(one_line(self._line(note)), flush=True)
 
+    def _rate(self) -> float:
+        return (self._done - self._done_before) / max(time.monotonic() - self._started_s, 1e-9)
+
     def _line(self, note: str) -> str:
-        rate = (self._done - self._done_before) / max(time.monotonic() - self._started_s, 1e-9)
+        rate = self._rate()
         left_s = (self._total - self._done) / rate if rate else float("inf")
         share, speed = 100 * self._done // max(self._total, 1), f"{rate:.{0 if rate >= 10 else 1}f}"
         text = f"{self._label}: {self._done}/{self._total} {self._unit} ({share} %), {speed} {self._unit}/s"

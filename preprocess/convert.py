@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from preprocess import zarr_store
 from preprocess.commands import ConversionSettings
 from preprocess.console import Progress, UserError, say
 from preprocess.csv_rows import csv_line
+from preprocess.engine import Engine, open_engine
 from preprocess.files import locked, named_errors, shared_lock
 from preprocess.fit import FitCounts, fit_line
 from preprocess.georeference import has_place, places_line, unit_of_crs
@@ -31,66 +32,104 @@ from preprocess.layout import MIB
 from preprocess.nodata import nodata_lines
 from preprocess.partial_store import differences, prepare, shards_left, sweep
 from preprocess.plan import Plan, make_plan
-from preprocess.plan_file import WorkPlan, shard_runs
+from preprocess.plan_file import WorkPlan, plan_path, shard_runs
 from preprocess.shares import Share
 from preprocess.split_rules import split_counts
-from preprocess.workers import check_open_files, run_tasks, start_server
 from preprocess.write import convert_shards, progress_path
 
 MAX_SHOWN = 50  # classes listed in the last line
+MAX_SHOWN_BAD, MAX_BAD = 20, 1000  # chips that cannot be used: listed; found before the conversion stops
 _RECORDED = ("band_sum", "band_sumsq", "checksum", "source_size", "source_mtime_ns", "shard_digest", "transform", "crs",
              "crs_unit")  # fmt: skip
 
 
 def convert(
-    settings: ConversionSettings, check_plan: Callable[[Plan], None] = lambda plan: None, *, share: Share | None = None
+    settings: ConversionSettings,
+    check_plan: Callable[[Plan], None] = lambda plan: None,
+    *,
+    share: Share | None = None,
+    cluster: str | None = None,
 ) -> None:
     """Convert, resume a stopped conversion, or report that the store is complete.
 
-    `check_plan` may refuse the plan before a pixel is read. With `share`, only those shards are converted, and the
-    store is not completed.
+    Args:
+        settings: what is converted.
+        check_plan: may refuse the plan before a pixel is read.
+        share: convert only these shards, and do not complete the store.
+        cluster: the Dask workers that convert, as CLUSTER names them.
 
     Raises:
         UserError: something is wrong with the input; the final name is then unchanged.
     """
-    if settings.jobs > 1:
-        check_open_files(settings.jobs)
-        start_server("preprocess.write", "preprocess.lz4")  # while the plan is made
-    plan = make_plan(settings)
-    check_plan(plan)
-    root = zarr_store.partial_path(settings.store)
-    if settings.store.exists():
-        _report_complete(plan)
-        return
-    for note in plan.notes:
-        say(note)
-    with shared_lock(root, "conversion") if share else locked(root, "conversion"):
-        if settings.store.exists():  # another conversion ended between the check and the lock
+    with open_engine(cluster, jobs=settings.jobs, modules=("preprocess.write", "preprocess.lz4")) as engine:
+        plan = make_plan(settings)
+        check_plan(plan)
+        root = zarr_store.partial_path(settings.store)
+        if settings.store.exists():
             _report_complete(plan)
             return
-        work = prepare(root, plan, alone=share is None)
-        shards = share.of(work.num_shards) if share else range(work.num_shards)
-        _convert_left(root, work, shards, settings)
-        if share:
-            _report_share(root, work, share, settings.store)
-            return
-        fitted, places = _finish(plan, work, root)
+        for note in plan.notes:
+            say(note)
+        with shared_lock(root, "conversion") if share else locked(root, "conversion"):
+            if settings.store.exists():  # another conversion ended between the check and the lock
+                _report_complete(plan)
+                return
+            # Dask workers can outlive their coordinator, as shares on other hosts can.
+            work = prepare(root, plan, alone=share is None, others=cluster is not None)
+            shards = share.of(work.num_shards) if share else range(work.num_shards)
+            _convert_left(root, work, shards, engine, settings.store)
+            if share:
+                _report_share(root, work, share, settings.store)
+                return
+            fitted, places = _finish(plan, work, root)
     _report_done(plan, fitted, places)
 
 
-def _convert_left(root: Path, work: WorkPlan, shards: range, settings: ConversionSettings) -> None:
-    """Convert those of `shards` that are not done."""
-    left = shards_left(root, work, shards, settings.store)
+def _convert_left(root: Path, work: WorkPlan, shards: range, engine: Engine, store: Path) -> None:
+    """Convert those of `shards` that are not done.
+
+    Raises:
+        UserError: chips cannot be used. All shards without such chips are done then.
+    """
+    left = shards_left(root, work, shards, store)
     total, chips_left = work.count(shards), work.count(left)
     if chips_left < total:
-        say(f"{settings.store}: resuming: {total - chips_left} of {total} chips are done.")
-    with Progress("convert", total=total, unit="chips", done=total - chips_left) as progress:
-        for run in run_tasks(convert_shards, shard_runs(root, work, left, workers=settings.jobs), jobs=settings.jobs):
-            progress.update(work.count(run.shards))
-            for shard in run.shards:
+        say(f"{store}: resuming: {total - chips_left} of {total} chips are done.")
+    runs = shard_runs(root, work, left, workers=engine.workers)
+    bad_chips, num_left = list[str](), len(left)
+    with Progress(
+        "convert", total=total, unit="chips", done=total - chips_left, every_s=engine.log_every_s,
+        megabytes=work.layout.chip_bytes / 1e6,
+    ) as progress:  # fmt: skip
+        for done in engine.run(convert_shards, runs, needs=plan_path(root)):
+            num_left -= len(done.run.shards)
+            progress.update(work.count(done.run.shards), f"{engine.note}{num_left} shards left{_count(bad_chips)}")
+            bad_chips += done.bad_chips
+            if len(bad_chips) >= MAX_BAD:
+                break
+            for shard in () if done.bad_chips else done.run.shards:
                 # Flushed while the others work: flushing all at the end took a sixth of the time for 2,048 Planet-size
                 # chips.
                 _flush(zarr_store.shard_path(root / "store", shard))
+    if bad_chips:
+        _refuse(store, bad_chips)
+
+
+def _count(bad_chips: list[str]) -> str:
+    return f", {len(bad_chips)} bad chips" if bad_chips else ""
+
+
+def _refuse(store: Path, bad_chips: list[str]) -> NoReturn:
+    """Raise UserError for the first chip that cannot be used, after a list of the others."""
+    first, *others = bad_chips
+    if others:
+        least = "at least " if len(bad_chips) >= MAX_BAD else ""
+        say(f"{store}: {least}{len(bad_chips)} chips cannot be used:")
+        for line in others[: MAX_SHOWN_BAD - 1]:
+            say(f"bad: {line}")
+        if len(bad_chips) > MAX_SHOWN_BAD:
+            say(f"... and {len(bad_chips) - MAX_SHOWN_BAD} more")
+    raise UserError(first)
 
 
 def _report_share(root: Path, work: WorkPlan, share: Share, store: Path) -> None:

@@ -13,13 +13,11 @@ several shares of one (SHARDS=1/4 and others, on any host that sees the disk) ho
 Leaves converting shards to `write`, and completing the store to `convert`.
 """
 
-import io
 import json
 import os
 import secrets
 import shutil
 import time
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -28,27 +26,28 @@ from preprocess import zarr_store
 from preprocess.console import UserError, say
 from preprocess.files import named_errors, write_atomic, write_new
 from preprocess.plan import Plan
-from preprocess.plan_file import ShardTask, WorkPlan, plan_path, read_plan
-from preprocess.write import TEMPORARY, progress_path
+from preprocess.plan_file import WorkPlan, plan_path, read_plan
+from preprocess.write import TEMPORARY, shard_state
 
 _HOUR_S = 3600  # an unfinished file of a share on another host is younger
 _SHARED = "shared"  # exists if shares have ever worked in the folder
 
 
-def prepare(root: Path, plan: Plan, *, alone: bool) -> WorkPlan:
+def prepare(root: Path, plan: Plan, *, alone: bool, others: bool = False) -> WorkPlan:
     """Start a partial store, or check that the existing one can be resumed.
 
     Args:
         root: NAME.partial, locked.
         alone: whether the lock is exclusive. Then files of killed writers are removed, and source files may have
             changed since the folder was made: their shards are converted again.
+        others: whether workers on other hosts will write into the folder; shares do.
 
     Raises:
         UserError: the folder was started with other settings, or its files are damaged.
     """
     for folder in ("progress", TEMPORARY):
         (root / folder).mkdir(exist_ok=True)
-    if not alone:
+    if others or not alone:
         (root / _SHARED).touch()
     _check_settings(root, plan, alone=alone)
     if not _chips_exist(root):
@@ -145,7 +144,7 @@ def shards_left(root: Path, work: WorkPlan, shards: range, store: Path) -> list[
     left = []
     for shard in shards:
         task = work.task(root, shard)
-        state = _shard_state(task)
+        state = shard_state(task)
         if state != "done":
             left.append(shard)
         if state.startswith("changed"):
@@ -160,20 +159,3 @@ def differences(before: dict[str, str], now: dict[str, str]) -> str:
 
 
 _UNSET = "not set"  # a setting that is only recorded where a user gives it
-
-
-def _shard_state(task: ShardTask) -> str:
-    """ "done", "missing", or a text that begins with "changed" and names the first changed file."""
-    try:
-        # Read into memory: given a path, numpy leaves an incomplete file open.
-        with np.load(io.BytesIO(progress_path(task.root, task.shard).read_bytes())) as progress:
-            size, mtime_ns, shard_bytes = progress["source_size"], progress["source_mtime_ns"], progress["shard_bytes"]
-            progress["shard_digest"], progress["transform"]  # earlier versions of canopy wrote neither
-        if zarr_store.shard_path(task.root / "store", task.shard).stat().st_size != int(shard_bytes):
-            return "missing"
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-        return "missing"  # or incomplete after a power cut: it is written again in both cases
-    changed = np.flatnonzero((size != task.size) | (mtime_ns != task.mtime_ns))
-    if not len(changed):
-        return "done"
-    return f"changed: size or time of {len(changed)} source files (first {task.paths[changed[0]]})"

@@ -12,7 +12,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,13 @@ class ShardRun:
     def shards(self) -> range:
         """The numbers of the shards."""
         return range(self.first, self.last + 1)
+
+    def parts(self) -> list["ShardRun"]:
+        """A task per shard: if a task fails, its other shards do not fail with it."""
+        return [replace(self, first=shard, last=shard) for shard in self.shards]
+
+    def __str__(self) -> str:
+        return f"shard {self.first}" if self.first == self.last else f"shards {self.first} to {self.last}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -14,11 +14,11 @@ import numpy as np
 from preprocess import shard, zarr_store
 from preprocess.band_statistics import band_sums, one_blas_thread
 from preprocess.console import Progress, UserError, say
+from preprocess.engine import Engine, open_engine
 from preprocess.files import FILE_FAULTS, named_errors, open_regular
 from preprocess.header import StoreHeader, read_header
 from preprocess.layout import Layout
 from preprocess.nodata import valid_counts
-from preprocess.workers import run_tasks
 
 MAX_LINES = 20  # findings on the terminal; the count includes all
 
@@ -38,12 +38,15 @@ class _Task:
     band_sumsq: np.ndarray | None
     valid_count: np.ndarray | None
 
+    def __str__(self) -> str:
+        return f"shard {self.path}"
+
     def name(self, index: int) -> str:
         """Name of one chip; its number if the names are damaged."""
         return f"number {self.first + index}" if self.names is None else str(self.names[index])
 
 
-def verify(path: Path, *, jobs: int) -> int:
+def verify(path: Path, *, jobs: int, cluster: str | None = None) -> int:
     """Verify the store and print one line for each finding. Returns the number of findings.
 
     Raises:
@@ -52,10 +55,11 @@ def verify(path: Path, *, jobs: int) -> int:
     header = read_header(path)
     num_shards = header.layout.num_shards(header.num_chips)
     count = 0
-    for finding in _findings(path, header, jobs):
-        count += 1
-        if count <= MAX_LINES:
-            say(f"bad: {finding}")
+    with open_engine(cluster, jobs=jobs) as engine:
+        for finding in _findings(path, header, engine):
+            count += 1
+            if count <= MAX_LINES:
+                say(f"bad: {finding}")
     if count > MAX_LINES:
         say(f"... and {count - MAX_LINES} more")
     if not count:
@@ -67,12 +71,15 @@ def verify(path: Path, *, jobs: int) -> int:
     return count
 
 
-def _findings(path: Path, header: StoreHeader, jobs: int) -> Iterator[str]:
+def _findings(path: Path, header: StoreHeader, engine: Engine) -> Iterator[str]:
     yield from header.findings()
-    with Progress("verify", total=header.num_chips, unit="chips") as progress:
-        for count, lines in run_tasks(_check_shard, _tasks(path, header), jobs=jobs):
+    megabytes = header.layout.chip_bytes / 1e6
+    with Progress(
+        "verify", total=header.num_chips, unit="chips", every_s=engine.log_every_s, megabytes=megabytes
+    ) as progress:
+        for count, lines in engine.run(_check_shard, _tasks(path, header), needs=path / "zarr.json"):
             yield from lines
-            progress.update(count)
+            progress.update(count, engine.note.rstrip(", "))
 
 
 def _tasks(path: Path, header: StoreHeader) -> list[_Task]:

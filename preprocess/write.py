@@ -7,8 +7,11 @@ per shard and reused: in fresh memory, transposing (y, x, band) to (band, y, x) 
 """
 
 import contextlib
+import errno
 import io
+import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +29,49 @@ from preprocess.window_reader import WindowReader
 TEMPORARY = "temporary"  # folder in NAME.partial for unfinished shard files: the store is renamed without them
 
 
-def convert_shards(run: ShardRun) -> ShardRun:
-    """Write every shard of a task and its progress file; returns the task.
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """The result of a task: one line per chip that cannot be used. Shards with such chips are not written."""
+
+    run: ShardRun
+    bad_chips: tuple[str, ...]
+
+
+def convert_shards(run: ShardRun) -> Converted:
+    """Write every shard of a task that is not done, and its progress file.
 
     Raises:
         UserError: the plan's file is damaged or replaced.
-        ChipError: see `convert_shard`.
     """
-    plan = load_plan(run.root, run.digest)
+    plan, bad_chips = load_plan(run.root, run.digest), list[str]()
     for shard in run.shards:
-        convert_shard(plan.task(Path(run.root), shard))
-    return run
+        task = plan.task(Path(run.root), shard)
+        if shard_state(task) == "done":  # another copy of this task was faster
+            continue
+        try:
+            convert_shard(task)
+        except ChipError as error:
+            if is_machine_fault(error):
+                raise
+            bad_chips += _bad_chips(task) or [str(error)]
+    return Converted(run=run, bad_chips=tuple(bad_chips))
+
+
+def shard_state(task: ShardTask) -> str:
+    """ "done", "missing", or a text that begins with "changed" and names the first changed file."""
+    try:
+        # Read into memory: given a path, numpy leaves an incomplete file open.
+        with np.load(io.BytesIO(progress_path(task.root, task.shard).read_bytes())) as progress:
+            size, mtime_ns, shard_bytes = progress["source_size"], progress["source_mtime_ns"], progress["shard_bytes"]
+            progress["shard_digest"], progress["transform"]  # earlier versions of canopy wrote neither
+        if shard_path(task.root / "store", task.shard).stat().st_size != int(shard_bytes):
+            return "missing"
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        return "missing"  # or incomplete after a power cut: it is written again in both cases
+    changed = np.flatnonzero((size != task.size) | (mtime_ns != task.mtime_ns))
+    if not len(changed):
+        return "done"
+    return f"changed: size or time of {len(changed)} source files (first {task.paths[changed[0]]})"
 
 
 def progress_path(root: Path, shard: int) -> Path:
@@ -53,13 +88,12 @@ def convert_shard(task: ShardTask) -> None:
     """
     reader = ChipReader(task.files)
     places: list[Place | None] = []
-    chips = _chips(task, reader, places) if task.corners is None else _windows(task, places)
+    chips = _all_chips(task, reader, places)
     try:
         path = _make_shard_folder(task.root / "store", task.shard)
         record = write_shard(path, task.layout, chips, temporary=task.root / TEMPORARY / str(task.shard))
     except NotFiniteError as error:
-        only_nan = task.layout.nodata is None and not np.isinf(error.chip).any()
-        check_finite(error.chip, task.where(error.index), task.layout.nodata, f"{_NAN if only_nan else ''}{_REPLACE}")
+        _check_finite(task, error.index, error.chip)
         raise
     fitted = {"fitted": reader.counts.as_array()} if task.files.fit else {}
     progress = io.BytesIO()
@@ -80,6 +114,43 @@ def _make_shard_folder(store: Path, shard: int) -> Path:
         with contextlib.suppress(FileExistsError):
             (store / "tiles" / folder).mkdir()
     return path
+
+
+def is_machine_fault(error: BaseException) -> bool:
+    """Whether a failed disk or share is the reason, and not the chip: then another try may succeed."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno not in _CHIP_FAULTS
+
+
+_CHIP_FAULTS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.ELOOP, errno.EACCES, errno.EPERM)
+
+
+def _bad_chips(task: ShardTask) -> list[str]:
+    """One line for each chip of a shard that cannot be used; one for all windows of a raster that cannot."""
+    lines = []
+    for index in range(len(task.paths)):
+        corners = None if task.corners is None else task.corners[index : index + 1]
+        chip = replace(
+            task, paths=task.paths[index : index + 1], size=task.size[index : index + 1],
+            mtime_ns=task.mtime_ns[index : index + 1], corners=corners,
+        )  # fmt: skip
+        try:
+            for values in _all_chips(chip, ChipReader(task.files), []):
+                _check_finite(chip, 0, values)
+        except ChipError as error:
+            if is_machine_fault(error):
+                raise
+            lines.append(str(error))
+    return list(dict.fromkeys(lines))
+
+
+def _all_chips(task: ShardTask, reader: ChipReader, places: list[Place | None]) -> Iterator[np.ndarray]:
+    return _chips(task, reader, places) if task.corners is None else _windows(task, places)
+
+
+def _check_finite(task: ShardTask, index: int, chip: np.ndarray) -> None:
+    only_nan = task.layout.nodata is None and not np.isinf(chip).any()
+    check_finite(chip, task.where(index), task.layout.nodata, f"{_NAN if only_nan else ''}{_REPLACE}")
 
 
 def _read_planned(task: ShardTask, index: int, reader: ChipReader, places: list[Place | None]) -> np.ndarray:

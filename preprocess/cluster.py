@@ -1,0 +1,170 @@
+"""CLUSTER=...: a connection to Dask workers, as an `Engine`.
+
+In: an address. Out: an engine. Only Dask's submit, as_completed and release are used, and no state lives in Dask: files
+show what is done. So a lost scheduler or worker costs the tasks in flight, and the same command resumes. Leaves which
+task runs when to `cluster_run`.
+"""
+
+import contextlib
+import importlib.util
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")  # for the processes of CLUSTER=local
+import dask.config
+import distributed
+
+from preprocess.cluster_run import TIMES, Dispatcher, foreign_worker, lost, no_workers
+from preprocess.cluster_setting import ClusterAddress
+from preprocess.cluster_worker import own_versions, probe
+from preprocess.console import UserError, say
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+_CONNECT_S = 15
+# CLUSTER=local: how often a worker process may be killed with the same task before Dask gives the task up.
+_ALLOWED_KILLS = 20
+
+
+class DaskEngine:
+    """Dask workers behind a client."""
+
+    log_every_s = 60.0
+
+    def __init__(self, client: distributed.Client) -> None:
+        self._client = client
+        self._threads: dict[str, int] = {}
+        self._asked_s = -1.0
+
+    @property
+    def workers(self) -> int:
+        """Threads of all workers now, at least 1."""
+        return max(1, sum(self.threads().values()))
+
+    @property
+    def note(self) -> str:
+        """How many workers there are."""
+        return f"{len(self._threads)} workers, "
+
+    def threads(self) -> dict[str, int]:
+        """The workers' addresses and threads, asked once a second.
+
+        Raises:
+            StoppedError: the scheduler does not answer.
+        """
+        now = time.monotonic()
+        if now - self._asked_s >= 1:
+            if self._client.status != "running":
+                raise lost()
+            try:
+                self._threads = self._client.nthreads()
+            except (OSError, TimeoutError, ValueError) as error:
+                raise lost() from error
+            self._asked_s = now
+        return self._threads
+
+    def run(self, function: Callable[[Task], Result], tasks: Sequence[Task], *, needs: Path) -> Iterator[Result]:
+        """See `Engine.run`.
+
+        Raises:
+            StoppedError: there are no workers for a minute, the scheduler is lost, or a task killed its workers.
+        """
+        if not tasks:
+            return
+        self._wait_for_workers()
+        self._check_workers(needs)
+        yield from Dispatcher(self._client, self.threads, function).run(tasks)
+
+    def _wait_for_workers(self) -> None:
+        until = time.monotonic() + TIMES.no_workers_s
+        while not self.threads():
+            if time.monotonic() > until:
+                raise no_workers()
+            time.sleep(0.2)
+
+    def _check_workers(self, needs: Path) -> None:
+        """Refuse workers that would make other bytes or do not see the files.
+
+        Raises:
+            UserError: names the worker's address, and what differs.
+        """
+        here = own_versions()
+        futures = {
+            address: self._client.submit(probe, str(needs), workers=[address], pure=False) for address in self.threads()
+        }
+        for address, future in futures.items():
+            try:
+                versions, sees = future.result(timeout=TIMES.no_workers_s)
+            except ImportError as error:
+                raise UserError(f"worker {address}: canopy cannot be imported there ({error}). Start it in canopy's "
+                                "folder.") from error  # fmt: skip
+            except (TimeoutError, distributed.CancelledError, distributed.KilledWorker):
+                continue  # it has gone; a task that it gets later is checked again
+            if versions != here:
+                raise foreign_worker(address, versions, here)
+            if not sees:
+                raise UserError(
+                    f"worker {address}: it does not see {needs}. All workers need the same disk under the same path."
+                )
+
+
+@contextlib.contextmanager
+def connect(place: ClusterAddress) -> Iterator[DaskEngine]:
+    """Connect to the scheduler, or start workers on this machine.
+
+    Raises:
+        UserError: no scheduler answers.
+    """
+    with _quiet(), contextlib.ExitStack() as stack:
+        client = _client(place, stack)
+        if client.dashboard_link and importlib.util.find_spec("bokeh"):
+            say(f"Dask's dashboard: {client.dashboard_link}")
+        yield DaskEngine(client)
+
+
+def _client(place: ClusterAddress, stack: contextlib.ExitStack) -> distributed.Client:
+    if place.local is not None:
+        dask.config.set({"distributed.scheduler.allowed-failures": _ALLOWED_KILLS})
+        has_dashboard = importlib.util.find_spec("bokeh") is not None
+        cluster = distributed.LocalCluster(
+            n_workers=place.local, threads_per_worker=1, processes=True, memory_limit=0,
+            dashboard_address=":0" if has_dashboard else None, silence_logs=logging.CRITICAL,
+            preload=["preprocess.cluster_worker"],
+        )  # fmt: skip
+        stack.callback(cluster.close, timeout=10)
+        client = distributed.Client(cluster, set_as_default=False)
+        stack.callback(client.close, timeout=5)
+        return client
+    target: dict[str, Any] = {"address": place.address} if place.file is None else {"scheduler_file": str(place.file)}
+    try:
+        client = distributed.Client(**target, timeout=_CONNECT_S, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise UserError(
+            f"CLUSTER={place.address or place.file}: no scheduler answers. `dask scheduler` starts one; "
+            "docs/cluster.md shows how."
+        ) from error
+    stack.callback(client.close, timeout=5)
+    return client
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Dask's own lines are for those who run Dask. What matters to the user becomes one line of ours."""
+    names = ["distributed", "tornado", "asyncio", *(name for name in logging.root.manager.loggerDict if
+             name.startswith(("distributed.", "tornado.")))]  # fmt: skip
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(distributed|dask|tornado)\b")
+            yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

@@ -1,0 +1,100 @@
+"""What runs in a Dask worker: one attempt at one task, and a check that this worker makes the same bytes as others.
+
+In: a function and a task. Out: an `Outcome`, never an exception, so that Dask neither retries nor logs.
+"""
+
+import errno
+import functools
+import hashlib
+import platform
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from preprocess.console import UserError, machine_error
+from preprocess.write import is_machine_fault
+
+_PACKAGES = ("numpy", "numba", "imagecodecs")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended.
+
+    kind: done, user (a mistake of the user), stop (no other task can succeed either), failed, or foreign (the worker is
+        of another version: nothing was done).
+    value: the result, a text, or the versions.
+    """
+
+    kind: str
+    value: Any
+
+
+def attempt(function: Callable[[Any], Any], task: Any, versions: dict[str, str]) -> Outcome:
+    """Run a task, if this worker has the expected versions."""
+    if own_versions() != versions:
+        return Outcome("foreign", {**own_versions(), "address": _address()})
+    try:
+        return Outcome("done", function(task))
+    except UserError as error:
+        return Outcome("failed" if is_machine_fault(error) else "user", str(error))
+    except Exception as error:
+        text = machine_error(error) if isinstance(error, OSError | MemoryError) else None
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return Outcome("stop" if full else "failed", text or f"{type(error).__name__}: {error}")
+
+
+def _address() -> str:
+    from distributed import get_worker
+
+    return str(get_worker().address)
+
+
+def probe(path: str) -> tuple[dict[str, str], bool]:
+    """(versions of this worker, whether it sees a file)."""
+    return own_versions(), Path(path).exists()
+
+
+@functools.cache
+def own_versions() -> dict[str, str]:
+    """What must be equal on all hosts: versions, the code of this package, and the bytes of one encoded chip."""
+    code = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        code.update(path.read_bytes())
+    return {
+        "canopy": code.hexdigest()[:12], "python": platform.python_version(),
+        **{name: _version(name) for name in _PACKAGES}, "encoded test chip": _encoded_chip()[:12],
+    }  # fmt: skip
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "missing"
+
+
+def _encoded_chip() -> str:
+    """SHA-256 of a chip with runs, ramps and noise, encoded with CODEC=lz4."""
+    import numpy as np
+
+    from preprocess.layout import plan_layout
+    from preprocess.shard_writer import Encoder
+
+    y, x = np.indices((64, 64), np.uint16)
+    noise = (np.arange(64 * 64, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(52)).reshape(64, 64)
+    chip = np.stack([y // 16 * 1000, x * 7 + y, noise.astype(np.uint16)])
+    layout = plan_layout(bands=("a", "b", "c"), height=64, width=64, dtype="uint16", codec="lz4")
+    data, sizes, crcs = Encoder(layout).encode(chip)
+    return hashlib.sha256(bytes(data) + sizes.tobytes() + crcs).hexdigest()
+
+
+def dask_setup(worker: object) -> None:
+    """Dask calls this in each worker process of CLUSTER=local: Ctrl-C is left to the coordinator."""
+    del worker
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
