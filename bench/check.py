@@ -10,7 +10,7 @@ import numcodecs.lz4
 import numpy as np
 import zarr
 
-from bench.work import BATCH, FLIPS, SEED, Row, RowBatch, Work
+from bench.work import FLIPS, SEED, Row, RowBatch, Work
 from pipeline.inputs import COURSE_MEAN, COURSE_STD
 from pipeline.order import Augmentation, augmentation, epoch_order
 
@@ -28,8 +28,8 @@ def check(row: Row, work: Work, batch: RowBatch) -> None:
     store = work.store()
     chips = np.asarray(batch.chips)
     expected_chips = epoch_order(SEED, 0, np.arange(store.num_chips))[: len(chips)]
-    if len(chips) != BATCH or len(set(chips.tolist())) != BATCH:
-        raise WrongBatchError(f"{row.name}: expected {BATCH} different chips, found {len(set(chips.tolist()))}")
+    if len(chips) != work.batch or len(set(chips.tolist())) != work.batch:
+        raise WrongBatchError(f"{row.name}: expected {work.batch} different chips, found {len(set(chips.tolist()))}")
     if row.order == "project" and not np.array_equal(chips, expected_chips):
         raise WrongBatchError(
             f"{row.name}: the first batch holds chips {chips[:4]}..., expected {expected_chips[:4]}..."

@@ -21,11 +21,12 @@ ROWS_MODES = ("loader", "peers")
 class BenchSettings(Settings):
     """A measurement: interleaved rounds, a table, and a record."""
 
-    mode: Literal["loader", "peers", "io", "convert", "model", "e2e", "scale"] = setting(
+    mode: Literal["loader", "peers", "io", "convert", "model", "e2e", "scale", "shapes"] = setting(
         "loader",
         "loader: batches, against a baseline. peers: against other libraries, which are installed into .venv-peers "
         "(1.3 GB). io: stored bytes to decoded chips. convert: TIFFs to a store. model: training steps on one batch in "
-        "memory. e2e: loader and steps together. scale: speed, memory and first batch with 1,000 to 100,000 chips.",
+        "memory. e2e: loader and steps together. scale: speed, memory and first batch with 1,000 to 100,000 chips. "
+        "shapes: batches of chips of 32 to 1024 pixels and four dtypes, against a baseline.",
     )
     rounds: int = setting(
         5, "Number of rounds. In each round all rows are measured in turn; medians are reported.", ge=1, le=1000

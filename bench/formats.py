@@ -57,14 +57,14 @@ def num_bytes(path: Path) -> int:
 
 
 def read_chip(work: Work, chip: int) -> np.ndarray:
-    """(band, y, x) uint16, contiguous."""
+    """(band, y, x), contiguous."""
     return np.ascontiguousarray(np.moveaxis(tifffile.imread(f"{work.tif}/chip_{chip}.tif"), -1, 0))
 
 
 def _npy(work: Work, out: Path) -> None:
-    count = work.store().num_chips
-    shape = (count, len(work.bands), work.height, work.width)
-    values = np.lib.format.open_memmap(out / "chips.npy", "w+", np.uint16, shape)
+    store = work.store()
+    count, shape = store.num_chips, (store.num_chips, len(work.bands), work.height, work.width)
+    values = np.lib.format.open_memmap(out / "chips.npy", "w+", np.dtype(store.layout.dtype), shape)
     for chip in range(count):
         values[chip] = read_chip(work, chip)
     values.flush()

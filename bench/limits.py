@@ -1,18 +1,26 @@
-"""Limits of this machine: read, LZ4 and copy rates of one core, from which the speed of light follows.
+"""Limits of this machine: rates of one core, and the rate of a loader that does nothing but read, decode and copy.
 
-In: a store. Out: `Limits`, probed in every round. Leaves the comparison with a loader to `loader`.
+In: a store; a row's work. Out: `Limits` and `BareLoader`, measured in every round. Leaves the comparison with a loader
+to `loader`.
 """
 
+import itertools
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numba
 import numcodecs.lz4
 import numpy as np
 
-from bench.work import Work
+from bench.work import FLIPS, SEED, Work
+from pipeline.c_functions import lz4_decompress, memcpy
+from pipeline.chunks import ChunkReader
+from pipeline.order import augmentation, epoch_order
 from preprocess import shard, zarr_store
-from preprocess.codecs import CODECS
+from preprocess.codecs import CODECS, LZ4_HEADER_BYTES
+from preprocess.shard import CRC_BYTES
 
 _CHIPS = 64
 
@@ -73,10 +81,95 @@ def _best(work: Callable[[], int]) -> float:
     return max(rates)
 
 
-def speed_of_light(limits: Limits, *, stored: float, raw: float, crop_in: float, out: float, inflate: bool) -> float:
-    """Chips/s of one core from bytes per chip: read, inflate, and copy the crop into the batch."""
-    assert limits.lz4 or not inflate
-    seconds = (
-        stored / limits.read + (raw / limits.lz4 if limits.lz4 and inflate else 0.0) + (crop_in + out) / limits.memcpy
-    )
-    return 1 / seconds
+PASSES, MIN_S = 3, 0.3
+
+
+class BareLoader:
+    """The least that a loader of a row's batches must do, with as many threads as the row.
+
+    In the row's order it decodes the LZ4 chunks that a crop touches, or reads the lines of the crop, from the page
+    cache into an inner cache. Then it writes as many bytes as the batch has, from an inner cache into warm memory.
+    """
+
+    def __init__(self, work: Work, codec: str, bands: tuple[str, ...], threads: int) -> None:
+        self._work, self._threads, store = work, threads, work.store(codec)
+        self._layout, self._num_chips, self._inflate = store.layout, store.num_chips, CODECS[codec].inflates
+        self._reader = ChunkReader(store, bands)
+        shape = (work.batch, work.crop[0], work.crop[1] * len(bands))
+        self._batches = [np.ones(shape, np.float32) for _ in range(_BATCHES)]
+        sizes = (len(bands) * store.layout.chunk_bytes, 4 * shape[2])
+        self._memory = [tuple(np.ones(size, np.uint8) for size in sizes) for _ in range(threads)]
+        self._pool = ThreadPoolExecutor(threads)
+        self._pass(0)
+
+    def rate(self, number: int) -> float:
+        """Chips/s: the best of at least `PASSES` epochs in `MIN_S` seconds."""
+        started, rates = time.perf_counter(), [0.0]
+        for epoch in itertools.count(1000 * number):
+            rates.append(self._pass(epoch))
+            if len(rates) > PASSES and time.perf_counter() - started > MIN_S:
+                return max(rates)
+        raise AssertionError("never ends")
+
+    def _pass(self, epoch: int) -> float:
+        work, (height, width) = self._work, self._work.crop
+        order = epoch_order(SEED, epoch, np.arange(self._num_chips))
+        drawn = augmentation(
+            SEED, epoch, order, height=work.height, width=work.width, crop=work.crop, flips=FLIPS
+        )  # fmt: skip
+        tops = np.where(drawn.flip_rows, work.height - drawn.crop_y - height, drawn.crop_y).astype(np.int64)
+        addresses, sizes, owner = self._reader.locate(order)
+        starts = range(0, len(order) - work.batch + 1, work.batch)
+
+        def share(thread: int) -> int:
+            damaged, (scratch, line) = -1, self._memory[thread]
+            for number, start in enumerate(starts):
+                first, last = (work.batch * part // self._threads for part in (thread, thread + 1))
+                rows = slice(start + first, start + last)
+                damaged = max(damaged, _read_decode_copy(
+                    addresses[rows], sizes[rows], tops[rows], self._layout.chunk_rows, self._layout.width,
+                    self._layout.itemsize, width, self._inflate, scratch, line,
+                    self._batches[number % _BATCHES][first:last],
+                ))  # fmt: skip
+            return damaged
+
+        started = time.perf_counter()
+        assert max(self._pool.map(share, range(self._threads))) < 0, "a chunk does not decode"
+        elapsed = time.perf_counter() - started
+        del owner
+        return len(starts) * work.batch / elapsed
+
+
+_BATCHES = 3  # as many as a loader has: one that is used, and two that are filled
+
+
+@numba.njit(nogil=True, cache=True)
+def _read_decode_copy(
+    addresses: np.ndarray, sizes: np.ndarray, tops: np.ndarray, rows: int, width: int, itemsize: int, crop_width: int,
+    inflate: bool, scratch: np.ndarray, line: np.ndarray, out: np.ndarray,
+) -> int:  # fmt: skip
+    """Write all of `out` (N, crop height, values of a line); returns a chip that does not decode, or -1.
+
+    addresses, sizes: (N, bands, chunks), as `ChunkReader.locate` gives them. tops: (N,), first row of each crop.
+    """
+    count, crop_height, values = out.shape
+    chunk_bytes, row_bytes, buffer = rows * width * itemsize, width * itemsize, np.int64(scratch.ctypes.data)
+    target, warm = np.int64(out.ctypes.data), np.int64(line.ctypes.data)
+    for chip in range(count):
+        top, end = tops[chip], tops[chip] + crop_height
+        for chunk in range(top // rows, (end - 1) // rows + 1):
+            if inflate:
+                for band in range(addresses.shape[1]):
+                    block = addresses[chip, band, chunk] + LZ4_HEADER_BYTES
+                    size = sizes[chip, band, chunk] - LZ4_HEADER_BYTES - CRC_BYTES
+                    at = buffer + band * chunk_bytes
+                    if lz4_decompress(np.uintp(block), np.uintp(at), np.int32(size), np.int32(chunk_bytes)) < 0:
+                        return chip
+            for row in range(max(top, chunk * rows), min(end, (chunk + 1) * rows)):
+                if not inflate:
+                    for band in range(addresses.shape[1]):
+                        source = addresses[chip, band, chunk] + (row - chunk * rows) * row_bytes
+                        memcpy(np.uintp(warm), np.uintp(source), np.uintp(crop_width * itemsize))
+                memcpy(np.uintp(target), np.uintp(warm), np.uintp(4 * values))
+                target += 4 * values
+    return -1

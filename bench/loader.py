@@ -10,13 +10,12 @@ from dataclasses import asdict
 from typing import Any
 
 from bench import environments, formats
-from bench.limits import Limits, probe, speed_of_light
+from bench.limits import BareLoader, probe
 from bench.measure import Pass, Ready
 from bench.remote_generator import Remote, RemoteError
 from bench.rows import BASELINE, OURS, PLAIN
-from bench.work import Row, Work
+from bench.work import Row, Setting, Work
 from preprocess import zarr_store
-from preprocess.codecs import CODECS
 from preprocess.console import UserError, say
 
 
@@ -49,13 +48,17 @@ def time_rows(rows: Sequence[Row], work: Work, rounds: int) -> dict[str, Any]:
     entries: dict[str, dict[str, Any]] = {}
     remotes: dict[str, Remote] = {}
     passes: dict[str, list[Pass]] = {row.name: [] for row in rows}
-    limits: list[Limits] = []
+    limits: list[dict[str, Any]] = []
+    bare: dict[str, BareLoader] = {}
+    light: dict[str, list[float]] = {row.name: [] for row in rows}
     try:
         _prepare(rows, work)
         for row in rows:
             entries[row.name] = {"name": row.name}
             try:
-                remotes[row.name] = _start(row, work, entries[row.name])
+                remotes[row.name], setting = _start(row, work, entries[row.name])
+                if row.codec is not None:
+                    bare[row.name] = BareLoader(work, row.codec, row.bands or work.bands, setting.workers)
             except RemoteError as error:
                 reason = environments.why_not(row.library) or str(error)
                 # A wrong batch is a defect; so is a failure without a peer library. A library that cannot run is a
@@ -65,18 +68,29 @@ def time_rows(rows: Sequence[Row], work: Work, rounds: int) -> dict[str, Any]:
                 entries[row.name]["skipped"] = reason
                 say(f"{row.name}: skipped: {reason}")
         for number in range(rounds):
-            limits.append(probe(work))
-            for name, remote in remotes.items():
-                passes[name].append(remote.ask(number))
+            limits.append(asdict(probe(work)))
+            _round(number, remotes, bare, passes, light)
     finally:
         for remote in remotes.values():
             remote.close()
     baseline = statistics.median(one.chips_per_s for one in passes[BASELINE]) if passes.get(BASELINE) else None
     for row in rows:
         if passes[row.name]:
-            entries[row.name] |= _numbers(row, work, passes[row.name], limits, baseline)
+            entries[row.name] |= _numbers(row, work, passes[row.name], light[row.name], baseline)
         entries[row.name]["note"] = row.note
-    return {"limits": [asdict(limit) for limit in limits], "rows": list(entries.values())}
+    check_limits(list(entries.values()))
+    return {"limits": limits, "rows": list(entries.values())}
+
+
+def _round(
+    number: int, remotes: dict[str, Remote], bare: dict[str, BareLoader], passes: dict[str, list[Pass]],
+    light: dict[str, list[float]],
+) -> None:  # fmt: skip
+    """Time each row once, and its limit just before it."""
+    for name, remote in remotes.items():
+        if name in bare:
+            light[name].append(bare[name].rate(number))
+        passes[name].append(remote.ask(number))
 
 
 def _prepare(rows: Sequence[Row], work: Work) -> None:
@@ -92,30 +106,53 @@ def _prepare(rows: Sequence[Row], work: Work) -> None:
         os.sync()
 
 
-def _start(row: Row, work: Work, entry: dict[str, Any]) -> Remote:
+def _start(row: Row, work: Work, entry: dict[str, Any]) -> tuple[Remote, Setting]:
     python = environments.python(row.library)
     chooser = Remote("bench.measure:choose", row.name, work, python=python)
-    setting = chooser.first
+    setting: Setting = chooser.first
     chooser.close()
     remote = Remote("bench.measure:serve", row.name, work, setting, python=python)
     ready: Ready = remote.first
     entry |= {**asdict(ready), "workers": str(setting)}
     say(f"{row.name}: batch checked; fastest with workers {setting}")
-    return remote
+    return remote, setting
 
 
-def _numbers(row: Row, work: Work, passes: list[Pass], limits: list[Limits], baseline: float | None) -> dict[str, Any]:
+def _numbers(row: Row, work: Work, passes: list[Pass], light: list[float], baseline: float | None) -> dict[str, Any]:
     rates = [one.chips_per_s for one in passes]
     cpu = [one.cpu_s_per_1000 for one in passes]
     return {
         "chips_per_s": statistics.median(rates),
         "ratio": statistics.median(rates) / baseline if baseline else None,
-        "r_sol": r_sol(row, work, rates, limits),
+        "r_sol": r_sol(rates, light),
         "cpu_s_per_1000": statistics.median(cpu),
         "samples": rates,
         "cpu_samples": cpu,
+        "limit_samples": light,
         **bytes_a_chip(row, work),
     }
+
+
+def r_sol(rates: list[float], light: list[float]) -> float | None:
+    """Rate as a share of the speed of light, each round against its own; None without a limit."""
+    return statistics.median(rate / best for rate, best in zip(rates, light, strict=True)) if light else None
+
+
+MOST_R_SOL = 1.02
+
+
+def check_limits(rows: Sequence[dict[str, Any]]) -> None:
+    """Refuse a result in which a row is faster than its limit.
+
+    Raises:
+        UserError: names the row.
+    """
+    for row in rows:
+        if (share := row.get("r_sol")) is not None and share > MOST_R_SOL:
+            raise UserError(
+                f"{row['name']}: expected at most the speed of light, found {share:.2f} of it: other programs slowed "
+                "the measurement of the limit. Run the benchmark again when the machine is quiet."
+            )
 
 
 def bytes_a_chip(row: Row, work: Work) -> dict[str, float]:
@@ -134,18 +171,3 @@ def bytes_a_chip(row: Row, work: Work) -> dict[str, float]:
         "crop_bytes_a_chip": store.layout.itemsize * pixels,
         "out_bytes_a_chip": 4 * pixels,
     }
-
-
-def r_sol(row: Row, work: Work, rates: list[float], limits: list[Limits]) -> float | None:
-    """Rate as a share of the limit by read, LZ4 and copy alone on all cores, each round against its own probe."""
-    if row.codec is None:
-        return None
-    sizes, cores = bytes_a_chip(row, work), len(os.sched_getaffinity(0))
-    light = [
-        cores * speed_of_light(
-            limit, stored=sizes["stored_bytes_a_chip"], raw=sizes["raw_bytes_a_chip"],
-            crop_in=sizes["crop_bytes_a_chip"], out=sizes["out_bytes_a_chip"], inflate=CODECS[row.codec].inflates,
-        )
-        for limit in limits
-    ]  # fmt: skip
-    return statistics.median(rate / best for rate, best in zip(rates, light, strict=True))

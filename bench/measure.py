@@ -9,7 +9,7 @@ import gc
 import importlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,10 @@ def prepare(name: str, work: Work) -> Iterator[None]:
 
 def choose(name: str, work: Work) -> Iterator[Setting]:
     """Yield the setting with the highest rate."""
-    row = find(name)
+    yield _fastest(find(name), work)
+
+
+def _fastest(row: Row, work: Work, min_try_s: float = MIN_TRY_S) -> Setting:
     rates: dict[Setting, float] = {}
     for setting in row.settings:
         if len(row.settings) == 1:
@@ -76,10 +79,10 @@ def choose(name: str, work: Work) -> Iterator[Setting]:
         epoch = row.make(work, setting)
         if setting.persistent or not rates:  # starting workers and the very first pass do not count
             timed_pass(epoch, 0, min_s=0)
-        rates[setting] = timed_pass(epoch, 1, min_s=MIN_TRY_S).chips_per_s
+        rates[setting] = timed_pass(epoch, 1, min_s=min_try_s).chips_per_s
         del epoch
         gc.collect()
-    yield max(rates, key=lambda setting: rates[setting])
+    return max(rates, key=lambda setting: rates[setting])
 
 
 def serve(name: str, work: Work, setting: Setting) -> Iterator[Ready | Pass]:
@@ -103,6 +106,24 @@ def serve(name: str, work: Work, setting: Setting) -> Iterator[Ready | Pass]:
     )  # fmt: skip
     while True:
         message = yield timed_pass(epoch, 1000 * (message + 1))
+
+
+def serve_quickly(
+    name: str, work: Work, min_try_s: float, min_pass_s: float
+) -> Generator[Setting | Pass, int, None]:  # fmt: skip
+    """Choose the setting, check the first batch and yield the setting, all in one process; then a `Pass` for every
+    number received. For many rows of which neither memory nor the time to the first batch is reported."""
+    row = find(name)
+    _format(row, work)
+    setting = _fastest(row, work, min_try_s)
+    epoch = row.make(work, setting)
+    batches = epoch(0)
+    check(row, work, next(batches))
+    for _ in batches:
+        pass
+    message = yield setting
+    while True:
+        message = yield timed_pass(epoch, 1000 * (message + 1), min_s=min_pass_s)
 
 
 def _format(row: Row, work: Work) -> formats.OnDisk | None:

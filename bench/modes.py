@@ -23,14 +23,18 @@ def measure(settings: BenchSettings) -> None:
 
 def _run(settings: BenchSettings) -> dict[str, Any]:
     mode, rounds = settings.mode, settings.rounds
-    if mode in ("model", "scale"):
-        if mode == "model":
-            from bench.model import run as model
+    if mode == "model":
+        from bench.model import run as model
 
-            return model(rounds)
+        return model(rounds)
+    if mode == "scale":
         from bench.scale import run as scale
 
         return scale(settings.data / "scale", rounds)
+    if mode == "shapes":
+        from bench.shapes import run as shapes
+
+        return shapes(settings.data / "shapes", rounds)
     work = _own_store(settings.store) if settings.store else make_chips(settings.data, settings.chips)
     what = {"chips": work.store().num_chips, "store": str(settings.store or "")}
     return {**what, **_on_chips(mode, settings.rows)(work, rounds)}

@@ -15,7 +15,7 @@ import zarr
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bench import formats
-from bench.work import BATCH, FLIPS, SEED, THREADS, Epoch, Row, RowBatch, Setting, Work
+from bench.work import FLIPS, SEED, THREADS, Epoch, Row, RowBatch, Setting, Work
 from pipeline.chunks import ChunkReader
 from pipeline.inputs import COURSE_MEAN, COURSE_STD
 from pipeline.loader import train_loader
@@ -31,7 +31,7 @@ def canopy(codec: str, bands: tuple[str, ...] | None = None) -> Callable[[Work, 
     def make(work: Work, setting: Setting) -> Epoch:
         store = work.store(codec)
         loader = train_loader(
-            store, np.arange(store.num_chips), work.scaling(bands or work.bands), batch_size=BATCH, seed=SEED,
+            store, np.arange(store.num_chips), work.scaling(bands or work.bands), batch_size=work.batch, seed=SEED,
             flips=FLIPS, crop=work.crop, workers=setting.workers,
         )  # fmt: skip
         return lambda epoch: (RowBatch(batch.images_nchw, batch.labels, batch.chips) for batch in loader.epoch(epoch))
@@ -44,15 +44,15 @@ def device_host(work: Work, setting: Setting) -> Epoch:
     del setting
     store = work.store("lz4")
     reader = ChunkReader(store, work.bands)
-    encoded = np.ones((BATCH, reader.max_span_bytes), np.uint8)
-    offsets, sizes = (np.ones((BATCH, reader.chunks_per_chip), np.int32) for _ in range(2))
-    used = np.ones(BATCH, np.int64)
+    encoded = np.ones((work.batch, reader.max_span_bytes), np.uint8)
+    offsets, sizes = (np.ones((work.batch, reader.chunks_per_chip), np.int32) for _ in range(2))
+    used = np.ones(work.batch, np.int64)
     images, labels = torch.from_numpy(encoded), torch.from_numpy(store.labels.astype(np.float32))
 
     def epoch(number: int) -> Iterator[RowBatch]:
         order = epoch_order(SEED, number, np.arange(store.num_chips))
-        for start in range(0, len(order) - BATCH + 1, BATCH):
-            chips = order[start : start + BATCH]
+        for start in range(0, len(order) - work.batch + 1, work.batch):
+            chips = order[start : start + work.batch]
             reader.copy_encoded(chips, encoded, offsets, sizes, used)
             yield RowBatch(images, labels[chips], chips, chunks=(offsets, sizes))
 
@@ -135,7 +135,7 @@ def with_dataloader(
         dataset = Chips(work, open_source, values)
         order = Order(len(dataset))
         loader = DataLoader(
-            dataset, BATCH, sampler=order, drop_last=True, num_workers=setting.workers,
+            dataset, work.batch, sampler=order, drop_last=True, num_workers=setting.workers,
             persistent_workers=setting.persistent, prefetch_factor=4 if setting.workers else None,
             multiprocessing_context=context if setting.workers else None,
         )  # fmt: skip

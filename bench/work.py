@@ -26,7 +26,7 @@ class Work:
     """The chips, and the folder for their copies in other formats.
 
     stores: codec -> store of the same chips. tif: folder of TIFFs, None where only stores exist. bands: all of the
-    store.
+    store. batch: chips per batch.
     """
 
     folder: Path
@@ -35,6 +35,7 @@ class Work:
     bands: tuple[str, ...]
     height: int
     width: int
+    batch: int = BATCH
 
     @property
     def crop(self) -> tuple[int, int]:
