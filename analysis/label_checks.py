@@ -16,7 +16,8 @@ from analysis.slugs import listed
 from preprocess.console import UserError
 from preprocess.image_names import stem
 from preprocess.label_files import number_of
-from preprocess.labels import TagRow, read_labels, read_tags, settings_of
+from preprocess.labels import read_labels, read_tags, settings_of
+from preprocess.tag_rows import TagRow
 from preprocess.zarr_store import Store
 
 MIN_EXAMPLES = 10  # of each kind; with fewer, cleanlab's estimate of a class's noise is meaningless
@@ -90,7 +91,7 @@ def csv_findings(store: Store, path: Path | None) -> list[Finding]:
         )
     repeated = []
     rows_of: dict[str, list[TagRow]] = {}  # several in the long format
-    for row in read_tags(path, settings, store.classes).rows:
+    for row in read_tags(path, settings, store.classes):
         rows_of.setdefault(stem(row.name.strip()), []).append(row)
     for name, same in rows_of.items():
         tags = [tag for row in same for tag in row.tags]

@@ -30,6 +30,7 @@ from preprocess.georeference import has_place, places_line, unit_of_crs
 from preprocess.labels import settings_of
 from preprocess.layout import MIB
 from preprocess.nodata import nodata_lines
+from preprocess.packed_texts import PackedTexts
 from preprocess.partial_store import differences, prepare, shards_left, sweep
 from preprocess.plan import Plan, make_plan
 from preprocess.plan_file import WorkPlan, plan_path, shard_runs
@@ -234,8 +235,8 @@ def _compare_with_complete(plan: Plan) -> None:
     store = zarr_store.open_store(plan.store)
     before = replace(
         plan, layout=store.layout, classes=store.classes, num_csv_rows=store.num_csv_rows,
-        names=tuple(str(name) for name in store.names), labels=store.labels, csv_row=store.csv_row, split=store.split,
-        source=store.source, label_settings=settings_of(store),
+        names=PackedTexts.collect(map(str, store.names)), labels=store.labels, csv_row=store.csv_row,
+        split=store.split, source=store.source, label_settings=settings_of(store),
     )  # fmt: skip
     found = differences(before.settings(), plan.settings())
     if not found:

@@ -10,12 +10,15 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
 from preprocess.console import UserError, is_plain
 from preprocess.table import Row, Table
 
 SEPARATORS = {",": ",", ";": ";", "|": "|", "tab": "\t"}  # CSV_SEPARATOR -> the character
+_BLOCK_BYTES = 1 << 20
 _BYTE_ORDER_MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
     (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"),
@@ -29,7 +32,7 @@ def read_table(path: Path, separator: str = ",") -> Table:
         UserError: the file is missing, has another encoding, a NUL character or no header. While rows are read: a quote
             is not closed in its line, text stands beside a quoted part, or a row has another number of fields.
     """
-    lines = _parsed(path, read_text(path, "CSV"), separator)
+    lines = _parsed(path, open_text(path, "CSV", newline=""), separator)
     _, header = next(lines, (0, []))
     rows = _of_width(path, lines, len(header))
 
@@ -59,8 +62,13 @@ def split_names(variable: str, text: str) -> tuple[str, ...]:
     return names
 
 
-def read_text(path: Path, kind: str) -> str:
-    """The text of a file in UTF-8, without a byte order mark. `kind` is CSV or the like, for messages.
+def open_text(path: Path, kind: str, *, newline: str) -> Iterator[str]:
+    """The lines of a file in UTF-8, without a byte order mark, each with its end. The whole file is checked first.
+
+    Args:
+        path: of the file.
+        kind: CSV or the like, for messages.
+        newline: as for `open`: "" for lines that end in LF, CRLF or CR.
 
     Raises:
         UserError: the file is missing, cannot be read or has another encoding.
@@ -69,32 +77,72 @@ def read_text(path: Path, kind: str) -> str:
         raise UserError(f"{path}: expected a {kind} file, found {'a folder' if path.is_dir() else 'nothing'}.")
     try:
         with open(path, "rb") as file:
-            data = file.read()
+            _check_encoding(path, kind, file)
     except OSError as error:
         raise UserError(f"{path}: expected a readable {kind} file, found: {error.strerror}.") from error
-    encoding = next((name for mark, name in _BYTE_ORDER_MARKS if data.startswith(mark)), None)
-    if encoding is None and 4 * data.count(0) > len(data):
+    return _lines(path, kind, newline)
+
+
+def _lines(path: Path, kind: str, newline: str) -> Iterator[str]:
+    try:
+        with open(path, encoding="utf-8-sig", newline=newline) as file:
+            yield from file
+    except (OSError, UnicodeDecodeError) as error:  # it was whole a moment before
+        raise UserError(f"{path}: expected a readable {kind} file, found a file that changes.") from error
+
+
+def _check_encoding(path: Path, kind: str, file: BinaryIO) -> None:
+    """Raise UserError if the bytes of a file are not UTF-8. They are read in blocks: a file can be larger than memory
+    allows."""
+    start = file.read(4)
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS if start.startswith(mark)), None)
+    file.seek(0)
+    zeros = 0 if encoding else sum(block.count(0) for block in _blocks(file))
+    if encoding is None and 4 * zeros > file.tell():
         encoding = "UTF-16"  # without a mark: every second byte of Latin letters is 0
     if encoding:
         raise UserError(f"{path}: expected a {kind} in UTF-8, found {encoding}. {_convert(path, encoding)}")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = len(re.findall(b"\r\n|\n|\r", data[: error.start])) + 1
-        byte = f"the byte 0x{data[error.start]:02x}"
-        with suppress(UnicodeDecodeError):  # 5 bytes are undefined there
-            byte += f" (in Windows-1252: {data[error.start : error.start + 1].decode('cp1252')!r})"
-        raise UserError(
-            f"{path} line {line}: expected a {kind} in UTF-8, found {byte}. {_convert(path, 'WINDOWS-1252')}"
-        ) from error
+    file.seek(0)
+    if (place := _first_wrong(file)) is None:
+        return
+    file.seek(0)
+    text = "".join(block.decode("latin-1") for block in _blocks(file, place))
+    line = len(re.findall("\r\n|\n|\r", text)) + 1
+    file.seek(place)
+    wrong = file.read(1)
+    byte = f"the byte 0x{wrong[0]:02x}"
+    with suppress(UnicodeDecodeError):  # 5 bytes are undefined there
+        byte += f" (in Windows-1252: {wrong.decode('cp1252')!r})"
+    raise UserError(f"{path} line {line}: expected a {kind} in UTF-8, found {byte}. {_convert(path, 'WINDOWS-1252')}")
+
+
+def _first_wrong(file: BinaryIO) -> int | None:
+    """Position of the first byte that is not UTF-8; None if all are."""
+    decoder, first = codecs.getincrementaldecoder("utf-8")(), 0
+    for block in chain(_blocks(file), [b""]):
+        pending = len(decoder.getstate()[0])
+        try:
+            decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            return first - pending + error.start
+        first += len(block)
+    return None
+
+
+def _blocks(file: BinaryIO, count: int | None = None) -> Iterator[bytes]:
+    """The bytes of a file from here on, at most `count`, in blocks."""
+    left = count
+    while block := file.read(_BLOCK_BYTES if left is None else min(left, _BLOCK_BYTES)):
+        left = None if left is None else left - len(block)
+        yield block
 
 
 def _convert(path: Path, encoding: str) -> str:
     return f"Save it as UTF-8, for example: iconv -f {encoding} -t UTF-8 {path.name} > utf8{path.suffix}"
 
 
-def _parsed(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    for number, raw in enumerate(io.StringIO(text, newline=""), start=1):
+def _parsed(path: Path, lines: Iterator[str], separator: str) -> Iterator[tuple[int, list[str]]]:
+    for number, raw in enumerate(lines, start=1):
         line = raw.rstrip("\r\n")
         if "\0" in line:
             raise UserError(f"{path} line {number}: expected text, found a NUL character. Remove it.")

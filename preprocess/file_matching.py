@@ -7,6 +7,8 @@ mean. Pictures beside TIFFs are never chips: they are often made from them. Leav
 
 import os
 import posixpath
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from preprocess.console import UserError, say
 from preprocess.image_names import PICTURES, Index, bare, difference, find_exactly, is_picture, list_files, list_tiffs
 from preprocess.label_files import number_of
 from preprocess.labels import LabelTable
+from preprocess.packed_texts import HashIndex, PackedTexts, TextBuilder, first_equal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +28,7 @@ class Files:
     Of a chip with a file per band, `chip_reader.state_of` says what path, size and mtime_ns are.
     """
 
-    paths: tuple[str, ...]
+    paths: Sequence[str]
     csv_row: np.ndarray
     size: np.ndarray
     mtime_ns: np.ndarray
@@ -38,88 +41,123 @@ def match_files(csv: Path, table: LabelTable, folder: Path, *, allow_missing: bo
         UserError: a row has no file, a name can mean two files, or two rows mean one file.
     """
     count = len(table.names)
-    paths: list[str] = [""] * count  # "" without a file
+    exact = TextBuilder(os.path.join(folder, ""))
     size, mtime_ns = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    found = np.zeros(count, bool)
 
-    def take(row: int, path: str, status: os.stat_result) -> None:
-        paths[row], size[row], mtime_ns[row] = path, status.st_size, status.st_mtime_ns
+    def take(row: int, status: os.stat_result) -> None:
+        found[row], size[row], mtime_ns[row] = True, status.st_size, status.st_mtime_ns
 
     for row, name in enumerate(table.names):
         # A name with surrounding spaces in the CSV may also mean a file that has them.
         if row not in table.padded and (chip := find_exactly(folder, name)) is not None:
-            take(row, *chip)
-    if others := [row for row in range(count) if not paths[row]]:
-        index = Index(list_tiffs(folder).names, folder)
-        similar = _similar(csv, table, folder, others, index)
-        if len(others) == count and not similar:
-            similar, index = _pictures(csv, table, folder) or (similar, index)
-        for row, file in similar.items():
-            path = os.path.join(folder, file)
-            take(row, path, os.stat(path))
-        _check_once(csv, table, paths)
+            exact.append(chip[0])
+            take(row, chip[1])
+    paths = exact.packed()
+    if not found.all():
+        similar = _similar(csv, table, folder, np.flatnonzero(~found), Index(list_tiffs(folder).names, folder))
+        if not found.any() and not len(similar.rows):
+            similar = _pictures(csv, table, folder) or similar
+        for row, file in similar:
+            take(row, os.stat(os.path.join(folder, file)))
+        paths = _joined(folder, paths, similar, found)
+        _check_once(csv, table, paths, np.flatnonzero(found))
         _report(csv, table, similar)
-        _check_missing(table, folder, paths, index, allow_missing=allow_missing)
-    csv_row = np.array([row for row in range(count) if paths[row]], np.int64)
-    return Files(
-        paths=tuple(path for path in paths if path), csv_row=csv_row, size=size[csv_row], mtime_ns=mtime_ns[csv_row]
-    )
+        _check_missing(table, folder, found, similar.index, allow_missing=allow_missing)
+    csv_row = np.flatnonzero(found)
+    return Files(paths=paths, csv_row=csv_row, size=size[csv_row], mtime_ns=mtime_ns[csv_row])
 
 
-def _pictures(csv: Path, table: LabelTable, folder: Path) -> tuple[dict[int, str], Index] | None:
-    """(row -> PNG or JPEG, index of all of them); None if there are none below `folder`. The exact name comes first."""
+@dataclass(frozen=True, kw_only=True)
+class _Similar:
+    """Rows that mean a file by another name: `rows` ascending, and the place of each one's file in `index`."""
+
+    rows: np.ndarray
+    places: np.ndarray
+    index: Index
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        for row, place in zip(self.rows.tolist(), self.places.tolist(), strict=True):
+            yield row, self.index.names[place]
+
+
+def _joined(folder: Path, exact: PackedTexts, similar: _Similar, found: np.ndarray) -> PackedTexts:
+    """The paths of all rows with a file, in order."""
+    others = np.zeros(len(found), bool)
+    others[similar.rows] = True
+    same, different = iter(exact), (os.path.join(folder, file) for _, file in similar)
+    paths = (next(different if other else same) for other in others[found].tolist())
+    return PackedTexts.collect(paths, exact.prefix)
+
+
+def _pictures(csv: Path, table: LabelTable, folder: Path) -> _Similar | None:
+    """The PNG or JPEG of each row; None if there are none below `folder`. The exact name comes first."""
     names = list_files(folder, PICTURES).names
-    index, present = Index(names, folder, pictures=True), set(names)
-    exact = {row: file for row, name in enumerate(table.names)
-             if row not in table.padded and (file := posixpath.normpath(name)) in present}  # fmt: skip
-    rest = [row for row in range(len(table.names)) if row not in exact]
-    return (exact | _similar(csv, table, folder, rest, index), index) if names else None
+    if not names:
+        return None
+    index = Index(names, folder, pictures=True)
+    written = ("" if row in table.padded else posixpath.normpath(name) for row, name in enumerate(table.names))
+    exact = HashIndex(names, len(names)).first_of_each(written, len(table.names))
+    del names
+    for row in np.flatnonzero(exact >= 0).tolist():
+        if index.names[int(exact[row])] != posixpath.normpath(table.names[row]):
+            exact[row] = -1
+    rest = _similar(csv, table, folder, np.flatnonzero(exact < 0), index)
+    exact[rest.rows] = rest.places
+    rows = np.flatnonzero(exact >= 0)
+    return _Similar(rows=rows, places=exact[rows], index=index)
 
 
-def _similar(csv: Path, table: LabelTable, folder: Path, rows: list[int], index: Index) -> dict[int, str]:
-    """Row -> the only file below `folder` that its name can mean; rows without one are skipped."""
-    similar = {}
-    for row in rows:
-        files = index.find(table.names[row])
+def _similar(csv: Path, table: LabelTable, folder: Path, rows: np.ndarray, index: Index) -> _Similar:
+    """The only file below `folder` that the name of each of `rows` can mean; rows without one are skipped."""
+    found, places = array("q"), array("q")
+    for row in rows.tolist():
+        files = index.places(table.names[row])
         if len(files) > 1:
             raise UserError(
                 f"{csv} {number_of(csv, table.lines[row])}: {table.names[row]!r} can mean {len(files)} files in "
-                f"{folder}: {', '.join(map(repr, files[:3]))}. Write the exact name of the file."
+                f"{folder}: {', '.join(repr(index.names[file]) for file in files[:3])}. Write the exact name of the "
+                "file."
             )
         if files:
-            similar[row] = files[0]
-    return similar
+            found.append(row)
+            places.append(files[0])
+    return _Similar(rows=np.array(found, np.int64), places=np.array(places, np.int64), index=index)
 
 
-def _check_once(csv: Path, table: LabelTable, paths: list[str]) -> None:
-    first: dict[str, int] = {}
-    for row, path in enumerate(paths):
-        other = first.setdefault(path, row) if path else row
-        if other != row:
-            raise UserError(
-                f"{csv} {number_of(csv, table.lines[row])}: {table.names[row]!r} means {path}, and so does "
-                f"{table.names[other]!r} in {number_of(csv, table.lines[other])}. Remove one of the rows."
-            )
+def _check_once(csv: Path, table: LabelTable, paths: PackedTexts, rows: np.ndarray) -> None:
+    """`paths` of `rows`."""
+    first = first_equal(paths)
+    if len(again := np.flatnonzero(first != np.arange(len(first)))):
+        row, other = rows[again[0]], rows[first[again[0]]]
+        raise UserError(
+            f"{csv} {number_of(csv, table.lines[row])}: {table.names[row]!r} means {paths[int(again[0])]}, and so does "
+            f"{table.names[other]!r} in {number_of(csv, table.lines[other])}. Remove one of the rows."
+        )
 
 
-def _report(csv: Path, table: LabelTable, similar: dict[int, str]) -> None:
+def _report(csv: Path, table: LabelTable, similar: _Similar) -> None:
     """Print how names differ from their files, with one example. A picture may be named without its suffix."""
-    others = {
-        row: file for row, file in similar.items()
-        if row in table.padded or not is_picture(file) or posixpath.normpath(table.names[row]) not in (file, bare(file))
-    }  # fmt: skip
-    if not others:
+    first, count = (0, ""), 0
+    for row, file in similar:
+        if (
+            row in table.padded or not is_picture(file)
+            or posixpath.normpath(table.names[row]) not in (file, bare(file))
+        ):  # fmt: skip
+            first, count = first if count else (row, file), count + 1
+    if not count:
         return
-    row, file = next(iter(others.items()))
+    row, file = first
     name = table.names[row]
     how = difference(f" {name} " if row in table.padded else name, file)
     say(
-        f"{csv}: {len(others)} of {len(table.names)} names differ from the names of their files. The first, "
+        f"{csv}: {count} of {len(table.names)} names differ from the names of their files. The first, "
         f"{name!r}, means {file!r} ({how})."
     )
 
 
-def _check_missing(table: LabelTable, folder: Path, paths: list[str], index: Index, *, allow_missing: bool) -> None:
-    missing = [name for name, path in zip(table.names, paths, strict=True) if not path]
+def _check_missing(table: LabelTable, folder: Path, found: np.ndarray, index: Index, *, allow_missing: bool) -> None:
+    missing = [table.names[row] for row in np.flatnonzero(~found).tolist()]
     if not missing:
         return
     first = ", ".join(missing[:3])
@@ -127,7 +165,7 @@ def _check_missing(table: LabelTable, folder: Path, paths: list[str], index: Ind
     if meant := index.of_last_part(missing):
         name, file = meant[0]
         count += f"; {len(meant)} have the name of a file in another folder: {name!r} may be {file!r}"
-    if len(missing) == len(paths):
+    if len(missing) == len(found):
         raise UserError(f"{count}. No chip is left. Is DATA the folder of the TIFFs?")
     if not allow_missing:
         raise UserError(f"{count}. ALLOW_MISSING=1 skips them.")

@@ -8,11 +8,12 @@ import os
 import posixpath
 import stat
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from preprocess.console import UserError, advice
+from preprocess.packed_texts import HashIndex, PackedTexts
 
 SUFFIXES = (".tif", ".tiff", ".geotiff")  # in any case
 PICTURES = (".jpg", ".jpeg", ".png")  # chips themselves, or pictures made from TIFFs that a CSV may name
@@ -118,27 +119,32 @@ def _list(folder: str, below: str, parents: tuple[tuple[int, int], ...], listing
         here = (status.st_dev, status.st_ino)
         if here in parents:
             return
-        entries = list(os.scandir(folder))
+        with os.scandir(folder) as entries:  # one after another: a folder may have a million files
+            folders = [entry.name for entry in entries if _take(entry, below, listing)]
     except OSError as error:
         raise UserError(
             f"{folder}: the folder cannot be listed ({error.strerror}). {advice(error)}".rstrip()
         ) from error
-    for entry in entries:
-        name = below + entry.name
-        try:
-            is_folder = entry.is_dir()
-        except OSError:
-            is_folder = False  # a link to itself
-        if entry.name.startswith("."):
-            if is_folder or entry.name.lower().endswith(listing.suffixes):
-                listing.hidden.append(name)
-        elif is_folder:
-            _list(entry.path, name + "/", (*parents, here), listing)
-        elif entry.name.lower().endswith(listing.suffixes):
-            if entry.is_symlink() and not Path(entry.path).exists():
-                listing.dangling.append(name)
-            else:
-                listing.names.append(name)
+    for name in folders:
+        _list(os.path.join(folder, name), f"{below}{name}/", (*parents, here), listing)
+
+
+def _take(entry: os.DirEntry[str], below: str, listing: Listing) -> bool:
+    """Add a file to the listing. True for a folder whose files are to be listed."""
+    name = below + entry.name
+    try:
+        is_folder = entry.is_dir()
+    except OSError:
+        is_folder = False  # a link to itself
+    if entry.name.startswith("."):
+        if is_folder or entry.name.lower().endswith(listing.suffixes):
+            listing.hidden.append(name)
+    elif is_folder:
+        return True
+    elif entry.name.lower().endswith(listing.suffixes):
+        dangling = entry.is_symlink() and not Path(entry.path).exists()
+        (listing.dangling if dangling else listing.names).append(name)
+    return False
 
 
 def find_exactly(folder: Path, name: str) -> tuple[str, os.stat_result] | None:
@@ -166,34 +172,42 @@ def find_exactly(folder: Path, name: str) -> tuple[str, os.stat_result] | None:
 class Index:
     """Names by their keys, to find a name that is not written exactly as its file or chip."""
 
-    def __init__(self, names: Iterable[str], folder: Path | None = None, *, pictures: bool = False) -> None:
+    def __init__(self, names: Collection[str], folder: Path | None = None, *, pictures: bool = False) -> None:
         """`folder` holds the names: a name may repeat the end of its path (`tif/a` in `chips/tif`). `pictures`: the
         names are files with the suffix of a picture, not chips whose name may end in one."""
-        self._names: dict[str, list[str]] = {}
-        for name in names:
-            self._names.setdefault(keys(name)[-1 if pictures else 0], []).append(name)
+        self.names, self._key = PackedTexts.collect(names), -1 if pictures else 0
+        self._places = HashIndex((keys(name)[self._key] for name in names), len(names))
         # Its own path and, if it is a link, the path of its target.
         folders = {folder.absolute().as_posix(), folder.resolve().as_posix()} if folder else set()
         self._folders = [keys(path)[0].strip("/").split("/") for path in sorted(folders)]
 
     def find(self, name: str) -> list[str]:
         """All names that `name` can mean."""
-        matches: dict[str, None] = {}
+        return [self.names[place] for place in self.places(name)]
+
+    def places(self, name: str) -> list[int]:
+        """Positions in `names` of all names that `name` can mean."""
+        matches: dict[int, None] = {}
         for key in keys(name):
             parts = key.split("/")
             ends = [n for n in range(1, len(parts)) for folder in self._folders if parts[:n] == folder[-n:]]
             for short in [key, *("/".join(parts[n:]) for n in ends)]:
-                matches |= dict.fromkeys(self._names.get(short, ()))
+                same_hash = self._places.find(short)
+                matches |= dict.fromkeys(place for place in same_hash if keys(self.names[place])[self._key] == short)
         return list(matches)
 
     def of_last_part(self, names: Iterable[str]) -> list[tuple[str, str]]:
         """(name, other) pairs in which just one other has the same last part, in any folder."""
-        last: dict[str, list[str]] = {}
-        for key, others in self._names.items():
-            last.setdefault(key.rpartition("/")[2], []).extend(others)
+
+        def last_part(name: str) -> str:
+            return keys(name)[self._key].rpartition("/")[2]
+
+        places = HashIndex(map(last_part, self.names), len(self.names))
         pairs = []
         for name in names:
-            others = [other for key in keys(name) for other in last.get(key.rpartition("/")[2], ())]
+            ends = [key.rpartition("/")[2] for key in keys(name)]
+            found = [(end, self.names[place]) for end in ends for place in places.find(end)]
+            others = [other for end, other in found if last_part(other) == end]
             if len(others) == 1:
                 pairs.append((name, others[0]))
         return pairs

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.console import UserError
-from preprocess.csv_rows import read_text
+from preprocess.csv_rows import open_text
 from preprocess.table import Field, Row, Table, as_field
 
 _MAX_SHOWN = 60  # characters of a value in a message
@@ -23,20 +23,20 @@ def read_table(path: Path) -> Table:
             rows are read: an object lacks a key, or its value is neither a text, a number, a truth value, null nor a
             list of texts.
     """
-    text = read_text(path, "JSON lines")
-    header = tuple(dict.fromkeys(key for _, values in _objects(path, text) for key in values))
+    header = tuple(dict.fromkeys(key for _, values in _objects(path) for key in values))
 
     def read(places: Sequence[int]) -> Iterator[Row]:
         keys = [header[place] for place in places]
-        for line, values in _objects(path, text):
+        for line, values in _objects(path):
             yield line, [_field(path, line, values, key) for key in keys]
 
     return Table(path=path, header=header, read=read)
 
 
-def _objects(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line, object). JSON writes a line feed within a text as `\\n`, so a line is always a whole value."""
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, raw in enumerate(open_text(path, "JSON lines", newline="\n"), start=1):
+        line = raw.removesuffix("\n")
         if not line.strip():
             continue
         where = f"{path} line {number}"

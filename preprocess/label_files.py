@@ -1,15 +1,18 @@
 """Open labels of any kind: a CSV, JSON lines, a parquet file, or a folder with a folder per class.
 
-In: a path. Out: a `Table`, or the chips of class folders. Leaves the meaning of the fields to `labels`.
+In: a path. Out: a `Table`, or the rows of class folders. Leaves the meaning of the fields to `labels`.
 """
 
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from pathlib import Path
+
+import numpy as np
 
 from preprocess import csv_rows, json_rows
 from preprocess.console import UserError
 from preprocess.image_names import chip_name, list_chips
+from preprocess.packed_texts import first_equal
 from preprocess.table import Table
+from preprocess.tag_rows import RowCollector, TagRows
 
 FOLDERS = Path("folders")  # LABELS=folders: the labels are the names of folders
 _JSON, _PARQUET = (".jsonl", ".ndjson", ".json"), (".parquet", ".pq")
@@ -42,20 +45,13 @@ def number_of(path: Path, number: int) -> str:
     return f"{'row' if path.suffix.lower() in _PARQUET else 'line'} {number}"
 
 
-class FolderChip(NamedTuple):
-    """A chip in a class folder. `number` counts the class folders from 1. `split`: the first folder, "" without one."""
-
-    number: int
-    name: str
-    tag: str
-    split: str
-
-
-def chips_in_folders(folder: Path) -> list[FolderChip]:
-    """Every chip below `folder`, in the order of the names.
+def rows_of_folders(folder: Path) -> TagRows:
+    """A row for every chip below `folder`, in the order of the names. Class folders are counted from 1 in place of
+    lines.
 
     The tag is the folder that holds the chip. The name is its path without the suffix: `Forest/Forest_1`. Above the
-    class folders there may be folders of splits: `train/Forest/Forest_1`.
+    class folders there may be folders of splits: `train/Forest/Forest_1`. The split is the first folder, "" without
+    one.
 
     Raises:
         UserError: there is no chip, a chip lies in no class folder, or two chips have the same name.
@@ -64,18 +60,22 @@ def chips_in_folders(folder: Path) -> list[FolderChip]:
         raise UserError(
             f"{folder}: expected a folder of class folders, found {'a file' if folder.exists() else 'nothing'}."
         )
-    chips: list[FolderChip] = []
-    numbers: dict[str, int] = {}
-    files: dict[str, str] = {}
-    for file in list_chips(folder).names:
-        name, parent = chip_name(file), PurePosixPath(file).parent
-        if not parent.name:
-            raise UserError(f"{folder}: expected every chip in the folder of its class, found {file} outside of them.")
-        if name in files:
-            raise UserError(f"{folder}: {files[name]} and {file} would both be the chip {name}. Remove one of them.")
-        files[name] = file
-        number = numbers.setdefault(parent.as_posix(), len(numbers) + 1)
-        chips.append(FolderChip(number, name, parent.name, parent.parts[0] if len(parent.parts) > 1 else ""))
-    if not chips:
+    files = list_chips(folder).names
+    rows, numbers = RowCollector(), dict[str, int]()
+    outside = next((place for place, file in enumerate(files) if "/" not in file), len(files))
+    first = first_equal(files[:outside] if outside < len(files) else files, chip_name)
+    if len(again := np.flatnonzero(first != np.arange(len(first)))):
+        one, other = files[int(first[again[0]])], files[int(again[0])]
+        raise UserError(f"{folder}: {one} and {other} would both be the chip {chip_name(one)}. Remove one of them.")
+    if outside < len(files):
+        raise UserError(
+            f"{folder}: expected every chip in the folder of its class, found {files[outside]} outside of them."
+        )
+    for file in files:
+        parent = file.rpartition("/")[0]
+        number = numbers.setdefault(parent, len(numbers) + 1)
+        split, nested, _ = parent.partition("/")
+        rows.add(number, chip_name(file), (parent.rpartition("/")[2],), split if nested else "")
+    if not files:
         raise UserError(f"{folder}: expected chips in class folders, found none.")
-    return chips
+    return rows.rows("folders")

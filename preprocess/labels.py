@@ -4,10 +4,10 @@ In: a CSV, JSON lines, a parquet file or a folder of class folders, and its `Lab
 opening the file to `label_files`, finding the chips' files to `file_matching` and dividing the rows to `splits`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,10 +15,12 @@ from preprocess import tags
 from preprocess.console import UserError
 from preprocess.csv_rows import read_table
 from preprocess.image_names import stem, unsafe
-from preprocess.label_files import chips_in_folders, number_of, open_table
+from preprocess.label_files import number_of, open_table, rows_of_folders
 from preprocess.label_settings import LabelSettings, column_places
+from preprocess.packed_texts import PackedTexts, first_equal
 from preprocess.split_rules import NO_SPLIT, split_number
 from preprocess.table import Field, Row, Table
+from preprocess.tag_rows import RowCollector, TagRows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,33 +32,12 @@ class LabelTable:
     SPLIT_COLUMN and without folders of splits. `columns`: those of the file, () for class folders.
     """
 
-    names: tuple[str, ...]
+    names: Sequence[str]
     labels: np.ndarray
     classes: tuple[str, ...]
     lines: np.ndarray
     padded: frozenset[int]
     split: np.ndarray | None = None
-    columns: tuple[str, ...] = ()
-
-
-class TagRow(NamedTuple):
-    """One row of the CSV: its name as written, its tags in order, including repeated ones, and its split as written."""
-
-    line: int
-    name: str
-    tags: tuple[str, ...]
-    split: str = ""
-
-
-class TagRows(NamedTuple):
-    """Rows of one form: that of `LabelSettings`, or "list" where the file itself holds lists.
-
-    `classes` are those of a one-hot file, else None. `columns`: of the file.
-    """
-
-    form: str
-    classes: tuple[str, ...] | None
-    rows: list[TagRow]
     columns: tuple[str, ...] = ()
 
 
@@ -96,17 +77,13 @@ def read_tags(path: Path, settings: LabelSettings, classes: tuple[str, ...] | No
         UserError: the file cannot be read, a column is missing, or a field does not follow the format.
     """
     if settings.format == "folders":
-        chips = chips_in_folders(path)
-        tags_of = {chip.tag: (chip.tag,) for chip in chips}
-        rows = [TagRow(chip.number, chip.name, tags_of[chip.tag], chip.split) for chip in chips]
-        return TagRows("folders", None, rows)
+        return rows_of_folders(path)
     table = open_table(path, settings.csv_separator)
     if settings.format == "onehot":
         return _read_onehot(table, settings, classes)
     names = (settings.name_column, settings.tags_column, *settings.split_columns)
     places = column_places(table, names, settings)
-    same: dict[tuple[str, ...], tuple[str, ...]] = {}  # rows with equal tags share one tuple in memory
-    rows = []
+    rows = RowCollector()
     form = ""  # known from the first row with a tag on
     for line, (name, field, *split) in _of_columns(table, places):
         form = form or (settings.form_of(field) if field else "")
@@ -114,10 +91,9 @@ def read_tags(path: Path, settings: LabelSettings, classes: tuple[str, ...] | No
         if found is None:
             reason = tags.unexpected(field, form, settings.tags_separator)
             raise UserError(f"{path} {number_of(path, line)}: {reason}")
-        row = same.setdefault(tuple(found), tuple(found))
         texts = [_text(table, line, field) for field in (name, *split)]
-        rows.append(TagRow(line, texts[0], row, *texts[1:]))
-    return TagRows(form or settings.format, None, rows, table.header)
+        rows.add(line, texts[0], tuple(found), *texts[1:])
+    return rows.rows(form or settings.format, columns=table.header)
 
 
 def read_labels(
@@ -135,92 +111,100 @@ def read_labels(
             not in `classes`.
     """
     settings = settings or LabelSettings()
-    form, marked, rows, columns = read_tags(path, settings, classes)
-    chips, chip_of_row = _chips(path, rows, settings)
+    rows = read_tags(path, settings, classes)
+    first, chip_of_row = _chips(path, rows, settings)
     first_line: dict[str, int] = {}
-    for row in rows:
-        for tag in row.tags:
-            first_line.setdefault(tag, row.line)
-    checked = dict.fromkeys(marked, 1) if marked else first_line
+    for line, row_tags in zip(rows.first_lines(), rows.tags, strict=True):
+        for tag in row_tags:
+            first_line.setdefault(tag, line)
+    checked = dict.fromkeys(rows.classes, 1) if rows.classes else first_line
     places = {tag: number_of(path, line) for tag, line in checked.items()}
-    if odd := tags.odd_tag(places, classes or (), form, settings.tags_separator):
+    if odd := tags.odd_tag(places, classes or (), rows.form, settings.tags_separator):
         raise UserError(f"{path} {odd[0]}: {odd[1]}")
-    order = classes or marked or tuple(sorted(first_line))
+    order = classes or rows.classes or tuple(sorted(first_line))
     if not first_line:
         raise UserError(f"{path}: expected tags, found none in {len(rows)} rows.")
-    labels = _multi_hot(path, rows, chip_of_row, order)
-    has_split = bool(settings.split_column) or _split_folders(form, rows)
+    labels = _multi_hot(path, rows, first, chip_of_row, order)
+    has_split = bool(settings.split_column) or _split_folders(rows)
+    names = rows.names.take(first)
+    padded = frozenset(index for index, name in enumerate(names) if name != name.strip())
     return LabelTable(
-        names=tuple(row.name.strip() for row in chips), labels=labels, classes=order,
-        lines=np.array([row.line for row in chips], np.int64),
-        padded=frozenset(index for index, row in enumerate(chips) if row.name != row.name.strip()),
-        split=_splits(path, rows, chip_of_row, settings) if has_split else None, columns=columns,
+        names=PackedTexts.collect(name.strip() for name in names) if padded else names, labels=labels, classes=order,
+        lines=rows.lines[first], padded=padded, columns=rows.columns,
+        split=_splits(path, rows, first, chip_of_row, settings) if has_split else None,
     )  # fmt: skip
 
 
-def _chips(path: Path, rows: list[TagRow], settings: LabelSettings) -> tuple[list[TagRow], list[int]]:
+def _chips(path: Path, rows: TagRows, settings: LabelSettings) -> tuple[np.ndarray, np.ndarray]:
     """(first row of each chip, index of the chip of each row). In the long format a chip has several rows."""
-    chip_of: dict[str, int] = {}
-    chips: list[TagRow] = []
-    for row in rows:
-        name = row.name.strip()
-        if reason := unsafe(name):
-            raise UserError(
-                f"{path} {number_of(path, row.line)}: {settings.name_column} {row.name!r} {reason}; "
-                "expected a file below the folder."
-            )
-        key = stem(name)
-        if key not in chip_of:
-            chip_of[key] = len(chips)
-            chips.append(row)
-            continue
-        first = chips[chip_of[key]]
-        if settings.format != "long" or first.name.strip() != name:
-            more = " LABELS_FORMAT=long reads one row per chip and tag." if settings.format == "tags" else ""
-            raise UserError(
-                f"{path} {number_of(path, row.line)}: {settings.name_column} {row.name!r} is also "
-                f"in {number_of(path, first.line)}. Remove one of them.{more}"
-            )
-    return chips, [chip_of[stem(row.name.strip())] for row in rows]
+    unsafe_row = next((row for row, name in enumerate(rows.names) if unsafe(name.strip())), len(rows))
+    names = rows.names if unsafe_row == len(rows) else rows.names[:unsafe_row]
+    first = first_equal(names, lambda name: stem(name.strip()))
+    again = np.flatnonzero(first != np.arange(len(first)))
+    if settings.format == "long":
+        again = np.array([row for row in again.tolist() if names[row].strip() != names[int(first[row])].strip()], int)
+    if len(again):
+        more = " LABELS_FORMAT=long reads one row per chip and tag." if settings.format == "tags" else ""
+        raise UserError(
+            f"{path} {number_of(path, int(rows.lines[again[0]]))}: {settings.name_column} {names[int(again[0])]!r} is "
+            f"also in {number_of(path, int(rows.lines[first[again[0]]]))}. Remove one of them.{more}"
+        )
+    if unsafe_row < len(rows):
+        name = rows.names[unsafe_row]
+        raise UserError(
+            f"{path} {number_of(path, int(rows.lines[unsafe_row]))}: {settings.name_column} {name!r} "
+            f"{unsafe(name.strip())}; expected a file below the folder."
+        )
+    is_first = first == np.arange(len(first))
+    return np.flatnonzero(is_first), (np.cumsum(is_first) - 1)[first]
 
 
-def _multi_hot(path: Path, rows: list[TagRow], chip_of_row: list[int], classes: tuple[str, ...]) -> np.ndarray:
+def _multi_hot(
+    path: Path, rows: TagRows, first: np.ndarray, chip_of_row: np.ndarray, classes: tuple[str, ...]
+) -> np.ndarray:
     """(chips, classes) uint8."""
     column = {tag: index for index, tag in enumerate(classes)}
-    labels = np.zeros((max(chip_of_row) + 1, len(classes)), np.uint8)
-    for index, row in zip(chip_of_row, rows, strict=True):
-        for tag in row.tags:
+    kinds = np.zeros((len(rows.tags), len(classes)), np.uint8)
+    for kind, (line, row_tags) in enumerate(zip(rows.first_lines(), rows.tags, strict=True)):
+        for tag in row_tags:
             if tag not in column:
                 raise UserError(
-                    f"{path} {number_of(path, row.line)}: expected one of the classes {', '.join(classes)}, "
-                    f"found tag {tag!r}."
+                    f"{path} {number_of(path, line)}: expected one of the classes {', '.join(classes)}, found tag "
+                    f"{tag!r}."
                 )
-            labels[index, column[tag]] = 1
+            kinds[kind, column[tag]] = 1
+    if len(first) == len(rows):
+        return np.asarray(kinds[rows.kinds])
+    labels = np.zeros((len(first), len(classes)), np.uint8)
+    for index in range(len(classes)):
+        labels[chip_of_row[kinds[rows.kinds, index] == 1], index] = 1
     return labels
 
 
-def _split_folders(form: str, rows: list[TagRow]) -> bool:
+def _split_folders(rows: TagRows) -> bool:
     """Whether all class folders lie in folders named train, val or test."""
-    return form == "folders" and all(split_number(row.split) is not None for row in rows)
+    return rows.form == "folders" and all(split_number(split) is not None for split in rows.splits)
 
 
-def _splits(path: Path, rows: list[TagRow], chip_of_row: list[int], settings: LabelSettings) -> np.ndarray:
+def _splits(
+    path: Path, rows: TagRows, first: np.ndarray, chip_of_row: np.ndarray, settings: LabelSettings
+) -> np.ndarray:
     """(chips,) uint8: number of each chip's split."""
-    splits = np.full(max(chip_of_row) + 1, NO_SPLIT, np.uint8)
-    for index, row in zip(chip_of_row, rows, strict=True):
-        number = split_number(row.split)
-        if number is None:
-            raise UserError(
-                f"{path} {number_of(path, row.line)}: expected train, val (or validation) or test in column "
-                f"{settings.split_column}, found {row.split!r}."
-            )
-        if splits[index] not in (NO_SPLIT, number):
-            raise UserError(
-                f"{path} {number_of(path, row.line)}: {settings.name_column} {row.name!r} is in the split "
-                f"{row.split!r} here and in another split above. Write one split in all its rows."
-            )
-        splits[index] = number
-    return splits
+    known = [split_number(split) for split in rows.splits]
+    numbers = np.array([NO_SPLIT if number is None else number for number in known], np.uint8)[rows.split_kinds]
+    splits = np.asarray(numbers[first])
+    if not len(wrong := np.flatnonzero((numbers == NO_SPLIT) | (numbers != splits[chip_of_row]))):
+        return splits
+    row = int(wrong[0])
+    where, text = f"{path} {number_of(path, int(rows.lines[row]))}", rows.splits[rows.split_kinds[row]]
+    if numbers[row] == NO_SPLIT:
+        raise UserError(
+            f"{where}: expected train, val (or validation) or test in column {settings.split_column}, found {text!r}."
+        )
+    raise UserError(
+        f"{where}: {settings.name_column} {rows.names[row]!r} is in the split {text!r} here and in another split "
+        "above. Write one split in all its rows."
+    )
 
 
 def _read_onehot(table: Table, settings: LabelSettings, classes: tuple[str, ...] | None) -> TagRows:
@@ -235,13 +219,13 @@ def _read_onehot(table: Table, settings: LabelSettings, classes: tuple[str, ...]
             "Remove the column, or list the class columns: CLASSES=a,b"
         )
     places = column_places(table, columns)
-    rows = []
+    rows = RowCollector()
     for line, (name, *fields) in _of_columns(table, [first, *split, *places]):
         marks = zip(columns, fields[len(split) :], strict=True)
         found = tuple(column for column, field in marks if _is_marked(table, line, column, field))
         texts = [_text(table, line, field) for field in (name, *fields[: len(split)])]
-        rows.append(TagRow(line, texts[0], found, *texts[1:]))
-    return TagRows("onehot", columns, rows, table.header)
+        rows.add(line, texts[0], found, *texts[1:])
+    return rows.rows("onehot", columns, table.header)
 
 
 def _is_marked(table: Table, line: int, column: str, field: Field) -> bool:

@@ -1,19 +1,24 @@
 """Many short texts in two arrays: about 20 bytes for a file name, where Python's own strings take 70.
 
-In: texts, such as paths. Out: a sequence that makes each text when it is asked for. Leaves files to others.
+In: texts, such as paths. Out: a sequence that makes each text when it is asked for, and texts found by a hash. Leaves
+files to others.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
+import xxhash
+
+_BLOCK = 4096  # texts that are made at a time
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PackedTexts(Sequence[str]):
-    """Texts that all begin with `prefix`.
+    """Texts that all begin with `prefix`. Equal to any sequence of the same texts.
 
     data: uint8, what follows the prefix in each, one after another, as `os.fsencode` writes it. ends: (texts,) int64,
     where each one ends in `data`.
@@ -26,11 +31,21 @@ class PackedTexts(Sequence[str]):
     @classmethod
     def of(cls, texts: Sequence[str]) -> "PackedTexts":
         """Pack texts. File names that are not UTF-8 stay as they are."""
+        if isinstance(texts, PackedTexts):
+            return texts
         prefix = os.path.commonprefix([min(texts), max(texts)]) if texts else ""  # noqa: RUF071  # of characters
         first = len(prefix)
         encoded = [os.fsencode(text[first:]) for text in texts]
         ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), dtype=np.int64)
         return cls(prefix=prefix, data=np.frombuffer(b"".join(encoded), np.uint8), ends=ends)
+
+    @classmethod
+    def collect(cls, texts: Iterable[str], prefix: str = "") -> "PackedTexts":
+        """Pack texts as they come, so that they are never all in memory as Python's strings."""
+        builder = TextBuilder(prefix)
+        for text in texts:
+            builder.append(text)
+        return builder.packed()
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -47,4 +62,84 @@ class PackedTexts(Sequence[str]):
         return self.prefix + os.fsdecode(self.data[start : int(self.ends[place])].tobytes())
 
     def __iter__(self) -> Iterator[str]:
-        return (self[index] for index in range(len(self)))
+        start = 0
+        for first in range(0, len(self), _BLOCK):
+            ends = self.ends[first : first + _BLOCK].tolist()
+            offset, data = start, self.data[start : ends[-1]].tobytes()
+            for end in ends:
+                yield self.prefix + os.fsdecode(data[start - offset : end - offset])
+                start = end
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or isinstance(other, str):
+            return NotImplemented
+        return len(self) == len(other) and all(map(str.__eq__, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def take(self, rows: np.ndarray) -> "PackedTexts":
+        """The texts at `rows`; itself if these are all of them, in order."""
+        if len(rows) == len(self) and (rows == np.arange(len(self))).all():
+            return self
+        return PackedTexts.collect((self[row] for row in rows.tolist()), self.prefix)
+
+
+class TextBuilder:
+    """Packs texts that come one after another. All begin with `prefix`."""
+
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix, self._first = prefix, len(prefix)
+        self._data, self._ends = bytearray(), array("q")
+
+    def append(self, text: str) -> None:
+        """Add a text."""
+        self._data += os.fsencode(text[self._first :])
+        self._ends.append(len(self._data))
+
+    def packed(self) -> PackedTexts:
+        """All texts so far. Nothing can be added afterwards."""
+        data, ends = np.frombuffer(self._data, np.uint8), np.frombuffer(self._ends, np.int64)
+        return PackedTexts(prefix=self._prefix, data=data, ends=ends)
+
+
+class HashIndex:
+    """Finds the positions of a key among very many: 16 bytes per key, where a dict takes 100 and the key itself."""
+
+    def __init__(self, keys: Iterable[str], count: int) -> None:
+        hashes = np.fromiter(map(_hash, keys), np.uint64, count)
+        self._order = np.argsort(hashes, kind="stable")
+        self._sorted = hashes[self._order]
+
+    def find(self, key: str) -> list[int]:
+        """Positions whose key has the same hash, ascending. The caller compares the keys: hashes of 64 bits differ in
+        nearly all cases, not in all."""
+        value = np.uint64(_hash(key))
+        first = int(self._sorted.searchsorted(value))
+        last = first
+        while last < len(self._sorted) and self._sorted[last] == value:
+            last += 1
+        return [int(place) for place in self._order[first:last]]
+
+    def first_of_each(self, keys: Iterable[str], count: int) -> np.ndarray:
+        """(count,) int64: for each key the first position with the same hash, -1 where there is none."""
+        hashes = np.fromiter(map(_hash, keys), np.uint64, count)
+        places = np.minimum(self._sorted.searchsorted(hashes), max(0, len(self._sorted) - 1))
+        if not len(self._sorted):
+            return np.full(count, -1)
+        return np.where(self._sorted[places] == hashes, self._order[places], -1)
+
+
+def first_equal(texts: Sequence[str], key: Callable[[str], str] = str) -> np.ndarray:
+    """(texts,) int64: for each text the position of the first one with an equal key."""
+    hashes = np.fromiter((_hash(key(text)) for text in texts), np.uint64, len(texts))
+    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    result = np.asarray(first[inverse], np.int64)
+    places: dict[str, int] = {}  # of keys whose hash is that of another key before them
+    for place in np.flatnonzero(result != np.arange(len(texts))).tolist():
+        if (own := key(texts[place])) != key(texts[int(result[place])]):
+            result[place] = places.setdefault(own, place)
+    return result
+
+
+def _hash(text: str) -> int:
+    return xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))

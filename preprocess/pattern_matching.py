@@ -6,6 +6,7 @@ file per band keeps {band}, which `chip_reader` replaces. Names must be exact: t
 
 import os
 import re
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from preprocess.file_patterns import BAND, NAME, FilePattern
 from preprocess.image_names import bare
 from preprocess.label_files import number_of
 from preprocess.labels import LabelTable
+from preprocess.packed_texts import HashIndex, TextBuilder
 
 _SHOWN = 3  # missing files that a message names
 
@@ -30,7 +32,8 @@ def match_pattern(
         UserError: files are missing, or a name can mean two folders.
     """
     places = _Places(folder, pattern)
-    paths, rows, states, missing = [], [], [], []
+    paths, missing = TextBuilder(os.path.join(folder, "")), list[list[str]]()
+    rows, size, mtime_ns = array("q"), array("q"), array("q")
     for row, name in enumerate(table.names):
         if "{" in name:
             raise UserError(
@@ -38,7 +41,7 @@ def match_pattern(
             )
         path = places.path(bare(name))
         try:
-            states.append(state_of(path, pattern.bands))
+            state = state_of(path, pattern.bands)
         except (FileNotFoundError, NotADirectoryError):
             missing.append([file for file in paths_of(path, pattern.bands) if not Path(file).exists()])
             continue
@@ -46,9 +49,11 @@ def match_pattern(
             raise UserError(f"{path}: expected readable files ({error.strerror}). {advice(error)}".rstrip()) from error
         paths.append(path)
         rows.append(row)
+        size.append(state[0])
+        mtime_ns.append(state[1])
     _check_missing(table, folder, pattern, missing, allow_missing=allow_missing)
-    size, mtime_ns = np.array(states, np.int64).T
-    return Files(paths=tuple(paths), csv_row=np.array(rows, np.int64), size=size, mtime_ns=mtime_ns)
+    csv_row, sizes, times = (np.frombuffer(column, np.int64) for column in (rows, size, mtime_ns))
+    return Files(paths=paths.packed(), csv_row=csv_row, size=sizes, mtime_ns=times)
 
 
 def list_pattern(folder: Path, pattern: FilePattern) -> list[tuple[str, str]]:
@@ -74,12 +79,16 @@ class _Places:
 
     def __init__(self, folder: Path, pattern: FilePattern) -> None:
         self._pattern, self._folder = pattern, os.path.join(folder, *pattern.fixed)
-        self._folders: dict[str, list[str]] | None = None
+        self._folders: list[str] | None = None
         if "*" in self._folder.removeprefix(str(folder)):
-            self._folders = {}
-            for each in sorted(folder.glob("/".join(pattern.fixed))):
-                for entry in os.scandir(each) if each.is_dir() else ():
-                    self._folders.setdefault(entry.name, []).append(str(each))
+            self._folders = [str(each) for each in sorted(folder.glob("/".join(pattern.fixed))) if each.is_dir()]
+            entries, numbers = TextBuilder(), array("q")
+            for number, each in enumerate(self._folders):
+                for entry in os.scandir(each):
+                    entries.append(entry.name)
+                    numbers.append(number)
+            self._entries, self._numbers = entries.packed(), numbers
+            self._places = HashIndex(self._entries, len(numbers))
 
     def path(self, name: str) -> str:
         """The path of a name; {band} is kept."""
@@ -88,10 +97,13 @@ class _Places:
         if self._folders is None:
             return os.path.join(self._folder, *rest)
         first = rest[0].replace(BAND, pattern.bands[0]) if pattern.bands else rest[0]
-        folders = self._folders.get(first.partition("/")[0], [self._folder])
+        top = first.partition("/")[0]
+        folders = [
+            self._folders[self._numbers[place]] for place in self._places.find(top) if self._entries[place] == top
+        ]
         if len(folders) > 1:
             raise UserError(f"FILES={pattern.text}: {first!r} is in {folders[0]} and in {folders[1]}. Remove one.")
-        return os.path.join(folders[0], *rest)
+        return os.path.join(folders[0] if folders else self._folder, *rest)
 
 
 def _check_missing(

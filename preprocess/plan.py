@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,8 +48,8 @@ class Plan:
     classes: tuple[str, ...]
     num_csv_rows: int
     label_settings: LabelSettings
-    names: tuple[str, ...]
-    paths: tuple[str, ...]
+    names: Sequence[str]
+    paths: Sequence[str]
     labels: np.ndarray
     csv_row: np.ndarray
     split: np.ndarray | None
@@ -64,13 +64,13 @@ class Plan:
         """The part of the plan that worker processes need."""
         paths = PackedTexts.of(self.paths)
         return WorkPlan(
-            layout=self.layout, files=self.files, folder="" if paths.prefix.startswith("/") else str(Path.cwd()),
+            layout=self.layout, files=self.files, folder="" if paths[0].startswith("/") else str(Path.cwd()),
             paths=paths, size=self.size, mtime_ns=self.mtime_ns, corners=self.corners,
         )  # fmt: skip
 
     def settings(self) -> dict[str, str]:
         """Everything that must be equal to resume a conversion, as comparable texts."""
-        chips = hashlib.sha256(json.dumps(self.names).encode())
+        chips = _digest_of(self.names)
         chips.update(self.labels.tobytes() + self.csv_row.tobytes())
         if self.split is not None:
             chips.update(self.split.tobytes())
@@ -95,6 +95,16 @@ class Plan:
         }
 
 
+def _digest_of(texts: Sequence[str]) -> "hashlib._Hash":
+    """SHA-256 of `json.dumps` of all texts, without that text in memory."""
+    digest, separator = hashlib.sha256(b"["), ""
+    for text in texts:
+        digest.update((separator + json.dumps(text)).encode())
+        separator = ", "
+    digest.update(b"]")
+    return digest
+
+
 def make_plan(settings: ConversionSettings) -> Plan:
     """Check everything that can be checked without reading every chip, and lay out the store."""
     settings.check()
@@ -115,7 +125,7 @@ def make_plan(settings: ConversionSettings) -> Plan:
         classes=table.classes,
         num_csv_rows=len(table.names),
         label_settings=settings.label_settings,
-        names=tuple(table.names[row] for row in files.csv_row.tolist()),
+        names=PackedTexts.of(table.names).take(files.csv_row),
         paths=files.paths,
         labels=table.labels[files.csv_row],
         csv_row=files.csv_row,
