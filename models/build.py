@@ -22,6 +22,7 @@ from models.resnet import (
     adapt_conv1,
     branch,
     make_resnet,
+    padded,
     sentinel_2_channels,
 )
 from models.timm_nets import layers_of, make_timm
@@ -100,8 +101,8 @@ def _filters(
     new_bands: str,
 ) -> torch.Tensor:  # fmt: skip
     """Weights of the first layer, (outputs, bands of the branch, ...). `layer` begins every error."""
-    if bands is not None and set(bands) == set(spec.bands):
-        return pretrained[:, [bands.index(band) for band in spec.bands]]
+    if bands is not None and set(padded(bands)) == set(padded(spec.bands)):
+        return pretrained[:, [padded(bands).index(band) for band in padded(spec.bands)]]
     if bands is not None:
         return adapt_conv1(pretrained[:, [bands.index(band) for band in RGB]], branch(*spec.bands), fresh, new_bands)
     if pretrained.shape[1] == len(RGB):

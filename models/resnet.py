@@ -21,6 +21,7 @@ from torch import nn
 RGB = ("red", "green", "blue")  # the order of ImageNet's filters
 # The order of the channels in weights that were trained on all bands of Sentinel-2, such as torchgeo's.
 SENTINEL_2 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
+_PADDED = {name.replace("B0", "B"): name for name in SENTINEL_2}
 NEW_BANDS = ("kaiming", "mean", "copy-red")
 
 
@@ -40,10 +41,18 @@ class Branch:
     colours: tuple[str | None, ...]
 
 
+def padded(bands: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of bands, those of Sentinel-2 with two digits: B4 is B04. Unchanged if two bands would get one name."""
+    names = tuple(_PADDED.get(band, band) for band in bands)
+    return names if len(set(names)) == len(names) else bands
+
+
 def sentinel_2_channels(spec: Branch) -> list[int]:
-    """Where the bands of a branch are in SENTINEL_2; red, green and blue are B04, B03 and B02. Empty if one is not."""
+    """Where the bands of a branch are in SENTINEL_2, by padded names; red, green and blue are B04, B03 and B02. Empty
+    if one is not there."""
     colours = dict(zip(RGB, ("B04", "B03", "B02"), strict=True))
-    names = [colours[colour] if colour else band for band, colour in zip(spec.bands, spec.colours, strict=True)]
+    pairs = zip(spec.bands, spec.colours, strict=True)
+    names = padded(tuple(colours[colour] if colour else band for band, colour in pairs))
     return [SENTINEL_2.index(name) for name in names] if set(names) <= set(SENTINEL_2) else []
 
 

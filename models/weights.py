@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from models.archs import ARCHS
-from models.resnet import RGB, Branch, WeightsError, make_resnet
+from models.resnet import RGB, Branch, WeightsError, make_resnet, padded
 from models.timm_nets import TORCHVISION, Layers
 
 KEY = "canopy"  # of `NetworkInfo` as JSON in the metadata of a file
@@ -104,8 +104,8 @@ class Weights:
     ) -> list[tuple[dict[str, torch.Tensor], tuple[str, ...] | None]]:
         """For each branch the trunk that it starts from, and the bands of that trunk (None: not known).
 
-        A branch starts from the trunk with the same bands, in any order. All branches start from a single trunk whose
-        bands are not known, or are red, green and blue.
+        A branch starts from the trunk with the same bands, in any order; B4 and B04 are the same (`resnet.padded`).
+        All branches start from a single trunk whose bands are not known, or are red, green and blue.
 
         Raises:
             WeightsError: the weights are for other bands.
@@ -116,10 +116,13 @@ class Weights:
             trunks = self.trunks * (len(branches) // len(self.trunks))
             return [(trunk, None) for trunk in trunks]
         groups = self.info.bands
-        by_bands = {frozenset(bands): (trunk, bands) for trunk, bands in zip(self.trunks, groups, strict=True)}
-        of_branches = [frozenset(spec.bands) for spec in branches]
-        if sorted(map(sorted, by_bands)) == sorted(map(sorted, of_branches)):
-            return [by_bands[bands] for bands in of_branches]
+        for names in (tuple, padded):
+            by_bands = {
+                frozenset(names(bands)): (trunk, bands) for trunk, bands in zip(self.trunks, groups, strict=True)
+            }
+            of_branches = [frozenset(names(spec.bands)) for spec in branches]
+            if sorted(map(sorted, by_bands)) == sorted(map(sorted, of_branches)):
+                return [by_bands[bands] for bands in of_branches]
         if len(groups) == 1 and set(groups[0]) == set(RGB) and any(set(RGB) <= bands for bands in of_branches):
             return [(self.trunks[0], groups[0]) for _ in branches]
         raise WeightsError(

@@ -18,6 +18,7 @@ COUNTS = [
     ("tiffs", 400),
     ("images", 400),
     ("csvs", 1500),
+    ("jsonl,parquet", 300),
     pytest.param("stores,json", 200, marks=pytest.mark.slow),
     pytest.param("runs", 20, marks=pytest.mark.slow),
 ]
@@ -92,6 +93,6 @@ def test_every_way_to_end_is_seen(tmp_path: Path) -> None:
 def test_unknown_settings_are_refused() -> None:
     assert (
         fuzz("ONLY=tiff").stderr
-        == "error: ONLY=tiff: expected some of stores,json,tiffs,images,csvs,runs,toys, found 'tiff'.\n"
+        == "error: ONLY=tiff: expected some of stores,json,tiffs,images,csvs,jsonl,parquet,runs,toys, found 'tiff'.\n"
     )
     assert fuzz("CASE=stores").stderr.startswith("error: CASE=stores: expected KIND:SEED:NUMBER")

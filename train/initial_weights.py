@@ -7,7 +7,7 @@ metadata. Leaves tensors and names to `models.weights`.
 from pathlib import Path
 
 from models.build import imagenet_weights
-from models.resnet import SENTINEL_2, Branch, WeightsError, sentinel_2_channels
+from models.resnet import RGB, SENTINEL_2, Branch, WeightsError, sentinel_2_channels
 from models.timm_nets import layers_of
 from models.weights import KEY, NetworkInfo, Weights, file_weights
 from preprocess.console import UserError, one_line, say
@@ -102,8 +102,11 @@ def _say_channels(weights: Weights, branches: tuple[Branch, ...], arch: str) -> 
     first = [trunk[name] for trunk in weights.trunks for name in layers if name in trunk]
     channels = [sentinel_2_channels(spec) for spec in branches]
     if weights.info is None and all(channels) and all(value.shape[1] == len(SENTINEL_2) for value in first):
-        names = ",".join(SENTINEL_2[channel] for group in channels for channel in group)
-        say(f"{weights.source}: 13 channels, taken as Sentinel-2's bands B01 to B12 in order; used are {names}")
+        used = [SENTINEL_2[channel] for group in channels for channel in group]
+        own = [band for spec in branches for band in spec.bands]
+        others = [f"{band} is {name}" for band, name in zip(own, used, strict=True) if band not in (name, *RGB)]
+        text = "; ".join([",".join(used), *([", ".join(others)] if others else [])])
+        say(f"{weights.source}: 13 channels, taken as Sentinel-2's bands B01 to B12 in order; used are {text}")
 
 
 def _line(weights: Weights, pool: bool) -> str:

@@ -1,4 +1,4 @@
-"""`make fuzz SECONDS=60`: try damaged stores, TIFFs, PNGs, JPEGs, run folders, CSVs and JSON, each in a watched child.
+"""`make fuzz SECONDS=60`: try damaged stores, TIFFs, PNGs, JPEGs, labels and run folders, each in a watched child.
 
 Prints how many cases were refused, gave the undamaged result, or went wrong. Keeps each case that went wrong; then the
 exit code is 1. CASE=stores:SEED:NUMBER runs one case again and leaves its folder.
@@ -24,11 +24,13 @@ from preprocess.console import UserError
 
 # Module and class of each kind, and its share of the time. Runs come last: they load torch, and children are forked.
 KINDS = {
-    "stores": ("fuzz.stores", "Stores", 0.35),
+    "stores": ("fuzz.stores", "Stores", 0.3),
     "json": ("fuzz.stores", "Jsons", 0.1),
     "tiffs": ("fuzz.tiffs", "Tiffs", 0.15),
     "images": ("fuzz.images", "Images", 0.05),
-    "csvs": ("fuzz.csvs", "Csvs", 0.1),
+    "csvs": ("fuzz.csvs", "Csvs", 0.05),
+    "jsonl": ("fuzz.tables", "JsonLines", 0.05),
+    "parquet": ("fuzz.tables", "Parquets", 0.05),
     "runs": ("fuzz.runs", "Runs", 0.25),
     "toys": ("fuzz.toys", "Toys", 0.0),
 }

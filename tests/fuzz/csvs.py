@@ -14,14 +14,9 @@ from pathlib import Path
 
 from fuzz.damage import Special, damage_bytes, write_entry
 from fuzz.outcome import Case, Refused, attempt
+from fuzz.text_damage import damage_character, damage_encoding, damage_lines
 from preprocess import labels
 
-# Characters that change the meaning of a CSV.
-ODD = (
-    *'",;|\t \'\\\n\r\0\x0b\x0c\x1b\x07\u00a0\u2028\u202e\ufeff\u0000=#[]{}', "\r\n", '""', "\r\r", "nan", "NaN",
-    "None", ", ", '"\n', "\n\n", "ä", "a\u0308", "..", "/",
-)  # fmt: skip
-ENCODINGS = ("utf-16", "utf-16-le", "latin-1", "cp1252", "utf-32", "utf-7")
 ROWS = [
     ("image_name", "tags"), ("train_0", "haze primary"), ("train_1", "agriculture clear primary water"),
     ("b/train_2", "clear primary"), ('with "quotes", comma', "clear"), ("täg_ü", "água primary"), ("train_5", ""),
@@ -62,7 +57,9 @@ class Csvs:
             case.operations.append(f"a {content.kind}")
             return
         for _ in range(rng.choice((1, 1, 2, 3))):
-            data, text = rng.choice((damage_bytes, _character, _character, _lines, _encoding))(rng, data)
+            data, text = rng.choice((damage_bytes, damage_character, damage_character, damage_lines, damage_encoding))(
+                rng, data
+            )
             case.operations.append(text)
         write_entry(self._path.parent, self._path.name, data)
 
@@ -110,35 +107,3 @@ def strict(data: bytes) -> Table:
     if any(len(row) != len(header) for row in rows):
         raise ValueError("a row with another number of fields")
     return [(row[name].strip(), frozenset(row[tags].split())) for row in rows]
-
-
-def _character(rng: random.Random, data: bytes) -> tuple[bytes, str]:
-    text = data.decode(errors="surrogateescape")
-    at, odd = rng.randrange(len(text) + 1), rng.choice(ODD)
-    skip = rng.choice((0, 0, 1))
-    changed = text[:at] + odd + text[at + skip :]
-    if rng.random() < 0.15 and text:
-        old = rng.choice((",", " ", '"', "\n", "\r\n"))
-        changed = text.replace(old, odd)
-        return changed.encode(errors="surrogateescape"), f"every {old!r} is {odd!r}"
-    return changed.encode(errors="surrogateescape"), f"{odd!r} at {at}, in place of {skip}"
-
-
-def _lines(rng: random.Random, data: bytes) -> tuple[bytes, str]:
-    lines = data.splitlines(keepends=True) or [b""]
-    one, other = rng.randrange(len(lines)), rng.randrange(len(lines))
-    what = rng.choice(("removed", "twice", "moved", "shorter"))
-    if what == "removed":
-        del lines[one]
-    elif what == "twice":
-        lines.insert(other, lines[one])
-    elif what == "moved":
-        lines[one], lines[other] = lines[other], lines[one]
-    else:
-        lines[one] = lines[one].partition(b",")[0] + b"\n"
-    return b"".join(lines), f"line {one} {what} (line {other})"
-
-
-def _encoding(rng: random.Random, data: bytes) -> tuple[bytes, str]:
-    name = rng.choice(ENCODINGS)
-    return data.decode(errors="replace").encode(name, errors="replace"), f"as {name}"

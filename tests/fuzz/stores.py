@@ -1,84 +1,32 @@
 """Damaged stores: training's input, `make info` and `make verify` are compared with those of the undamaged store.
 
-Bases: for each of KINDS a store of 11 chips (8 x 8, 2 bands, 2 chunks per band) in 3 shards; other versions of it
-(other tags; other pixels in one chip; one chip fewer); and a foreign store with the same layout.
+Bases: `store_bases`.
 
 silent: training reads other values; or `make verify` finds nothing in a store that training or plain zarr reads
 differently or cannot read. If a chunk was changed together with its crc32c, only `make verify` can find it.
 """
 
 import contextlib
-import csv
 import io
 import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
-import tifffile
 import zarr
 
 from fuzz.crafted import craft
 from fuzz.damage import Content, Special, Tree, damage_bytes, damage_json, read_tree, special, write_entry
 from fuzz.outcome import Case, Refused, attempt, quiet
+from fuzz.store_bases import BLOCK_KM, KINDS, OTHERS, make_bases
 from pipeline.chunks import ChunkReader
 from preprocess import info as preprocess_info
-from preprocess import layout as layout_module
 from preprocess import verify
-from preprocess.commands import ConversionSettings
-from preprocess.convert import convert
 from preprocess.splits import SPLIT_NAMES, make_split
 from preprocess.zarr_store import open_store
 
-BANDS, TAGS, CHIPS = ("red", "nir"), ("clear", "road", "water"), 11
-# Codec, dtype, NODATA.
-KINDS = (
-    ("lz4", "uint16", None), ("none", "uint16", None), ("lz4", "uint8", None), ("none", "float32", None),
-    ("lz4", "float32", "-9999"),
-)  # fmt: skip
-OTHERS = ("tags", "pixels", "fewer", "foreign")
-
-
-def make_bases(bases: Path) -> None:
-    """Write all stores as BASES/lz4-uint16/base, .../tags, ..."""
-    with mock.patch.multiple(layout_module, CHUNK_BYTES=64, MAX_SHARD_CHIPS=4):
-        for kind in KINDS:
-            for version in ("base", *OTHERS):
-                _make(bases / _name(*kind), version, *kind)
-
-
-def _name(codec: str, dtype: str, nodata: str | None) -> str:
-    return f"{codec}-{dtype}{'-nodata' if nodata else ''}"
-
-
-def _make(place: Path, version: str, codec: str, dtype: str, nodata: str | None) -> None:
-    folder = place / f"{version}-tif"
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(version == "foreign")
-    top = 10_000 if dtype == "float32" else np.iinfo(dtype).max
-    rows = [("image_name", "tags"), ("absent", "road")]
-    for index in range(CHIPS - (version == "fewer")):
-        steps = rng.integers(-3, 4, (2, 8, 8)).cumsum(axis=-1) + int(rng.integers(top // 4, top // 2))
-        tags = " ".join(tag for tag in TAGS if rng.random() < 0.5)
-        if version == "pixels" and index == 5:
-            steps[1, 3, 3] += 1
-        if version == "tags" and index in (2, 3):
-            tags = "road"
-        path = folder / f"chip_{index}.tif"
-        values = np.clip(steps, 0, top).astype(dtype)
-        if nodata:
-            values[:, index % 8, 2:5] = float(nodata)
-        tifffile.imwrite(path, values, photometric="minisblack", planarconfig="separate")
-        rows.append((path.stem, tags))
-    with open(folder / "tags.csv", "w", newline="") as file:
-        csv.writer(file).writerows(rows)
-    request = ConversionSettings(
-        data=folder, labels=folder / "tags.csv", store=place / version, bands=BANDS, classes=TAGS, codec=codec, jobs=1,
-        allow_missing=True, nodata=nodata,
-    )  # fmt: skip
-    quiet(lambda: convert(request))
+__all__ = ["Jsons", "Stores", "make_bases"]
 
 
 def training_reads(path: Path) -> dict[str, Any]:
@@ -91,9 +39,15 @@ def training_reads(path: Path) -> dict[str, Any]:
     mean, std = store.band_statistics(split.train)
     arrays = {"pixels": pixels, "labels": store.labels, "mean": mean, "std": std, "csv_row": store.csv_row}
     arrays |= {part: split.indices(part) for part in SPLIT_NAMES}
+    if store.layout.nodata is not None:
+        arrays["valid_count"] = store.valid_count
+    if store.transform is not None:
+        blocked = make_split("blocked", store, block_km=BLOCK_KM)
+        arrays |= {"transform": store.transform} | {f"blocked {part}": blocked.indices(part) for part in SPLIT_NAMES}
     return {
         "bands": layout.bands, "classes": store.classes, "rows": store.num_csv_rows, "names": store.names.tolist(),
-        "fingerprint": store.fingerprint,
+        "fingerprint": store.fingerprint, "nodata": layout.nodata,
+        "crs": None if store.transform is None else store.crs.tolist(),
         **{name: (array.shape, array.dtype.str, array.tobytes()) for name, array in arrays.items()},
     }  # fmt: skip
 
@@ -115,7 +69,10 @@ def plain_zarr(path: Path, names: list[str]) -> dict[str, Any]:
     """Every array as zarr-python reads it."""
     group = zarr.open_group(path, mode="r")
     arrays: dict[str, Any] = {name: np.asarray(group[name][...]) for name in names}  # type: ignore[index]
-    return {name: (array.shape, array.dtype.str, array.tolist()) for name, array in arrays.items()}
+    return {
+        name: (array.shape, array.dtype.str, array.tobytes() if array.dtype.kind in "iuf" else array.tolist())
+        for name, array in arrays.items()
+    }
 
 
 class Base:
@@ -136,7 +93,7 @@ class Stores:
     """Damage of every kind, one or two operations per case."""
 
     def __init__(self, bases: Path, work: Path) -> None:
-        self._bases = [Base(bases / _name(*kind)) for kind in KINDS]
+        self._bases = [Base(bases / kind.name) for kind in KINDS]
         self._work = work
         for base in self._bases:
             for name, data in base.files.items():
