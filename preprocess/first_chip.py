@@ -19,7 +19,7 @@ from preprocess.raster_list import find_rasters, read_rasters
 from preprocess.tiff_metadata import Facts
 from preprocess.tiff_page import ChipError
 from preprocess.window_cut import Cut
-from preprocess.window_grid import Grid, left_over_line
+from preprocess.window_grid import Grid, left_over_line, num_windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +74,9 @@ def read_first_raster(
     rasters = read_rasters(find_rasters(settings.data, pattern), cut, bands=bands, asked=asked)
     shape = (len(bands) or rasters.count, cut.window, cut.window)
     facts = replace(rasters.facts, is_rgb=False, descriptions=()) if bands else rasters.facts
-    note = f"{sum(map(len, rasters.grids))} windows of {cut.window} x {cut.window} in {len(rasters.grids)} rasters. "
     return FirstChip(
         values=np.broadcast_to(np.zeros((), rasters.dtype), shape), facts=facts, files=rasters.files,
-        note=f"{note}{left_over_line(rasters.grids)}".rstrip(),
+        note=f"{num_windows(rasters.grids)}. {left_over_line(rasters.grids)}".rstrip(),
     ), rasters.grids  # fmt: skip
 
 

@@ -64,6 +64,12 @@ def parse_name(name: str) -> tuple[str, int, int] | None:
     return (match[1], int(match[2]), int(match[3])) if match else None
 
 
+def num_windows(grids: list[Grid]) -> str:
+    """ "12 windows of 256 x 256 in 1 raster" """
+    count, window = sum(map(len, grids)), grids[0].cut.window
+    return f"{count} windows of {window} x {window} in {len(grids)} raster{'s' if len(grids) > 1 else ''}"
+
+
 def left_over_line(grids: list[Grid]) -> str:
     """A sentence about the pixels at the edges that are in no window; "" if there are none."""
     cut = grids[0].cut

@@ -39,7 +39,13 @@ def match_windows(csv: Path, table: LabelTable, folder: Path, grids: list[Grid],
     missing: list[str] = []
     others: list[tuple[str, str]] = []
     for row, name in enumerate(table.names):
-        window = _find(name, by_name, index)
+        rasters, window = _find(name, by_name, index)
+        if len(rasters) > 1:
+            first = ", ".join(map(repr, rasters[:_SHOWN]))
+            raise UserError(
+                f"{csv} {number_of(csv, table.lines[row])}: {name!r} can mean windows of {len(rasters)} rasters: "
+                f"{first}. Write the exact name of the raster."
+            )
         if window is None:
             missing.append(name)
             continue
@@ -70,19 +76,16 @@ def match_windows(csv: Path, table: LabelTable, folder: Path, grids: list[Grid],
     )  # fmt: skip
 
 
-def _find(name: str, by_name: dict[str, Grid], index: Index) -> tuple[str, int, int] | None:
-    """(name of the raster, row, column) of the window that a name means; None if there is none."""
+def _find(name: str, by_name: dict[str, Grid], index: Index) -> tuple[list[str], tuple[str, int, int] | None]:
+    """The rasters that a name can mean; if it is one, and has that window: (raster, row, column)."""
     parsed = parse_name(bare(name))
     if parsed is None:
-        return None
+        return [], None
     raster, row, column = parsed
     rasters = [raster] if raster in by_name else index.find(raster)
-    if len(rasters) > 1:
-        first = ", ".join(map(repr, rasters[:_SHOWN]))
-        raise UserError(f"{name!r} can mean {len(rasters)} rasters: {first}. Write the exact name of the raster.")
-    if not rasters or row not in by_name[rasters[0]].rows or column not in by_name[rasters[0]].columns:
-        return None
-    return rasters[0], row, column
+    if len(rasters) != 1 or row not in by_name[rasters[0]].rows or column not in by_name[rasters[0]].columns:
+        return rasters, None
+    return rasters, (rasters[0], row, column)
 
 
 def _check_missing(

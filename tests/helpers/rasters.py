@@ -46,3 +46,10 @@ def windows_store(folder: Path, store: Path, **settings: Any) -> Store:
     """Convert the rasters in a folder with its tags.csv."""
     convert(conversion(data=folder, labels=folder / "tags.csv", store=store, **settings))
     return open_store(store)
+
+
+def cut(path: Path, places: list[tuple[int, int]], window: int, *, planar: bool = False) -> np.ndarray:
+    """The windows of a file, by tifffile and numpy: (windows, bands, window, window)."""
+    whole = tifffile.imread(path)
+    whole = whole[None] if whole.ndim == 2 else whole if planar else np.moveaxis(whole, -1, 0)
+    return np.stack([whole[:, row : row + window, column : column + window] for row, column in places])
