@@ -9,7 +9,7 @@ from pydantic import field_validator
 
 from preprocess.commands import LocalStore
 from preprocess.console import UserError
-from preprocess.files import store_place
+from preprocess.files import check_writable, store_place
 from preprocess.settings import Settings, setting
 from preprocess.split_rules import BLOCK_KM, check_rule
 from train.setting_groups import check_gpu
@@ -178,6 +178,7 @@ def curves(settings: CurvesSettings) -> int:
     from analysis.curves import draw_curves
     from preprocess.console import say
 
+    check_writable(settings.run, settings.run)
     say(f"{draw_curves(settings.run)}: learning curves")
     return 0
 
@@ -186,6 +187,7 @@ def reproduce(settings: ReproduceSettings) -> int:
     """Predict the test split again and compare; 1 if the result is another."""
     from analysis.reproduce import reproduce as predict_again
 
+    check_writable(settings.run, settings.run)
     return 0 if predict_again(settings.run, store=settings.store, gpu=settings.gpu) else 1
 
 
@@ -193,6 +195,7 @@ def report(settings: ReportSettings) -> int:
     """Make the page about a run."""
     from analysis.report import report as make_report
 
+    check_writable(settings.run / "report", settings.run)
     make_report(
         settings.run, compare=settings.compare, class_name=settings.class_name, store_path=settings.store
     )  # fmt: skip
@@ -228,5 +231,6 @@ def export(settings: ExportSettings) -> int:
     """Write a run's network as ONNX and torch.export."""
     from analysis.export import export as write_network
 
+    check_writable(settings.run, settings.run)
     write_network(settings.run, store_path=settings.store)
     return 0

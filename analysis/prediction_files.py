@@ -68,7 +68,11 @@ def output_files(out: Path, *, geojson: bool = False) -> Output:
 
 
 def finish(output: Output, run: Run, files: Files, layout: Layout, num_blocks: int) -> int:
-    """Join the blocks into the files, block by block, and remove OUT.partial. Returns the number of bad files."""
+    """Join the blocks into the files, block by block, and remove OUT.partial. Returns the number of bad files.
+
+    Raises:
+        UserError: every file is bad. Only the list of bad files is written.
+    """
     tuning, _ = f2_thresholds.halves(len(run.labels))
     thresholds = f2_thresholds.tune(run.labels[tuning], run.logits[tuning])
     _, how = tags_form(run.classes)
@@ -79,6 +83,12 @@ def finish(output: Output, run: Run, files: Files, layout: Layout, num_blocks: i
         writer.end()
     if writer.bad:
         _report_bad(output, writer.bad)
+        if len(writer.bad) == len(files.names):  # OUT would refuse the next try, and it would hold no score
+            shutil.rmtree(output.partial)
+            raise UserError(
+                f"{output.scores}: not written, because none of the {len(files.names)} files could be used. "
+                f"{output.bad} has the reasons. Correct the files or DATA, and run the same command again."
+            )
     else:
         output.bad.unlink(missing_ok=True)  # from an earlier prediction with this OUT
     located = writer.num_located > 0

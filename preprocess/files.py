@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import secrets
+import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,6 +113,21 @@ def atomic_file(path: Path, *, durable: bool = False, temporary: Path | None = N
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def check_writable(folder: Path, run: Path) -> None:
+    """UserError if no file can be made in `folder`, or in its parent if it does not exist. For commands that compute
+    for minutes before they write into a run's folder."""
+    existing = folder if folder.exists() else folder.parent
+    path = existing / f".canopy.{secrets.token_hex(8)}"
+    try:
+        path.touch()
+        path.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{existing}: expected a folder that can be written, found: {error.strerror}. Nothing was done. Copy the "
+            f"run, for example with `cp -r {shlex.quote(str(run))} runs/copy`, and use RUN=runs/copy."
+        ) from error
 
 
 def write_new(path: Path, data: bytes) -> bool:

@@ -15,6 +15,8 @@ from unittest import mock
 import numpy as np
 import pytest
 from helpers.chips import Chips
+from helpers.commands import here
+from helpers.made_runs import write_run
 
 from pipeline.inputs import raw_inputs
 from pipeline.loader import eval_loader
@@ -112,6 +114,28 @@ def test_a_share_without_locks_is_not_reported_as_another_conversion(
     ended, (line,) = command(hold, capsys)
     assert ended == 2
     assert line.startswith(f"error: {tmp_path}/s.zarr.partial/lock: No locks available. ")
+
+
+@pytest.mark.parametrize("name", ["reproduce", "report", "curves", "export"])
+def test_a_run_folder_that_cannot_be_written_is_refused_at_once_with_exit_code_2(
+    name: str, session_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 1 of reproduce means another result. Root may write everywhere, so the system's call is replaced."""
+    run = write_run(tmp_path / "run", session_store)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def refuse(self: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    ended = here("analysis", name, f"RUN={run}")
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert ended.stderr == (
+        f"error: {run}: expected a folder that can be written, found: Read-only file system. Nothing was done. Copy "
+        f"the run, for example with `cp -r {run} runs/copy`, and use RUN=runs/copy.\n"
+    )
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def read_task(path: str) -> bytes:

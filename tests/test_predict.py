@@ -183,17 +183,25 @@ BANDS = ("blue", "green", "red", "nir")
 
 
 @pytest.mark.parametrize("gone", [False, True])
-def test_a_folder_of_another_dtype_is_all_bad(trained: SimpleNamespace, tmp_path: Path, gone: bool) -> None:
+def test_if_every_file_is_bad_only_their_list_is_written_and_the_next_try_succeeds(
+    trained: SimpleNamespace, whole: Path, tmp_path: Path, gone: bool, refused: Callable
+) -> None:
     (tmp_path / "data").mkdir()
     for index in range(3):
         write_tiff(tmp_path / f"data/t_{index}.tif", np.full((32, 32, 4), index, np.uint8))
     run = run_without_store(trained, tmp_path, CHIP) if gone else trained
-    assert score(run, tmp_path / "data", tmp_path / "out.csv", bands=BANDS if gone else None) == 3
-    assert read(tmp_path / "out.csv") == {}
-    with open(tmp_path / "out_bad.csv", newline="") as file:
+    (tmp_path / "scores").mkdir()
+    out, bands = tmp_path / "scores/out.csv", BANDS if gone else None
+    text = refused(lambda: score(run, tmp_path / "data", out, bands=bands))
+    assert text.startswith(f"{out}: not written, because none of the 3 files could be used. ")
+    assert [path.name for path in (tmp_path / "scores").iterdir()] == ["out_bad.csv"]
+    with open(tmp_path / "scores/out_bad.csv", newline="") as file:
         reasons = {row["image_name"]: row["reason"] for row in csv.DictReader(file)}
     assert set(reasons) == {"t_0", "t_1", "t_2"}
     assert all("expected (4, 32, 32) uint16" in reason and "uint8" in reason for reason in reasons.values())
+    assert score(run, trained.new, out, bands=bands) == 0
+    assert read(out) == read(whole)
+    assert sorted(path.name for path in (tmp_path / "scores").iterdir()) == ["out.csv", "out_submission.csv"]
 
 
 def test_a_first_file_of_another_size_is_the_only_bad_file(
