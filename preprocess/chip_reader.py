@@ -4,7 +4,6 @@ In: a chip's path, and `ChipFiles`, which a plan makes once for all chips. Out: 
 `tiff` and `image_file`, sizes to `fit`, and which files a chip has to `file_matching` and `pattern_matching`.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from preprocess.fit import Fit, FitCounts, Fitter, window_of
 from preprocess.georeference import Place, place_in
 from preprocess.image_file import ImageReader, read_facts
 from preprocess.image_names import is_picture
+from preprocess.sources import DISK, Source
 from preprocess.tiff_metadata import Facts
 from preprocess.tiff_page import ChipError
 from preprocess.window_cut import Cut
@@ -44,26 +44,24 @@ def paths_of(path: str, bands: tuple[str, ...]) -> list[str]:
     return [path.replace(BAND, band) for band in bands] if bands else [path]
 
 
-def state_of(path: str, bands: tuple[str, ...]) -> tuple[int, int]:
+def state_of(path: str, bands: tuple[str, ...], source: Source = DISK) -> tuple[int, int]:
     """(size, time) of a chip's files, to notice that one has changed.
 
-    For one file its bytes and its time of modification in ns. For several the sum of their bytes, and a checksum of
-    all sizes and times.
+    For one file its bytes and its time of modification in ns (in object storage: the number of its ETag). For several
+    the sum of their bytes, and a checksum of all sizes and times.
     """
     if not bands:
-        status = os.stat(path)
-        return status.st_size, status.st_mtime_ns
-    every = [os.stat(each) for each in paths_of(path, bands)]
-    states = np.array([(status.st_size, status.st_mtime_ns) for status in every], "<i8")
+        return source.state(path)
+    states = np.array([source.state(each) for each in paths_of(path, bands)], "<i8")
     return int(states[:, 0].sum()), xxhash.xxh3_64_intdigest(states.tobytes()) >> 1
 
 
 class FileReader:
     """Reads single files: a TIFF, or a PNG or JPEG if the name says so. `place`: of the last one."""
 
-    def __init__(self, preset: str | None = None) -> None:
+    def __init__(self, preset: str | None = None, source: Source = DISK) -> None:
         self._check_page = presets.PRESETS[preset].check_page if preset else None
-        self._tiff, self._image = tiff.Reader(), ImageReader()
+        self._source, self._tiff, self._image = source, tiff.Reader(source.open), ImageReader(source.open)
         self.place: Place | None = None
 
     def read(self, path: str, expected: Expected) -> np.ndarray:
@@ -75,10 +73,10 @@ class FileReader:
         self.place = self._tiff.place
         return values
 
-    @staticmethod
-    def facts(path: str, expected: Expected) -> Facts:
+    def facts(self, path: str, expected: Expected) -> Facts:
         """Metadata of a file."""
-        return read_facts(path, expected) if is_picture(path) else tiff.read_facts(path, expected)
+        read = read_facts if is_picture(path) else tiff.read_facts
+        return read(path, expected, self._source.open)
 
 
 class ChipReader:
@@ -87,10 +85,10 @@ class ChipReader:
     `place`: where the chip of the last call lies; with a file per band, as the first file says that says it.
     """
 
-    def __init__(self, files: ChipFiles) -> None:
-        self._files = files
+    def __init__(self, files: ChipFiles, source: Source = DISK) -> None:
+        self._files, self.source = files, source
         # A reader per band: each remembers the header of its previous file.
-        self._readers = [FileReader(files.preset) for _ in files.expected]
+        self._readers = [FileReader(files.preset, source) for _ in files.expected]
         self._fitter = Fitter(fit=files.fit) if files.fit else None
         self._chip = np.empty(0, np.uint8)
         self.place: Place | None = None

@@ -3,11 +3,11 @@
 Out: `ChipWords`, which the commands that read chips share. Imports nothing heavy.
 """
 
-from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from pydantic import field_validator, model_validator
 
+from preprocess.addresses import Address, Location
 from preprocess.console import UserError
 from preprocess.file_patterns import BAND, check_pattern
 from preprocess.settings import Settings, setting
@@ -19,8 +19,11 @@ class ChipWords(Settings):
 
     heading: ClassVar[str] = "Chips"
 
-    data: Path = setting(
-        ..., "Folder of TIFFs, or of PNGs or JPEGs.", hint="folder", example="DATA=folder LABELS=file.csv"
+    data: Location = setting(
+        ...,
+        "Folder of TIFFs, or of PNGs or JPEGs, or its address, such as s3://bucket/chips.",
+        hint="folder",
+        example="DATA=folder LABELS=file.csv",
     )
     files: str | None = setting(
         None,
@@ -98,3 +101,18 @@ class ChipWords(Settings):
         if self.window is None:
             return None
         return Cut(window=self.window, stride=self.stride or self.window, pad=self.fit == "pad")
+
+
+def check_folder(data: Location) -> None:
+    """UserError if DATA is no folder. An address is listed when the conversion is planned."""
+    if isinstance(data, Address):
+        return
+    if not data.is_dir():
+        found = "a file" if data.exists() else "nothing"
+        raise UserError(f"DATA={data}: expected a folder of TIFFs, found {found}.")
+
+
+def refuse_windows_of(data: Location) -> None:
+    """UserError if windows shall be cut from rasters at an address: every window would fetch its raster again."""
+    if isinstance(data, Address):
+        raise UserError(f"DATA={data}: expected a folder on disk with WINDOW, found an address. Copy the rasters here.")

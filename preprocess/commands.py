@@ -10,7 +10,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import field_validator, model_validator
 
-from preprocess.chip_words import ChipWords
+from preprocess.addresses import Location
+from preprocess.chip_words import ChipWords, check_folder, refuse_windows_of
 from preprocess.cluster_words import ClusterWords, ShareWords
 from preprocess.console import UserError
 from preprocess.file_patterns import BAND
@@ -29,10 +30,10 @@ class LabelWords(Settings):
 
     heading: ClassVar[str] = "The labels"
 
-    labels: Path | None = setting(
+    labels: Location | None = setting(
         None,
-        "Table with a row per chip: the name of its file, and its tags. A CSV, JSON lines (.jsonl) or parquet. "
-        "folders: no table; the tag of a chip is the folder that holds it.",
+        "Table with a row per chip: the name of its file, and its tags. A CSV, JSON lines (.jsonl) or parquet, or its "
+        "address, such as s3://bucket/tags.csv. folders: no table; the tag of a chip is the folder that holds it.",
         hint="file.csv|file.jsonl|file.parquet|folders",
         default_text="the preset's; without PRESET it must be set",
     )
@@ -165,8 +166,10 @@ class ConversionSettings(LabelWords, StoreWords):
 
     def check(self) -> None:
         """Refuse a DATA that is no folder, and a STORE that is a file."""
+        if self.window is not None:
+            refuse_windows_of(self.data)
         check_folder(self.data)
-        if self.labels is not None and self.labels != FOLDERS and not self.labels.is_file():
+        if isinstance(self.labels, Path) and self.labels != FOLDERS and not self.labels.is_file():
             found = "a folder" if self.labels.exists() else "nothing"
             advice = " LABELS=folders reads class folders below DATA." if self.labels.is_dir() else ""
             kind = "a CSV file" if is_csv(self.labels) else "a file"
@@ -182,13 +185,6 @@ class ZarrSettings(ConversionSettings, ShareWords):
         """Refuse files and folders that are wrong, and CLUSTER without Dask."""
         ConversionSettings.check(self)
         ShareWords.check(self)
-
-
-def check_folder(data: Path) -> None:
-    """UserError if DATA is no folder."""
-    if not data.is_dir():
-        found = "a file" if data.exists() else "nothing"
-        raise UserError(f"DATA={data}: expected a folder of TIFFs, found {found}.")
 
 
 class LocalStore(Settings):
@@ -236,6 +232,7 @@ class WindowsSettings(ChipWords):
 
     def check(self) -> None:
         """Refuse a DATA that is no folder."""
+        refuse_windows_of(self.data)
         check_folder(self.data)
 
 
@@ -275,6 +272,7 @@ def windows(settings: WindowsSettings) -> int:
     from preprocess.window_list import list_windows
 
     assert settings.cut is not None  # WINDOW must be set
+    assert isinstance(settings.data, Path)  # `check` refuses an address
     list_windows(
         settings.data, settings.out, settings.cut, files=settings.files, bands=settings.bands, axes=settings.axes
     )  # fmt: skip

@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
+from preprocess.addresses import Location
 from preprocess.console import UserError, is_plain
 from preprocess.table import Row, Table
 
@@ -25,7 +26,7 @@ _BYTE_ORDER_MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
 )  # fmt: skip
 
 
-def read_table(path: Path, separator: str = ",") -> Table:
+def read_table(path: Location, separator: str = ",") -> Table:
     """Open a CSV in UTF-8, with or without a byte order mark; lines end in LF, CRLF or CR. Empty lines are skipped.
 
     Raises:
@@ -62,7 +63,7 @@ def split_names(variable: str, text: str) -> tuple[str, ...]:
     return names
 
 
-def open_text(path: Path, kind: str, *, newline: str) -> Iterator[str]:
+def open_text(path: Location, kind: str, *, newline: str) -> Iterator[str]:
     """The lines of a file in UTF-8, without a byte order mark, each with its end. The whole file is checked first.
 
     Args:
@@ -73,25 +74,43 @@ def open_text(path: Path, kind: str, *, newline: str) -> Iterator[str]:
     Raises:
         UserError: the file is missing, cannot be read or has another encoding.
     """
-    if not path.is_file():
+    if isinstance(path, Path) and not path.is_file():
         raise UserError(f"{path}: expected a {kind} file, found {'a folder' if path.is_dir() else 'nothing'}.")
     try:
-        with open(path, "rb") as file:
+        with _open_bytes(path) as file:
             _check_encoding(path, kind, file)
     except OSError as error:
         raise UserError(f"{path}: expected a readable {kind} file, found: {error.strerror}.") from error
     return _lines(path, kind, newline)
 
 
-def _lines(path: Path, kind: str, newline: str) -> Iterator[str]:
+def _open_bytes(path: Location) -> BinaryIO:
+    """A file, or the bytes of an object, which is fetched once."""
+    if isinstance(path, Path):
+        return open(path, "rb")
+    from preprocess.remote_files import read_labels
+
+    return io.BytesIO(read_labels(path))
+
+
+def is_file(path: Location) -> bool:
+    """Whether there is a file, or an object."""
+    if isinstance(path, Path):
+        return path.is_file()
+    from preprocess.remote_files import exists
+
+    return exists(path)
+
+
+def _lines(path: Location, kind: str, newline: str) -> Iterator[str]:
     try:
-        with open(path, encoding="utf-8-sig", newline=newline) as file:
+        with io.TextIOWrapper(_open_bytes(path), encoding="utf-8-sig", newline=newline) as file:
             yield from file
     except (OSError, UnicodeDecodeError) as error:  # it was whole a moment before
         raise UserError(f"{path}: expected a readable {kind} file, found a file that changes.") from error
 
 
-def _check_encoding(path: Path, kind: str, file: BinaryIO) -> None:
+def _check_encoding(path: Location, kind: str, file: BinaryIO) -> None:
     """Raise UserError if the bytes of a file are not UTF-8. They are read in blocks: a file can be larger than memory
     allows."""
     start = file.read(4)
@@ -137,11 +156,11 @@ def _blocks(file: BinaryIO, count: int | None = None) -> Iterator[bytes]:
         yield block
 
 
-def _convert(path: Path, encoding: str) -> str:
+def _convert(path: Location, encoding: str) -> str:
     return f"Save it as UTF-8, for example: iconv -f {encoding} -t UTF-8 {path.name} > utf8{path.suffix}"
 
 
-def _parsed(path: Path, lines: Iterator[str], separator: str) -> Iterator[tuple[int, list[str]]]:
+def _parsed(path: Location, lines: Iterator[str], separator: str) -> Iterator[tuple[int, list[str]]]:
     for number, raw in enumerate(lines, start=1):
         line = raw.rstrip("\r\n")
         if "\0" in line:
@@ -165,7 +184,7 @@ def _fields(line: str, separator: str, where: str) -> list[str]:
         raise UserError(f"{where}: expected a CSV row, found something else ({error}).") from error
 
 
-def _of_width(path: Path, rows: Iterator[tuple[int, list[str]]], width: int) -> Iterator[tuple[int, list[str]]]:
+def _of_width(path: Location, rows: Iterator[tuple[int, list[str]]], width: int) -> Iterator[tuple[int, list[str]]]:
     for line, fields in rows:
         if len(fields) != width:
             advice = ' Put quotes around a field with a comma ("a,b").' if len(fields) > width else ""

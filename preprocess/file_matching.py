@@ -10,12 +10,22 @@ import posixpath
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from preprocess.addresses import Location
 from preprocess.console import UserError, say
-from preprocess.image_names import PICTURES, Index, bare, difference, find_exactly, is_picture, list_files, list_tiffs
+from preprocess.image_names import (
+    PICTURES,
+    Index,
+    bare,
+    difference,
+    find_exactly,
+    is_picture,
+    list_files,
+    list_tiffs,
+    state_below,
+)
 from preprocess.label_files import number_of
 from preprocess.labels import LabelTable
 from preprocess.packed_texts import HashIndex, PackedTexts, TextBuilder, first_equal
@@ -34,7 +44,7 @@ class Files:
     mtime_ns: np.ndarray
 
 
-def match_files(csv: Path, table: LabelTable, folder: Path, *, allow_missing: bool) -> Files:
+def match_files(csv: Location, table: LabelTable, folder: Location, *, allow_missing: bool) -> Files:
     """Look up every row. Rows without a file are refused, or skipped and counted.
 
     Raises:
@@ -45,8 +55,8 @@ def match_files(csv: Path, table: LabelTable, folder: Path, *, allow_missing: bo
     size, mtime_ns = np.zeros(count, np.int64), np.zeros(count, np.int64)
     found = np.zeros(count, bool)
 
-    def take(row: int, status: os.stat_result) -> None:
-        found[row], size[row], mtime_ns[row] = True, status.st_size, status.st_mtime_ns
+    def take(row: int, state: tuple[int, int]) -> None:
+        found[row], (size[row], mtime_ns[row]) = True, state
 
     for row, name in enumerate(table.names):
         # A name with surrounding spaces in the CSV may also mean a file that has them.
@@ -59,7 +69,7 @@ def match_files(csv: Path, table: LabelTable, folder: Path, *, allow_missing: bo
         if not found.any() and not len(similar.rows):
             similar = _pictures(csv, table, folder) or similar
         for row, file in similar:
-            take(row, os.stat(os.path.join(folder, file)))
+            take(row, state_below(folder, file))
         paths = _joined(folder, paths, similar, found)
         _check_once(csv, table, paths, np.flatnonzero(found))
         _report(csv, table, similar)
@@ -81,7 +91,7 @@ class _Similar:
             yield row, self.index.names[place]
 
 
-def _joined(folder: Path, exact: PackedTexts, similar: _Similar, found: np.ndarray) -> PackedTexts:
+def _joined(folder: Location, exact: PackedTexts, similar: _Similar, found: np.ndarray) -> PackedTexts:
     """The paths of all rows with a file, in order."""
     others = np.zeros(len(found), bool)
     others[similar.rows] = True
@@ -90,7 +100,7 @@ def _joined(folder: Path, exact: PackedTexts, similar: _Similar, found: np.ndarr
     return PackedTexts.collect(paths, exact.prefix)
 
 
-def _pictures(csv: Path, table: LabelTable, folder: Path) -> _Similar | None:
+def _pictures(csv: Location, table: LabelTable, folder: Location) -> _Similar | None:
     """The PNG or JPEG of each row; None if there are none below `folder`. The exact name comes first."""
     names = list_files(folder, PICTURES).names
     if not names:
@@ -108,7 +118,7 @@ def _pictures(csv: Path, table: LabelTable, folder: Path) -> _Similar | None:
     return _Similar(rows=rows, places=exact[rows], index=index)
 
 
-def _similar(csv: Path, table: LabelTable, folder: Path, rows: np.ndarray, index: Index) -> _Similar:
+def _similar(csv: Location, table: LabelTable, folder: Location, rows: np.ndarray, index: Index) -> _Similar:
     """The only file below `folder` that the name of each of `rows` can mean; rows without one are skipped."""
     found, places = array("q"), array("q")
     for row in rows.tolist():
@@ -125,7 +135,7 @@ def _similar(csv: Path, table: LabelTable, folder: Path, rows: np.ndarray, index
     return _Similar(rows=np.array(found, np.int64), places=np.array(places, np.int64), index=index)
 
 
-def _check_once(csv: Path, table: LabelTable, paths: PackedTexts, rows: np.ndarray) -> None:
+def _check_once(csv: Location, table: LabelTable, paths: PackedTexts, rows: np.ndarray) -> None:
     """`paths` of `rows`."""
     first = first_equal(paths)
     if len(again := np.flatnonzero(first != np.arange(len(first)))):
@@ -136,7 +146,7 @@ def _check_once(csv: Path, table: LabelTable, paths: PackedTexts, rows: np.ndarr
         )
 
 
-def _report(csv: Path, table: LabelTable, similar: _Similar) -> None:
+def _report(csv: Location, table: LabelTable, similar: _Similar) -> None:
     """Print how names differ from their files, with one example. A picture may be named without its suffix."""
     first, count = (0, ""), 0
     for row, file in similar:
@@ -156,7 +166,9 @@ def _report(csv: Path, table: LabelTable, similar: _Similar) -> None:
     )
 
 
-def _check_missing(table: LabelTable, folder: Path, found: np.ndarray, index: Index, *, allow_missing: bool) -> None:
+def _check_missing(
+    table: LabelTable, folder: Location, found: np.ndarray, index: Index, *, allow_missing: bool
+) -> None:
     missing = [table.names[row] for row in np.flatnonzero(~found).tolist()]
     if not missing:
         return

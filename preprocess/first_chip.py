@@ -5,6 +5,7 @@ the names of the bands to `plan`.
 """
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from preprocess.file_patterns import FilePattern
 from preprocess.fit import Fit
 from preprocess.image_names import is_picture
 from preprocess.raster_list import find_rasters, read_rasters
+from preprocess.sources import source_of
 from preprocess.tiff_metadata import Facts
 from preprocess.tiff_page import ChipError
 from preprocess.window_cut import Cut
@@ -71,6 +73,7 @@ def read_first_raster(
     bands = pattern.bands if pattern else ()
     count = 1 if bands else len(settings.bands) if settings.bands else None
     asked = Expected(axes=settings.axes, num_bands=count, is_rgb=settings.bands is None)
+    assert isinstance(settings.data, Path)  # the settings refuse an address
     rasters = read_rasters(find_rasters(settings.data, pattern), cut, bands=bands, asked=asked)
     shape = (len(bands) or rasters.count, cut.window, cut.window)
     facts = replace(rasters.facts, is_rgb=False, descriptions=()) if bands else rasters.facts
@@ -85,7 +88,7 @@ def _one_file(path: str, settings: ConversionSettings, fit: Fit | None) -> First
     if settings.axes and is_picture(path):
         raise UserError(f"AXES={settings.axes} has no effect with PNG and JPEG files ({path}); leave it out.")
     asked = Expected(axes=settings.axes, num_bands=len(bands) if bands else None)
-    reader = FileReader(settings.preset)
+    reader = FileReader(settings.preset, source_of(path))
     first, facts = reader.read(path, asked), reader.facts(path, asked)
     count, height, width = first.shape
     if is_picture(path) and count in (2, 4) and first[-1].min() == np.iinfo(first.dtype).max:
@@ -102,7 +105,7 @@ def _one_file(path: str, settings: ConversionSettings, fit: Fit | None) -> First
 
 
 def _per_band(path: str, settings: ConversionSettings, bands: tuple[str, ...], fit: Fit | None) -> FirstChip:
-    reader, asked = FileReader(settings.preset), Expected(num_bands=1)
+    reader, asked = FileReader(settings.preset, source_of(path)), Expected(num_bands=1)
     files = paths_of(path, bands)
     values = []
     for file in files:

@@ -10,15 +10,17 @@ they save them so, with Adobe's marker, no value changes.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import imagecodecs
 import numpy as np
 
 from preprocess import jpeg_stream, png_chunks
+from preprocess.console import UserError
 from preprocess.expected import ANY, Expected
 from preprocess.files import open_regular
 from preprocess.jpeg_stream import Stream
@@ -27,6 +29,7 @@ from preprocess.tiff_header import MAX_CHIP_BYTES, MAX_SIDE, complaints_are_erro
 from preprocess.tiff_metadata import Facts
 from preprocess.tiff_page import ChipError
 
+OpenFile = Callable[[str | Path], BinaryIO]
 _ADVICE = "Fetch it again, or remove it from the CSV."
 _UNFINISHED = 128  # the value that libjpeg gives to pixels for which a stream has no data
 
@@ -55,7 +58,8 @@ class _Picture:
 class ImageReader:
     """Reads chips into memory that is reused: in fresh memory, decoding a JPEG takes 1.6 times as long."""
 
-    def __init__(self) -> None:
+    def __init__(self, open_file: OpenFile = open_regular) -> None:
+        self._open_file = open_file
         self._decoded: np.ndarray = np.empty(0, np.uint8)
         self._chip: np.ndarray = np.empty(0, np.uint8)
 
@@ -71,7 +75,7 @@ class ImageReader:
             OSError: raised by the operating system.
         """
         with _damage_named(path):
-            picture = _parse(_file_bytes(path), path)
+            picture = _parse(_file_bytes(path, self._open_file), path)
             shape = _expected_shape(picture, expected)
             expected.check(path, shape, picture.dtype)
             if (self._decoded.shape, self._decoded.dtype.name) != (picture.decoded_shape, picture.dtype):
@@ -87,10 +91,10 @@ class ImageReader:
         return self._chip
 
 
-def read_facts(path: str | Path, expected: Expected = ANY) -> Facts:
+def read_facts(path: str | Path, expected: Expected = ANY, open_file: OpenFile = open_regular) -> Facts:
     """Read only the header; raises like `ImageReader.read`."""
     with _damage_named(path):
-        picture = _parse(_file_bytes(path), path)
+        picture = _parse(_file_bytes(path, open_file), path)
     colours = set(picture.header.transparent) if isinstance(picture.header, PngHeader) else set()
     return Facts(
         is_rgb=_expected_shape(picture, expected)[0] == 3, is_other_than_rgb=False, zero_is_white=False,
@@ -103,16 +107,16 @@ def _damage_named(path: str | Path) -> Iterator[None]:
     """Turn every error of the parsers and decoders into a ChipError that names the file."""
     try:
         yield
-    except (ChipError, MemoryError, OSError):
+    except (UserError, MemoryError, OSError):
         raise
     except Exception as error:  # each codec has an error of its own
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ChipError(path, "a valid PNG or JPEG", f"a file that is damaged ({reason})", _ADVICE) from error
 
 
-def _file_bytes(path: str | Path) -> bytes:
+def _file_bytes(path: str | Path, open_file: OpenFile) -> bytes:
     """The bytes of a file, if a chip can have so many."""
-    with open_regular(path) as file:
+    with open_file(path) as file:
         if (size := file.seek(0, os.SEEK_END)) > 2 * MAX_CHIP_BYTES:
             raise ChipError(path, f"a chip of at most {MAX_CHIP_BYTES // 2**20} MiB", f"a file of {size >> 20} MiB")
         file.seek(0)

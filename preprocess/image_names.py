@@ -11,9 +11,14 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
+from preprocess.addresses import Address, Location
 from preprocess.console import UserError, advice
 from preprocess.packed_texts import HashIndex, PackedTexts
+
+if TYPE_CHECKING:
+    from preprocess.remote_files import State
 
 SUFFIXES = (".tif", ".tiff", ".geotiff")  # in any case
 PICTURES = (".jpg", ".jpeg", ".png")  # chips themselves, or pictures made from TIFFs that a CSV may name
@@ -81,12 +86,12 @@ class Listing:
         return f"skipped: {' and '.join(counts)}." if counts else ""
 
 
-def list_tiffs(folder: Path) -> Listing:
+def list_tiffs(folder: Location) -> Listing:
     """Every TIFF below `folder`; see `list_files`."""
     return list_files(folder, SUFFIXES)
 
 
-def list_files(folder: Path, suffixes: tuple[str, ...]) -> Listing:
+def list_files(folder: Location, suffixes: tuple[str, ...]) -> Listing:
     """Every file with one of the suffixes. Links to files and folders are followed, except into a parent folder of the
     link.
 
@@ -94,13 +99,18 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> Listing:
         UserError: a folder cannot be listed.
     """
     listing = Listing(suffixes=suffixes)
-    _list(str(folder), "", (), listing)
+    if isinstance(folder, Address):
+        for name in _objects(folder):
+            if name.lower().endswith(suffixes):
+                (listing.hidden if name.startswith(".") or "/." in name else listing.names).append(name)
+    else:
+        _list(str(folder), "", (), listing)
     for names in (listing.names, listing.hidden, listing.dangling):
         names.sort()
     return listing
 
 
-def list_chips(folder: Path) -> Listing:
+def list_chips(folder: Location) -> Listing:
     """Every TIFF below `folder`; every PNG and JPEG if there is no TIFF. `chip_name` gives their names."""
     listing = list_files(folder, SUFFIXES)
     if not listing.names and (pictures := list_files(folder, PICTURES)).names:
@@ -147,8 +157,23 @@ def _take(entry: os.DirEntry[str], below: str, listing: Listing) -> bool:
     return False
 
 
-def find_exactly(folder: Path, name: str) -> tuple[str, os.stat_result] | None:
-    """(path, stat) of the file with exactly this name, with or without suffix; one stat if the first candidate exists.
+def state_below(folder: Location, name: str) -> tuple[int, int]:
+    """Size and time in ns of a file below a folder; in object storage, as the listing says, the number of its ETag."""
+    if isinstance(folder, Address):
+        return _objects(folder)[name]
+    status = os.stat(os.path.join(folder, name))
+    return status.st_size, status.st_mtime_ns
+
+
+def _objects(folder: Address) -> "dict[str, State]":
+    from preprocess.remote_files import list_folder
+
+    return list_folder(folder)
+
+
+def find_exactly(folder: Location, name: str) -> tuple[str, tuple[int, int]] | None:
+    """(path, state) of the file with exactly this name, with or without suffix; see `state_below`. One stat if the
+    first candidate exists.
 
     Raises:
         UserError: something with that name is not a file, or cannot be accessed.
@@ -156,6 +181,10 @@ def find_exactly(folder: Path, name: str) -> tuple[str, os.stat_result] | None:
     whole, base = posixpath.normpath(name), stem(name)
     for candidate in dict.fromkeys([*([whole] if whole != base else []), *(base + suffix for suffix in _FIRST)]):
         path = os.path.join(folder, candidate)
+        if isinstance(folder, Address):
+            if candidate in _objects(folder):
+                return path, state_below(folder, candidate)
+            continue
         try:
             status = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -165,20 +194,22 @@ def find_exactly(folder: Path, name: str) -> tuple[str, os.stat_result] | None:
         if not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "something else"
             raise UserError(f"{path}: expected a TIFF file, found {kind}. Rename it, or remove the chip from the CSV.")
-        return path, status
+        return path, (status.st_size, status.st_mtime_ns)
     return None
 
 
 class Index:
     """Names by their keys, to find a name that is not written exactly as its file or chip."""
 
-    def __init__(self, names: Collection[str], folder: Path | None = None, *, pictures: bool = False) -> None:
+    def __init__(self, names: Collection[str], folder: Location | None = None, *, pictures: bool = False) -> None:
         """`folder` holds the names: a name may repeat the end of its path (`tif/a` in `chips/tif`). `pictures`: the
         names are files with the suffix of a picture, not chips whose name may end in one."""
         self.names, self._key = PackedTexts.collect(names), -1 if pictures else 0
         self._places = HashIndex((keys(name)[self._key] for name in names), len(names))
         # Its own path and, if it is a link, the path of its target.
-        folders = {folder.absolute().as_posix(), folder.resolve().as_posix()} if folder else set()
+        folders = {str(folder)} if isinstance(folder, Address) else set()
+        if isinstance(folder, Path):
+            folders = {folder.absolute().as_posix(), folder.resolve().as_posix()}
         self._folders = [keys(path)[0].strip("/").split("/") for path in sorted(folders)]
 
     def find(self, name: str) -> list[str]:

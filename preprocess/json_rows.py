@@ -5,9 +5,9 @@ In: a path. Out: a `Table` whose columns are the keys of all objects. Leaves the
 
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
+from preprocess.addresses import Location
 from preprocess.console import UserError
 from preprocess.csv_rows import open_text
 from preprocess.table import Field, Row, Table, as_field
@@ -15,7 +15,7 @@ from preprocess.table import Field, Row, Table, as_field
 _MAX_SHOWN = 60  # characters of a value in a message
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Location) -> Table:
     """Open a file of JSON lines in UTF-8, with or without a byte order mark. Empty lines are skipped.
 
     Raises:
@@ -33,7 +33,7 @@ def read_table(path: Path) -> Table:
     return Table(path=path, header=header, read=read)
 
 
-def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _objects(path: Location) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line, object). JSON writes a line feed within a text as `\\n`, so a line is always a whole value."""
     for number, raw in enumerate(open_text(path, "JSON lines", newline="\n"), start=1):
         line = raw.removesuffix("\n")
@@ -64,7 +64,7 @@ def _no_constant(text: str) -> float:
     raise ValueError(f"{text} is no JSON number")
 
 
-def _field(path: Path, line: int, values: dict[str, Any], key: str) -> Field:
+def _field(path: Location, line: int, values: dict[str, Any], key: str) -> Field:
     if key not in values:
         raise UserError(f"{path} line {line}: expected the key {key!r}, found {', '.join(map(repr, values))}.")
     field = as_field(values[key])

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocess import csv_rows, json_rows
+from preprocess.addresses import Location
 from preprocess.console import UserError
 from preprocess.image_names import chip_name, list_chips
 from preprocess.packed_texts import first_equal
@@ -18,12 +19,12 @@ FOLDERS = Path("folders")  # LABELS=folders: the labels are the names of folders
 _JSON, _PARQUET = (".jsonl", ".ndjson", ".json"), (".parquet", ".pq")
 
 
-def is_csv(path: Path) -> bool:
+def is_csv(path: Location) -> bool:
     """Whether a path is read as a CSV: everything but LABELS=folders and files with the suffix of another kind."""
     return path != FOLDERS and path.suffix.lower() not in _JSON + _PARQUET
 
 
-def open_table(path: Path, separator: str) -> Table:
+def open_table(path: Location, separator: str) -> Table:
     """Open a labels file. Its suffix says what it is. `separator` is the character between the fields of a CSV.
 
     Raises:
@@ -38,14 +39,14 @@ def open_table(path: Path, separator: str) -> Table:
     return csv_rows.read_table(path, separator)
 
 
-def number_of(path: Path, number: int) -> str:
+def number_of(path: Location, number: int) -> str:
     """`line 3`, for a message. In a parquet file rows are counted; in a folder, its class folders."""
-    if path.is_dir():
+    if path.is_dir() if isinstance(path, Path) else not path.suffix:
         return f"folder {number}"
     return f"{'row' if path.suffix.lower() in _PARQUET else 'line'} {number}"
 
 
-def rows_of_folders(folder: Path) -> TagRows:
+def rows_of_folders(folder: Location) -> TagRows:
     """A row for every chip below `folder`, in the order of the names. Class folders are counted from 1 in place of
     lines.
 
@@ -56,7 +57,7 @@ def rows_of_folders(folder: Path) -> TagRows:
     Raises:
         UserError: there is no chip, a chip lies in no class folder, or two chips have the same name.
     """
-    if not folder.is_dir():
+    if isinstance(folder, Path) and not folder.is_dir():
         raise UserError(
             f"{folder}: expected a folder of class folders, found {'a file' if folder.exists() else 'nothing'}."
         )

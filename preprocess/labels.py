@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from preprocess import tags
+from preprocess.addresses import Location
 from preprocess.console import UserError
 from preprocess.csv_rows import read_table
 from preprocess.image_names import stem, unsafe
@@ -63,14 +64,14 @@ def settings_of(store: HasSource) -> LabelSettings:
     return LabelSettings.of(settings)
 
 
-def read_rows(path: Path, columns: tuple[str, ...], separator: str = ",") -> Iterator[tuple[int, list[str]]]:
+def read_rows(path: Location, columns: tuple[str, ...], separator: str = ",") -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, fields of `columns`) for every row. The CSV must have these columns; others are ignored."""
     table = read_table(path, separator)
     for line, fields in _of_columns(table, column_places(table, columns)):
         yield line, [str(field) for field in fields]
 
 
-def read_tags(path: Path, settings: LabelSettings, classes: tuple[str, ...] | None = None) -> TagRows:
+def read_tags(path: Location, settings: LabelSettings, classes: tuple[str, ...] | None = None) -> TagRows:
     """The rows of a file. With `classes`, other columns of a one-hot file are ignored.
 
     Raises:
@@ -97,7 +98,7 @@ def read_tags(path: Path, settings: LabelSettings, classes: tuple[str, ...] | No
 
 
 def read_labels(
-    path: Path, classes: tuple[str, ...] | None = None, settings: LabelSettings | None = None
+    path: Location, classes: tuple[str, ...] | None = None, settings: LabelSettings | None = None
 ) -> LabelTable:
     """Read names and tags.
 
@@ -135,7 +136,7 @@ def read_labels(
     )  # fmt: skip
 
 
-def _chips(path: Path, rows: TagRows, settings: LabelSettings) -> tuple[np.ndarray, np.ndarray]:
+def _chips(path: Location, rows: TagRows, settings: LabelSettings) -> tuple[np.ndarray, np.ndarray]:
     """(first row of each chip, index of the chip of each row). In the long format a chip has several rows."""
     unsafe_row = next((row for row, name in enumerate(rows.names) if unsafe(name.strip())), len(rows))
     names = rows.names if unsafe_row == len(rows) else rows.names[:unsafe_row]
@@ -160,7 +161,7 @@ def _chips(path: Path, rows: TagRows, settings: LabelSettings) -> tuple[np.ndarr
 
 
 def _multi_hot(
-    path: Path, rows: TagRows, first: np.ndarray, chip_of_row: np.ndarray, classes: tuple[str, ...]
+    path: Location, rows: TagRows, first: np.ndarray, chip_of_row: np.ndarray, classes: tuple[str, ...]
 ) -> np.ndarray:
     """(chips, classes) uint8."""
     column = {tag: index for index, tag in enumerate(classes)}
@@ -187,7 +188,7 @@ def _split_folders(rows: TagRows) -> bool:
 
 
 def _splits(
-    path: Path, rows: TagRows, first: np.ndarray, chip_of_row: np.ndarray, settings: LabelSettings
+    path: Location, rows: TagRows, first: np.ndarray, chip_of_row: np.ndarray, settings: LabelSettings
 ) -> np.ndarray:
     """(chips,) uint8: number of each chip's split."""
     known = [split_number(split) for split in rows.splits]

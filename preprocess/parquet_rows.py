@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
+from preprocess.addresses import Address, Location
 from preprocess.console import UserError
 from preprocess.table import Field, Row, Table, as_field
 
@@ -17,21 +18,22 @@ _BATCH_ROWS = 1 << 14
 _MAX_SHOWN = 60  # characters of a value in a message
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Location) -> Table:
     """Open a parquet file. Rows are counted from 1.
 
     Raises:
         UserError: the file is missing, damaged or no parquet file. While rows are read: it is damaged, or a value is
             neither a text, a number, a truth value, null nor a list of texts.
     """
-    if not path.is_file():
+    if isinstance(path, Path) and not path.is_file():
         raise UserError(f"{path}: expected a parquet file, found {'a folder' if path.is_dir() else 'nothing'}.")
+    source = path if isinstance(path, Path) else _object(path)
     with _readable(path):
-        names = [str(name) for name in pyarrow.parquet.read_schema(path).names]
+        names = [str(name) for name in pyarrow.parquet.read_schema(source).names]
 
     def read(places: Sequence[int]) -> Iterator[Row]:
         columns = [names[place] for place in places]
-        with _readable(path), pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+        with _readable(path), pyarrow.parquet.ParquetFile(source, page_checksum_verification=True) as file:
             first = 1
             for batch in file.iter_batches(_BATCH_ROWS, columns=list(dict.fromkeys(columns)), use_threads=False):
                 values = [batch.column(name).to_pylist() for name in columns]
@@ -42,8 +44,15 @@ def read_table(path: Path) -> Table:
     return Table(path=path, header=tuple(name.strip() for name in names), read=read)
 
 
+def _object(path: Address) -> pyarrow.BufferReader:
+    """An object, read whole: its columns would take a request each."""
+    from preprocess.remote_files import read_labels
+
+    return pyarrow.BufferReader(read_labels(path))
+
+
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(path: Location) -> Iterator[None]:
     """Turn pyarrow's errors into one line."""
     try:
         yield
@@ -52,7 +61,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: expected a readable parquet file, found: {reason}") from error
 
 
-def _field(path: Path, row: int, column: str, value: object) -> Field:
+def _field(path: Location, row: int, column: str, value: object) -> Field:
     field = as_field(value)
     if field is None:
         shown = repr(value)[:_MAX_SHOWN]

@@ -7,10 +7,13 @@ file per band keeps {band}, which `chip_reader` replaces. Names must be exact: t
 import os
 import re
 from array import array
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 
+from preprocess.addresses import Location
 from preprocess.chip_reader import paths_of, state_of
 from preprocess.console import UserError, advice, say
 from preprocess.file_matching import Files
@@ -19,19 +22,20 @@ from preprocess.image_names import bare
 from preprocess.label_files import number_of
 from preprocess.labels import LabelTable
 from preprocess.packed_texts import HashIndex, TextBuilder
+from preprocess.sources import Source, listed
 
 _SHOWN = 3  # missing files that a message names
 
 
 def match_pattern(
-    csv: Path, table: LabelTable, folder: Path, pattern: FilePattern, *, allow_missing: bool
+    csv: Location, table: LabelTable, folder: Location, pattern: FilePattern, *, allow_missing: bool
 ) -> Files:  # fmt: skip
     """Look up every row. Rows that lack a file of any band are refused, or skipped and counted.
 
     Raises:
         UserError: files are missing, or a name can mean two folders.
     """
-    places = _Places(folder, pattern)
+    places, source = _Places(folder, pattern), listed(folder)
     paths, missing = TextBuilder(os.path.join(folder, "")), list[list[str]]()
     rows, size, mtime_ns = array("q"), array("q"), array("q")
     for row, name in enumerate(table.names):
@@ -41,9 +45,9 @@ def match_pattern(
             )
         path = places.path(bare(name))
         try:
-            state = state_of(path, pattern.bands)
+            state = state_of(path, pattern.bands, source)
         except (FileNotFoundError, NotADirectoryError):
-            missing.append([file for file in paths_of(path, pattern.bands) if not Path(file).exists()])
+            missing.append([file for file in paths_of(path, pattern.bands) if not _exists(source, file)])
             continue
         except OSError as error:
             raise UserError(f"{path}: expected readable files ({error.strerror}). {advice(error)}".rstrip()) from error
@@ -54,6 +58,14 @@ def match_pattern(
     _check_missing(table, folder, pattern, missing, allow_missing=allow_missing)
     csv_row, sizes, times = (np.frombuffer(column, np.int64) for column in (rows, size, mtime_ns))
     return Files(paths=paths.packed(), csv_row=csv_row, size=sizes, mtime_ns=times)
+
+
+def _exists(source: Source, file: str) -> bool:
+    try:
+        source.state(file)
+    except OSError:
+        return False
+    return True
 
 
 def list_pattern(folder: Path, pattern: FilePattern) -> list[tuple[str, str]]:
@@ -74,19 +86,35 @@ def list_pattern(folder: Path, pattern: FilePattern) -> list[tuple[str, str]]:
     return sorted(chips)
 
 
+def _entries(folder: Location, pattern: FilePattern) -> Iterator[tuple[str, str]]:
+    """(name, folder) of everything in the folders that the pattern's fixed parts can mean, folder by folder."""
+    if isinstance(folder, Path):
+        for each in sorted(folder.glob("/".join(pattern.fixed))):
+            yield from ((entry.name, str(each)) for entry in (os.scandir(each) if each.is_dir() else ()))
+        return
+    from preprocess.remote_files import list_folder
+
+    count = len(pattern.fixed)
+    parts = {tuple(key.split("/")[: count + 1]) for key in list_folder(folder) if key.count("/") >= count}
+    for *start, name in sorted(parts):
+        if all(fnmatchcase(each, form) for each, form in zip(start, pattern.fixed, strict=True)):
+            yield name, os.path.join(folder, *start)
+
+
 class _Places:
     """Where the files of a name are. Folders that * stands for are listed once: there can be half a million names."""
 
-    def __init__(self, folder: Path, pattern: FilePattern) -> None:
+    def __init__(self, folder: Location, pattern: FilePattern) -> None:
         self._pattern, self._folder = pattern, os.path.join(folder, *pattern.fixed)
         self._folders: list[str] | None = None
         if "*" in self._folder.removeprefix(str(folder)):
-            self._folders = [str(each) for each in sorted(folder.glob("/".join(pattern.fixed))) if each.is_dir()]
+            self._folders = []
             entries, numbers = TextBuilder(), array("q")
-            for number, each in enumerate(self._folders):
-                for entry in os.scandir(each):
-                    entries.append(entry.name)
-                    numbers.append(number)
+            for name, each in _entries(folder, pattern):
+                if not self._folders or self._folders[-1] != each:
+                    self._folders.append(each)
+                entries.append(name)
+                numbers.append(len(self._folders) - 1)
             self._entries, self._numbers = entries.packed(), numbers
             self._places = HashIndex(self._entries, len(numbers))
 
@@ -107,7 +135,7 @@ class _Places:
 
 
 def _check_missing(
-    table: LabelTable, folder: Path, pattern: FilePattern, missing: list[list[str]], *, allow_missing: bool
+    table: LabelTable, folder: Location, pattern: FilePattern, missing: list[list[str]], *, allow_missing: bool
 ) -> None:
     """`missing`: for each chip that lacks files, their paths."""
     if not missing:

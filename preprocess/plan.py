@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from preprocess.addresses import Location, is_url
 from preprocess.chip_reader import ChipFiles
 from preprocess.commands import ConversionSettings
 from preprocess.console import UserError, one_line
@@ -31,6 +32,7 @@ from preprocess.packed_texts import PackedTexts
 from preprocess.pattern_matching import match_pattern
 from preprocess.plan_file import WorkPlan
 from preprocess.preset_settings import with_preset
+from preprocess.sources import forget_objects
 from preprocess.tiff_metadata import Facts
 from preprocess.window_matching import match_windows
 
@@ -63,8 +65,9 @@ class Plan:
     def work(self) -> WorkPlan:
         """The part of the plan that worker processes need."""
         paths = PackedTexts.of(self.paths)
+        is_whole = paths[0].startswith("/") or is_url(paths[0])
         return WorkPlan(
-            layout=self.layout, files=self.files, folder="" if paths[0].startswith("/") else str(Path.cwd()),
+            layout=self.layout, files=self.files, folder="" if is_whole else str(Path.cwd()),
             paths=paths, size=self.size, mtime_ns=self.mtime_ns, corners=self.corners,
         )  # fmt: skip
 
@@ -108,6 +111,7 @@ def _digest_of(texts: Sequence[str]) -> "hashlib._Hash":
 def make_plan(settings: ConversionSettings) -> Plan:
     """Check everything that can be checked without reading every chip, and lay out the store."""
     settings.check()
+    forget_objects(settings.data, settings.labels)
     data = settings.data
     settings = with_preset(settings)
     if settings.labels is None:
@@ -143,7 +147,7 @@ def make_plan(settings: ConversionSettings) -> Plan:
 
 
 def _chips(
-    settings: ConversionSettings, labels: Path, table: LabelTable, pattern: FilePattern | None
+    settings: ConversionSettings, labels: Location, table: LabelTable, pattern: FilePattern | None
 ) -> tuple[FirstChip, Files, np.ndarray | None]:
     """The first chip, the files of all, and the corners of windows."""
     if (cut := settings.cut) is not None:
@@ -178,7 +182,7 @@ def _source(settings: ConversionSettings, first: FirstChip) -> dict[str, str]:
     return known | (changes.source() if changes else {})
 
 
-def _label_notes(labels: Path, table: LabelTable) -> Iterator[str]:
+def _label_notes(labels: Location, table: LabelTable) -> Iterator[str]:
     """What the labels file has and the store will not."""
     if table.split is None and "split" in table.columns and "split" not in table.classes:
         yield f"{labels}: the column split is not kept. SPLIT_COLUMN=split keeps it, for SPLIT=column."

@@ -7,11 +7,13 @@ In: a preset's name. Out: a `Preset`. No other file knows a data set by name. Le
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import tifffile
 
+from preprocess.addresses import Address, Location
+from preprocess.csv_rows import is_file
+from preprocess.image_names import list_files
 from preprocess.label_files import FOLDERS
 
 
@@ -164,21 +166,23 @@ def exclusive_classes(classes: tuple[str, ...]) -> tuple[str, ...]:
     return next((preset.exclusive for preset in PRESETS.values() if preset.classes == classes), ())
 
 
-def find(data: Path, preset: Preset) -> tuple[Download, Path]:
+def find(data: Location, preset: Preset) -> tuple[Download, Location]:
     """The download that `data` holds, and the folder of its chips. A named folder comes before `data` itself."""
     places = [(download, data / name) for download in preset.downloads for name in download.folders if name != "."]
     places += [(download, data) for download in preset.downloads]
     return next((place for place in places if _holds(place[1], place[0].suffixes)), places[-1])
 
 
-def _holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
+def _holds(folder: Location, suffixes: tuple[str, ...]) -> bool:
     """Whether a file below the folder has one of the suffixes, in any case."""
+    if isinstance(folder, Address):
+        return bool(list_files(folder, suffixes).names)
     return any(name.lower().endswith(suffixes) for _, _, names in os.walk(folder) for name in names)
 
 
-def find_labels(data: Path, folder: Path, download: Download) -> Path | None:
+def find_labels(data: Location, folder: Location, download: Download) -> Location | None:
     """The labels of a download; None if there is no such file."""
     if "folders" in download.labels:
         return FOLDERS
     places = (base / name for base in (data, data.parent, folder, folder.parent) for name in download.labels)
-    return next((place for place in places if place.is_file()), None)
+    return next((place for place in places if is_file(place)), None)

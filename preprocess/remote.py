@@ -66,7 +66,16 @@ class Objects:
         """All bytes of an object (a buffer), and the ETag that they have."""
         with self._request(key) as client:
             response = client.get(key)
-            return response.bytes(), response.meta["e_tag"] or ""
+            return response.bytes(), _etag(response.meta)
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object with this key."""
+        try:
+            with self._request(key) as client:
+                client.head(key)
+        except MissingObjectError:
+            return False
+        return True
 
     def read_tail(self, key: str, count: int) -> tuple[bytes, int]:
         """The last `count` bytes of an object (all, if it has fewer), and its size: one request."""
@@ -88,7 +97,7 @@ class Objects:
         with self._request(prefix) as client:
             for page in client.list(prefix or None):
                 for each in page:
-                    yield Listed(str(each["path"]), int(each["size"]), each["e_tag"] or "")
+                    yield Listed(str(each["path"]), int(each["size"]), _etag(each))
 
     def write(self, key: str, data: Any) -> None:
         """Write an object by one request: readers see the old one or the new one."""
@@ -126,6 +135,11 @@ class Objects:
             raise
         except (BaseError, OSError) as error:
             raise refusal(error, self.name(key)) from error
+
+
+def _etag(meta: Any) -> str:
+    """The ETag of an object; its time in seconds if the server gives none."""
+    return str(meta["e_tag"] or int(meta["last_modified"].timestamp()))
 
 
 @functools.lru_cache(maxsize=64)  # a client takes 5 ms to make, and keeps its connections

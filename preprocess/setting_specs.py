@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from preprocess.addresses import Address
 from preprocess.console import UserError
 from preprocess.messages import bad, did_you_mean, shown
 
@@ -60,7 +61,7 @@ class Spec:
     """What is known of one setting: its name as a field and as a word, and all that messages and tables need.
 
     `kind` is int, float, bool, str or Path; of several values (`is_list`) that of each. `choices` are all its values,
-    if they are listed.
+    if they are listed. `takes_address`: a path may also be an address in object storage.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Spec:
     required: bool
     on_resume: bool
     hidden: bool
+    takes_address: bool
 
     def refuse(self, value: object) -> UserError:
         """The error for a value that is not as expected."""
@@ -124,6 +126,7 @@ def _spec(model: type[BaseModel], name: str, info: FieldInfo) -> Spec:
         required=info.is_required(),
         on_resume=bool(extra.get("on_resume")),
         hidden=bool(extra.get("hidden")),
+        takes_address=Address in typing.get_args(info.annotation),
     )  # fmt: skip
 
 
@@ -137,7 +140,7 @@ def _kind(annotation: Any) -> tuple[type, bool, tuple[Any, ...]]:
     """(type, whether several, choices) of `int`, `Path | None`, `tuple[str, ...]`, `Literal["a", "b"]`."""
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (types.UnionType, typing.Union):
-        (annotation,) = [part for part in inner if part is not type(None)]
+        (annotation,) = [part for part in inner if part not in (type(None), Address)]
         return _kind(annotation)
     if origin is Literal:
         return type(inner[0]), False, inner

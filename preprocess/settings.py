@@ -15,9 +15,9 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+from preprocess.addresses import Address, is_url
 from preprocess.console import UserError
 from preprocess.csv_rows import split_names
-from preprocess.files import is_url
 from preprocess.messages import bad, shown
 from preprocess.setting_specs import Spec, setting, specs, unknown, words_of
 
@@ -126,6 +126,8 @@ def read_text(spec: Spec, text: str) -> Any:
     if spec.is_list:
         return tuple(spec.kind(name) for name in split_names(spec.word, text))
     if spec.kind is Path and is_url(text):
+        if spec.takes_address:
+            return Address(text)
         raise UserError(f"{spec.word}={shown(text)}: expected a path on disk, found an address. Copy it here first.")
     if spec.kind is bool:
         if text not in ("0", "1"):

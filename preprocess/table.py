@@ -6,7 +6,8 @@ In: a reader of one kind of file, such as `csv_rows`. Out: a `Table`. Leaves the
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+
+from preprocess.addresses import Location
 
 Field = str | tuple[str, ...]  # a tuple where the file itself holds a list of texts
 Row = tuple[int, list[Field]]  # number of the line or row, fields
@@ -22,7 +23,7 @@ class Table:
     `read` yields the fields at some positions of the header for every row. It may be called once.
     """
 
-    path: Path
+    path: Location
     header: tuple[str, ...]
     read: ReadColumns
 

@@ -27,6 +27,7 @@ from preprocess.tiff_header import Header, complaints_are_errors, read_header
 from preprocess.tiff_metadata import AXES as AXES
 from preprocess.tiff_metadata import Facts as Facts
 
+OpenFile = Callable[[str | Path], BinaryIO]
 PageCheck = Callable[[tifffile.TiffPage], str | None]
 
 
@@ -35,9 +36,9 @@ def read(path: str | Path, check_page: PageCheck | None = None, expected: Expect
     return Reader().read(path, check_page, expected)
 
 
-def read_facts(path: str | Path, expected: Expected = ANY) -> Facts:
+def read_facts(path: str | Path, expected: Expected = ANY, open_file: OpenFile = open_regular) -> Facts:
     """Read only the header; raises like `Reader.read`."""
-    with open_regular(path) as file:
+    with open_file(path) as file:
         return open_checked(file, path, None, expected).facts
 
 
@@ -65,7 +66,8 @@ class Reader:
     `place`: where the chip of the last call lies; None if the file does not say it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, open_file: OpenFile = open_regular) -> None:
+        self._open_file = open_file
         self._stored = self._chip = np.empty(0, np.uint8)
         self._known: _Layout | None = None
         self.place: Place | None = None
@@ -87,7 +89,7 @@ class Reader:
             ChipError: the file is not a TIFF, damaged or truncated, has another dtype or shape, or is not a single
             image. FileNotFoundError, PermissionError: raised by the operating system.
         """
-        with open_regular(path) as file:
+        with self._open_file(path) as file:
             known = self._known
             if known is not None and (known.check_page, known.expected) == (check_page, expected):
                 if self._reads_as(file, known):

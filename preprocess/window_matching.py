@@ -5,10 +5,10 @@ its raster, with the first row and column: `scene_r00512_c00256`. Leaves the ras
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from preprocess.addresses import Location
 from preprocess.console import UserError, say
 from preprocess.file_matching import Files
 from preprocess.image_names import Index, bare
@@ -27,7 +27,9 @@ class Windows:
     corners: np.ndarray
 
 
-def match_windows(csv: Path, table: LabelTable, folder: Path, grids: list[Grid], *, allow_missing: bool) -> Windows:
+def match_windows(
+    csv: Location, table: LabelTable, folder: Location, grids: list[Grid], *, allow_missing: bool
+) -> Windows:
     """Look up every row. Rows without a window are refused, or skipped and counted.
 
     Raises:
@@ -89,7 +91,7 @@ def _find(name: str, by_name: dict[str, Grid], index: Index) -> tuple[list[str],
 
 
 def _check_missing(
-    csv: Path, table: LabelTable, folder: Path, grids: list[Grid], missing: list[str], *, allow_missing: bool
+    csv: Location, table: LabelTable, folder: Location, grids: list[Grid], missing: list[str], *, allow_missing: bool
 ) -> None:
     if not missing:
         return

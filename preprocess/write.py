@@ -16,13 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.chip_reader import ChipReader, state_of
+from preprocess.chip_reader import ChipReader, paths_of, state_of
 from preprocess.console import advice
 from preprocess.files import shard_path, write_atomic
 from preprocess.georeference import Place, place_arrays
 from preprocess.nodata import nodata_mask
 from preprocess.plan_file import ShardRun, ShardTask, load_plan
 from preprocess.shard_writer import NotFiniteError, write_shard
+from preprocess.sources import DISK, Source, source_of
 from preprocess.tiff_page import ChipError
 from preprocess.window_reader import WindowReader
 
@@ -86,7 +87,9 @@ def convert_shard(task: ShardTask) -> None:
         ChipError: a chip is damaged, has another shape or dtype or values that are not finite, or has changed since it
             was listed.
     """
-    reader = ChipReader(task.files)
+    source = source_of(task.paths[0])
+    source.begin((file for path in task.paths for file in paths_of(path, task.files.bands)), int(task.size.max()))
+    reader = ChipReader(task.files, source)
     places: list[Place | None] = []
     chips = _all_chips(task, reader, places)
     try:
@@ -155,7 +158,7 @@ def _check_finite(task: ShardTask, index: int, chip: np.ndarray) -> None:
 
 def _read_planned(task: ShardTask, index: int, reader: ChipReader, places: list[Place | None]) -> np.ndarray:
     """Read one chip as planned, and add its place; the next one overwrites its array."""
-    with _planned(task, index):
+    with _planned(task, index, reader.source):
         chip = reader.read(task.paths[index])
     places.append(reader.place)
     return chip
@@ -178,7 +181,7 @@ def _windows(task: ShardTask, places: list[Place | None]) -> Iterator[np.ndarray
         of_path.setdefault(path, []).append(index)
     assert task.corners is not None
     for path, indices in of_path.items():
-        with _planned(task, indices[0]):
+        with _planned(task, indices[0], DISK):
             where, errors = reader.read(path, task.corners[indices], [chips[index] for index in indices])
             for error in errors.values():
                 raise error
@@ -188,11 +191,11 @@ def _windows(task: ShardTask, places: list[Place | None]) -> Iterator[np.ndarray
 
 
 @contextlib.contextmanager
-def _planned(task: ShardTask, index: int) -> Iterator[None]:
+def _planned(task: ShardTask, index: int, source: Source) -> Iterator[None]:
     """Check that a chip's files are as they were listed, and turn the system's errors into a ChipError."""
     path = task.paths[index]
     try:
-        if state_of(path, task.files.bands) != (task.size[index], task.mtime_ns[index]):
+        if state_of(path, task.files.bands, source) != (task.size[index], task.mtime_ns[index]):
             raise ChipError(path, "the file as listed", "a changed file", "Run the same command again.")
         yield
     except OSError as error:

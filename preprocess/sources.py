@@ -1,0 +1,74 @@
+"""Where the files of chips come from: a disk, or object storage.
+
+In: paths or addresses. Out: a `Source`, which opens files and knows their states. Leaves what is in a file to the
+readers, and requests to `remote_files`, which is loaded for addresses only.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from preprocess.addresses import Address, Location, is_url
+from preprocess.files import open_regular
+
+
+class Source(Protocol):
+    """Opens files, and says in which state they are."""
+
+    def begin(self, paths: Iterable[str], largest: int) -> None:
+        """These files are needed next, in this order; none has more than `largest` bytes."""
+
+    def state(self, path: str) -> tuple[int, int]:
+        """The size of a file in bytes, and a number that changes with its content: its time in ns, or its ETag's."""
+
+    def open(self, path: str | Path) -> BinaryIO:
+        """The file, open for reading, with a descriptor."""
+
+
+class Disk:
+    """Files on a disk. The operating system reads ahead."""
+
+    def begin(self, paths: Iterable[str], largest: int) -> None:
+        """Nothing to do."""
+
+    def state(self, path: str) -> tuple[int, int]:
+        """Size, and time of modification in ns."""
+        status = os.stat(path)
+        return status.st_size, status.st_mtime_ns
+
+    def open(self, path: str | Path) -> BinaryIO:
+        """A regular file; see `open_regular`."""
+        return open_regular(path)
+
+
+DISK = Disk()
+
+
+def listed(folder: Location) -> Source:
+    """The source for the states of files below a folder: an address is listed once."""
+    if not isinstance(folder, Address):
+        return DISK
+    from preprocess.remote_files import ListedFiles
+
+    return ListedFiles(folder)
+
+
+def forget_objects(data: Location, labels: Location | None) -> None:
+    """List and read addresses anew for the next plan, and refuse a DATA with no object."""
+    if isinstance(data, Address) or isinstance(labels, Address):
+        from preprocess.remote_files import check_folder, list_folder, read_labels
+
+        list_folder.cache_clear()
+        read_labels.cache_clear()
+        if isinstance(data, Address):
+            check_folder("DATA", data)
+
+
+def source_of(path: str) -> Source:
+    """The source of a chip's files."""
+    if not is_url(path):
+        return DISK
+    from preprocess.remote_files import RemoteFiles
+
+    return RemoteFiles()
