@@ -18,7 +18,8 @@ import xxhash
 from preprocess.addresses import Address
 from preprocess.console import UserError
 from preprocess.read_ahead import read_ahead
-from preprocess.remote import Objects
+from preprocess.remote import MissingObjectError, Objects
+from preprocess.tiff_page import ChipError
 
 REQUESTS = 32  # files that one process fetches at the same time, ahead of the encoder
 AHEAD_BYTES = 64 << 20  # of files that wait for the encoder: as much as a shard, decoded
@@ -132,10 +133,17 @@ class RemoteFiles:
         while path not in self._fetched and (following := next(self._ahead, None)) is not None:
             self._fetched[following[0]] = following[1]
         if path not in self._fetched:
-            self._fetched[path] = fetch(path)
+            self._fetched[path] = _fetch_chip(path)
         return self._fetched[path]
+
+
+def _fetch_chip(path: str) -> tuple[Any, State]:
+    try:
+        return fetch(path)
+    except MissingObjectError as error:
+        raise ChipError(path, "the file as listed", "none", "Run the same command again.") from error
 
 
 def _fetch_all(paths: Iterable[str], count: int) -> Iterator[tuple[str, tuple[Any, State]]]:
     with ThreadPoolExecutor(count, thread_name_prefix="canopy-chips") as pool:
-        yield from read_ahead(pool, lambda path: (path, fetch(path)), paths, count)
+        yield from read_ahead(pool, lambda path: (path, _fetch_chip(path)), paths, count)

@@ -87,9 +87,7 @@ def convert_shard(task: ShardTask) -> None:
         ChipError: a chip is damaged, has another shape or dtype or values that are not finite, or has changed since it
             was listed.
     """
-    source = source_of(task.paths[0])
-    source.begin((file for path in task.paths for file in paths_of(path, task.files.bands)), int(task.size.max()))
-    reader = ChipReader(task.files, source)
+    reader = _reader(task)
     places: list[Place | None] = []
     chips = _all_chips(task, reader, places)
     try:
@@ -138,13 +136,20 @@ def _bad_chips(task: ShardTask) -> list[str]:
             mtime_ns=task.mtime_ns[index : index + 1], corners=corners,
         )  # fmt: skip
         try:
-            for values in _all_chips(chip, ChipReader(task.files), []):
+            for values in _all_chips(chip, _reader(chip), []):
                 _check_finite(chip, 0, values)
         except ChipError as error:
             if is_machine_fault(error):
                 raise
             lines.append(str(error))
     return list(dict.fromkeys(lines))
+
+
+def _reader(task: ShardTask) -> ChipReader:
+    """A reader of the task's chips; those in object storage are fetched ahead of it."""
+    source = source_of(task.paths[0])
+    source.begin((file for path in task.paths for file in paths_of(path, task.files.bands)), int(task.size.max()))
+    return ChipReader(task.files, source)
 
 
 def _all_chips(task: ShardTask, reader: ChipReader, places: list[Place | None]) -> Iterator[np.ndarray]:

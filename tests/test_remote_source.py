@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from helpers.buckets import Bucket, bucket_server, proxy
 from helpers.chips import BANDS, conversion, write_chips
+from helpers.doc_blocks import ROOT
 from helpers.files import tree
 from helpers.pictures import colours, encoded
 from helpers.published import write_bigearthnet
 from PIL import Image
 
+from canopy.main import dispatch
 from preprocess import remote_files
 from preprocess.addresses import Address
 from preprocess.convert import convert
@@ -43,6 +45,20 @@ def compare(bucket: Bucket, tmp_path: Path, data: Path, labels: Path | None, **s
 def test_tiffs_and_a_csv_give_the_store_of_the_disk(bucket: Bucket, tmp_path: Path) -> None:
     chips = write_chips(tmp_path / "chips")
     compare(bucket, tmp_path, chips.folder, chips.csv, bands=BANDS)
+
+
+def test_the_command_of_the_page_converts_a_bucket(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs/formats.md").read_text()
+    line = next(line for line in page.splitlines() if line.startswith("make zarr DATA=s3://"))
+    chips = write_chips(tmp_path / "chips")
+    bucket.client.create_bucket(Bucket="bucket")
+    for path in chips.folder.iterdir():
+        bucket.client.upload_file(str(path), "bucket", f"chips/{path.name}" if path.suffix == ".tif" else path.name)
+    monkeypatch.chdir(tmp_path)
+    assert dispatch("", [*line.split()[1:], "JOBS=1"]) == 0
+    assert open_store(tmp_path / "chips.zarr").num_chips == 12
 
 
 def test_pictures_in_class_folders_give_the_store_of_the_disk(bucket: Bucket, tmp_path: Path) -> None:
