@@ -6,6 +6,7 @@ and GET both have it, so a file that changed after it was listed is noticed with
 per file. Leaves requests to `remote`.
 """
 
+import errno
 import functools
 import os
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,6 @@ from preprocess.addresses import Address
 from preprocess.console import UserError
 from preprocess.read_ahead import read_ahead
 from preprocess.remote import MissingObjectError, Objects
-from preprocess.tiff_page import ChipError
 
 REQUESTS = 32  # files that one process fetches at the same time, ahead of the encoder
 AHEAD_BYTES = 64 << 20  # of files that wait for the encoder: as much as a shard, decoded
@@ -141,7 +141,7 @@ def _fetch_chip(path: str) -> tuple[Any, State]:
     try:
         return fetch(path)
     except MissingObjectError as error:
-        raise ChipError(path, "the file as listed", "none", "Run the same command again.") from error
+        raise FileNotFoundError(errno.ENOENT, "No such object", path) from error
 
 
 def _fetch_all(paths: Iterable[str], count: int) -> Iterator[tuple[str, tuple[Any, State]]]:
