@@ -27,7 +27,6 @@ from preprocess.console import UserError, say
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_CONNECT_S = 15
 # CLUSTER=local: how often a worker process may be killed with the same task before Dask gives the task up.
 _ALLOWED_KILLS = 20
 
@@ -143,7 +142,7 @@ def _client(place: ClusterAddress, stack: contextlib.ExitStack) -> distributed.C
         return client
     target: dict[str, Any] = {"address": place.address} if place.file is None else {"scheduler_file": str(place.file)}
     try:
-        client = distributed.Client(**target, timeout=_CONNECT_S, set_as_default=False)
+        client = distributed.Client(**target, timeout=TIMES.connect_s, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise UserError(
             f"CLUSTER={place.address or place.file}: no scheduler answers. `dask scheduler` starts one; "

@@ -28,6 +28,7 @@ class Times:
     """Seconds that tests shorten."""
 
     no_workers_s: float = 60.0
+    connect_s: float = 15.0
 
 
 TIMES = Times()
@@ -159,9 +160,8 @@ def no_workers() -> StoppedError:
 
 def foreign_worker(address: str, versions: dict[str, str], here: dict[str, str]) -> UserError:
     """The worker would make other bytes; names what differs."""
-    other = ", ".join(
-        f"{name} {versions.get(name)}, here {here[name]}" for name in here if versions.get(name) != here[name]
-    )
+    names = [name for name in here if versions.get(name) != here[name]]
+    other = ", ".join(f"{name} {versions.get(name)} (here {here[name]})" for name in names)
     return UserError(f"worker {address}: expected the versions of this command, found {other}. Install the same there.")
 
 
