@@ -10,6 +10,7 @@ Memory: one chip per process. The result does not depend on the order in which t
 `convert_shards` over the runs of a plan makes the same bytes.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ from preprocess.plan import Plan, make_plan
 from preprocess.plan_file import WorkPlan, plan_path, shard_runs
 from preprocess.shares import Share
 from preprocess.split_rules import split_counts
-from preprocess.write import convert_shards, progress_path
+from preprocess.write import TEMPORARY, convert_shards, progress_path
 
 MAX_SHOWN = 50  # classes listed in the last line
 MAX_SHOWN_BAD, MAX_BAD = 20, 1000  # chips that cannot be used: listed; found before the conversion stops
@@ -211,6 +212,12 @@ def _finish(plan: Plan, work: WorkPlan, root: Path) -> tuple[np.ndarray, str]:
                 blocks.setdefault(name, []).append(np.atleast_1d(progress[name]))
             fitted += progress["fitted"] if plan.files.fit else 0
     arrays = {name: np.concatenate(values) for name, values in blocks.items()}
+    changed = np.flatnonzero((arrays["source_size"] != plan.size) | (arrays["source_mtime_ns"] != plan.mtime_ns))
+    if len(changed):  # by a worker of an earlier plan, in a folder without locks
+        raise UserError(
+            f"{plan.store}: {len(changed)} chips were written by another conversion, first {plan.paths[changed[0]]}. "
+            "Stop it, and run the same command again."
+        )
     arrays |= {"names": np.array(plan.names, object), "labels": plan.labels, "csv_row": plan.csv_row}
     if plan.split is not None:
         arrays["split"] = plan.split
@@ -226,6 +233,8 @@ def _finish(plan: Plan, work: WorkPlan, root: Path) -> tuple[np.ndarray, str]:
     sweep(root / "store")
     os.sync()  # flush everything else: all of it must be on disk before the final name exists
     os.rename(root / "store", plan.store)
+    with contextlib.suppress(OSError):  # a second writer of a shard that is late finds no place for another file
+        os.rename(root / TEMPORARY, root / "removed")
     shutil.rmtree(root, ignore_errors=True)
     return fitted, places
 

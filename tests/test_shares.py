@@ -1,5 +1,6 @@
 """SHARDS=i/n, and the small tasks into which a conversion is divided."""
 
+import os
 import pickle
 import re
 import subprocess
@@ -226,3 +227,36 @@ def test_a_share_that_is_none_is_refused(text: str, refused: Callable) -> None:
 
     found = refused(lambda: ZarrSettings.from_words(["DATA=x", f"SHARDS={text}"], "zarr"))
     assert re.fullmatch(r"SHARDS=.*: expected a share such as 1/4 \(the first of four\).*", found)
+
+
+def test_all_bad_chips_are_listed_and_the_other_shards_are_done(
+    tmp_path: Path, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    chips = write_chips(tmp_path / "tif", count=600, height=8, width=8)
+    bad = [*range(3, 27), 599]
+    for index in bad:
+        (chips.folder / f"t_{index}.tif").write_bytes(b"no TIFF")
+    first = refused(lambda: to_store(chips, tmp_path / "s.zarr"))
+    assert first.startswith(f"{chips.folder / 't_3.tif'}: expected ")
+    count, *listed, more = capsys.readouterr().out.splitlines()
+    assert count == f"{tmp_path / 's.zarr'}: 25 chips cannot be used:"
+    assert [line.partition(": expected")[0] for line in listed] == [
+        f"bad: {chips.folder / f't_{index}.tif'}" for index in bad[1:20]
+    ]
+    assert more == "... and 5 more"
+    assert [path.name for path in (partial_path(tmp_path / "s.zarr") / "progress").iterdir()] == ["1.npz"]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_after_a_bad_chip_is_replaced_the_same_command_ends_in_the_same_bytes(
+    many: tuple[Chips, Store], tmp_path: Path, refused: Callable[..., str], jobs: int
+) -> None:
+    chips, whole = many
+    path, status = chips.folder / "t_700.tif", (chips.folder / "t_700.tif").stat()
+    good = path.read_bytes()
+    path.write_bytes(good[:-1])
+    assert "t_700.tif" in refused(lambda: convert_share(chips, tmp_path / "s.zarr", None, jobs=jobs))
+    path.write_bytes(good)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    convert_share(chips, tmp_path / "s.zarr", None, jobs=jobs)
+    assert tree(tmp_path / "s.zarr") == tree(Path(whole.path))
