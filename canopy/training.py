@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 from analysis.commands import CurvesSettings, curves
+from preprocess.console import say
 from train.commands import TrainRequest, train
 
 
@@ -15,4 +16,11 @@ def train_and_draw(request: TrainRequest) -> int:
         file = request.run_file or Path(folder) / "run"
         code = train(dataclasses.replace(request, run_file=file))
         run = file.read_text().strip("\n") if code == 0 and file.exists() else ""
-    return curves(CurvesSettings(run=Path(run))) if run else code
+    if not run:
+        return code
+    curves(CurvesSettings(run=Path(run)))
+    from train.messages import next_lines
+
+    for line in next_lines(Path(run)):
+        say(line)
+    return 0

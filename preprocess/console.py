@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import NoReturn
 
-# With a training's note still whole in 80 columns.
-BAR = "{desc} {percentage:3.0f}%|{bar}| {remaining} left, {rate_fmt}{postfix}"
+# A terminal of 80 columns cuts the end: that is the unit of the rate, never a training's note.
+BAR = "{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}, {rate_fmt}"
 LOG_EVERY_S = 10.0  # a line of progress in a log file, where there is no terminal to redraw
 
 

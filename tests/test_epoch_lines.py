@@ -1,15 +1,22 @@
 """What the terminal shows and metrics.jsonl holds of an epoch."""
 
+import shlex
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.made_runs import write_run
+from tqdm import tqdm
 
-from preprocess.console import UserError, one_line
+from preprocess.console import BAR, UserError, one_line
+from preprocess.zarr_store import Store
 from train.config import make_config
 from train.contract.fields import Share, decode
 from train.contract.metrics import EpochLine, split_fields
-from train.messages import epoch_lines
+from train.contract.record import read_record
+from train.messages import end_lines, epoch_lines, next_lines
 from train.metrics import class_ap
 from train.run_state import State
 
@@ -41,3 +48,42 @@ def test_a_perfect_ap_that_rounds_above_1_is_read_and_1_001_is_not() -> None:
     assert decode(Share, float(perfect), "metrics.jsonl line 1", "test_ap.a") == perfect
     with pytest.raises(UserError, match=r"expected test_ap\.a to be a number from 0 to 1, found 1\.001"):
         decode(Share, 1.001, "metrics.jsonl line 1", "test_ap.a")
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_a_finished_run_names_its_best_epoch_its_files_and_two_commands_within_80_columns(
+    session_store: Store, tmp_path: Path, split: str
+) -> None:
+    record = read_record(write_run(tmp_path / "run", session_store))
+    record = replace(record, split=replace(record.split, epoch_chosen_on=split), best_epoch=2)
+    scores = {"train": 0.7, "val": 0.6, "test": 0.5}
+    history = []
+    for number in (1, 2):
+        fields: dict[str, Any] = {}
+        for name, value in scores.items():
+            fields |= split_fields(name, loss=0.5, mean_ap=value / number, ap={"a": 0.5})
+        history.append(replace(epoch("train", "test"), epoch=number, **fields))
+    lines = end_lines(Path("runs/task1"), record, tuple(history))
+    expected = "val mAP 0.3000; test mAP 0.2500" if split == "val" else "test mAP 0.2500"
+    assert lines[0] == f"runs/task1: done. Best epoch 2 of 2 by {expected}"
+    files = {"model.safetensors", "results.npz", "metrics.jsonl", "run.json"}
+    assert {name for name in files if f"{name}: " in "\n".join(lines[1:])} == files
+    after = next_lines(Path("runs/task1"))
+    assert after[1:] == ["make report RUN=runs/task1", "make reproduce RUN=runs/task1"]
+    assert max(map(len, [*lines, *after])) <= 80
+
+
+def test_the_commands_can_be_pasted_into_a_shell() -> None:
+    *_, report, _ = next_lines(Path("my runs/it's $1"))
+    assert shlex.split(report) == ["make", "report", "RUN=my runs/it's $1"]
+
+
+@pytest.mark.parametrize("rate", [11.3, 999.9, 10_032.7])
+@pytest.mark.parametrize("label", ["epoch 9/12", "epoch 100/300"])
+def test_the_note_of_a_training_is_whole_in_a_bar_of_80_columns(label: str, rate: float) -> None:
+    note = "loss 0.302 test mAP 0.534 wait 12 %"
+    shown = tqdm.format_meter(
+        int(rate * 300), int(rate * 600), 300, ncols=80, prefix=label, unit=" chips", bar_format=BAR, postfix=note
+    )
+    assert len(shown) == 80
+    assert f"05:00 left, {note}, " in shown

@@ -105,7 +105,8 @@ class RunLoop:
             config, state = self.job.config, self.state
             self.trainer.net.train()
             loss_meter = LossMeter(self.job.device)
-            previous = f" mAP {state.lines[-1].mean_ap('test'):.3f}" if state.lines else ""
+            split = selection_split(self.job.data)
+            previous = f" {split} mAP {state.lines[-1].mean_ap(split):.3f}" if state.lines else ""
             first = state.step * config.accumulate  # micro-batch
             # A generator that is closed, not read to its end: an incomplete step may follow the last one.
             micro_batches = cast(Generator[Batch, None, None], self.train_loader.epoch(state.epoch, first))

@@ -1,5 +1,7 @@
 """The lines that a run prints: what is trained, how an epoch went, where its time went, and what to do about it."""
 
+import math
+import shlex
 from pathlib import Path
 
 from preprocess.console import say
@@ -7,6 +9,7 @@ from preprocess.splits import SPLIT_NAMES
 from train import tune
 from train.config import Config
 from train.contract.metrics import EpochLine
+from train.contract.record import Record
 from train.device import Device, amp_name
 from train.memory import estimate_bytes
 from train.record import selection_split
@@ -76,3 +79,29 @@ def advice(line: EpochLine, device: Device) -> str:
         f"  {100 * wait_s / steady_s:.0f} % of the time is waiting for data: the loader gives {chips / steady_s:,.0f} "
         f"chips/s, the {name} trains {chips / (steady_s - wait_s):,.0f}. Try more WORKERS, or CODEC=none."
     )
+
+
+def end_lines(run: Path, record: Record, history: tuple[EpochLine, ...]) -> list[str]:
+    """The best epoch of a run that is done, and its files. With a short path each line has at most 80 columns."""
+    split = record.split.epoch_chosen_on
+    best = history[(record.best_epoch or 1) - 1]
+    scores = "; ".join(f"{name} mAP {_shown(best.mean_ap(name))}" for name in dict.fromkeys((split, "test")))
+    return [
+        f"{run}: done. Best epoch {best.epoch} of {len(history)} by {scores}",
+        "  model.safetensors: weights of this epoch    results.npz: its test scores",
+        "  metrics.jsonl: all epochs                   run.json: settings, versions",
+    ]
+
+
+def next_lines(run: Path) -> list[str]:
+    """What to do with a run that is done. The commands stand alone in their lines, so that they can be copied."""
+    name = shlex.quote(str(run))
+    return [
+        "Next: make a page about the run, and check that a new process gets its scores:",
+        f"make report RUN={name}",
+        f"make reproduce RUN={name}",
+    ]
+
+
+def _shown(value: float) -> str:
+    return "none" if math.isnan(value) else f"{value:.4f}"

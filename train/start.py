@@ -6,7 +6,6 @@ In: a checked request. Out: an exit code. Leaves the run itself to `fit`.
 import dataclasses
 import io
 import os
-import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from preprocess.zarr_store import Store
 from train import run_folder
 from train.commands import TrainRequest
 from train.config import Config
+from train.contract.metrics import read_metrics
 from train.contract.record import read_record
 from train.device import AMP_SETTING, Device, amp_name, choose_device, processes
 from train.distributed import World, join_world, leave_world, lost_another
@@ -26,6 +26,7 @@ from train.fit import fit
 from train.initial_weights import resolve_weights
 from train.launch import launch, under_torchrun
 from train.memory import is_out_of_memory, too_much
+from train.messages import end_lines, next_lines
 from train.record import check_inputs
 from train.setup import Data, Job, check_batch, open_data
 from train.signals import Stopped
@@ -60,10 +61,16 @@ def start(request: TrainRequest, opened: tuple[Store, Split] | None) -> int:
         return stopped.code
     finally:
         leave_world(world)
-    if request.run_file and world.main:
+    if not world.main:
+        return 0
+    record = read_record(folder)
+    for line in end_lines(folder, record, read_metrics(folder, record)):
+        say(line)
+    if request.run_file:  # the caller goes on with the run, and says what is next when it has ended
         request.run_file.write_text(f"{folder}\n")
-    check = f"make reproduce RUN={shlex.quote(str(folder))}"
-    say(f"{folder}: model.safetensors, results.npz, metrics.jsonl, run.json. Check it: {check}")
+        return 0
+    for line in next_lines(folder):
+        say(line)
     return 0
 
 
