@@ -26,7 +26,8 @@ from preprocess.console import UserError
 KINDS = {
     "stores": ("fuzz.stores", "Stores", 0.3),
     "json": ("fuzz.stores", "Jsons", 0.1),
-    "tiffs": ("fuzz.tiffs", "Tiffs", 0.15),
+    "tiffs": ("fuzz.tiffs", "Tiffs", 0.1),
+    "rasters": ("fuzz.rasters", "Rasters", 0.05),
     "images": ("fuzz.images", "Images", 0.05),
     "csvs": ("fuzz.csvs", "Csvs", 0.05),
     "jsonl": ("fuzz.tables", "JsonLines", 0.05),
