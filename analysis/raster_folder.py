@@ -18,7 +18,7 @@ from preprocess.file_patterns import FilePattern
 from preprocess.raster_list import find_rasters, read_grid
 from preprocess.tiff_page import ChipError
 from preprocess.window_cut import Cut
-from preprocess.window_grid import Grid, left_over_line
+from preprocess.window_grid import Grid, edge_line, num_windows
 from preprocess.window_reader import WindowReader
 from preprocess.write import check_finite
 
@@ -55,8 +55,8 @@ def list_windows(folder: Path, pattern: FilePattern | None, how: ChipFiles) -> F
                 raise
             unusable.append((name, path))
     assert how.cut is not None
-    if grids and (line := left_over_line(grids)):
-        say(line)
+    if grids:
+        say(f"DATA={folder}: {num_windows(grids)}. {edge_line(grids)}".rstrip())
     used = [grid for grid in grids if len(grid)]
     if not used and not unusable:
         raise UserError(

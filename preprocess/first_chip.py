@@ -4,6 +4,7 @@ In: its path and the settings. Out: a `FirstChip`: its values, what its files sa
 the names of the bands to `plan`.
 """
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from preprocess.fit import Fit
 from preprocess.image_names import is_picture
 from preprocess.raster_list import find_rasters, read_rasters
 from preprocess.sources import source_of
+from preprocess.tiff_header import MAX_CHIP_BYTES
 from preprocess.tiff_metadata import Facts
 from preprocess.tiff_page import ChipError
 from preprocess.window_cut import Cut
-from preprocess.window_grid import Grid, left_over_line, num_windows
+from preprocess.window_grid import Grid, edge_line, num_windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +78,15 @@ def read_first_raster(
     assert isinstance(settings.data, Path)  # the settings refuse an address
     rasters = read_rasters(find_rasters(settings.data, pattern), cut, bands=bands, asked=asked)
     shape = (len(bands) or rasters.count, cut.window, cut.window)
+    if (num_bytes := math.prod(shape) * np.dtype(rasters.dtype).itemsize) > MAX_CHIP_BYTES:
+        raise UserError(
+            f"WINDOW={cut.window}: expected chips of at most {MAX_CHIP_BYTES >> 20} MiB, found {num_bytes >> 20} MiB "
+            f"({shape[0]} bands of {rasters.dtype}). Choose a smaller WINDOW."
+        )
     facts = replace(rasters.facts, is_rgb=False, descriptions=()) if bands else rasters.facts
     return FirstChip(
         values=np.broadcast_to(np.zeros((), rasters.dtype), shape), facts=facts, files=rasters.files,
-        note=f"{num_windows(rasters.grids)}. {left_over_line(rasters.grids)}".rstrip(),
+        note=f"{num_windows(rasters.grids)}. {edge_line(rasters.grids)}".rstrip(),
     ), rasters.grids  # fmt: skip
 
 

@@ -68,6 +68,9 @@ def _say_store(path: Path, store: Store, encoded_bytes: int) -> None:
         say(f"files        {store.source['files']}")
     if "fit" in store.source:
         say(f"fit          {store.source['fit']} to {store.source['size']}")
+    if "window" in store.source:
+        edges = "; those at the edges are padded" if "edges" in store.source else ""
+        say(f"windows      {store.source['window']} of large rasters, one every {store.source['stride']} pixels{edges}")
     say(f"fingerprint  {store.fingerprint}")
     if store.split is not None:
         say(f"split column {split_counts(store.split)} (SPLIT=column)")

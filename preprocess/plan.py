@@ -84,9 +84,10 @@ class Plan:
             "AXES": self.source.get("axes", "as stored"),
             **{
                 word: self.source[word.lower()]
-                for word in ("FILES", "SIZE", "FIT", "WINDOW", "STRIDE", "EDGES")
+                for word in ("FILES", "SIZE", "FIT", "WINDOW", "STRIDE")
                 if word.lower() in self.source
             },
+            **({"FIT": self.source["edges"]} if "edges" in self.source else {}),
             "BANDS": ",".join(self.layout.bands),
             "chip shape and dtype": f"{shape} {self.layout.dtype}",
             "classes": csv_line(self.classes),

@@ -48,6 +48,15 @@ class Grid:
     def __len__(self) -> int:
         return len(self.rows) * len(self.columns)
 
+    @property
+    def num_padded(self) -> int:
+        """Windows that pass the right or the lower edge."""
+        inside = [
+            sum(start + self.cut.window <= side for start in self.cut.starts(side))
+            for side in (self.height, self.width)
+        ]  # fmt: skip
+        return len(self) - inside[0] * inside[1]
+
     def names(self) -> Iterator[str]:
         """The name of each window, in the order of `corners`."""
         return (window_name(self.name, row, column) for row in self.rows for column in self.columns)
@@ -70,9 +79,13 @@ def num_windows(grids: list[Grid]) -> str:
     return f"{count} windows of {window} x {window} in {len(grids)} raster{'s' if len(grids) > 1 else ''}"
 
 
-def left_over_line(grids: list[Grid]) -> str:
-    """A sentence about the pixels at the edges that are in no window; "" if there are none."""
+def edge_line(grids: list[Grid]) -> str:
+    """A sentence about the windows that pass an edge, or about the pixels there that are in no window; "" if there are
+    none."""
     cut = grids[0].cut
+    if cut.pad:
+        passing = sum(grid.num_padded for grid in grids)
+        return f"{passing} of them pass an edge and are padded." if passing else ""
     edges = [(grid, cut.left_over(grid.height), cut.left_over(grid.width)) for grid in grids]
     edges = [edge for edge in edges if any(edge[1:])]
     if not edges:

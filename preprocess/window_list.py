@@ -16,7 +16,7 @@ from preprocess.files import atomic_file
 from preprocess.georeference import bounds
 from preprocess.raster_list import find_rasters, read_rasters
 from preprocess.window_cut import Cut
-from preprocess.window_grid import Grid, left_over_line, num_windows
+from preprocess.window_grid import Grid, edge_line, num_windows
 from preprocess.window_reader import place_of
 
 HEADER = ("image_name", "raster", "row", "column")
@@ -47,9 +47,7 @@ def list_windows(
             writer.writerows(_rows(grid, os.path.relpath(grid.path, folder), located=located))
         text.detach()  # writes what is left; atomic_file closes the file
     where = ", with their coordinates" if located else ""
-    say(f"{out}: {num_windows(grids)}{where}.")
-    if line := left_over_line(grids):
-        say(line)
+    say(f"{out}: {num_windows(grids)}{where}. {edge_line(grids)}".rstrip())
 
 
 def _rows(grid: Grid, file: str, *, located: bool) -> list[list[object]]:

@@ -63,6 +63,18 @@ def test_axes_say_which_dimension_of_pages_holds_the_bands(tmp_path: Path, axes:
     assert np.array_equal(read(tmp_path / "a.tif", places, 16, Expected(axes=axes)), expected)
 
 
+def test_overviews_are_ignored_as_in_a_cog(tmp_path: Path) -> None:
+    values = raster(0, 64, 64)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        options: dict[str, Any] = {"tile": (16, 16), "compression": "deflate", "metadata": None}
+        colours = {"photometric": "minisblack", "planarconfig": "contig"}
+        file.write(np.moveaxis(values, 0, -1), **options, **colours)
+        file.write(np.moveaxis(values[:, ::2, ::2], 0, -1), subfiletype=1, **options, **colours)
+    places = corners(64, 64, 16, 16)
+    expected = np.stack([values[:, row : row + 16, column : column + 16] for row, column in places])
+    assert np.array_equal(read(tmp_path / "a.tif", places, 16), expected)
+
+
 def test_pixels_outside_the_raster_are_left_as_they_are(tmp_path: Path) -> None:
     values = raster(0, 20, 22)
     write_raster(tmp_path / "a.tif", values, tile=(16, 16))

@@ -170,6 +170,8 @@ REFUSALS = {
     ("WINDOW=0",): "WINDOW=0: expected a whole number from 1 to 65,536.",
     ("WINDOW=51",): "WINDOW=51: none of 2 rasters has so many rows and columns (the first, {folder}/a/one.tif, has 50 "
     "x 70). Choose a smaller WINDOW, or FIT=pad.",
+    ("WINDOW=5000", "FIT=pad"): "WINDOW=5000: expected chips of at most 128 MiB, found 143 MiB (3 bands of uint16). "
+    "Choose a smaller WINDOW.",
     ("WINDOW=16", "BANDS=red,nir"): "{folder}/a/one.tif: expected 2 bands, found 3. Convert it, or take it out of "
     "DATA.",
 }  # fmt: skip

@@ -17,6 +17,7 @@ from helpers.places import UTM_33N, geo_tags
 from helpers.rasters import corners, cut, names, raster, windows_store, write_labels, write_raster
 
 from preprocess.files import shard_path
+from preprocess.info import info
 from preprocess.plan_file import ShardTask
 from preprocess.splits import make_split
 from preprocess.verify import verify
@@ -81,7 +82,9 @@ def padded(values: np.ndarray, places: list[tuple[int, int]], window: int, **how
 
 
 @pytest.mark.parametrize("nodata", [None, "0"])
-def test_fit_pad_adds_windows_that_pass_the_right_and_the_lower_edge(tmp_path: Path, nodata: str | None) -> None:
+def test_fit_pad_adds_windows_that_pass_the_right_and_the_lower_edge(
+    tmp_path: Path, nodata: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
     values = np.maximum(raster(0, HEIGHT, WIDTH), 1)
     tags = geo_tags(UTM_33N, corner=(500_000, 5_400_000), side=(10, 10))
     write_raster(tmp_path / "in" / "scene.tif", values, tile=(16, 16), extratags=tags)
@@ -90,6 +93,9 @@ def test_fit_pad_adds_windows_that_pass_the_right_and_the_lower_edge(tmp_path: P
     store = windows_store(tmp_path / "in", tmp_path / "s.zarr", window=16, fit="pad", nodata=nodata)
     how: dict[str, Any] = {"mode": "reflect"} if nodata is None else {"constant_values": 0}
     assert np.array_equal(pixels(store), padded(values, places, 16, **how))
+    assert "20 windows of 16 x 16 in 1 raster. 8 of them pass an edge and are padded." in capsys.readouterr().out
+    info(store.local_path, "course")
+    assert "16 of large rasters, one every 16 pixels; those at the edges are padded" in capsys.readouterr().out
     assert store.transform is not None
     assert store.transform[-1].tolist() == [10, 0, 500_640, 0, -10, 5_399_520]
     if nodata:
