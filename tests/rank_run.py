@@ -1,12 +1,14 @@
 """One rank of a tiny run, for tests: `python tests/rank_run.py FOLDER STOP ARGUMENTS...` under torchrun.
 
 It writes FOLDER/<rank>.log with a line per batch: epoch, chips, loss (hex). With STOP above 0, the last rank sends
-SIGTERM to itself in its step of that number.
+SIGTERM to itself in its step of that number. With STOP below 0, rank 0 makes FOLDER/waits
+after its step -STOP, and waits until that file is gone.
 """
 
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +36,11 @@ def logged(log: Path, stop: int) -> Iterator[None]:
             print(loop.state.epoch, ",".join(map(str, batch.chips)), float(loss).hex(), file=file)
         if steps == stop and is_last_rank:
             os.kill(os.getpid(), signal.SIGTERM)
+        if steps == -stop and os.environ.get("RANK", "0") == "0":
+            waits = log.parent / "waits"
+            waits.touch()
+            while waits.exists():
+                time.sleep(0.01)
 
     with tiny_networks(), use_hooks(Hooks(on_batch_end=note)):
         yield

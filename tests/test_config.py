@@ -179,6 +179,7 @@ def test_settings_that_always_have_an_effect() -> None:
     always = {
         "task", "store", "gpu", "gpu_given", "arch", "weights", "finetune", "input", "split", "val", "seed", "test",
         "crop", "amp", "deterministic", "workers", "shuffle_labels", "compile", "accumulate", "checkpoint_minutes",
+        "rank_timeout_minutes",
         "tracker", "recipe", "epochs", "batch", "test_batch", "flips", "optimizer", "lr", "weight_decay", "schedule",
         "loss", "ema", "smoothing", "balance", "bands_in", "trunks", "bands_rgb",
     }  # fmt: skip
@@ -204,7 +205,7 @@ def test_the_list_of_settings_is_frozen() -> None:
     assert set(specs(Config)) == {
         "task", "store", "gpu", "gpu_given", "arch", "weights", "finetune", "input", "split", "val", "seed", "test",
         "crop", "amp", "deterministic", "workers", "cache", "decode", "shuffle_labels", "conv1", "compile",
-        "accumulate", "checkpoint_minutes", "tracker",
+        "accumulate", "checkpoint_minutes", "rank_timeout_minutes", "tracker",
         "recipe", "epochs", "batch", "test_batch", "flips", "optimizer", "lr", "momentum", "weight_decay", "schedule",
         "step_epochs", "step_gamma", "loss", "warmup", "ema", "smoothing", "balance", "trunk_lr",
         "pool", "crop_share", "bands_in", "trunks", "bands_rgb", "block_km",

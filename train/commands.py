@@ -4,18 +4,20 @@ In: words. Out: a `TrainRequest`, whose configuration and conversion are checked
 it. `early_checks` then holds them against the chips. Torch and DALI load after both.
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from preprocess.chip_words import ChipWords
 from preprocess.commands import ConversionSettings
 from preprocess.console import UserError, say
 from preprocess.files import is_url, partial_path, store_place
+from preprocess.messages import bad
 from preprocess.setting_specs import specs, words_of
 from preprocess.settings import Answer, Settings, read_words, setting
 from train import chip_checks
@@ -25,6 +27,8 @@ from train.setting_groups import check_gpu
 DEMO = Path("demo")
 DEMO_DEFAULTS = {"epochs": 8, "weights": "none"}  # the same numbers with and without a network
 _STORE = Path("chips.zarr")
+_TOGETHER = "On each of two machines: NODES=2 NODE=0 (or 1) HEAD=node0:29500."
+_HEAD = re.compile(r"[\w.-]+:[0-9]{1,5}", re.ASCII)
 
 
 class RunWords(Settings):
@@ -46,6 +50,36 @@ class RunWords(Settings):
     run_file: Path | None = setting(
         None, "For scripts: a file to which the path of the run's folder is written.", hint="file"
     )
+
+
+class MachineWords(Settings):
+    """Which machines train the run. Not part of run.json."""
+
+    heading: ClassVar[str] = "Several machines"
+
+    nodes: int = setting(
+        1, "Machines that train one run together. Start the command on each of them, with another NODE.", ge=1, le=1024
+    )
+    node: int | None = setting(None, "With NODES: the number of this machine. 0 writes the run.", ge=0, le=1023)
+    head: str | None = setting(None, "With NODES: name and free port of machine 0.", hint="node0:29500")
+
+    @model_validator(mode="after")
+    def _machines_are_complete(self) -> Self:
+        for name in ("node", "head"):
+            value = getattr(self, name)
+            if (value is None) != (self.nodes == 1):
+                state = "missing" if value is None else "given"
+                raise UserError(f"NODES={self.nodes}: {name.upper()} is {state}. {_TOGETHER}")
+        if self.node is not None and self.node >= self.nodes:
+            raise bad("NODE", self.node, f"0 to {self.nodes - 1} with NODES={self.nodes}")
+        return self
+
+    @field_validator("head")
+    @classmethod
+    def _head_has_a_port(cls, text: str | None) -> str | None:
+        if text is not None and not _HEAD.fullmatch(text):
+            raise ValueError("name:port, such as node0:29500")
+        return text
 
 
 class FirstConversion(ConversionSettings):
@@ -89,6 +123,7 @@ class TrainRequest:
     run: str | None = None
     resume: Path | None = None
     run_file: Path | None = None
+    machines: MachineWords = field(default_factory=MachineWords)
     conversion: ConversionSettings | None = None
     is_demo: bool = False
 
@@ -112,7 +147,7 @@ class TrainRequest:
     @staticmethod
     def shown_models() -> tuple[type[Settings], ...]:
         """The classes whose settings the tables show."""
-        return Config, RunWords, FirstConversion
+        return Config, RunWords, MachineWords, FirstConversion
 
     def check(self) -> None:
         """Refuse what files and folders show to be wrong, before anything heavy is loaded."""
@@ -142,7 +177,8 @@ class TrainRequest:
 
     def words(self) -> list[str]:
         """Words that ask for the same training of the store as it is then: for a process per GPU."""
-        names = {name for model in (Config, RunWords) for name, spec in specs(model).items() if not spec.hidden}
+        models = (Config, RunWords, MachineWords)
+        names = {name for model in models for name, spec in specs(model).items() if not spec.hidden}
         values = {name: value for name, value in self.values.items() if name in names}
         values |= {"store": self.config.store, "run_file": self.run_file}
         return [f"{name.upper()}={_text(value)}" for name, value in values.items() if value is not None]
@@ -164,10 +200,17 @@ def _new(values: dict[str, Any]) -> TrainRequest:
             values[name] = str(Path(values[name]).resolve())
     settings = {name: value for name, value in values.items() if name in specs(Config) and name != "recipe"}
     config = make_config(values.get("recipe", "default"), **settings)
+    machines = _machines(values)
+    if conversion and machines.nodes > 1:
+        raise UserError(f"NODES={machines.nodes}: expected a store that all machines see. Convert the chips first.")
     return TrainRequest(
-        config=config, values=values, run=values.get("run"), run_file=values.get("run_file"), conversion=conversion,
-        is_demo=is_demo,
+        config=config, values=values, run=values.get("run"), run_file=values.get("run_file"), machines=machines,
+        conversion=conversion, is_demo=is_demo,
     )  # fmt: skip
+
+
+def _machines(values: dict[str, Any]) -> MachineWords:
+    return MachineWords(**{name: value for name, value in values.items() if name in specs(MachineWords)})
 
 
 def _conversion(values: dict[str, Any], is_demo: bool) -> ConversionSettings:
@@ -195,7 +238,8 @@ def _resumed(values: dict[str, Any]) -> TrainRequest:
         raise UserError(str(error).replace("RUN=", "RESUME=", 1)) from None
     if record.state == "done":
         raise UserError(f"RESUME={resume}: the run is done. `make reproduce RUN={resume}` checks it.")
-    changes = {name: value for name, value in values.items() if name not in ("resume", "run_file")}
+    words = {*specs(RunWords), *specs(MachineWords)} - {"run"}
+    changes = {name: value for name, value in values.items() if name not in words}
     if fixed := [name.upper() for name in changes if name not in RUNTIME_SETTINGS]:
         may = ", ".join(word for word, spec in words_of(Config).items() if spec.on_resume)
         raise UserError(f"{', '.join(fixed)}: set by RESUME={resume}. With RESUME only {may} can be given.")
@@ -203,7 +247,9 @@ def _resumed(values: dict[str, Any]) -> TrainRequest:
         changes["store"] = store_place(changes["store"])
     config = record.config.replace(**changes)
     check_effect(config, changes)
-    return TrainRequest(config=config, values=values, resume=resume, run_file=values.get("run_file"))
+    return TrainRequest(
+        config=config, values=values, resume=resume, run_file=values.get("run_file"), machines=_machines(values)
+    )
 
 
 def _kind(path: Path) -> str:

@@ -7,11 +7,15 @@ checkpoint, and `barrier`; `agree` works one step late, so that no rank blocks. 
 
 import os
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import torch
 from torch import distributed
+
+# What the operating system says of a connection to a rank or a machine that is gone, as gloo quotes it.
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "No route to host")
 
 
 @dataclass(kw_only=True)
@@ -85,24 +89,36 @@ class World:
             distributed.barrier(group=self._host_group)
 
 
-def join_world(device: torch.device) -> World:
+def join_world(device: torch.device, timeout: timedelta) -> World:
     """The world that torchrun's environment variables describe; one process without them.
 
     Args:
         device: where the gradients are. NCCL exchanges them between GPUs, gloo between CPUs.
+        timeout: how long a rank waits for the others before an exchange fails.
     """
     size = int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
     if size == 1:
         return World()
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":
+        # After NCCL's time-out its watchdog aborts the process. gloo's exchange of the same step fails first, with an
+        # exception.
+        distributed.init_process_group("nccl", timeout=timeout + timedelta(minutes=1))
+    else:
+        distributed.init_process_group("gloo", timeout=timeout)
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-    return World(rank=rank, size=size, local_rank=local_rank, _host_group=distributed.new_group(backend="gloo"))
+    group = distributed.new_group(backend="gloo", timeout=timeout)
+    return World(rank=rank, size=size, local_rank=local_rank, _host_group=group)
 
 
 def lost_another(error: RuntimeError) -> bool:
-    """Whether an exchange failed because another rank has ended. gloo has no exception type for that."""
-    gone = any(text in str(error) for text in ("Connection closed by peer", "Connection reset by peer"))
-    return gone or isinstance(error, distributed.DistError)
+    """Whether an exchange failed because another rank has ended or cannot be reached. gloo has no exception type for
+    that."""
+    return timed_out(error) or any(text in str(error) for text in _LOST) or isinstance(error, distributed.DistError)
+
+
+def timed_out(error: RuntimeError) -> bool:
+    """Whether an exchange failed because another rank did not answer in time."""
+    return "timed out" in str(error).lower()
 
 
 def leave_world(world: World) -> None:

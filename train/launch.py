@@ -1,16 +1,22 @@
-"""GPU=0,1,2,3: run this command once per GPU, with torchrun's launcher. Leaves the ranks to `distributed`."""
+"""GPU=0,1,2,3 and NODES=2: run the command once per GPU, with torchrun's launcher. Leaves ranks to `distributed`."""
 
 import logging
 import os
 import signal
 import sys
 import uuid
+from typing import Any
 
+from torch.distributed import DistError
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from preprocess.console import StoppedError
+from train.commands import MachineWords
 from train.signals import CTRL_C, STOPPED
+
+_JOIN_MINUTES = 15  # how long a machine waits for the others to start the same command
 
 
 def under_torchrun() -> bool:
@@ -18,18 +24,20 @@ def under_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def launch(processes: int, arguments: list[str]) -> int:
-    """Run `python -m train ARGUMENTS` in that many processes; returns the exit code that one process would have.
+def launch(processes: int, arguments: list[str], machines: MachineWords) -> int:
+    """Run `python -m train ARGUMENTS` in that many processes here; returns the exit code that one process would have.
 
     A signal is passed on to all of them. They write a checkpoint and end, and the launcher waits for that.
+
+    Raises:
+        StoppedError: the machines did not find each other.
     """
     # Each rank prints one line about its error; torchrun would add a page.
     logging.disable(logging.ERROR)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
     config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.1,
-        signals_to_handle="SIGTERM,SIGINT,SIGUSR1",
+        nproc_per_node=processes, max_restarts=0, monitor_interval=0.1,
+        signals_to_handle="SIGTERM,SIGINT,SIGUSR1", **_rendezvous(machines),
     )  # fmt: skip
     try:
         elastic_launch(config, sys.executable)("-m", "train", *arguments)
@@ -38,4 +46,25 @@ def launch(processes: int, arguments: list[str]) -> int:
         return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
     except SignalException as stopped:
         return CTRL_C if stopped.sigval == signal.SIGINT else STOPPED
+    except DistError as error:
+        raise StoppedError(
+            f"HEAD={machines.head}: expected NODES={machines.nodes} machines that run this command within "
+            f"{_JOIN_MINUTES} minutes, found fewer, or no connection to this address."
+        ) from error
     return 0
+
+
+def _rendezvous(machines: MachineWords) -> dict[str, Any]:
+    """The launcher's settings for these machines.
+
+    With several, the rendezvous is static: rank 0, which writes the run, is on machine 0, and a launcher asks the
+    others nothing while the ranks run. A dynamic one reads a store on machine 0 all the time; without a network it
+    ended 2 minutes after the ranks.
+    """
+    nodes = {"min_nodes": machines.nodes, "max_nodes": machines.nodes}
+    if machines.nodes == 1:
+        return {**nodes, "run_id": uuid.uuid4().hex, "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+    return {
+        **nodes, "run_id": "canopy", "rdzv_backend": "static", "rdzv_endpoint": machines.head,
+        "rdzv_configs": {"rank": machines.node, "timeout": 60 * _JOIN_MINUTES},
+    }  # fmt: skip

@@ -276,6 +276,13 @@ class RunSettings(Settings):
     checkpoint_minutes: float = setting(
         10.0, "Minutes between checkpoints. One is also written after each epoch.", gt=0, le=1e6, on_resume=True
     )
+    rank_timeout_minutes: float = setting(
+        10.0,
+        "With several processes: minutes that a process waits for the others before it ends with exit code 75.",
+        gt=0,
+        le=1e4,
+        on_resume=True,
+    )
     tracker: Literal["none", "wandb"] = setting(
         "none",
         "A tracker in addition to TensorBoard. wandb (Weights & Biases) always runs offline; `wandb sync` uploads.",

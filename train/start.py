@@ -10,9 +10,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
-from preprocess.console import UserError, say
+from preprocess.console import StoppedError, UserError, say
 from preprocess.splits import Split
 from preprocess.zarr_store import Store
 from train import run_folder
@@ -21,7 +22,7 @@ from train.config import Config
 from train.contract.metrics import read_metrics
 from train.contract.record import read_record
 from train.device import AMP_SETTING, Device, amp_name, choose_device, processes
-from train.distributed import World, join_world, leave_world, lost_another
+from train.distributed import World, join_world, leave_world, lost_another, timed_out
 from train.fit import fit
 from train.initial_weights import resolve_weights
 from train.launch import launch, under_torchrun
@@ -47,11 +48,12 @@ def start(request: TrainRequest, opened: tuple[Store, Split] | None) -> int:
         _be_quiet()
     config, resume = request.config, request.resume
     data = open_data(config, opened)
-    if local_rank is None and (count := processes(config)) > 1:
-        check_batch(config, count)
-        return launch(count, request.words())
+    count, nodes = processes(config), request.machines.nodes
+    if local_rank is None and count * nodes > 1:
+        check_batch(config, count * nodes)
+        return launch(count, request.words(), request.machines)
     device = _device(config, data, resume, local_rank)
-    world = join_world(device.device)
+    world = join_world(device.device, timedelta(minutes=config.rank_timeout_minutes))
     try:
         with _explained_errors(config, world):
             if resume is None:
@@ -87,8 +89,14 @@ def _explained_errors(config: Config, world: World) -> Iterator[None]:
         if is_out_of_memory(error):
             raise UserError(too_much(config, world.size)) from error
         if isinstance(error, RuntimeError) and world.size > 1 and lost_another(error):
+            if timed_out(error):
+                minutes = config.rank_timeout_minutes
+                raise StoppedError(
+                    f"rank {world.rank}: no answer from another process of this run for {minutes:g} minutes "
+                    f"(RANK_TIMEOUT_MINUTES={minutes:g})."
+                ) from error
             time.sleep(_WAIT_FOR_TORCHRUN_S)
-            raise UserError("another process of this run has ended.") from error
+            raise StoppedError(f"rank {world.rank}: another process of this run has ended.") from error
         raise
 
 

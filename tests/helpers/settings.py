@@ -22,5 +22,6 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     **{name: st.floats(0, 1, exclude_max=True) for name in ("val", "warmup", "ema", "smoothing")},
     "lr": st.floats(0, 1e30, exclude_min=True), "trunk_lr": st.floats(0, 1e6, exclude_min=True),
     "checkpoint_minutes": st.floats(0, 1e6, exclude_min=True),
+    "rank_timeout_minutes": st.floats(0, 1e4, exclude_min=True),
     "crop_share": st.floats(0, 1, exclude_min=True), "step_gamma": st.floats(0, 1, exclude_min=True),
 }  # fmt: skip

@@ -41,9 +41,9 @@ _Side = Annotated[int, Rule("a side in pixels, 1 to 65536", lambda value: 1 <= v
 _Std = Annotated[float, Rule("a positive number", lambda value: value > 0)]
 _Names = Rule("different names, one or more", lambda value: 0 < len(value) == len(set(value)))
 _V2_FIELDS = ("version", "id", "identity", "sha256")
-# Settings that are left out of the identity of a run of version 2: they change how a run executes, not its result. No
-# name may leave this list, or older runs would have another identity.
-_EXECUTION = ("store", "gpu", "gpu_given", "workers", "cache", "decode", "checkpoint_minutes", "tracker")
+# Not part of a run's identity (version 2): they change how a run executes, not its result. No name may leave the list.
+_EXECUTION = {"store", "gpu", "gpu_given", "workers", "cache", "decode", "checkpoint_minutes", "tracker"}
+_EXECUTION |= {"rank_timeout_minutes"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,215 @@
+"""Two machines train as one, a network apart: the same run as two processes on one machine, to the bit, also if a
+cable is cut. The machines are network namespaces (`helpers.hosts`)."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from helpers.chips import to_store, write_chips
+from helpers.commands import ROOT, here
+from helpers.hosts import Network, NoNetwork, network, spaces
+from tiny import outcome
+
+from preprocess.zarr_store import Store
+
+NODES = ("node0", "node1")
+BUCKET = "store"
+# One thread per process, so that each adds in the same order as its neighbour on one machine.
+ENVIRONMENT = {
+    **os.environ, "OMP_NUM_THREADS": "1", "AWS_ENDPOINT_URL": f"http://{BUCKET}:5000", "AWS_ALLOW_HTTP": "true",
+    "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1",
+}  # fmt: skip
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+UPLOAD = """
+import boto3, pathlib, sys
+client, folder = boto3.client("s3", region_name="us-east-1"), pathlib.Path(sys.argv[1])
+client.create_bucket(Bucket="chips")
+for path in folder.rglob("*"):
+    if path.is_file():
+        client.upload_file(str(path), "chips", f"lz4.zarr/{path.relative_to(folder)}")
+"""
+
+
+@pytest.fixture
+def hosts() -> Iterator[Network]:
+    """Three machines: two that train, and one for a server."""
+    try:
+        with network(*NODES, BUCKET) as made:
+            yield made
+    except NoNetwork as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    chips = write_chips(tmp_path_factory.mktemp("hosts") / "tif", count=361)
+    return to_store(chips, chips.folder.parent / "chips.zarr")
+
+
+def settings(store: object) -> list[str]:
+    return ["TASK=4", f"STORE={store}", "GPU=cpu", "EPOCHS=3", "BATCH=20", "WEIGHTS=none", "EMA=0.9"]
+
+
+@pytest.fixture(scope="module")
+def one_machine(store: Store) -> Path:
+    """The folder with the logs and the run of two processes on this machine."""
+    place = store.path.parent / "one"
+    words = [str(ROOT / "tests" / "rank_run.py"), str(place), "0", *settings(store.path), f"RUN={place / 'run'}"]
+    ended = subprocess.run([*TORCHRUN, "--nproc-per-node", "2", "--", *words], cwd=ROOT, env=ENVIRONMENT,
+                           capture_output=True, text=True)  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    return place
+
+
+def start(hosts: Network, commands: Sequence[list[str]]) -> "list[subprocess.Popen[str]]":
+    """Start a command on each of the nodes."""
+    return [
+        hosts.start(node, command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for node, command in zip(NODES, commands, strict=True)
+    ]
+
+
+def torchrun(place: Path, stop: int, *words: str) -> list[list[str]]:
+    """For each node the command that runs `rank_run.py` there, in one process."""
+    ranks = [str(ROOT / "tests" / "rank_run.py"), str(place), str(stop), *words]
+    return [
+        [*TORCHRUN, "--nnodes", "2", "--node-rank", str(node), "--master-addr", NODES[0], "--master-port", "29500",
+         "--", *ranks]
+        for node in range(2)
+    ]  # fmt: skip
+
+
+def canopy(*words: str) -> list[list[str]]:
+    """For each node the same training, started by canopy's own command."""
+    start = [sys.executable, "-m", "train", "NODES=2", f"HEAD={NODES[0]}:29500"]
+    return [[*start, f"NODE={node}", *words] for node in range(2)]
+
+
+def wait_for(condition: Callable[[], object], processes: "Sequence[subprocess.Popen[str]]") -> None:
+    while not condition():
+        assert all(process.poll() is None for process in processes), [process.communicate() for process in processes]
+        time.sleep(0.01)
+
+
+def check_equal(place: Path, one_machine: Path) -> None:
+    """Weights, scores, and every chip and loss of both ranks."""
+    assert outcome(place / "run") == outcome(one_machine / "run")
+    for rank in range(2):
+        assert (place / f"{rank}.log").read_text() == (one_machine / f"{rank}.log").read_text()
+
+
+def test_hosts_know_each_other_by_name_until_a_cable_is_cut(hosts: Network, tmp_path: Path) -> None:
+    def answer() -> str:
+        fetch = "import urllib.request as r; print(r.urlopen('http://node1:8000/word', timeout=1).read().decode())"
+        return hosts.run("node0", [sys.executable, "-c", fetch]).stdout
+
+    (tmp_path / "word").write_text("here")
+    server = hosts.start("node1", [sys.executable, "-m", "http.server", "8000", "-d", str(tmp_path)],
+                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    while answer() != "here\n":
+        assert server.poll() is None
+    hosts.cut("node1")
+    assert answer() == ""
+    hosts.join("node1")
+    assert answer() == "here\n"
+
+
+def test_nothing_of_the_hosts_is_left_after_a_failure() -> None:
+    endless = []
+
+    def fail() -> None:
+        with network("a", "b") as made:
+            endless.append(made.start("a", ["sleep", "1000"]))
+            raise ZeroDivisionError
+
+    try:
+        with pytest.raises(ZeroDivisionError):
+            fail()
+    except NoNetwork as reason:
+        pytest.skip(str(reason))
+    assert endless[0].returncode == -9
+    assert not [space for space in spaces() if space.split("-")[2] == str(os.getpid())]
+
+
+@pytest.mark.slow
+def test_two_machines_train_what_one_machine_trains(hosts: Network, store: Store, one_machine: Path) -> None:
+    place = store.path.parent / "two"
+    for process in start(hosts, torchrun(place, 0, *settings(store.path), f"RUN={place / 'run'}")):
+        _, stderr = process.communicate()
+        assert process.returncode == 0, stderr
+    check_equal(place, one_machine)
+
+
+@pytest.mark.slow
+def test_a_short_cut_changes_nothing(hosts: Network, store: Store, one_machine: Path) -> None:
+    place = store.path.parent / "short"
+    processes = start(hosts, torchrun(place, -17, *settings(store.path), f"RUN={place / 'run'}"))
+    wait_for((place / "waits").exists, processes)
+    hosts.cut("node1")
+    (place / "waits").unlink()
+    time.sleep(3)
+    assert len((place / "0.log").read_text().splitlines()) < 20  # of 36: it waits
+    hosts.join("node1")
+    for process in processes:
+        _, stderr = process.communicate()
+        assert process.returncode == 0, stderr
+    check_equal(place, one_machine)
+
+
+@pytest.mark.slow
+def test_both_machines_read_a_store_in_object_storage(hosts: Network, store: Store, one_machine: Path) -> None:
+    place = store.path.parent / "s3"
+    server = hosts.start(BUCKET, [sys.executable, "-m", "moto.server", "-H", "0.0.0.0", "-p", "5000"],
+                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    uploaded = hosts.run(BUCKET, [sys.executable, "-c", UPLOAD, str(store.path)], env=ENVIRONMENT)
+    assert uploaded.returncode == 0, uploaded.stderr
+    for process in start(hosts, torchrun(place, 0, *settings("s3://chips/lz4.zarr"), f"RUN={place / 'run'}")):
+        _, stderr = process.communicate()
+        assert process.returncode == 0, stderr
+    assert server.poll() is None
+    check_equal(place, one_machine)
+
+
+@pytest.mark.slow
+def test_a_cut_for_ever_ends_both_machines_with_a_checkpoint(hosts: Network, store: Store, tmp_path: Path) -> None:
+    """The cable is cut in the second epoch, and both commands end by themselves. RESUME then gives the run that one
+    machine made without a cut."""
+    words = f"TASK=1 STORE={store.path} EPOCHS=2 BATCH=20 WEIGHTS=none".split()
+    run, alone = tmp_path / "run", tmp_path / "alone"
+    processes = start(hosts, canopy(*words, "GPU=cpu", "RANK_TIMEOUT_MINUTES=0.25", f"RUN={run}"))
+    wait_for(lambda: list(run.glob("checkpoints/e002-s00000-*")), processes)
+    hosts.cut("node1")
+    for rank, process in enumerate(processes):
+        stdout, stderr = process.communicate(timeout=120)
+        assert process.returncode == 75
+        assert stderr.splitlines()[-1] == (
+            f"error: rank {rank}: no answer from another process of this run for 0.25 minutes "
+            "(RANK_TIMEOUT_MINUTES=0.25)."
+        )
+        assert stdout.count("To resume it") == 1 - rank
+    hosts.join("node1")
+    for process in start(hosts, canopy(f"RESUME={run}")):
+        assert process.wait() == 0
+    ended = subprocess.run([sys.executable, "-m", "train", *words, "GPU=cpu,cpu", f"RUN={alone}"], env=ENVIRONMENT)
+    assert ended.returncode == 0
+    assert outcome(run) == outcome(alone)
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("NODES=2",), "NODES=2: NODE is missing. On each of two machines: NODES=2 NODE=0 (or 1) HEAD=node0:29500."),
+        (("NODES=2", "NODE=0"), "NODES=2: HEAD is missing."),
+        (("NODE=0",), "NODES=1: NODE is given."),
+        (("NODES=2", "NODE=2", "HEAD=a:1"), "NODE=2: expected 0 to 1 with NODES=2."),
+        (("NODES=2", "NODE=1", "HEAD=a"), "HEAD=a: expected name:port, such as node0:29500."),
+    ],
+)
+def test_settings_of_machines_that_do_not_fit_are_refused(words: tuple[str, ...], error: str, store: Store) -> None:
+    refused = here("train", "TASK=1", f"STORE={store.path}", *words)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"error: {error}")
