@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.chips import conversion, to_store, write_chips
+from helpers.chips import conversion, to_store, write_chips, write_csv
 from helpers.commands import stop_at
 from helpers.doc_blocks import ROOT, Block, commands, read_blocks
+from helpers.pages import Page
 from helpers.places import UTM_33N, geo_chips, geo_tags
 from helpers.published import write_bigearthnet, write_eurosat, write_planet, write_ucmerced
 from safetensors.torch import save_file
@@ -24,6 +25,7 @@ from preprocess.convert import convert
 
 pytestmark = pytest.mark.slow
 NO_TIMM = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
+COVER = ("水体和湿地", "Broad-leaved forest", f"Land {'principally ' * 6}occupied")
 NEEDS = ("needs timm", "")  # reasons of blocks that are run here
 TRAIN = ("EPOCHS=1", "BATCH=8", "GPU=cpu")
 
@@ -36,7 +38,7 @@ def blocks_of(page: str, *first_words: str) -> list[Block]:
 
 BLOCKS = [
     *blocks_of("training.md", "make train"),
-    *blocks_of("formats.md", "make train", "make info STORE=geo", "make zarr DATA=planet"),
+    *blocks_of("formats.md", "make train", "make info STORE=geo", "make zarr DATA=planet", "make zarr DATA=cover"),
 ]
 
 
@@ -63,6 +65,12 @@ def write_eurosats(folder: Path) -> None:
     write_eurosat(folder / "EuroSAT_MS", 2, form="tif")
 
 
+def write_cover(folder: Path) -> None:
+    chips = write_chips(folder / "cover", count=48)
+    write_csv(folder / "cover.csv", [(f"t_{index}", ";".join(COVER[index % 3 :])) for index in range(48)])
+    chips.csv.unlink()
+
+
 def write_timm(path: Path) -> None:
     import timm
 
@@ -79,6 +87,7 @@ MAKERS: dict[str, Callable[[Path], object]] = {
     "train TASK=1 STORE=ucmerced.zarr": lambda folder: write_preset(
         folder, "ucmerced", lambda data: write_ucmerced(data, 12)
     ),
+    "DATA=cover": write_cover,
     "DATA=planet": lambda folder: write_planet(folder / "planet"),
     "DATA=bigearthnet": lambda folder: write_bigearthnet(folder / "bigearthnet"),
     "DATA=eurosat": lambda folder: write_eurosats(folder / "eurosat"),
@@ -96,6 +105,11 @@ MAKERS: dict[str, Callable[[Path], object]] = {
 def test_the_commands_of_a_block_run(
     block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_figures: None
 ) -> None:
+    run_block(block, tmp_path, monkeypatch)
+
+
+def run_block(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run each command in a folder with the files that it names."""
     monkeypatch.chdir(tmp_path)
     lines = [line for line in commands(block) if line.startswith("make ")]
     for mark, make in MAKERS.items():
@@ -119,4 +133,18 @@ def test_the_commands_of_a_block_run(
 def test_every_block_of_training_md_that_trains_is_run() -> None:
     expected = [block for block in read_blocks(ROOT / "docs" / "training.md") if "make train" in "\n".join(block.lines)]
     assert [block for block in BLOCKS if block.page.name == "training.md"] == expected
-    assert len(BLOCKS) == len(expected) + 4
+    assert len(BLOCKS) == len(expected) + 5
+
+
+def test_the_page_shows_long_and_chinese_names_and_true_colour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (block,) = blocks_of("formats.md", "make zarr DATA=cover")
+    run_block(block, tmp_path, monkeypatch)
+    captured = capsys.readouterr()
+    assert "Warning" not in captured.out + captured.err
+    page = Page(tmp_path / "runs/cover/report/report.html")
+    assert "Colours: B04, B03, B02" in page.text
+    for name in COVER:
+        assert name in page.text
+        assert name in (tmp_path / "runs/cover/report/tables/classes.csv").read_text()
