@@ -3,7 +3,7 @@
 import json
 import mmap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers.commands import here, python
 
-from bench import e2e, model, record, report, scale
+from bench import e2e, environments, model, record, report, scale
 from bench.check import WrongBatchError, check, expected_images
 from bench.chips import make_chips
 from bench.peers import PEERS
@@ -288,3 +288,9 @@ def test_the_report_draws_its_figures_from_records(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob("*.png")) == [
         "bench_loader.png", "bench_roofline.png", "bench_scale.png",
     ]  # fmt: skip
+
+
+def test_only_libraries_of_the_list_get_an_environment(refused: Callable[..., str]) -> None:
+    assert "rasterio" in environments.requirements()
+    text = refused(lambda: environments.install(["rasterio", "gdal"]))
+    assert text.startswith("gdal: expected one of rasterio, tensorstore, ")

@@ -20,7 +20,8 @@ END = next(n for n in HEADINGS if n > START)
 LINES = [line for block in read_blocks(PAGE) if START < block.line < END for line in commands(block)]
 SHAPES = {
     "jpg.zarr": (3, 24, 20, "uint8"), "l2a.zarr": (4, 24, 20, "int16"), "stacks.zarr": (13, 24, 20, "uint16"),
-    "drone.zarr": (4, 24, 20, "uint8"), "s2.zarr": (4, 24, 20, "uint8"), "ben.zarr": (4, 120, 120, "uint16"),
+    "drone.zarr": (4, 24, 20, "uint8"), "sar.zarr": (2, 24, 20, "float32"),
+    "s2.zarr": (4, 24, 20, "uint8"), "ben.zarr": (4, 120, 120, "uint16"),
     "s1.zarr": (2, 24, 20, "float32"), "landsat.zarr": (4, 24, 20, "uint16"), "maps.zarr": (3, 24, 20, "uint8"),
     "uc.zarr": (3, 256, 256, "uint8"), "uc250.zarr": (3, 250, 250, "uint8"), "uc64.zarr": (3, 64, 64, "uint8"),
 }  # fmt: skip
@@ -54,6 +55,11 @@ def write_others(folder: Path, name: str, values: np.ndarray) -> None:
     tifffile.imwrite(folder / "drone" / f"{name}.tif", values, photometric="rgb", extrasamples=["unspecified"])
     rows = np.tile(wide, (1, 1, 4))[..., :13]  # without planarconfig, tifffile writes each row as a page
     tifffile.imwrite(folder / "stacks" / f"{name}.tif", rows, photometric="minisblack")
+    (folder / "sar" / f"Class_{name}").mkdir(parents=True)
+    tifffile.imwrite(
+        folder / "sar" / f"Class_{name}" / f"{name}.tif", values[..., :2] / np.float32(7), photometric="minisblack",
+        planarconfig="contig",
+    )  # fmt: skip
     (folder / "maps" / "images" / f"{name}.png").write_bytes(encoded(np.ascontiguousarray(values[..., :3]), "png"))
     write_bands(folder / "sentinel1" / "S1A", name, {band: values[..., 0] / np.float32(7) for band in ("VV", "VH")})
     landsat = {f"SR_{band}": wide[..., 0] for band in ("B2", "B3", "B4", "B5")}

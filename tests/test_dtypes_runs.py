@@ -11,11 +11,11 @@ import numpy as np
 import onnxruntime
 import pytest
 import tifffile
+from helpers.audits import findings_of
 from helpers.chips import BANDS, to_store, write_chips
 from helpers.trained import saved_scores, scores_of, train_once
 from tiny import tiny_networks
 
-from analysis.audit import audit
 from analysis.export import export
 from analysis.predict import predict
 from analysis.report import report
@@ -82,11 +82,7 @@ def test_the_exported_network_and_its_card_name_the_dtype(trained: SimpleNamespa
 def test_audit_and_report_are_made_without_a_warning(trained: SimpleNamespace) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        findings = {
-            finding.title: finding
-            for finding in audit(trained.store.local_path, labels=None, jpeg=None, run_path=None, split_rule="course",
-                                 exclusive=())
-        }  # fmt: skip
+        findings = findings_of(trained.store, split_rule="course", exclusive=())
         page = report(trained.run.path, compare=(), class_name=None, store_path=None)
     assert findings["Constant"].chips.tolist() == [[5]]
     assert findings["Constant"].reasons == [trained.store.layout.bands[1]]

@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 import tifffile
 import torch
+from helpers.audits import findings_of
 from helpers.chips import to_store
 from helpers.commands import train
 from helpers.nodata import EMPTY, NO_BAND, as_nan, missing, write_chip, write_nodata
@@ -21,7 +22,6 @@ from PIL import Image
 from safetensors.numpy import load_file
 from tiny import tiny_networks
 
-from analysis.audit import audit
 from analysis.export import export
 from analysis.features import read_features
 from analysis.pictures import NODATA_COLOUR, ImageBudget, pictures, stretch, stretch_valid
@@ -138,11 +138,7 @@ def test_the_exported_network_takes_nodata_as_the_files_have_it(made: SimpleName
 def test_the_audit_lists_chips_with_nodata_and_the_report_is_made(made: SimpleNamespace) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        findings = {
-            finding.title: finding
-            for finding in audit(made.store.local_path, labels=None, jpeg=None, run_path=None, split_rule="course",
-                                 exclusive=())
-        }  # fmt: skip
+        findings = findings_of(made.store, split_rule="course", exclusive=())
         page = report(made.run.path, compare=(), class_name=None, store_path=None)
     gone = missing(made.chips.values, made.nodata)
     assert findings["Only nodata"].chips.tolist() == [[EMPTY]]
