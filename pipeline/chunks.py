@@ -79,7 +79,7 @@ class ChunkReader:
         flip_rows = np.zeros(len(chips), bool) if flip_rows is None else flip_rows
         bits = out.view(f"u{layout.itemsize}")  # the kernel moves bits; their meaning does not matter
         split = bits.reshape(len(chips), len(self.bands), layout.chunks_per_band, layout.chunk_rows, layout.width)
-        scratch = self._scratch(0)[0][0]
+        scratch = self._scratch()[0][0]
         self._check(chips, kernels.decode(addresses, sizes, split, scratch, self._kernel_kind, flip_rows))
         del owner
 
@@ -96,7 +96,7 @@ class ChunkReader:
         """
         layout = self.layout
         addresses, sizes, owner = self.locate(chips)
-        scratch, lines = self._scratch(max(out.shape[1:3]))
+        scratch, lines = self._scratch()
         arguments = (
             addresses, sizes, out, scratch, lines, (layout.height, layout.width, layout.chunk_rows),
             self._kernel_kind,
@@ -138,13 +138,13 @@ class ChunkReader:
         span = self._shards.fetch(chips // self.layout.shard_tiles, starts, ends)
         return span.addresses[:, None, None] + offsets, sizes, span.owner
 
-    def _scratch(self, side: int) -> tuple[np.ndarray, np.ndarray]:
-        """This thread's working memory: decoded chunks of all bands, and lines of a crop of at most `side` pixels."""
+    def _scratch(self) -> tuple[np.ndarray, np.ndarray]:
+        """This thread's working memory: decoded chunks of all bands, and scaled lines."""
         scratch, bands = getattr(self._local, "scratch", None), len(self.bands)
-        if scratch is None or len(scratch[1]) < augment.BLOCK * bands * side:
+        if scratch is None:
             scratch = self._local.scratch = (
                 np.empty((bands, self.layout.chunk_bytes), np.uint8),
-                np.empty(augment.BLOCK * bands * side, np.float32),
+                np.empty((2, max(augment.BLOCK_VALUES, bands * self.layout.width)), np.float32),
             )
         return scratch
 

@@ -46,7 +46,7 @@ def test_every_flipped_bit_is_refused(tmp_path: Path, codec: str, dtype: str) ->
     data = np.fromfile(path, np.uint8)
     addresses, no = offsets + data.ctypes.data, np.zeros(1, bool)
     chip, image = np.zeros((1, 1, 1, 4, 4), f"u{layout.itemsize}"), np.zeros((1, 4, 4, 1), np.float32)
-    scratch, lines = np.zeros((1, layout.chunk_bytes), np.uint8), np.zeros(16, np.float32)
+    scratch, lines = np.zeros((1, layout.chunk_bytes), np.uint8), np.zeros((2, 16), np.float32)
     one, kind = np.ones(1, np.float32), CODECS[codec].kernel_kinds[dtype]
 
     def damaged() -> set[int]:
