@@ -23,6 +23,7 @@ from preprocess.cluster_run import TIMES, Dispatcher, foreign_worker, lost, no_w
 from preprocess.cluster_setting import ClusterAddress
 from preprocess.cluster_worker import own_versions, probe
 from preprocess.console import UserError, say
+from preprocess.workers import children_without_interrupts, interrupt_later
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -76,13 +77,15 @@ class DaskEngine:
         """
         if not tasks:
             return
-        self._wait_for_workers()
-        self._check_workers(needs)
-        yield from Dispatcher(self._client, self.threads, function).run(tasks)
+        # Python ignores a KeyboardInterrupt that comes in a callback, and Dask has one for each garbage collection.
+        with interrupt_later() as interrupts:
+            self._wait_for_workers(interrupts)
+            self._check_workers(needs)
+            yield from Dispatcher(self._client, self.threads, function, interrupts).run(tasks)
 
-    def _wait_for_workers(self) -> None:
+    def _wait_for_workers(self, interrupts: list[int]) -> None:
         until = time.monotonic() + TIMES.no_workers_s
-        while not self.threads():
+        while not self.threads() and not interrupts:
             if time.monotonic() > until:
                 raise no_workers()
             time.sleep(0.2)
@@ -131,11 +134,11 @@ def _client(place: ClusterAddress, stack: contextlib.ExitStack) -> distributed.C
     if place.local is not None:
         dask.config.set({"distributed.scheduler.allowed-failures": _ALLOWED_KILLS})
         has_dashboard = importlib.util.find_spec("bokeh") is not None
-        cluster = distributed.LocalCluster(
-            n_workers=place.local, threads_per_worker=1, processes=True, memory_limit=0,
-            dashboard_address=":0" if has_dashboard else None, silence_logs=logging.CRITICAL,
-            preload=["preprocess.cluster_worker"],
-        )  # fmt: skip
+        with children_without_interrupts():
+            cluster = distributed.LocalCluster(
+                n_workers=place.local, threads_per_worker=1, processes=True, memory_limit=0,
+                dashboard_address=":0" if has_dashboard else None, silence_logs=logging.CRITICAL,
+            )  # fmt: skip
         stack.callback(cluster.close, timeout=10)
         client = distributed.Client(cluster, set_as_default=False)
         stack.callback(client.close, timeout=5)

@@ -46,11 +46,12 @@ class _Job:
 
 @dataclass
 class Dispatcher:
-    """Runs tasks of one kind."""
+    """Runs tasks of one kind. `interrupts`: not empty after Ctrl-C, which ends the run."""
 
     client: distributed.Client
     threads: Callable[[], dict[str, int]]
     function: Callable[[Any], Any]
+    interrupts: list[int]
     _waiting: deque[_Job] = field(default_factory=deque)
     _running: dict[distributed.Future, _Job] = field(default_factory=dict)
     _failed: list[str] = field(default_factory=list)
@@ -64,7 +65,7 @@ class Dispatcher:
         completed = distributed.as_completed((), loop=self.client.loop, with_results=True, raise_errors=False)
         last_worker_s = time.monotonic()
         try:
-            while self._num_done < self._num_jobs:
+            while self._num_done < self._num_jobs and not self.interrupts:
                 num_threads = sum(self.threads().values())
                 if num_threads:
                     last_worker_s = time.monotonic()
@@ -79,6 +80,8 @@ class Dispatcher:
         finally:
             for future in self._running:  # those that run cannot be stopped; what they write is the same
                 future.release()
+        if self.interrupts:
+            raise KeyboardInterrupt
         if self._failed:
             raise IncompleteError(
                 f"{'; '.join(self._failed[:_MAX_SHOWN])}{_more(len(self._failed))}. Everything else is done. The same "

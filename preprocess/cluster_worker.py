@@ -7,8 +7,6 @@ import errno
 import functools
 import hashlib
 import platform
-import signal
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -91,10 +89,3 @@ def _encoded_chip() -> str:
     layout = plan_layout(bands=("a", "b", "c"), height=64, width=64, dtype="uint16", codec="lz4")
     data, sizes, crcs = Encoder(layout).encode(chip)
     return hashlib.sha256(bytes(data) + sizes.tobytes() + crcs).hexdigest()
-
-
-def dask_setup(worker: object) -> None:
-    """Dask calls this in each worker process of CLUSTER=local: Ctrl-C is left to the coordinator."""
-    del worker
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)

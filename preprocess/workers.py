@@ -43,7 +43,7 @@ def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], *, jobs
     running: set[Future[Result]] = set()
     try:
         while True:
-            with _interrupt_later():  # a worker that starts while its pool shuts down prints a traceback
+            with interrupt_later():  # a worker that starts while its pool shuts down prints a traceback
                 while len(running) < 2 * jobs and (task := next(left, None)) is not None:
                     running.add(pool.submit(function, task))
             if not running:
@@ -62,19 +62,34 @@ def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], *, jobs
 
 
 @contextmanager
-def _interrupt_later() -> Iterator[None]:
-    """Delay Ctrl-C to the end of the block. (Blocking the signal is not enough: other threads would receive it.)"""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def interrupt_later() -> Iterator[list[int]]:
+    """Delay Ctrl-C to the end of the block; yields a list, empty until then. (Blocking the signal is not enough: other
+    threads would receive it.)"""
     caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
     before = signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
     try:
-        yield
+        yield caught
     finally:
         signal.signal(signal.SIGINT, before)
         if caught and callable(before):
             before(signal.SIGINT, None)
+
+
+@contextmanager
+def children_without_interrupts() -> Iterator[None]:
+    """Processes that are started in the block, or later by threads that start in it, never receive Ctrl-C.
+
+    The resource tracker unblocks our signals when it starts, so it is started before.
+    """
+    multiprocessing.resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def check_open_files(jobs: int) -> None:
@@ -99,14 +114,8 @@ def start_server(*modules: str) -> None:
     process, so only the first call counts.
     """
     multiprocessing.set_forkserver_preload(list(modules))
-    # The server inherits blocked signals: a Ctrl-C during its imports would print a traceback. The resource tracker,
-    # which starts with it, unblocks our signals when it starts, so it is started before.
-    multiprocessing.resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
+    with children_without_interrupts():  # a Ctrl-C during the server's imports would print a traceback
         multiprocessing.forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_with_parent() -> None:

@@ -1,5 +1,6 @@
 """SIGKILL of workers, scheduler and coordinator: the same command resumes, and ends in the undisturbed store."""
 
+import os
 import random
 import shutil
 import signal
@@ -104,6 +105,9 @@ class Conversions:
                 self.process = None
                 return
 
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None and not self.store.exists()
+
 
 def kill_worker(state: Conversions, rng: random.Random) -> None:
     worker = state.running.workers.pop(rng.randrange(len(state.running.workers)))
@@ -144,9 +148,11 @@ def test_a_conversion_that_is_killed_again_and_again_ends_in_the_same_bytes(
     rng = random.Random(0)
     with cluster(tmp_path / "cluster", workers=2) as running:
         state = Conversions(chips, whole, running, tmp_path / "s.zarr")
-        for _ in range(kills):
+        counted = 0
+        while counted < kills:  # only a kill during a conversion counts
             state.keep_running()
             state.until_some_work_is_done(rng)
+            counted += state.is_running()
             kill(state, rng)
         state.finish()
     assert state.completed
@@ -166,3 +172,28 @@ def test_a_worker_that_is_killed_at_a_named_point_loses_one_shard_at_most(
         assert marker.exists()
         assert killed.wait() == -signal.SIGKILL
     assert state.completed == 1
+
+
+def test_ctrl_c_at_any_moment_is_one_line(chips: Chips, tmp_path: Path) -> None:
+    """As a terminal sends it: to the command and every worker process of CLUSTER=local."""
+    command = [
+        sys.executable, "-m", "preprocess", "zarr", f"DATA={chips.folder}", f"LABELS={chips.csv}",
+        f"STORE={tmp_path / 's.zarr'}", "BANDS=blue,green,red,nir", "CLUSTER=local:2",
+    ]  # fmt: skip
+    stopped = 0
+    for moment in (0.2, 0.5, 1, 1.5, 2, 2.5, 3, 4, 5):
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )  # fmt: skip
+        time.sleep(moment)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+        output = process.communicate()[0]
+        assert process.returncode in (0, 130), output
+        assert output.count("\n") == 1, output
+        assert ("stopped by Ctrl-C" in output) == (process.returncode == 130)
+        stopped += process.returncode == 130
+        for path in (tmp_path / "s.zarr", tmp_path / "s.zarr.partial"):
+            shutil.rmtree(path, ignore_errors=True)
+    assert stopped

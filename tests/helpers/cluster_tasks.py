@@ -43,3 +43,11 @@ def first_is_slow(task: tuple[Path, int]) -> tuple[int, str]:
         time.sleep(60)
         return number, "slow"
     return number, "fast"
+
+
+def burn(cpu_s: float) -> float:
+    """Use the CPU for `cpu_s` seconds."""
+    started = time.process_time()
+    while (used := time.process_time() - started) < cpu_s:
+        sum(range(10_000))
+    return used
