@@ -11,6 +11,7 @@ import pandas as pd
 import pyproj
 import pytest
 from helpers.commands import train
+from helpers.pictures import write_bands
 from helpers.places import UTM_33N, geo_tags
 from helpers.rasters import corners, names, raster, windows_store, write_labels, write_raster
 from run_files import one_line
@@ -128,3 +129,25 @@ def test_geojson_has_a_polygon_the_tags_and_the_scores_of_every_window(
     first = next(one for one in features if one["properties"]["image_name"] == "one_r00000_c00000")
     lat, lon = pyproj.Transformer.from_crs("EPSG:32633", "EPSG:4326").transform(500_000, 5_400_000)
     assert [round(lon, 7), round(lat, 7)] in first["geometry"]["coordinates"][0]
+
+
+def test_windows_with_a_file_per_band_padding_and_nodata_have_the_scores_of_the_run(tmp_path: Path) -> None:
+    values = raster(0, 100, 150, dtype="float32")
+    values[:, :40, 60:100] = np.nan
+    for index, name in enumerate(("x", "y")):
+        write_bands(tmp_path / "in", name, dict(zip(BANDS, np.roll(values, index, axis=1), strict=True)))
+    # Windows of 32 every 16 pixels; the last ones begin at 80 and 128.
+    places = [(row, column) for row in range(0, 81, 16) for column in range(0, 129, 16)]
+    write_labels(tmp_path / "in", names("x", places))
+    words: dict[str, Any] = {"files": "{name}/{name}_{band}.tif", "fit": "pad", "nodata": "nan", "stride": 16}
+    store = windows_store(tmp_path / "in", tmp_path / "s.zarr", window=32, bands=BANDS, **words)
+    assert store.num_chips == 54
+    with tiny_networks():
+        ended = train(store.path, tmp_path / "run", "EPOCHS=1", "CROP_SHARE=1", "TEST_BATCH=8", "BATCH=8")
+        assert ended.returncode == 0, ended.stderr
+        shutil.rmtree(store.local_path)
+        out = tmp_path / "p.csv"
+        assert predict.predict(tmp_path / "run", tmp_path / "in", out, bands=None, gpu="cpu", tta=False) == 0
+    scores, run = pd.read_csv(out, index_col="image_name"), load_run(tmp_path / "run")
+    assert scores.index.tolist() == names("x", places) + names("y", places)
+    assert np.array_equal(scores.loc[run.names.tolist()].to_numpy(), run.probabilities)
