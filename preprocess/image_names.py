@@ -46,9 +46,12 @@ def keys(name: str) -> tuple[str, ...]:
     A key has no surrounding spaces, no TIFF or picture suffix, `/` for `\\`, one case and one Unicode form (NFC). There
     are two keys if a picture suffix may be part of the name.
     """
-    parts = name.strip().replace("\\", "/").split("/")
-    base = stem("/".join(unicodedata.normalize("NFC", part.strip()).casefold() for part in parts)).rstrip()
-    base = unicodedata.normalize("NFC", base)
+    text = name.strip().replace("\\", "/")
+    if text.isascii():  # in one Unicode form: a third of the time
+        base = stem("/".join([part.strip() for part in text.lower().split("/")])).rstrip()
+    else:
+        parts = [unicodedata.normalize("NFC", part.strip()).casefold() for part in text.split("/")]
+        base = unicodedata.normalize("NFC", stem("/".join(parts)).rstrip())
     short = _without(base, PICTURES).rstrip()
     return (base,) if short == base else (base, short)
 
@@ -222,7 +225,7 @@ class Index:
         for key in keys(name):
             parts = key.split("/")
             ends = [n for n in range(1, len(parts)) for folder in self._folders if parts[:n] == folder[-n:]]
-            for short in [key, *("/".join(parts[n:]) for n in ends)]:
+            for short in [key, *("/".join(parts[n:]) for n in ends)]:  # as it is, and without the end of the folder
                 same_hash = self._places.find(short)
                 matches |= dict.fromkeys(place for place in same_hash if keys(self.names[place])[self._key] == short)
         return list(matches)
@@ -266,4 +269,6 @@ def difference(name: str, file: str) -> str:
 
 
 def _without(name: str, suffixes: tuple[str, ...]) -> str:
-    return next((name[: -len(suffix)] for suffix in suffixes if name.lower().endswith(suffix)), name)
+    if not (lower := name.lower()).endswith(suffixes):
+        return name
+    return next(name[: -len(suffix)] for suffix in suffixes if lower.endswith(suffix))
