@@ -6,13 +6,24 @@ knows something about the other.
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.stats import rankdata
 
+from analysis.close_hashes import close_hashes
 from analysis.features import Features
+from analysis.line_matches import (
+    MAX_EXACT,
+    SAME_LINE,
+    Matches,
+    best_matches,
+    chance,
+    proposed_matches,
+    shapes_of,
+    steps,
+)
 from preprocess.splits import groups_path
 from preprocess.zarr_store import Store, write_atomic
 
@@ -26,9 +37,6 @@ MIN_CORRELATION = 0.5
 # Factor above the best correlation by chance, in Fisher's z. z is about normal, and the best of n^2 pairs lies 4 (n =
 # 90) to 6 (n = 40,000) deviations out; beyond 1.3 times that, fewer than 0.002 pairs are expected by chance.
 CHANCE_MARGIN = 1.3
-# From this correlation on, two lines are the same line: of a chip and its mirrored or rotated copy, not of two places.
-SAME_LINE = 0.99
-_BLOCK = 1024  # rows of the correlation matrix at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +77,7 @@ def near_duplicates(store: Store, features: Features) -> Pairs:
     """
     checksum = store.checksum  # read once: there can be more pairs than chips
     usable = np.flatnonzero((features.low < features.high).any(axis=1))
-    rows = _close_hashes(features.hash[usable], MAX_HAMMING)
+    rows = close_hashes(features.hash[usable], MAX_HAMMING)
     found = []
     for one, two in usable[rows].tolist():
         if checksum[one] == checksum[two]:
@@ -81,16 +89,6 @@ def near_duplicates(store: Store, features: Features) -> Pairs:
     return _pairs(found)
 
 
-def _close_hashes(hashes: np.ndarray, most: int) -> np.ndarray:
-    """(P, 2) rows whose hashes differ in at most `most` bits, the smaller row first. Compares every pair."""
-    found = [np.empty((0, 2), np.int64)]
-    for one in range(len(hashes) - 1):
-        twins = np.flatnonzero(np.bitwise_count(hashes[one + 1 :] ^ hashes[one]) <= most) + one + 1
-        if len(twins):
-            found.append(np.stack([np.full(len(twins), one), twins], axis=1))
-    return np.concatenate(found)
-
-
 def neighbours(features: Features) -> tuple[Pairs, float]:
     """Pairs whose edges continue each other, left to right or top to bottom, and the required correlation.
 
@@ -99,62 +97,35 @@ def neighbours(features: Features) -> tuple[Pairs, float]:
     by chance, so they show how much correlation chance gives in this store. (Small chips have short lines, and chance
     gives more.) Equal reversed lines are excluded: they belong to a chip and its copy rotated by 180 degrees. A chip
     and its mirrored copy share a whole edge and are among the pairs.
+
+    Of more than `MAX_EXACT` chips, only lines of similar shape are compared, see `line_matches`.
     """
     found: list[tuple[int, int, str]] = []
     needed = 0.0
     for first, second, how in ((1, 0, "left to right"), (3, 2, "top to bottom")):
         ends, starts = features.edges[:, first], features.edges[:, second]
         valid = ~np.isnan(ends[0, 0])
-        ends, starts = ends[..., valid], starts[..., valid]
-        reversed_best = _best_matches(_steps(ends), _steps(starts[..., ::-1]))[1]
-        chance = reversed_best[reversed_best < SAME_LINE].max(initial=0)
-        threshold = max(MIN_CORRELATION, float(np.tanh(CHANCE_MARGIN * np.arctanh(chance))))
+        ends, starts = ends[..., : valid.sum()], starts[..., : valid.sum()]  # NaN comes last
+        matches, level = _matches(ends, starts, features.folder)
+        threshold = max(MIN_CORRELATION, float(np.tanh(CHANCE_MARGIN * np.arctanh(level))))
         needed = max(needed, threshold)
-        partner, correlation, back = _best_matches(_steps(ends), _steps(starts))
-        for one in np.flatnonzero(correlation > threshold).tolist():
-            two = int(partner[one])
-            if back[two] == one and _same_level(ends[one, 0], starts[two, 0]):
-                same = correlation[one] >= SAME_LINE
+        for one in np.flatnonzero(matches.correlation > threshold).tolist():
+            two = int(matches.partner[one])
+            if matches.back[two] == one and _same_level(ends[one, 0], starts[two, 0]):
+                same = matches.correlation[one] >= SAME_LINE
                 found.append((min(one, two), max(one, two), "the same edge: mirrored or overlapping" if same else how))
     return _pairs(found), needed
 
 
-def _steps(lines: np.ndarray) -> np.ndarray:
-    """(N, channels, side) -> (N, channels * (side - 1)): ranks of the steps from pixel to pixel, scaled to length 1.
-
-    Ranks are used because one high step (the edge of a cloud) would make any two lines similar that have one at the
-    same place. A line becomes zeros if more than half of its steps equal another step: lines in dark water, saturated
-    clouds or 8-bit data have so few different steps that they match by chance.
-    """
-    steps = np.diff(lines, axis=2)
-    distinct = (np.diff(np.sort(steps, axis=2), axis=2) > 1e-6).sum(axis=2) + 1
-    ranks = rankdata(steps, axis=2).astype(np.float32)
-    ranks[(distinct < steps.shape[2] / 2).any(axis=1)] = 0
-    ranks = (ranks - ranks.mean(axis=2, keepdims=True)).reshape(len(lines), -1)
-    length = np.linalg.norm(ranks, axis=1, keepdims=True)
-    return np.asarray(np.divide(ranks, length, out=np.zeros_like(ranks), where=length > 0))
-
-
-def _best_matches(ends: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For every end the best start and its correlation, and for every start the best end; a chip never matches itself.
-
-    Args:
-        ends, starts: (N, D) rows of length 1.
-    """
-    count = len(ends)
-    partner, correlation = np.zeros(count, np.int64), np.full(count, -1.0, np.float32)
-    back, back_best = np.zeros(count, np.int64), np.full(count, -1.0, np.float32)
-    for first in range(0, count, _BLOCK):
-        block = ends[first : first + _BLOCK] @ starts.T
-        rows = np.arange(len(block))
-        block[rows, first + rows] = -1
-        partner[first + rows] = best = block.argmax(axis=1)
-        correlation[first + rows] = block[rows, best]
-        column_best = block.argmax(axis=0)
-        values = block[column_best, np.arange(count)]
-        better = values > back_best
-        back[better], back_best[better] = first + column_best[better], values[better]
-    return partner, correlation, back
+def _matches(ends: np.ndarray, starts: np.ndarray, folder: Path) -> tuple[Matches, float]:
+    """The matches of (N, channels, side) lines, and the best correlation of lines of which one is reversed."""
+    if len(ends) <= MAX_EXACT:
+        last = steps(ends)
+        by_chance = best_matches(last, steps(starts[..., ::-1])).correlation
+        return best_matches(last, steps(starts)), float(by_chance[by_chance < SAME_LINE].max(initial=0))
+    last = steps(ends, folder)
+    level = chance(last, steps(starts[..., ::-1], folder))
+    return proposed_matches(last, steps(starts, folder), (shapes_of(ends), shapes_of(starts))), level
 
 
 def _same_level(end: np.ndarray, start: np.ndarray) -> bool:

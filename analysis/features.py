@@ -1,7 +1,8 @@
 """One pass over a store's pixels -> features per chip, from which an audit computes everything else.
 
-In: a store. Out: `Features`, about 12 KB per chip (256 x 256 x 4). While reading, memory holds one block of chips.
-Leaves duplicates to `duplicates` and odd pixels to `pixel_checks`.
+In: a store. Out: `Features`: about 80 bytes per chip in memory. Thumbnails and edges, about 12 KB per chip (256 x 256 x
+4), are in files without a name beside the store. While reading, memory holds one block of chips. Leaves duplicates to
+`duplicates` and odd pixels to `pixel_checks`.
 """
 
 import os
@@ -9,10 +10,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from scipy.fft import dctn
 
+from analysis.line_matches import spilled
 from pipeline.chunks import ChunkReader
 from preprocess.console import Progress
 from preprocess.nodata import nodata_mask
@@ -32,7 +35,7 @@ class Features:
     others nodata counts as the mean. hash (N,) uint64: perceptual hash of the mean over bands. thumbnail (N, bands, 16,
     16) float32: area means. edges (N, 4, channels, side) float32: the outermost pixel lines (left, right, top, bottom)
     of the mean over standardised bands, and of the last band minus the mean of the others; `side` is the longer side, a
-    shorter line is padded with NaN.
+    shorter line is padded with NaN. thumbnail and edges are on disk, in `folder`.
     """
 
     low: np.ndarray
@@ -42,6 +45,7 @@ class Features:
     hash: np.ndarray
     thumbnail: np.ndarray
     edges: np.ndarray
+    folder: Path
 
 
 def read_features(store: Store) -> Features:
@@ -53,16 +57,28 @@ def read_features(store: Store) -> Features:
     mean, std = store.band_statistics(np.arange(store.num_chips))
     scale = np.where(std > 0, std, 1).astype(np.float32)[:, None, None]
     blocks: list[tuple[np.ndarray, ...]] = []
+    folder, count, layout = store.local_path.absolute().parent, store.num_chips, store.layout
+    sides = [min(side, THUMBNAIL_SIDE) for side in (layout.height, layout.width)]
+    thumbnail = spilled((count, len(layout.bands), *sides), folder)
+    channels = 1 if len(layout.bands) == 1 else 2
+    edges = spilled((count, len(SIDES), channels, max(layout.height, layout.width)), folder)
+    first = 0
     with Progress("audit", total=store.num_chips, unit="chips") as progress:
         for values in _blocks(store):
             missing = None if store.layout.nodata is None else nodata_mask(values, store.layout.nodata)
             standard = (values - mean.astype(np.float32)[:, None, None]) / scale
             if missing is not None:
                 standard[missing] = 0
-            blocks.append((*_extremes(values, missing), *_shape(standard), _edges(standard)))
+            chips = slice(first, first + len(values))
+            hashes, thumbnail[chips] = _shape(standard)
+            edges[chips] = _edges(standard)
+            blocks.append((*_extremes(values, missing), hashes))
+            first += len(values)
             progress.update(len(values))
-    columns = [np.concatenate(column) for column in zip(*blocks, strict=True)]
-    return Features(**dict(zip(Features.__dataclass_fields__, columns, strict=True)))
+    low, high, at_high, empty, hashes = (np.concatenate(column) for column in zip(*blocks, strict=True))
+    return Features(
+        low=low, high=high, at_high=at_high, empty=empty, hash=hashes, thumbnail=thumbnail, edges=edges, folder=folder
+    )
 
 
 def _blocks(store: Store) -> Iterator[np.ndarray]:

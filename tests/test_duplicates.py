@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from helpers.chips import conversion
 from helpers.pages import Page
 
 from analysis import duplicates
+from analysis.close_hashes import close_hashes
 from analysis.features import read_features
 from preprocess.convert import convert
 from preprocess.splits import course_rows
@@ -31,6 +33,19 @@ def test_rotated_and_mirrored_copies_do_not_hide_neighbours(tmp_path: Path) -> N
     assert found.chips.tolist() == [[3, 30], [5, 31], [12, 13]]
     assert found.how == ["left to right", "top to bottom", "the same edge: mirrored or overlapping"]
     assert abs(needed - level) < 0.1
+
+
+def test_many_chips_have_the_neighbours_that_few_have_though_not_every_pair_is_compared(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    wide, tall = texture(rng, SIDE, 20 * SIDE), texture(rng, 20 * SIDE, SIDE)
+    pieces = [*np.split(wide, 20, axis=1), *np.split(tall, 20, axis=0), *(texture(rng) for _ in range(40))]
+    features = read_features(store_of(tmp_path, pieces))
+    found, _ = duplicates.neighbours(features)
+    with mock.patch("analysis.duplicates.MAX_EXACT", 10):
+        proposed, _ = duplicates.neighbours(features)
+    meet = [[chip, chip + 1] for chip in range(39) if chip != 19]
+    assert found.chips.tolist() == proposed.chips.tolist() == meet
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["chips.zarr", "tags.csv", "tif"]  # nothing is left
 
 
 def test_every_copy_of_a_train_chip_in_test_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,7 +74,7 @@ def test_pairs_by_hamming_distance_equal_counted_bits() -> None:
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**63, 60, dtype=np.uint64)
     hashes[40:] = hashes[:20] ^ (np.uint64(1) << rng.integers(0, 63, 20).astype(np.uint64))
-    found = duplicates._close_hashes(hashes, 8).tolist()
+    found = close_hashes(hashes, 8).tolist()
     direct = [[i, j] for i in range(60) for j in range(i + 1, 60)
               if (int(hashes[i]) ^ int(hashes[j])).bit_count() <= 8]  # fmt: skip
     assert found == direct
@@ -83,7 +98,12 @@ def test_neighbours_in_real_scenes_are_found_without_a_false_one(shared: Path, t
     with open(data / "tiles_index.csv", newline="") as file:
         place = {row["image_name"]: (row["scene"], int(row["y"]), int(row["x"])) for row in csv.DictReader(file)}
     at = [place[name] for name in store.names.tolist()]
-    found, _ = duplicates.neighbours(read_features(store))
+    features = read_features(store)
+    found, _ = duplicates.neighbours(features)
+    with mock.patch("analysis.duplicates.MAX_EXACT", 100):  # as for many chips: not every pair is compared
+        proposed, _ = duplicates.neighbours(features)
+    assert np.array_equal(proposed.chips, found.chips)
+    assert proposed.how == found.how
     apart = {
         (at[a][0] == at[b][0], abs(at[a][1] - at[b][1]), abs(at[a][2] - at[b][2])) for a, b in found.chips.tolist()
     }
