@@ -12,13 +12,13 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")  # for the processes of CLUSTER=local
 import dask.config
 import distributed
 
+from preprocess.addresses import Location
 from preprocess.cluster_run import TIMES, Dispatcher, foreign_worker, lost, no_workers
 from preprocess.cluster_setting import ClusterAddress
 from preprocess.cluster_worker import own_versions, probe
@@ -69,7 +69,7 @@ class DaskEngine:
             self._asked_s = now
         return self._threads
 
-    def run(self, function: Callable[[Task], Result], tasks: Sequence[Task], *, needs: Path) -> Iterator[Result]:
+    def run(self, function: Callable[[Task], Result], tasks: Sequence[Task], *, needs: Location) -> Iterator[Result]:
         """See `Engine.run`.
 
         Raises:
@@ -90,7 +90,7 @@ class DaskEngine:
                 raise no_workers()
             time.sleep(0.2)
 
-    def _check_workers(self, needs: Path) -> None:
+    def _check_workers(self, needs: Location) -> None:
         """Refuse workers that would make other bytes or do not see the files.
 
         Raises:

@@ -13,7 +13,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from preprocess.addresses import location
 from preprocess.console import UserError, machine_error
+from preprocess.csv_rows import is_file
 from preprocess.write import is_machine_fault
 
 _PACKAGES = ("numpy", "numba", "imagecodecs")
@@ -54,7 +56,7 @@ def _address() -> str:
 
 def probe(path: str) -> tuple[dict[str, str], bool]:
     """(versions of this worker, whether it sees a file)."""
-    return own_versions(), Path(path).exists()
+    return own_versions(), is_file(location(path))
 
 
 @functools.cache

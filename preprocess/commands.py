@@ -93,7 +93,9 @@ class StoreWords(ChipWords):
 
     heading: ClassVar[str] = "Conversion"
 
-    store: Path = setting(Path("chips.zarr"), "The store, a folder.", hint="folder")
+    store: Location = setting(
+        Path("chips.zarr"), "The store: a folder, or an address such as s3://bucket/chips.zarr.", hint="folder"
+    )
     preset: Literal["planet", "bigearthnet", "eurosat", "ucmerced", "ucmerced_multilabel"] | None = setting(
         None,
         "A published data set that canopy knows: its folders, labels, bands and classes are used where you do not set "
@@ -174,7 +176,7 @@ class ConversionSettings(LabelWords, StoreWords):
             advice = " LABELS=folders reads class folders below DATA." if self.labels.is_dir() else ""
             kind = "a CSV file" if is_csv(self.labels) else "a file"
             raise UserError(f"LABELS={self.labels}: expected {kind}, found {found}.{advice}")
-        if self.store.exists() and not self.store.is_dir():
+        if isinstance(self.store, Path) and self.store.exists() and not self.store.is_dir():
             raise UserError(f"STORE={self.store}: is a file. Choose another name.")
 
 

@@ -10,34 +10,32 @@ Memory: one chip per process. The result does not depend on the order in which t
 `convert_shards` over the runs of a plan makes the same bytes.
 """
 
-import contextlib
-import os
-import shutil
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
 from preprocess import zarr_store
+from preprocess.addresses import Location
 from preprocess.commands import ConversionSettings
 from preprocess.console import Progress, UserError, say
 from preprocess.csv_rows import csv_line
 from preprocess.engine import Engine, open_engine
-from preprocess.files import locked, named_errors, shared_lock
 from preprocess.fit import FitCounts, fit_line
 from preprocess.georeference import has_place, places_line, unit_of_crs
 from preprocess.labels import settings_of
 from preprocess.layout import MIB
 from preprocess.nodata import nodata_lines
 from preprocess.packed_texts import PackedTexts
-from preprocess.partial_store import differences, prepare, shards_left, sweep
+from preprocess.partials import Partial, partial_of
 from preprocess.plan import Plan, make_plan
 from preprocess.plan_file import WorkPlan, plan_path, shard_runs
+from preprocess.progress import differences, progress_name, progress_state
 from preprocess.shares import Share
 from preprocess.split_rules import split_counts
-from preprocess.write import TEMPORARY, convert_shards, progress_path
+from preprocess.write import convert_shards
 
 MAX_SHOWN = 50  # classes listed in the last line
 MAX_SHOWN_BAD, MAX_BAD = 20, 1000  # chips that cannot be used: listed; found before the conversion stops
@@ -66,34 +64,38 @@ def convert(
     with open_engine(cluster, jobs=settings.jobs, modules=("preprocess.write", "preprocess.lz4")) as engine:
         plan = make_plan(settings)
         check_plan(plan)
-        root = zarr_store.partial_path(settings.store)
-        if settings.store.exists():
-            _report_complete(plan)
+        partial = partial_of(settings.store)
+        if partial.is_complete():
+            _report_complete(plan, partial)
             return
         for note in plan.notes:
             say(note)
-        with shared_lock(root, "conversion") if share else locked(root, "conversion"):
-            if settings.store.exists():  # another conversion ended between the check and the lock
-                _report_complete(plan)
+        with partial.held(alone=share is None):
+            if partial.is_complete():  # another conversion ended between the check and the lock
+                _report_complete(plan, partial)
                 return
             # Dask workers can outlive their coordinator, as shares on other hosts can.
-            work = prepare(root, plan, alone=share is None, others=cluster is not None)
+            work = partial.prepare(plan, alone=share is None, others=cluster is not None)
             shards = share.of(work.num_shards) if share else range(work.num_shards)
-            _convert_left(root, work, shards, engine, settings.store)
+            _convert_left(partial, work, shards, engine)
             if share:
-                _report_share(root, work, share, settings.store)
+                _report_share(partial, work, share)
                 return
-            fitted, places = _finish(plan, work, root)
+            if partial.is_complete():  # in a bucket another conversion with the same plan can be faster
+                _report_complete(plan, partial)
+                return
+            fitted, places = _finish(plan, work, partial)
     _report_done(plan, fitted, places)
 
 
-def _convert_left(root: Path, work: WorkPlan, shards: range, engine: Engine, store: Path) -> None:
+def _convert_left(partial: Partial, work: WorkPlan, shards: range, engine: Engine) -> None:
     """Convert those of `shards` that are not done.
 
     Raises:
         UserError: chips cannot be used. All shards without such chips are done then.
     """
-    left = shards_left(root, work, shards, store)
+    root, store = partial.root, partial.store
+    left = _shards_left(partial, work, shards)
     total, chips_left = work.count(shards), work.count(left)
     if chips_left < total:
         say(f"{store}: resuming: {total - chips_left} of {total} chips are done.")
@@ -112,16 +114,28 @@ def _convert_left(root: Path, work: WorkPlan, shards: range, engine: Engine, sto
             for shard in () if done.bad_chips else done.run.shards:
                 # Flushed while the others work: flushing all at the end took a sixth of the time for 2,048 Planet-size
                 # chips.
-                _flush(zarr_store.shard_path(root / "store", shard))
+                partial.flush(shard)
     if bad_chips:
         _refuse(store, bad_chips)
+
+
+def _shards_left(partial: Partial, work: WorkPlan, shards: range) -> list[int]:
+    """Which of `shards` are not done."""
+    left = []
+    for shard, (data, shard_bytes) in zip(shards, partial.progress(shards), strict=True):
+        state = progress_state(work.task(partial.root, shard), data, shard_bytes)
+        if state != "done":
+            left.append(shard)
+        if state.startswith("changed"):
+            say(f"{partial.store}: {state}. Converting shard {shard} again.")
+    return left
 
 
 def _count(bad_chips: list[str]) -> str:
     return f", {len(bad_chips)} bad chips" if bad_chips else ""
 
 
-def _refuse(store: Path, bad_chips: list[str]) -> NoReturn:
+def _refuse(store: Location, bad_chips: list[str]) -> NoReturn:
     """Raise UserError for the first chip that cannot be used, after a list of the others."""
     first, *others = bad_chips
     if others:
@@ -134,12 +148,12 @@ def _refuse(store: Path, bad_chips: list[str]) -> NoReturn:
     raise UserError(first)
 
 
-def _report_share(root: Path, work: WorkPlan, share: Share, store: Path) -> None:
-    done, shards = sum(1 for _ in (root / "progress").glob("[0-9]*.npz")), share.of(work.num_shards)
+def _report_share(partial: Partial, work: WorkPlan, share: Share) -> None:
+    done, shards = partial.num_done(), share.of(work.num_shards)
     say(
-        f"{store}: SHARDS={share.number}/{share.count} is done: {work.count(shards)} chips in {len(shards)} shards. "
-        f"{done} of {work.num_shards} shards of the store are done. When all are, the same command without SHARDS "
-        "completes it."
+        f"{partial.store}: SHARDS={share.number}/{share.count} is done: {work.count(shards)} chips in {len(shards)} "
+        f"shards. {done} of {work.num_shards} shards of the store are done. When all are, the same command without "
+        "SHARDS completes it."
     )
 
 
@@ -171,7 +185,7 @@ def _optional_lines(plan: Plan, fitted: np.ndarray, places: str) -> Iterator[str
         yield f"chips with coordinates: {places}."
 
 
-def _say_nodata(path: Path, plan: Plan) -> None:
+def _say_nodata(path: Location, plan: Plan) -> None:
     if plan.layout.nodata is not None:
         store = zarr_store.open_store(path)
         pixels = plan.layout.height * plan.layout.width
@@ -187,27 +201,21 @@ def _listed(classes: tuple[str, ...]) -> str:
     return f"{csv_line(classes[:MAX_SHOWN])} and {len(classes) - MAX_SHOWN} more; `make info` lists all"
 
 
-def _report_complete(plan: Plan) -> None:
+def _report_complete(plan: Plan, partial: Partial) -> None:
     _compare_with_complete(plan)
     zarr_store.encoded_bytes(plan.store, plan.layout, len(plan.names))  # raises for a missing shard
-    shutil.rmtree(
-        zarr_store.partial_path(plan.store), ignore_errors=True
-    )  # left by a conversion killed at its very end
+    partial.remove()  # left by a conversion killed at its very end
     say(f"{plan.store}: the store is complete ({len(plan.names)} chips, unchanged files). Nothing to do.")
 
 
-def _flush(path: Path) -> None:
-    with named_errors(path), open(path, "rb") as file:
-        os.fsync(file.fileno())
-
-
-def _finish(plan: Plan, work: WorkPlan, root: Path) -> tuple[np.ndarray, str]:
-    """Write the small arrays and rename the store. Returns the counts of `fit`, and how many chips have a place."""
+def _finish(plan: Plan, work: WorkPlan, partial: Partial) -> tuple[np.ndarray, str]:
+    """Write the small arrays and complete the store. Returns the counts of `fit`, and how many chips have a place."""
     blocks: dict[str, list[np.ndarray]] = {}
     fitted = np.zeros(len(FitCounts().as_array()), np.int64)
-    for shard in range(work.num_shards):
-        path = progress_path(root, shard)
-        with named_errors(path), np.load(path) as progress:
+    for shard, (data, _) in enumerate(partial.progress(range(work.num_shards))):
+        if data is None:
+            raise UserError(f"{partial.root}/{progress_name(shard)} is gone. Run the same command again.")
+        with np.load(io.BytesIO(data)) as progress:
             for name in _RECORDED if plan.layout.nodata is None else (*_RECORDED, "valid_count"):
                 blocks.setdefault(name, []).append(np.atleast_1d(progress[name]))
             fitted += progress["fitted"] if plan.files.fit else 0
@@ -228,14 +236,7 @@ def _finish(plan: Plan, work: WorkPlan, root: Path) -> tuple[np.ndarray, str]:
         places = places_line(arrays["transform"], arrays["crs"])
     else:  # such stores are as they were before coordinates were kept
         del arrays["transform"], arrays["crs"]
-    with named_errors(root / "store"):
-        zarr_store.finish(root / "store", plan.layout, plan.classes, plan.num_csv_rows, arrays, source)
-    sweep(root / "store")
-    os.sync()  # flush everything else: all of it must be on disk before the final name exists
-    os.rename(root / "store", plan.store)
-    with contextlib.suppress(OSError):  # a second writer of a shard that is late finds no place for another file
-        os.rename(root / TEMPORARY, root / "removed")
-    shutil.rmtree(root, ignore_errors=True)
+    partial.complete(plan, arrays, source)
     return fitted, places
 
 

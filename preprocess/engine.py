@@ -8,9 +8,9 @@ only if CLUSTER is set.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, TypeVar
 
+from preprocess.addresses import Location
 from preprocess.cluster_setting import cluster_address
 from preprocess.workers import check_open_files, run_tasks, start_server
 
@@ -33,7 +33,7 @@ class Engine(Protocol):
     def note(self) -> str:
         """Begins the note of the progress bar: who works ("8 workers, "), or ""."""
 
-    def run(self, function: Callable[[Task], Result], tasks: Sequence[Task], *, needs: Path) -> Iterator[Result]:
+    def run(self, function: Callable[[Task], Result], tasks: Sequence[Task], *, needs: Location) -> Iterator[Result]:
         """Yield `function(task)` for every task in the order in which they end.
 
         Args:
@@ -60,7 +60,7 @@ class Pool:
         """Processes."""
         return self.jobs
 
-    def run(self, function: Callable[[Task], Result], tasks: Sequence[Task], *, needs: Path) -> Iterator[Result]:
+    def run(self, function: Callable[[Task], Result], tasks: Sequence[Task], *, needs: Location) -> Iterator[Result]:
         """See `Engine.run`. The first exception of any kind ends all."""
         del needs
         return run_tasks(function, tasks, jobs=self.jobs)

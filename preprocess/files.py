@@ -13,10 +13,13 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
+from preprocess.addresses import Address
 from preprocess.addresses import is_url as is_url
 from preprocess.console import UserError
+
+AnyPath = TypeVar("AnyPath", Path, Address)
 
 
 def store_place(text: str) -> str:
@@ -34,7 +37,7 @@ def shard_path(path: Path, shard: int) -> Path:
     return path / shard_key(shard)
 
 
-def partial_path(path: Path) -> Path:
+def partial_path(path: AnyPath) -> AnyPath:
     """The folder where a conversion builds the store (in `store/`) before it renames it to `path`."""
     return path.with_name(path.name + ".partial")
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from preprocess.addresses import Address
 from preprocess.arrays import ArraySpec, ReadFile, array_specs, check_metadata, read_array, read_json
 from preprocess.console import AccessError, UserError
 from preprocess.files import FILE_FAULTS, is_url, named_errors, open_regular, partial_path
@@ -123,15 +124,16 @@ class StoreHeader:
 _AGAIN = "Convert again, or copy the store again."
 
 
-def read_header(path: str | Path) -> StoreHeader:
-    """Read and check a store's attributes.
+def read_header(path: str | Path | Address, read_file: ReadFile | None = None) -> StoreHeader:
+    """Read and check a store's attributes. `read_file` reads its files; by default they are at `path`.
 
     Raises:
         UserError: there is no store, its conversion is not finished (the line says how to continue), it is not a store,
             or its attributes are damaged.
     """
     where = str(path) if is_url(path) else Path(path)
-    read_file = _remote_files(where) if isinstance(where, str) else _local_files(where)
+    if read_file is None:
+        read_file = _remote_files(where) if isinstance(where, str) else _local_files(where)
     try:
         group = read_json(read_file, "zarr.json")
         attrs = group["attributes"]
@@ -208,7 +210,7 @@ def _check_records(header: StoreHeader, records: dict[str, Any]) -> None:
 def _local_files(path: Path) -> ReadFile:
     if not path.is_dir():
         if partial_path(path).is_dir():
-            raise UserError(_unfinished(path))
+            raise UserError(_unfinished(path, len(list((partial_path(path) / "progress").glob("*.npz")))))
         raise UserError(
             f"{path}: expected a store, found {'a file' if path.exists() else 'nothing'}. Make it: make zarr"
         )
@@ -239,15 +241,17 @@ def _remote_files(url: str) -> ReadFile:
         try:
             return objects.read(key, limit)
         except MissingObjectError as error:
+            partial = Objects(f"{objects.url}.partial")
+            if key == "zarr.json" and partial.size("plan.json") is not None:
+                raise AccessError(_unfinished(url, sum(1 for _ in partial.list("progress/")))) from error
             raise UserError(f"{key}: expected an object, found none.") from error
 
     return read
 
 
-def _unfinished(path: Path) -> str:
+def _unfinished(path: Path | str, done: int) -> str:
     """The line about a conversion that is not finished."""
-    done = len(list((partial_path(path) / "progress").glob("*.npz")))
     return (
-        f"{path}: the conversion is not finished ({done} shards are written in {partial_path(path).name}). "
+        f"{path}: the conversion is not finished ({done} shards are written in {Path(path).name}.partial). "
         "Run the same `make zarr` command again: it continues where it stopped."
     )

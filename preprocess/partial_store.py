@@ -13,24 +13,87 @@ several shares of one (SHARDS=1/4 and others, on any host that sees the disk) ho
 Leaves converting shards to `write`, and completing the store to `convert`.
 """
 
+import contextlib
 import json
 import os
 import secrets
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from preprocess import zarr_store
-from preprocess.console import UserError, say
-from preprocess.files import named_errors, write_atomic, write_new
+from preprocess.console import UserError
+from preprocess.files import locked, named_errors, partial_path, shared_lock, write_atomic, write_new
 from preprocess.plan import Plan
-from preprocess.plan_file import WorkPlan, plan_path, read_plan
-from preprocess.write import TEMPORARY, shard_state
+from preprocess.plan_file import PLAN, WorkPlan, read_plan
+from preprocess.progress import differences, progress_name
+from preprocess.targets import TEMPORARY, DiskTarget
 
 _HOUR_S = 3600  # an unfinished file of a share on another host is younger
 _SHARED = "shared"  # exists if shares have ever worked in the folder
+
+
+class PartialFolder:
+    """NAME.partial beside a store on a disk. `PartialBucket` has the same methods for a bucket."""
+
+    def __init__(self, store: Path) -> None:
+        self.store, self.root = store, partial_path(store)
+
+    def is_complete(self) -> bool:
+        """Whether the store is complete."""
+        return self.store.exists()
+
+    def held(self, *, alone: bool) -> AbstractContextManager[None]:
+        """Hold the folder alone, or together with other shares.
+
+        Raises:
+            UserError: another conversion holds it.
+        """
+        return locked(self.root, "conversion") if alone else shared_lock(self.root, "conversion")
+
+    def prepare(self, plan: Plan, *, alone: bool, others: bool) -> WorkPlan:
+        """See `prepare`."""
+        return prepare(self.root, plan, alone=alone, others=others)
+
+    def progress(self, shards: range) -> Iterator[tuple[bytes | None, int]]:
+        """Of each shard its progress (None: not done) and its size."""
+        target = DiskTarget(self.root)
+        for shard in shards:
+            try:
+                yield target.read(progress_name(shard)), target.shard_bytes(shard)
+            except OSError:
+                yield None, 0
+
+    def num_done(self) -> int:
+        """Shards with a progress file."""
+        return sum(1 for _ in (self.root / "progress").glob("[0-9]*.npz"))
+
+    def flush(self, shard: int) -> None:
+        """Write a shard from the page cache to the disk."""
+        path = zarr_store.shard_path(self.root / "store", shard)
+        with named_errors(path), open(path, "rb") as file:
+            os.fsync(file.fileno())
+
+    def complete(self, plan: Plan, arrays: dict[str, Any], source: dict[str, Any]) -> None:
+        """Write the small arrays, and rename the store."""
+        store = self.root / "store"
+        with named_errors(store):
+            zarr_store.finish(store, plan.layout, plan.classes, plan.num_csv_rows, arrays, source)
+        sweep(store)
+        os.sync()  # flush everything else: all of it must be on disk before the final name exists
+        os.rename(store, self.store)
+        with contextlib.suppress(OSError):  # a second writer of a shard that is late finds no place for another file
+            os.rename(self.root / TEMPORARY, self.root / "removed")
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove NAME.partial."""
+        shutil.rmtree(self.root, ignore_errors=True)
 
 
 def prepare(root: Path, plan: Plan, *, alone: bool, others: bool = False) -> WorkPlan:
@@ -55,7 +118,7 @@ def prepare(root: Path, plan: Plan, *, alone: bool, others: bool = False) -> Wor
     if alone:
         sweep(root)  # frees the disk space of incomplete files before more is written
     work = plan.work()
-    path = plan_path(root)
+    path = root / PLAN
     if not write_new(path, work.encode()):
         _check_plan(path, work, plan, alone=alone)
     return work
@@ -137,25 +200,3 @@ def sweep(folder: Path) -> None:
                 path.unlink(missing_ok=True)
     for path in folder.glob("store.*"):
         shutil.rmtree(path)
-
-
-def shards_left(root: Path, work: WorkPlan, shards: range, store: Path) -> list[int]:
-    """Which of `shards` are not done."""
-    left = []
-    for shard in shards:
-        task = work.task(root, shard)
-        state = shard_state(task)
-        if state != "done":
-            left.append(shard)
-        if state.startswith("changed"):
-            say(f"{store}: {state}. Converting shard {shard} again.")
-    return left
-
-
-def differences(before: dict[str, str], now: dict[str, str]) -> str:
-    """What differs between two results of `Plan.settings`, in words; "" if nothing does."""
-    pairs = {key: (before.get(key, _UNSET), now.get(key, _UNSET)) for key in {**now, **before}}
-    return "; ".join(f"{key}: {old}, now {new}" for key, (old, new) in pairs.items() if old != new)
-
-
-_UNSET = "not set"  # a setting that is only recorded where a user gives it

@@ -45,7 +45,7 @@ class Plan:
     metadata of the first one, and settings. `notes`: lines to print. `corners`: see `ShardTask`.
     """
 
-    store: Path
+    store: Location
     layout: Layout
     classes: tuple[str, ...]
     num_csv_rows: int
@@ -189,7 +189,7 @@ def _label_notes(labels: Location, table: LabelTable) -> Iterator[str]:
         yield f"{labels}: the column split is not kept. SPLIT_COLUMN=split keeps it, for SPLIT=column."
 
 
-def _notes(store: Path, path: str, first: FirstChip, layout: Layout, *, unnamed: bool) -> Iterator[str]:
+def _notes(store: Location, path: str, first: FirstChip, layout: Layout, *, unnamed: bool) -> Iterator[str]:
     """Facts of the first file that a user should know."""
     facts = first.facts
     if first.note:

@@ -19,12 +19,14 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from preprocess.addresses import Location, location
 from preprocess.chip_reader import ChipFiles
 from preprocess.console import UserError
 from preprocess.expected import Expected
 from preprocess.fit import Fit
 from preprocess.layout import Layout, layout_from
 from preprocess.packed_texts import PackedTexts
+from preprocess.targets import target_of
 from preprocess.window_cut import Cut
 
 
@@ -58,7 +60,7 @@ class ShardTask:
     """
 
     shard: int
-    root: Path
+    root: Location
     layout: Layout
     paths: tuple[str, ...]
     size: np.ndarray
@@ -103,7 +105,7 @@ class WorkPlan:
         step = self.layout.shard_tiles
         return slice(shard * step, min((shard + 1) * step, len(self.size)))
 
-    def task(self, root: Path, shard: int) -> ShardTask:
+    def task(self, root: Location, shard: int) -> ShardTask:
         """The chips of one shard, with paths that can be opened from the current folder."""
         chips = self.shard_chips(shard)
         paths = self.paths[chips]
@@ -147,19 +149,27 @@ class WorkPlan:
         return file.getvalue()
 
 
-def plan_path(root: Path) -> Path:
+PLAN = "plan.npz"
+
+
+def plan_path(root: Location) -> Location:
     """File of the plan in NAME.partial."""
-    return root / "plan.npz"
+    return root / PLAN
 
 
 def read_plan(path: Path) -> WorkPlan:
-    """The plan in a file.
+    """The plan in a file; see `parse_plan`."""
+    return parse_plan(path.read_bytes(), path)
+
+
+def parse_plan(data: bytes, path: Location) -> WorkPlan:
+    """The plan in the bytes of a file.
 
     Raises:
         UserError: the file is damaged.
     """
     try:
-        with np.load(io.BytesIO(path.read_bytes())) as file:
+        with np.load(io.BytesIO(data)) as file:
             header = json.loads(file["header"].tobytes())
             paths = PackedTexts(prefix=header["prefix"], data=file["path_bytes"], ends=file["path_ends"])
             plan = WorkPlan(
@@ -191,14 +201,14 @@ def load_plan(root: str, digest: str) -> WorkPlan:
     Raises:
         UserError: the file is damaged, or holds another plan.
     """
-    path = plan_path(Path(root))
-    plan = read_plan(path)
+    path = plan_path(location(root))
+    plan = parse_plan(target_of(root).read(PLAN), path)
     if plan.digest != digest:
         raise UserError(f"{path}: another conversion has replaced the plan. Stop it, and run the same command again.")
     return plan
 
 
-def shard_runs(root: Path, plan: WorkPlan, shards: list[int], *, workers: int) -> list[ShardRun]:
+def shard_runs(root: Location, plan: WorkPlan, shards: list[int], *, workers: int) -> list[ShardRun]:
     """Tasks for `shards` (ascending): runs of neighbours worth about a second, and enough of them for all workers."""
     longest = max(1, min(_shards_per_second(plan), len(shards) // (_TASKS_PER_WORKER * workers)))
     runs = []

@@ -9,16 +9,19 @@ longer each time. Leaves the meaning of the objects to others.
 """
 
 import functools
+import itertools
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import random
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from obstore.exceptions import AlreadyExistsError, BaseError, NotSupportedError, PreconditionError
 from obstore.store import from_url
 
-from preprocess.console import UserError
+from preprocess.console import TemporaryError, UserError
 from preprocess.remote_errors import MissingObjectError as MissingObjectError
 from preprocess.remote_errors import refusal
 
@@ -27,6 +30,10 @@ from preprocess.remote_errors import refusal
 _FIRST_RETRIES, _RETRIES = 3, 10
 _BACKOFF = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=5), "base": 2}
 _RETRY_TIMEOUT = timedelta(seconds=120)
+
+
+Result = TypeVar("Result")
+_WAIT_S = 0.1  # before the first repeat; doubled for each further one
 
 
 class Listed(NamedTuple):
@@ -56,30 +63,35 @@ class Objects:
 
     def read(self, key: str, limit: int | None = None) -> bytes:
         """All bytes of an object; refused if there are more than `limit`."""
-        with self._request(key) as client:
+
+        def read(client: Any) -> bytes:
             response = client.get(key)
             if limit is not None and (size := int(response.meta["size"])) > limit:
                 raise UserError(f"{key}: expected at most {limit} bytes, found {size}.")
             return bytes(response.bytes())
 
+        return self._do(key, read)
+
     def read_version(self, key: str) -> tuple[Any, str]:
         """All bytes of an object (a buffer), and the ETag that they have."""
-        with self._request(key) as client:
+
+        def read(client: Any) -> tuple[Any, str]:
             response = client.get(key)
             return response.bytes(), _etag(response.meta)
 
-    def exists(self, key: str) -> bool:
-        """Whether there is an object with this key."""
+        return self._do(key, read)
+
+    def size(self, key: str) -> int | None:
+        """Bytes of an object; None if there is none."""
         try:
-            with self._request(key) as client:
-                client.head(key)
+            return self._do(key, lambda client: int(client.head(key)["size"]))
         except MissingObjectError:
-            return False
-        return True
+            return None
 
     def read_tail(self, key: str, count: int) -> tuple[bytes, int]:
         """The last `count` bytes of an object (all, if it has fewer), and its size: one request."""
-        with self._request(key) as client:
+
+        def read(client: Any) -> tuple[bytes, int]:
             try:
                 response = client.get(key, options={"range": {"suffix": count}})
                 return bytes(response.bytes()), int(response.meta["size"])
@@ -87,54 +99,97 @@ class Objects:
                 end = int(client.head(key)["size"])
                 return bytes(client.get_range(key, start=max(0, end - count), end=end)), end
 
+        return self._do(key, read)
+
     def read_range(self, key: str, start: int, end: int) -> Any:
         """Bytes `start` to `end`, as a buffer."""
-        with self._request(key) as client:
-            return client.get_range(key, start=start, end=end)
+        return self._do(key, lambda client: client.get_range(key, start=start, end=end))
 
     def list(self, prefix: str = "") -> Iterator[Listed]:
         """Every object below a key, 1,000 for each request."""
-        with self._request(prefix) as client:
-            for page in client.list(prefix or None):
-                for each in page:
-                    yield Listed(str(each["path"]), int(each["size"]), _etag(each))
+        last, pages = None, None
+
+        def next_page(client: Any) -> Any:
+            nonlocal pages
+            if pages is None:
+                pages = client.list(prefix or None, offset=last)
+            try:
+                return next(pages, ())
+            except BaseError:
+                pages = None  # the next try continues behind the last page
+                raise
+
+        while page := self._do(prefix, next_page):
+            last = page[-1]["path"]
+            for each in page:
+                yield Listed(str(each["path"]), int(each["size"]), _etag(each))
 
     def write(self, key: str, data: Any) -> None:
         """Write an object by one request: readers see the old one or the new one."""
-        with self._request(key) as client:
-            client.put(key, data, use_multipart=False)
+        self._do(key, lambda client: client.put(key, data, use_multipart=False))
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object by PUT with If-None-Match; False if there is one already. A server that does not know the
+        condition overwrites it: True."""
+
+        def create(client: Any) -> bool:
+            try:
+                client.put(key, data, mode="create")
+            except (AlreadyExistsError, PreconditionError):
+                return False
+            except (NotSupportedError, NotImplementedError):
+                client.put(key, data, use_multipart=False)
+            return True
+
+        return self._do(key, create)
 
     def write_new(self, key: str, data: bytes) -> bool:
         """Write an object if there is none. Returns whether the object is now `data`.
 
         A repeat of a request whose answer was lost meets its own object: equal bytes count as written.
-
-        Raises:
-            NotSupportedError: the server cannot do this.
         """
-        with self._request(key) as client:
+        return self.create(key, data) or self.read(key) == data
+
+    def replace(self, key: str, data: bytes, etag: str) -> bool:
+        """Write an object by PUT with If-Match; False if it is no longer the one with this ETag."""
+
+        def replace(client: Any) -> bool:
             try:
-                client.put(key, data, mode="create")
-                return True
-            except (AlreadyExistsError, PreconditionError):
-                return bytes(client.get(key).bytes()) == data
+                client.put(key, data, mode={"e_tag": etag})
+            except PreconditionError:
+                return False
+            return True
+
+        return self._do(key, replace) or self.read(key) == data
 
     def remove(self, keys: Iterable[str]) -> None:
         """Remove objects; one that does not exist is no error."""
-        if some := list(keys):
-            with self._request(some[0]) as client:
-                client.delete(some)
+        if some := [*keys]:
+            self._do(some[0], lambda client: client.delete(some))
 
-    @contextmanager
-    def _request(self, key: str) -> Iterator[Any]:
-        """The client for one request. Errors become one line that names the object."""
-        try:
-            yield self._patient if self._answered else self._first
-            self._answered = True
-        except NotSupportedError:
-            raise
-        except (BaseError, OSError) as error:
-            raise refusal(error, self.name(key)) from error
+    def _do(self, key: str, request: Callable[[Any], Result]) -> Result:
+        """The result of a request, which gets the client. Errors become one line that names the object.
+
+        The client repeats what HTTP calls idempotent. What it does not repeat (a conditional PUT, a deletion, a body
+        that ends early) is repeated here.
+        """
+        for attempt in itertools.count():
+            try:
+                result = request(self._patient if self._answered else self._first)
+                self._answered = True
+                return result
+            except (BaseError, OSError) as error:
+                refused = refusal(error, self.name(key))
+                is_last = attempt == _FIRST_RETRIES or _was_repeated(error)
+                if is_last or not isinstance(refused, TemporaryError):
+                    raise refused from error
+                time.sleep(random.uniform(0.5, 1) * _WAIT_S * 2**attempt)
+        raise AssertionError  # the loop ends by itself
+
+
+def _was_repeated(error: Exception) -> bool:
+    """Whether the client has already repeated the request."""
+    return re.search(r"after \d+ retries", str(error)) is not None
 
 
 def _etag(meta: Any) -> str:

@@ -35,12 +35,12 @@ def refusal(error: Exception, name: str) -> UserError:
         return UserError(f"{name}: expected s3://, gs://, az:// or https://, found something else ({reason}).")
     if missing := _missing(error, whole, name):
         return AccessError(f"{name}: the object store reported an error ({reason}). {missing}")
-    if "error sending request" in whole or "timed out" in whole.lower():
+    if "HTTP error" in whole or "timed out" in whole.lower():
         return TemporaryError(
             f"{name}: the object store cannot be reached ({reason}). Check the network{_server(name)}, and run the "
             "same command again."
         )
-    if re.search(r"status code: (5\d\d|429|408)|after \d+ retries|error decoding|reading a body", whole):
+    if re.search(r"status code: (5\d\d|429|408)|after \d+ retries", whole):
         return TemporaryError(f"{name}: the object store still fails ({reason}). Run the same command again.")
     return AccessError(
         f"{name}: the object store reported an error ({reason}). Check the address and AWS_* in the environment."

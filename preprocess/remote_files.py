@@ -70,7 +70,7 @@ def read_labels(path: Address) -> bytes:
 def exists(path: Address) -> bool:
     """Whether there is an object at an address."""
     base, key = base_and_key(str(path))
-    return bool(key) and Objects(base).exists(key)
+    return bool(key) and Objects(base).size(key) is not None
 
 
 def check_folder(word: str, folder: Address) -> None:

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -52,27 +53,28 @@ class NotFiniteError(ValueError):
         self.index, self.chip = index, chip
 
 
-def write_shard(
-    path: Path, layout: Layout, chips: Iterable[np.ndarray], *, temporary: Path | None = None
-) -> ShardRecord:
-    """Write a shard file (atomically).
+def write_shard(path: Path, layout: Layout, chips: Iterable[np.ndarray]) -> ShardRecord:
+    """Write a shard file (atomically), and make its folder. See `encode_shard`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        return encode_shard(file, layout, chips)
+
+
+def encode_shard(file: BinaryIO, layout: Layout, chips: Iterable[np.ndarray]) -> ShardRecord:
+    """Write the bytes of a shard.
 
     Args:
-        path: of the file, see `files.shard_path`.
+        file: to write to, empty.
         layout: of the store.
         chips: (bands, height, width) of the layout's dtype, at most `layout.shard_tiles`. Each is used up before the
             next is asked for, so that one array can hold all of them in turn.
-        temporary: the unfinished file lies beside this path, on the same file system. Without it, it lies beside
-            `path`, and the folder of `path` is made.
 
     Raises:
-        NotFiniteError: a value is NaN or infinite, and not nodata; no file is written.
+        NotFiniteError: a value is NaN or infinite, and not nodata.
     """
     encoder = Encoder(layout)
     sums, squares, valid, checksums, sizes, crcs = [], [], [], [], [], xxhash.xxh3_64()
-    if temporary is None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path, temporary=temporary) as file, one_blas_thread():
+    with one_blas_thread():
         for index, chip in enumerate(map(np.ascontiguousarray, chips)):
             data, chunk_sizes, chunk_crcs = encoder.encode(chip)
             file.write(data)

@@ -9,25 +9,24 @@ per shard and reused: in fresh memory, transposing (y, x, band) to (band, y, x) 
 import contextlib
 import errno
 import io
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from preprocess.addresses import location
 from preprocess.chip_reader import ChipReader, paths_of, state_of
 from preprocess.console import advice
-from preprocess.files import shard_path, write_atomic
 from preprocess.georeference import Place, place_arrays
 from preprocess.nodata import nodata_mask
 from preprocess.plan_file import ShardRun, ShardTask, load_plan
-from preprocess.shard_writer import NotFiniteError, write_shard
+from preprocess.progress import progress_name, progress_state
+from preprocess.shard_writer import NotFiniteError, encode_shard
 from preprocess.sources import DISK, Source, source_of
+from preprocess.targets import Target, target_of
 from preprocess.tiff_page import ChipError
 from preprocess.window_reader import WindowReader
-
-TEMPORARY = "temporary"  # folder in NAME.partial for unfinished shard files: the store is renamed without them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +43,10 @@ def convert_shards(run: ShardRun) -> Converted:
     Raises:
         UserError: the plan's file is damaged or replaced.
     """
-    plan, bad_chips = load_plan(run.root, run.digest), list[str]()
+    plan, target, bad_chips = load_plan(run.root, run.digest), target_of(run.root), list[str]()
     for shard in run.shards:
-        task = plan.task(Path(run.root), shard)
-        if shard_state(task) == "done":  # another copy of this task was faster
+        task = plan.task(location(run.root), shard)
+        if is_done(task, target):  # another copy of this task was faster
             continue
         try:
             convert_shard(task)
@@ -58,26 +57,13 @@ def convert_shards(run: ShardRun) -> Converted:
     return Converted(run=run, bad_chips=tuple(bad_chips))
 
 
-def shard_state(task: ShardTask) -> str:
-    """ "done", "missing", or a text that begins with "changed" and names the first changed file."""
+def is_done(task: ShardTask, target: Target) -> bool:
+    """Whether a shard is written, and its files are as the plan says."""
     try:
-        # Read into memory: given a path, numpy leaves an incomplete file open.
-        with np.load(io.BytesIO(progress_path(task.root, task.shard).read_bytes())) as progress:
-            size, mtime_ns, shard_bytes = progress["source_size"], progress["source_mtime_ns"], progress["shard_bytes"]
-            progress["shard_digest"], progress["transform"]  # earlier versions of canopy wrote neither
-        if shard_path(task.root / "store", task.shard).stat().st_size != int(shard_bytes):
-            return "missing"
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-        return "missing"  # or incomplete after a power cut: it is written again in both cases
-    changed = np.flatnonzero((size != task.size) | (mtime_ns != task.mtime_ns))
-    if not len(changed):
-        return "done"
-    return f"changed: size or time of {len(changed)} source files (first {task.paths[changed[0]]})"
-
-
-def progress_path(root: Path, shard: int) -> Path:
-    """The file in NAME.partial that marks a shard as done and holds its sums, checksums and places."""
-    return root / "progress" / f"{shard}.npz"
+        data = target.read(progress_name(task.shard))
+        return progress_state(task, data, target.shard_bytes(task.shard)) == "done"
+    except OSError:
+        return False
 
 
 def convert_shard(task: ShardTask) -> None:
@@ -87,12 +73,12 @@ def convert_shard(task: ShardTask) -> None:
         ChipError: a chip is damaged, has another shape or dtype or values that are not finite, or has changed since it
             was listed.
     """
-    reader = _reader(task)
+    target, reader = target_of(task.root), _reader(task)
     places: list[Place | None] = []
     chips = _all_chips(task, reader, places)
     try:
-        path = _make_shard_folder(task.root / "store", task.shard)
-        record = write_shard(path, task.layout, chips, temporary=task.root / TEMPORARY / str(task.shard))
+        with target.shard_file(task.shard) as file:
+            record = encode_shard(file, task.layout, chips)
     except NotFiniteError as error:
         _check_finite(task, error.index, error.chip)
         raise
@@ -102,19 +88,7 @@ def convert_shard(task: ShardTask) -> None:
         progress, allow_pickle=False, **record.arrays, source_size=task.size, source_mtime_ns=task.mtime_ns,
         shard_bytes=np.int64(record.num_bytes), **place_arrays(places), **fitted,
     )  # fmt: skip
-    write_atomic(progress_path(task.root, task.shard), progress.getvalue())
-
-
-def _make_shard_folder(store: Path, shard: int) -> Path:
-    """Make the folder of a shard's file; returns the file's path.
-
-    The store itself is not made: if another process has just completed and renamed it, this one must fail.
-    """
-    path = shard_path(store, shard)
-    for folder in reversed(path.relative_to(store / "tiles").parents[:-1]):
-        with contextlib.suppress(FileExistsError):
-            (store / "tiles" / folder).mkdir()
-    return path
+    target.write(progress_name(task.shard), progress.getvalue())
 
 
 def is_machine_fault(error: BaseException) -> bool:

@@ -40,8 +40,10 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.storage import MemoryStore
 
-from preprocess.arrays import array_specs, write_array
+from preprocess.addresses import Address, Location
+from preprocess.arrays import ReadFile, array_specs, write_array
 from preprocess.arrays import create_chips as create_chips
 from preprocess.band_statistics import band_statistics
 from preprocess.console import UserError
@@ -178,19 +180,36 @@ class Store:
         return tuple(self.layout.bands.index(band) for band in bands)
 
 
-def encoded_bytes(path: Path, layout: Layout, num_chips: int) -> int:
-    """Bytes of all shards on disk.
+def encoded_bytes(path: Location, layout: Layout, num_chips: int) -> int:
+    """Bytes of all shards.
 
     Raises:
         UserError: a shard is missing; names the first.
     """
-    total = 0
+    total, size_of = 0, _shard_sizes(path)
     for shard in range(layout.num_shards(num_chips)):
-        file = shard_path(path, shard)
-        if not file.is_file():
+        size = size_of(shard)
+        if size is None:
+            file = path / shard_key(shard)
             raise UserError(f"{file}: the shard is missing. `make verify STORE={path}` lists all damage.")
-        total += file.stat().st_size
+        total += size
     return total
+
+
+def _shard_sizes(path: Location) -> Callable[[int], int | None]:
+    """A function that returns the bytes of a shard, or None if it is missing. A bucket is listed once."""
+    if isinstance(path, Path):
+        folder = path
+
+        def size(shard: int) -> int | None:
+            file = shard_path(folder, shard)
+            return file.stat().st_size if file.is_file() else None
+
+        return size
+    from preprocess.remote import Objects
+
+    sizes = {each.key: each.size for each in Objects(str(path)).list("tiles/c/")}
+    return lambda shard: sizes.get(shard_key(shard))
 
 
 def finish(
@@ -206,7 +225,27 @@ def finish(
         arrays: values by name, see `arrays.array_specs`.
         source: what to record about the source files, as JSON.
     """
-    group = zarr.open_group(root, mode="a", zarr_format=3)
+    _write_small(zarr.open_group(root, mode="a", zarr_format=3), layout, classes, num_csv_rows, arrays, source)
+    open_store(root)
+
+
+def small_files(
+    layout: Layout, classes: tuple[str, ...], num_csv_rows: int, arrays: dict[str, Any], source: dict[str, Any]
+) -> dict[str, bytes]:
+    """Every file of a store but its shards, by key; the arguments are those of `finish`."""
+    files: dict[str, Any] = {}
+    memory = MemoryStore(files)
+    create_chips(memory, layout, len(arrays["names"]))
+    _write_small(
+        zarr.open_group(memory, mode="a", zarr_format=3), layout, classes, num_csv_rows, arrays, source
+    )  # fmt: skip
+    return {key: data.to_bytes() for key, data in files.items()}
+
+
+def _write_small(
+    group: zarr.Group, layout: Layout, classes: tuple[str, ...], num_csv_rows: int, arrays: dict[str, Any],
+    source: dict[str, Any] | None,
+) -> None:  # fmt: skip
     num_chips = len(arrays["names"])
     version = version_of(layout)
     specs = array_specs(layout, num_chips, len(classes), version, arrays)
@@ -224,17 +263,17 @@ def finish(
     }
     attrs["fingerprint"] = fingerprint_of(layout, classes, num_csv_rows, records)
     group.attrs.put({**attrs, "attributes_sha256": sha256_of_json(attrs)})
-    open_store(root)
 
 
-def open_store(path: str | Path) -> Store:
-    """Open a complete store. Every small array is read and compared with what the conversion recorded.
+def open_store(path: str | Path | Address, read_file: ReadFile | None = None) -> Store:
+    """Open a complete store. Every small array is read and compared with what the conversion recorded. `read_file`
+    reads its files; by default they are at `path`.
 
     Raises:
         UserError: there is no store, its conversion is not finished (the line says how to continue), it is not a store,
             or a file is not what the conversion wrote; names the file.
     """
-    header = read_header(path)
+    header = read_header(path, read_file)
     for line in header.findings():
         raise UserError(line)
     return Store(

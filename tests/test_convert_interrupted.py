@@ -98,7 +98,7 @@ def test_another_conversion_that_finishes_first_is_noticed(
     chips: Chips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It finishes after this conversion has looked for the store and before this one has the lock."""
-    from preprocess import convert as module
+    from preprocess import partial_store as module
 
     path, real = tmp_path / "s.zarr", module.locked
 
@@ -116,7 +116,7 @@ def test_another_conversion_that_finishes_first_is_noticed(
 def test_a_kill_after_the_last_rename_does_not_disturb_the_next_conversion(
     chips: Chips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from preprocess import convert as module
+    from preprocess import partial_store as module
 
     path = tmp_path / "s.zarr"
     with monkeypatch.context() as patch:
@@ -162,14 +162,14 @@ def test_a_damaged_plan_is_refused_in_one_line(
 def test_a_full_disk_is_one_line_and_the_conversion_resumes(
     chips: Chips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from preprocess import write
+    from preprocess import targets
     from preprocess.console import run
 
     def full(path: Path, data: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(write, "write_atomic", full)  # this writes the progress file
+        patch.setattr(targets, "write_atomic", full)  # this writes the progress file
         with pytest.raises(SystemExit) as end:
             run(lambda: to_store(chips, tmp_path / "s.zarr") and 0)
     assert end.value.code == 2

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import field_validator, model_validator
 
+from preprocess.addresses import location
 from preprocess.chip_words import ChipWords
 from preprocess.commands import ConversionSettings
 from preprocess.console import UserError, say
@@ -220,11 +221,7 @@ def _conversion(values: dict[str, Any], is_demo: bool) -> ConversionSettings:
             bands=("blue", "green", "red", "nir"),
         )  # fmt: skip
     own = {name: value for name, value in values.items() if name in _CONVERSION_ONLY}
-    if is_url(store := str(values.get("store", _STORE))):
-        raise UserError(
-            f"STORE={store}: expected a folder on disk, found an address. Convert to a folder, then copy it."
-        )
-    return ConversionSettings(**own, store=Path(store))
+    return ConversionSettings(**own, store=location(str(values.get("store", _STORE))))
 
 
 def _resumed(values: dict[str, Any]) -> TrainRequest:

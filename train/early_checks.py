@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from preprocess.console import say
+from preprocess.csv_rows import is_file
 from preprocess.layout import Layout
 from preprocess.plan import Plan
 from preprocess.splits import Split, make_split
@@ -23,7 +24,7 @@ from train.config import Config
 class PlannedChips:
     """The chips of a store that is not made yet, as far as a split depends on them."""
 
-    path: Path
+    path: Path | str
     names: np.ndarray
     csv_row: np.ndarray
     num_csv_rows: int
@@ -33,11 +34,11 @@ class PlannedChips:
 
 def check_plan(config: Config, plan: Plan) -> None:
     """UserError if the training of a store cannot work that a conversion is going to make."""
-    _check_layout(config, plan.layout, plan.store)
-    if config.split == "blocked" and plan.store.exists():
+    _check_layout(config, plan.layout, str(plan.store))
+    if config.split == "blocked" and is_file(plan.store / "zarr.json"):
         return  # the store is whole already, and its audit has made the groups: `open_checked` reads them
     chips = PlannedChips(
-        path=plan.store,
+        path=str(plan.store),
         names=np.array(plan.names, object),
         csv_row=plan.csv_row,
         num_csv_rows=plan.num_csv_rows,

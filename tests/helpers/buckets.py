@@ -77,6 +77,7 @@ class Proxy(ThreadingHTTPServer):
         self.target, self.fault, self.lock = endpoint.removeprefix("http://"), fault, Lock()
         self.requests: list[tuple[str, str]] = []
         self.faults: list[str] = []
+        self.hidden: tuple[str, ...] = ()  # headers that are not passed on
 
     def number(self, method: str, path: str) -> int:
         """Note a request; returns how many came before."""
@@ -118,15 +119,17 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "reset":
             self._reset()
             return
+        hidden = [name.lower() for name in self.server.hidden]
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in hidden}
         connection = http.client.HTTPConnection(self.server.target)
-        connection.request(self.command, self.path, body, dict(self.headers))
+        connection.request(self.command, self.path, body, headers)
         response = connection.getresponse()
-        data, status, headers = response.read(), response.status, dict(response.getheaders())
+        data, status, answer = response.read(), response.status, dict(response.getheaders())
         connection.close()
         if fault == "lost answer":
             self._reset()
         else:
-            self._answer(status, headers, data, torn=fault == "torn body")
+            self._answer(status, answer, data, torn=fault == "torn body")
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass_on
 
