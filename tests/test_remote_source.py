@@ -58,7 +58,7 @@ def test_the_command_of_the_page_converts_a_bucket(
         bucket.client.upload_file(str(path), "bucket", f"chips/{path.name}" if path.suffix == ".tif" else path.name)
     monkeypatch.chdir(tmp_path)
     assert dispatch("", [*line.split()[1:], "JOBS=1"]) == 0
-    assert open_store(tmp_path / "chips.zarr").num_chips == 12
+    assert open_store("s3://bucket/chips.zarr").num_chips == 12
 
 
 def test_pictures_in_class_folders_give_the_store_of_the_disk(bucket: Bucket, tmp_path: Path) -> None:

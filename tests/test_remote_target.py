@@ -119,10 +119,10 @@ def test_a_stop_after_the_commit_leaves_a_complete_store(
 
 
 def test_plain_zarr_reads_the_store(bucket: Bucket, session_chips: Chips) -> None:
-    convert(settings_for(session_chips, "plain.zarr"))
+    convert(settings_for(session_chips, "by-zarr.zarr"))
     from obstore.store import from_url
 
-    group = zarr.open_group(zarr.storage.ObjectStore(from_url("s3://chips/plain.zarr"), read_only=True), mode="r")
+    group = zarr.open_group(zarr.storage.ObjectStore(from_url("s3://chips/by-zarr.zarr"), read_only=True), mode="r")
     assert np.array_equal(group["tiles"][290:], session_chips.values[290:])
 
 
