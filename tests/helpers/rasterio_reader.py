@@ -34,4 +34,5 @@ def main() -> None:
     np.savez(out, facts=np.array(json.dumps({"versions": versions, "files": facts})), **pixels)
 
 
-main()
+if __name__ == "__main__":
+    main()
