@@ -23,10 +23,11 @@ from preprocess.file_patterns import FilePattern
 from preprocess.files import named_errors
 from preprocess.fit import Fit
 from preprocess.georeference import Place
-from preprocess.image_names import PICTURES, SUFFIXES, chip_name, list_chips
+from preprocess.image_names import chip_name, list_chips
 from preprocess.layout import Layout, plan_layout
 from preprocess.pattern_matching import list_pattern
 from preprocess.reading import reading_of, unknown_keys
+from preprocess.suffixes import PICTURES, SUFFIXES
 from preprocess.tiff_page import ChipError
 from preprocess.write import check_finite
 from preprocess.zarr_store import Store, open_store

@@ -16,11 +16,11 @@ from preprocess.cluster_words import ClusterWords, ShareWords
 from preprocess.console import UserError
 from preprocess.file_patterns import BAND
 from preprocess.files import partial_path
-from preprocess.label_files import FOLDERS, is_csv
 from preprocess.label_settings import LabelSettings
 from preprocess.settings import Settings, setting
 from preprocess.shares import shard_share
 from preprocess.split_rules import BLOCK_KM, check_rule
+from preprocess.suffixes import FOLDERS, is_csv
 
 CORES = len(os.sched_getaffinity(0))
 

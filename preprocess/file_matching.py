@@ -16,7 +16,6 @@ import numpy as np
 from preprocess.addresses import Location
 from preprocess.console import UserError, say
 from preprocess.image_names import (
-    PICTURES,
     Index,
     bare,
     difference,
@@ -29,6 +28,7 @@ from preprocess.image_names import (
 from preprocess.label_files import number_of
 from preprocess.labels import LabelTable
 from preprocess.packed_texts import HashIndex, PackedTexts, TextBuilder, first_equal
+from preprocess.suffixes import PICTURES
 
 
 @dataclass(frozen=True, kw_only=True)

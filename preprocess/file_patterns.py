@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from preprocess.console import UserError
-from preprocess.image_names import PICTURES, SUFFIXES
+from preprocess.suffixes import PICTURES, SUFFIXES
 
 NAME, BAND = "{name}", "{band}"
 

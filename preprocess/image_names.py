@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING
 from preprocess.addresses import Address, Location
 from preprocess.console import UserError, advice
 from preprocess.packed_texts import HashIndex, PackedTexts
+from preprocess.suffixes import PICTURES, SUFFIXES
 
 if TYPE_CHECKING:
     from preprocess.remote_files import State
 
-SUFFIXES = (".tif", ".tiff", ".geotiff")  # in any case
-PICTURES = (".jpg", ".jpeg", ".png")  # chips themselves, or pictures made from TIFFs that a CSV may name
 _FIRST = (".tif", ".tiff", ".TIF", ".TIFF")  # tried by name; other spellings are found in the folder's listing
 
 

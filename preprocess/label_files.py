@@ -12,16 +12,9 @@ from preprocess.addresses import Location
 from preprocess.console import UserError
 from preprocess.image_names import chip_name, list_chips
 from preprocess.packed_texts import first_equal
+from preprocess.suffixes import JSON, PARQUET
 from preprocess.table import Table
 from preprocess.tag_rows import RowCollector, TagRows
-
-FOLDERS = Path("folders")  # LABELS=folders: the labels are the names of folders
-_JSON, _PARQUET = (".jsonl", ".ndjson", ".json"), (".parquet", ".pq")
-
-
-def is_csv(path: Location) -> bool:
-    """Whether a path is read as a CSV: everything but LABELS=folders and files with the suffix of another kind."""
-    return path != FOLDERS and path.suffix.lower() not in _JSON + _PARQUET
 
 
 def open_table(path: Location, separator: str) -> Table:
@@ -30,9 +23,9 @@ def open_table(path: Location, separator: str) -> Table:
     Raises:
         UserError: the file cannot be read.
     """
-    if path.suffix.lower() in _JSON:
+    if path.suffix.lower() in JSON:
         return json_rows.read_table(path)
-    if path.suffix.lower() in _PARQUET:
+    if path.suffix.lower() in PARQUET:
         from preprocess import parquet_rows  # pyarrow takes 0.1 s to load
 
         return parquet_rows.read_table(path)
@@ -43,7 +36,7 @@ def number_of(path: Location, number: int) -> str:
     """`line 3`, for a message. In a parquet file rows are counted; in a folder, its class folders."""
     if path.is_dir() if isinstance(path, Path) else not path.suffix:
         return f"folder {number}"
-    return f"{'row' if path.suffix.lower() in _PARQUET else 'line'} {number}"
+    return f"{'row' if path.suffix.lower() in PARQUET else 'line'} {number}"
 
 
 def rows_of_folders(folder: Location) -> TagRows:

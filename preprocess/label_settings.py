@@ -11,7 +11,7 @@ from typing import Any
 
 from preprocess import csv_rows, tags
 from preprocess.console import UserError
-from preprocess.label_files import is_csv
+from preprocess.suffixes import is_csv
 from preprocess.table import Field, Table
 
 FORMATS = ("tags", "list", "onehot", "long")  # of LABELS_FORMAT; LABELS=folders is a form of its own

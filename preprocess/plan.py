@@ -23,7 +23,6 @@ from preprocess.file_matching import Files, match_files
 from preprocess.file_patterns import FilePattern, read_pattern
 from preprocess.first_chip import FirstChip, read_first, read_first_raster
 from preprocess.header import version_of
-from preprocess.label_files import FOLDERS
 from preprocess.label_settings import LabelSettings
 from preprocess.labels import LabelTable, read_labels
 from preprocess.layout import Layout, plan_layout
@@ -33,6 +32,7 @@ from preprocess.pattern_matching import match_pattern
 from preprocess.plan_file import WorkPlan
 from preprocess.preset_settings import with_preset
 from preprocess.sources import forget_objects
+from preprocess.suffixes import FOLDERS
 from preprocess.tiff_metadata import Facts
 from preprocess.window_matching import match_windows
 

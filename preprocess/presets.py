@@ -14,7 +14,7 @@ import tifffile
 from preprocess.addresses import Address, Location
 from preprocess.csv_rows import is_file
 from preprocess.image_names import list_files
-from preprocess.label_files import FOLDERS
+from preprocess.suffixes import FOLDERS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from preprocess.commands import ConversionSettings
 from preprocess.console import UserError
 from preprocess.csv_rows import SEPARATORS, read_table
 from preprocess.files import is_url
-from preprocess.label_files import is_csv
 from preprocess.messages import bad, did_you_mean
+from preprocess.suffixes import is_csv
 from train.config import Config
 
 
