@@ -4,6 +4,7 @@ In: words. Out: a `TrainRequest`, whose configuration and conversion are checked
 it. `early_checks` then holds them against the chips. Torch and DALI load after both.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -259,6 +260,8 @@ def _text(value: Any) -> str:
 
 def train(request: TrainRequest) -> int:
     """Convert if needed, then train. Returns the exit code."""
+    if request.machines.nodes > 1:  # before torch loads: it warns of every connection to an address without a name
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from train.early_checks import check_plan, open_checked
 
     if request.is_demo:
