@@ -4,6 +4,7 @@ To add a setting, add a field here and use it where it acts. Imports nothing hea
 """
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import field_validator
 
@@ -166,6 +167,12 @@ class PredictSettings(RunFolder):
 class ExportSettings(MovedStore):
     """A run's network for other programs."""
 
+    export_input: Literal["store", "float32", "int32"] = setting(
+        "store",
+        "The dtype of the exported network's input: the store's own, or a wider one for programs without uint16, such "
+        "as TensorRT. The values are the same.",
+    )
+
 
 def check_run(word: str, run: Path) -> None:
     """UserError if a folder is no run's."""
@@ -232,5 +239,5 @@ def export(settings: ExportSettings) -> int:
     from analysis.export import export as write_network
 
     check_writable(settings.run, settings.run)
-    write_network(settings.run, store_path=settings.store)
+    write_network(settings.run, store_path=settings.store, export_input=settings.export_input)
     return 0

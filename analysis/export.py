@@ -1,31 +1,27 @@
 """`make export`: export a run's network with its preprocessing as ONNX and torch.export, and compare with torch.
 
 In: a run, and its store for the comparison. Out: RUN/export/: model.onnx, model.pt2, MODEL_CARD.md, parity.json. The
-input is the TIFFs' own values: (batch, bands, height, width) in the store's dtype and band order. Centre crop, choice
-of bands, nodata and scaling are part of the exported network, as in the test graph. INPUT=course and TEST=resize cannot
-be exported.
+input is the files' own values: (batch, bands, height, width) in the store's band order and in the dtype of
+EXPORT_INPUT. Leaves the preprocessing, which is part of the exported network, to `raw_network`.
 """
 
 import json
 import shutil
 import warnings
 from dataclasses import dataclass
-from math import isnan
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import torch
-from torch import nn
 
 from analysis.finished_run import Run, load_run
 from analysis.model_card import model_card
 from analysis.pictures import read_chips
+from analysis.raw_network import RawNetwork, raw_network
 from analysis.saved_model import inputs_of, load_saved
 from preprocess.console import UserError, say
-from preprocess.csv_rows import csv_line
-from preprocess.nodata import nodata_value
 from preprocess.zarr_store import Store, open_store, write_atomic
 
 # Largest difference of a logit between onnxruntime and torch, times the largest logit if that is above 1: rounding in
@@ -33,41 +29,6 @@ from preprocess.zarr_store import Store, open_store, write_atomic
 MAX_DIFFERENCE = 1e-5
 NUM_CHIPS = 500
 OPSET = 20
-
-
-class RawNetwork(nn.Module):
-    """Network from raw chips to logits. Buffers hold the scaling; the crop is fixed at construction."""
-
-    def __init__(
-        self, net: nn.Module, bands: tuple[int, ...], mean: tuple[float, ...], std: tuple[float, ...],
-        window: tuple[int, int, int, int], nodata: float | None = None,
-    ) -> None:  # fmt: skip
-        """
-        Args:
-            net: the run's network.
-            bands: positions of the network's channels among the raw chip's bands, in order.
-            mean, std: per channel, in raw units.
-            window: (top, left, height, width) of the centre crop.
-            nodata: the raw value that the network gets as the mean, or NaN; None if every value counts.
-        """
-        super().__init__()
-        self.net = net
-        self.window, self.nodata = window, nodata
-        self.register_buffer("bands", torch.tensor(bands))
-        # As in DALI's crop_mirror_normalize: (value - mean) * (1 / std), float32.
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32)[:, None, None])
-        self.register_buffer("scale", (1 / torch.tensor(std, dtype=torch.float32))[:, None, None])
-
-    def forward(self, chips: torch.Tensor) -> torch.Tensor:
-        """(B, bands, height, width) raw values -> (B, classes) float32 logits."""
-        top, left, height, width = self.window
-        cropped = chips[:, :, top : top + height, left : left + width].to(torch.float32)
-        values = torch.index_select(cropped, 1, self.get_buffer("bands"))
-        images = (values - self.get_buffer("mean")) * self.get_buffer("scale")
-        if self.nodata is not None:
-            images = images.masked_fill(values.isnan() if isnan(self.nodata) else values == self.nodata, 0.0)
-        logits: torch.Tensor = self.net(images)
-        return logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,24 +43,29 @@ class Parity:
     onnx_from_torch_share: float  # relative to the largest logit, at least 1: compared with the limit
 
 
-def export(run_path: Path, *, store_path: str | None) -> Path:
+def export(run_path: Path, *, store_path: str | None, export_input: str = "store") -> Path:
     """Write and check the exported network; returns its folder.
+
+    Args:
+        run_path: the run's folder.
+        store_path: its store, if it has moved.
+        export_input: dtype of the input: "store" (the store's own), "float32" or "int32".
 
     Raises:
         UserError: the run cannot be exported, its store cannot be opened, or logits differ by more than 1e-5 of the
-        largest
-            logit (at least 1). RUN/export/ is then unchanged.
+            largest logit (at least 1). RUN/export/ is then unchanged.
     """
     run = load_run(run_path)
     store = _store(run, store_path)
+    dtype = _input_dtype(store, export_input)
     net = _raw_network(run, store)
     folder, partial = run_path / "export", run_path / "export.partial"
     shutil.rmtree(partial, ignore_errors=True)  # left by a killed export
     partial.mkdir()
     try:
-        _write_network(partial, run, store, net)
-        parity = _parity(run, store, net, partial)
-        write_atomic(partial / "MODEL_CARD.md", model_card(run, store, vars(parity)).encode())
+        _write_network(partial, run, store, net, dtype)
+        parity = _parity(run, store, net, partial, dtype)
+        write_atomic(partial / "MODEL_CARD.md", model_card(run, store, vars(parity), dtype.name).encode())
         write_atomic(partial / "parity.json", (json.dumps(vars(parity), indent=1) + "\n").encode())
         folder.mkdir(exist_ok=True)
         for path in sorted(partial.iterdir()):
@@ -114,9 +80,9 @@ def export(run_path: Path, *, store_path: str | None) -> Path:
     return folder
 
 
-def _write_network(folder: Path, run: Run, store: Store, net: RawNetwork) -> None:
+def _write_network(folder: Path, run: Run, store: Store, net: RawNetwork, dtype: np.dtype) -> None:
     """model.onnx and model.pt2."""
-    example = torch.from_numpy(read_chips(store, np.arange(2) % store.num_chips, store.layout.bands))
+    example = torch.from_numpy(read_chips(store, np.arange(2) % store.num_chips, store.layout.bands).astype(dtype))
     batch = torch.export.Dim("batch")
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside the exporter, useless to the user
@@ -127,7 +93,7 @@ def _write_network(folder: Path, run: Run, store: Store, net: RawNetwork) -> Non
         )  # fmt: skip
     assert converted is not None  # None only if a path is given
     model = converted.model_proto
-    for name, value in _metadata(run, store).items():
+    for name, value in _metadata(run, store, dtype).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = name, value
     onnx.checker.check_model(model)
@@ -147,26 +113,35 @@ def _store(run: Run, store_path: str | None) -> Store:
 
 def _raw_network(run: Run, store: Store) -> RawNetwork:
     config, inputs, layout = run.config, inputs_of(run, store), store.layout
-    if inputs.kind != "raw" or config.test != "center":
-        raise UserError(
-            f"RUN={run.path}: expected INPUT=raw and TEST=center, found INPUT={config.input} and "
-            f"TEST={config.test}. Others cannot be exported."
-        )
     net, _ = load_saved(run)
     sides = layout.height, layout.width
-    height, width = config.crop_of(*sides)
-    top, left = round((sides[0] - height) / 2), round((sides[1] - width) / 2)
-    nodata = None if layout.nodata is None else float(nodata_value(layout.nodata))
-    window = (top, left, height, width)
-    return RawNetwork(net, store.band_indices(inputs.bands), inputs.mean, inputs.std, window, nodata).eval()
+    return raw_network(
+        net, inputs, bands=layout.bands, sides=sides, crop=config.crop_of(*sides), test=config.test,
+        nodata=layout.nodata, source=f"RUN={run.path}",
+    )  # fmt: skip
 
 
-def _metadata(run: Run, store: Store) -> dict[str, str]:
-    """Facts that a user of model.onnx needs, stored in the file."""
+def _input_dtype(store: Store, name: str) -> np.dtype:
+    """The dtype of the network's input: EXPORT_INPUT, which must hold every value of the store.
+
+    Raises:
+        UserError: int32 cannot hold fractions.
+    """
+    dtype = np.dtype(store.layout.dtype if name == "store" else name)
+    if not np.can_cast(store.layout.dtype, dtype):
+        raise UserError(
+            f"EXPORT_INPUT={name}: expected a store of whole numbers, found {store.layout.dtype}. Use "
+            "EXPORT_INPUT=float32."
+        )
+    return dtype
+
+
+def _metadata(run: Run, store: Store, dtype: np.dtype) -> dict[str, str]:
+    """Facts that a user of model.onnx needs, stored in the file. Names are JSON lists: they may hold commas."""
     return {
-        "classes": csv_line(run.classes),
-        "bands": ",".join(store.layout.bands),
-        "dtype": store.layout.dtype,
+        "classes": json.dumps(run.classes),
+        "bands": json.dumps(store.layout.bands),
+        "dtype": dtype.name,
         **({} if store.layout.nodata is None else {"nodata": store.layout.nodata}),
         "commit": run.made_with.commit,
         "model_sha256": run.made_with.model_sha256,
@@ -180,7 +155,7 @@ def _parity_chips(store: Store, names: list[str]) -> np.ndarray:
     return np.array([*first, *list(chip_of.values())[: NUM_CHIPS - len(first)]])
 
 
-def _parity(run: Run, store: Store, net: RawNetwork, folder: Path) -> Parity:
+def _parity(run: Run, store: Store, net: RawNetwork, folder: Path, dtype: np.dtype) -> Parity:
     """Compare torch with the written files on up to 500 chips, test chips first."""
     names = run.names[:NUM_CHIPS].tolist()
     chips = _parity_chips(store, names)
@@ -188,7 +163,7 @@ def _parity(run: Run, store: Store, net: RawNetwork, folder: Path) -> Parity:
     program = torch.export.load(folder / "model.pt2").module()
     gaps = np.zeros(4)
     for first in range(0, len(chips), 64):
-        images = read_chips(store, chips[first : first + 64], store.layout.bands)
+        images = read_chips(store, chips[first : first + 64], store.layout.bands).astype(dtype)
         with torch.no_grad():
             reference, exported = net(torch.from_numpy(images)).numpy(), program(torch.from_numpy(images)).numpy()
         (onnx_logits,) = session.run(None, {"chips": images})

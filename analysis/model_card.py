@@ -3,6 +3,7 @@
 In: a run, its store, the comparison of the export. Out: Markdown.
 """
 
+import re
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,27 @@ from analysis.run_sections import train_command
 from preprocess.console import one_line
 from preprocess.zarr_store import Store
 
-
-def _cell(name: str) -> str:
-    """A class's name, escaped for a Markdown table."""
-    return one_line(name).replace("|", "\\|")
+# Each of these can begin markup in Markdown, HTML or a table, or an automatic link.
+_MARKUP = re.compile(r"[\\`*_{}\[\]<>()#+!|~&$:@]")
 
 
-def model_card(run: Run, store: Store, parity: dict[str, Any]) -> str:
-    """The card as Markdown, from the run's files."""
+def _text(name: str) -> str:
+    """A name from the user, so that Markdown and HTML show exactly its characters. Numbers of characters are used,
+    because not every reader knows a backslash before each of them."""
+    return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", one_line(name))
+
+
+def _code(text: str) -> str:
+    """A command in a table's cell: between <code> tags, since a table ends a code span at each `|`."""
+    return f"<code>{_text(text)}</code>"
+
+
+def model_card(run: Run, store: Store, parity: dict[str, Any], dtype: str) -> str:
+    """The card as Markdown, from the run's files. `dtype` is that of the exported network's input."""
     layout, made = store.layout, run.made_with
     chosen = made.split.epoch_chosen_on
     rows = "\n".join(
-        f"| {index} | {_cell(name)} | {count} | {'-' if np.isnan(ap) else f'{ap:.4f}'} |"
+        f"| {index} | {_text(name)} | {count} | {'-' if np.isnan(ap) else f'{ap:.4f}'} |"
         for index, (name, count, ap) in enumerate(zip(run.classes, run.positives.tolist(), run.ap, strict=True))
     )
     limitations = [
@@ -34,22 +44,22 @@ def model_card(run: Run, store: Store, parity: dict[str, Any]) -> str:
     differences = (
         f"{parity['onnx_from_torch']:.2g} at most per logit, {parity['onnx_from_torch_share']:.2g} of the largest"
     )
-    shape = f"(batch, {len(layout.bands)}, {layout.height}, {layout.width}) {layout.dtype}"
+    shape = f"(batch, {len(layout.bands)}, {layout.height}, {layout.width}) {dtype}"
     nodata = "" if layout.nodata is None else f"; {layout.nodata} is nodata and becomes the mean"
-    return f"""# {one_line(run.name)}: {run.config.arch}, task {run.config.task}
+    return f"""# {_text(run.name)}: {run.config.arch}, task {run.config.task}
 
 Multi-label classification of {layout.height} x {layout.width} satellite chips into {len(run.classes)} classes.
 
 | | |
 |---|---|
-| input `chips` | {shape}, raw file values, bands {", ".join(layout.bands)} |
+| input `chips` | {shape}, raw file values, bands {", ".join(map(_text, layout.bands))} |
 | preprocessing inside | centre crop, choice of bands, standardisation{nodata} |
 | output `logits` | (batch, {len(run.classes)}) float32; probability = sigmoid |
-| test mAP | {run.mean_ap:.4f} on {len(run.names):,} chips (split {made.split.rule}) |
+| test mAP | {run.mean_ap:.4f} on {len(run.names):,} chips (split {_text(made.split.rule)}) |
 | parity | onnxruntime - torch: {differences}, on {parity["chips"]} chips |
 | weights, sha256 | {made.model_sha256} |
 | commit | {made.commit} |
-| made by | `{train_command(run.config)}` |
+| made by | {_code(train_command(run.config))} |
 
 | output | class | test positives | AP |
 |---|---|---|---|

@@ -9,12 +9,14 @@ from pathlib import Path
 from torch import nn
 
 from analysis.finished_run import Run, load_run
+from analysis.raw_network import raw_network
 from models.build import build
 from models.resnet import WeightsError, branch
 from pipeline.inputs import COURSE_MEAN, COURSE_STD, Inputs, raw_inputs
 from preprocess.console import UserError, say
 from preprocess.splits import make_split
 from preprocess.zarr_store import Store
+from train.contract.record import Chip
 from train.run_folder import load_model as load_weights
 
 
@@ -30,6 +32,7 @@ class SavedModel:
         crop: (height, width) in pixels of the network's input, for `eval_loader`.
         test: "center" or "resize", for `eval_loader`.
         sha256: SHA-256 of model.safetensors.
+        chip: size, dtype, bands and nodata of the run's chips; None if neither the run nor a store says it.
     """
 
     net: nn.Module
@@ -38,6 +41,25 @@ class SavedModel:
     crop: tuple[int, int]
     test: str
     sha256: str
+    chip: Chip | None = None
+
+    def raw_network(self) -> nn.Module:
+        """The network with its preprocessing, for code that has no store and no loader.
+
+        Returns:
+            A module in eval mode on the CPU. Input: (B, bands, height, width) values as they are in the files, of any
+            dtype, with the size and the bands of `chip`. Output: (B, classes) float32 logits; `sigmoid` makes them
+            probabilities.
+
+        Raises:
+            UserError: the run has TEST=resize, or an early version made it and no store was given.
+        """
+        if self.chip is None or not self.chip.bands:
+            raise UserError("load_model: expected the bands of the chips, found none. Give the run's store as store=.")
+        return raw_network(
+            self.net, self.inputs, bands=self.chip.bands, sides=(self.chip.height, self.chip.width), crop=self.crop,
+            test=self.test, nodata=self.chip.nodata, source="load_model",
+        )  # fmt: skip
 
 
 def load_model(run: str | Path, *, store: Store | None = None) -> SavedModel:
@@ -65,7 +87,14 @@ def load_model(run: str | Path, *, store: Store | None = None) -> SavedModel:
         crop = finished.config.crop_of(store.layout.height, store.layout.width)
     return SavedModel(
         net=net, inputs=inputs_of(finished, store), classes=finished.classes, crop=crop, test=finished.config.test,
-        sha256=sha256,
+        sha256=sha256, chip=_chip_of(store) if store else finished.record.inputs.chip,
+    )  # fmt: skip
+
+
+def _chip_of(store: Store) -> Chip:
+    layout = store.layout
+    return Chip(
+        height=layout.height, width=layout.width, dtype=layout.dtype, bands=layout.bands, nodata=layout.nodata
     )  # fmt: skip
 
 

@@ -6,9 +6,8 @@ Leaves conv1's filters for other bands to `resnet`, and the settings of a run to
 """
 
 import functools
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,63 +15,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from models.archs import ARCHS
+from models.network_info import KEY, NetworkInfo, parse_info
 from models.resnet import RGB, Branch, WeightsError, make_resnet, padded
 from models.timm_nets import TORCHVISION, Layers
 
-KEY = "canopy"  # of `NetworkInfo` as JSON in the metadata of a file
-VERSION = 1
 WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and DistributedDataParallel; torch.compile
 # float32 represents every value of the first three; float64 is rounded.
 READ_AS_FLOAT32 = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 LAST = {"fc.weight", "fc.bias"}
 MAX_NAMES = 3  # in a message
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkInfo:
-    """The description of a network in the model file of one of our runs.
-
-    bands: of each trunk, in the order of conv1's channels. input: the run's INPUT. pool: whether max pooling follows
-    conv1.
-    """
-
-    arch: str
-    task: int
-    bands: tuple[tuple[str, ...], ...]
-    input: str
-    pool: bool
-    classes: tuple[str, ...]
-
-    def text(self) -> str:
-        """As JSON. Equal descriptions give equal bytes."""
-        return json.dumps({"version": VERSION, **asdict(self)}, sort_keys=True)
-
-
-def parse_info(text: str) -> NetworkInfo:
-    """The inverse of `NetworkInfo.text`.
-
-    Raises:
-        ValueError: the text is no such description; the message gives the reason.
-    """
-    values = json.loads(text)
-    if not isinstance(values, dict):
-        raise ValueError("expected a JSON object")
-    version = values.pop("version", None)
-    if version != VERSION:
-        raise ValueError(f"expected version {VERSION}, found {version!r}: it was written by another version of canopy")
-    if set(values) != {field.name for field in fields(NetworkInfo)}:
-        raise ValueError(f"expected {', '.join(field.name for field in fields(NetworkInfo))}")
-    bands, classes = values["bands"], values["classes"]
-    words = isinstance(bands, list) and len(bands) > 0 and all(map(_is_words, bands)) and _is_words(classes)
-    distinct = words and all(len(set(group)) == len(group) for group in bands)
-    kinds = {"arch": str, "task": int, "input": str, "pool": bool}
-    if not distinct or any(type(values[name]) is not kind for name, kind in kinds.items()):
-        raise ValueError("a value is of another type")
-    return NetworkInfo(**{**values, "bands": tuple(map(tuple, bands)), "classes": tuple(classes)})
-
-
-def _is_words(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 0 and all(isinstance(word, str) for word in value)
 
 
 @dataclass(frozen=True, kw_only=True)

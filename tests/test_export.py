@@ -77,8 +77,8 @@ def test_raw_chips_give_the_saved_logits(run: Run, count: int) -> None:
 def test_the_files_contain_what_a_user_must_know(run: Run) -> None:
     model = onnx.load(run.path / "export/model.onnx")
     known = {entry.key: entry.value for entry in model.metadata_props}
-    assert known["classes"] == "a,b,c"
-    assert known["bands"] == "blue,green,red,nir"
+    assert json.loads(known["classes"]) == ["a", "b", "c"]
+    assert json.loads(known["bands"]) == ["blue", "green", "red", "nir"]
     assert known["model_sha256"] == run.made_with.model_sha256
     assert not list((run.path / "export").glob("*.data"))
     card = (run.path / "export/MODEL_CARD.md").read_text()

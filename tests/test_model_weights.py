@@ -20,8 +20,9 @@ from torch.hub import load_state_dict_from_url
 from models import build as build_module
 from models.archs import ARCHS
 from models.build import build, imagenet_file, imagenet_weights
+from models.network_info import KEY, NetworkInfo, parse_info
 from models.resnet import WeightsError
-from models.weights import KEY, READ_AS_FLOAT32, NetworkInfo, check_names, check_values, file_weights, parse_info
+from models.weights import READ_AS_FLOAT32, check_names, check_values, file_weights
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -134,16 +135,21 @@ words = st.lists(st.text(max_size=5), min_size=1, max_size=4, unique=True)
 
 
 @given(
-    bands=st.lists(words, min_size=1, max_size=3), classes=words, task=st.integers(), pool=st.booleans(), arch=st.text()
-)
-def test_the_description_survives_json(bands: list, classes: list, task: int, pool: bool, arch: str) -> None:
+    bands=st.lists(words, min_size=1, max_size=3), classes=words, task=st.integers(), pool=st.booleans(),
+    arch=st.text(), mean=st.lists(st.floats(allow_nan=False, allow_infinity=False)),
+)  # fmt: skip
+def test_the_description_survives_json(
+    bands: list, classes: list, task: int, pool: bool, arch: str, mean: list
+) -> None:
     made = NetworkInfo(
-        arch=arch, task=task, bands=tuple(map(tuple, bands)), input="raw", pool=pool, classes=tuple(classes)
+        arch=arch, task=task, bands=tuple(map(tuple, bands)), input="raw", pool=pool, classes=tuple(classes),
+        mean=tuple(mean), std=tuple(mean),
     )  # fmt: skip
+    assert ("mean" in json.loads(made.text())) == bool(mean)  # runs of earlier versions keep their bytes
     assert parse_info(made.text()) == made
 
 
-FIELD = st.sampled_from(["version", "arch", "task", "bands", "input", "pool", "classes", "x"])
+FIELD = st.sampled_from(["version", "arch", "task", "bands", "input", "pool", "classes", "mean", "std", "x"])
 
 
 @given(JSON | st.builds(lambda name, value: json.loads(network_info("nir").text()) | {name: value}, FIELD, JSON))

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_net, tiny_networks
 
 from models.build import build
+from models.network_info import KEY, NetworkInfo
 from models.resnet import Branch, branch
-from models.weights import KEY, NetworkInfo, file_weights
+from models.weights import file_weights
 
 S2 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 

@@ -86,9 +86,10 @@ def test_a_model_file_describes_its_network(
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     assert list(metadata) == [KEY]
+    inputs = json.loads(path.with_name("run.json").read_text())["inputs"]
     assert json.loads(metadata[KEY]) == {
         "version": 1, "arch": "resnet18", "task": task, "bands": bands, "input": "course" if settings else "raw",
-        "pool": True, "classes": ["a", "b", "c"],
+        "pool": True, "classes": ["a", "b", "c"], "mean": inputs["mean"], "std": inputs["std"],
     }  # fmt: skip
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     with np.load(path.with_name("results.npz")) as results:

@@ -7,21 +7,23 @@ metadata. Leaves tensors and names to `models.weights`.
 from pathlib import Path
 
 from models.build import imagenet_weights
+from models.network_info import KEY, NetworkInfo
 from models.resnet import RGB, SENTINEL_2, Branch, WeightsError, sentinel_2_channels
 from models.timm_nets import layers_of
-from models.weights import KEY, NetworkInfo, Weights, file_weights
+from models.weights import Weights, file_weights
+from pipeline.inputs import Inputs
 from preprocess.console import UserError, one_line, say
 from preprocess.files import open_regular
 from train.config import Config
 
 
 def model_metadata(
-    config: Config, branches: tuple[Branch, ...], classes: tuple[str, ...], *, pool: bool
+    config: Config, branches: tuple[Branch, ...], inputs: Inputs, classes: tuple[str, ...], *, pool: bool
 ) -> dict[str, str]:
     """The metadata of a model file, which describes its network. One entry: several would have no fixed order."""
     info = NetworkInfo(
         arch=config.arch, task=config.task, bands=tuple(spec.bands for spec in branches), input=config.input,
-        pool=pool, classes=classes,
+        pool=pool, classes=classes, mean=inputs.mean, std=inputs.std,
     )  # fmt: skip
     return {KEY: info.text()}
 

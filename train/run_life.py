@@ -152,8 +152,8 @@ class ActiveRun:
         job = self.job
         try:
             if best:
-                classes, pool = job.data.store.classes, pools(job.config, job.data)
-                metadata = model_metadata(job.config, job.data.branches, classes, pool=pool)
+                data, pool = job.data, pools(job.config, job.data)
+                metadata = model_metadata(job.config, data.branches, data.inputs, data.store.classes, pool=pool)
                 state.best_sha256 = save_best(self.folder, self.trainer.eval_model, state.best, metadata)
                 self.state.best_sha256 = state.best_sha256
             save_checkpoint(self.folder, self.trainer, state, record)

@@ -8,8 +8,9 @@ import pytest
 import torch
 import torchvision
 
+from models.network_info import NetworkInfo
 from models.resnet import WeightsError, branch, make_resnet
-from models.weights import NetworkInfo, Weights, weights_of
+from models.weights import Weights, weights_of
 
 RGB, RGBN, NIR = branch("red", "green", "blue"), branch("red", "green", "blue", "nir"), branch("nir")
 

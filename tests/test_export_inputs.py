@@ -1,0 +1,179 @@
+"""Exported networks of other inputs: EXPORT_INPUT, INPUT=course, nodata; names; the module of load_model."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import markdown_it
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tifffile
+import torch
+from helpers.chips import to_store, write_chips
+from helpers.commands import here
+from helpers.trained import train_once
+from onnx import TensorProto
+from oracle import pil_course, scale
+from tiny import tiny_networks
+from torch import nn
+
+import canopy
+from analysis.model_card import _text
+from analysis.raw_network import raw_network
+from pipeline.inputs import COURSE_BANDS, Inputs
+
+FLOAT, INT32, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL
+# The types of inputs in the table for TensorRT 8.5, the newest of its kind (onnx/onnx-tensorrt, docs/operators.md).
+ANY, NUMBERS = {FLOAT, INT32, BOOL}, {FLOAT, INT32}
+TENSORRT = {
+    "Add": NUMBERS, "Cast": ANY, "Clip": {FLOAT}, "Concat": ANY, "Constant": ANY, "Conv": {FLOAT}, "Div": NUMBERS,
+    "Equal": NUMBERS, "Flatten": ANY, "Floor": {FLOAT}, "Gather": ANY, "Gemm": {FLOAT},
+    "GlobalAveragePool": {FLOAT}, "Greater": NUMBERS, "Identity": ANY, "IsNaN": NUMBERS, "Max": NUMBERS,
+    "MaxPool": {FLOAT}, "Min": NUMBERS, "Mul": NUMBERS, "Or": {BOOL}, "ReduceMean": {FLOAT}, "Relu": {FLOAT},
+    "Reshape": ANY, "Slice": ANY, "Sub": NUMBERS, "Where": ANY,
+}  # fmt: skip
+COMPARISONS = {"Equal", "Greater", "IsNaN"}  # their outputs are BOOL
+
+
+def types_of(model: onnx.ModelProto) -> dict[str, int]:
+    """The type of each tensor of a graph."""
+    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+    typed = [*graph.input, *graph.value_info, *graph.output]
+    return {value.name: value.type.tensor_type.elem_type for value in typed} | {
+        value.name: value.data_type for value in graph.initializer
+    }
+
+
+def outside_of_tensorrt(path: Path) -> list[str]:
+    """Operators of a graph that TensorRT's parser does not list with these types. Inputs: float32 or int32."""
+    model = onnx.load(path)
+    types, wrong = types_of(model), []
+    for entry in model.graph.input:
+        if types[entry.name] not in (FLOAT, INT32):
+            wrong.append(f"input {entry.name}")
+    constant = {value.name for value in model.graph.initializer if value.data_type == INT64}  # indices, axes, shapes
+    for node in model.graph.node:
+        allowed = TENSORRT.get(node.op_type, set())
+        wrong += [f"{node.op_type} {name}" for name in {*node.input} - constant - {""} if types[name] not in allowed]
+        results = {BOOL} if node.op_type in COMPARISONS else allowed
+        wrong += [f"{node.op_type} {name}" for name in node.output if types[name] not in results]
+    return wrong
+
+
+def exported(folder: Path, *words: str, dtype: str, **store: object) -> SimpleNamespace:
+    """Train a tiny network on made chips and export it with EXPORT_INPUT=dtype."""
+    chips = write_chips(folder / "tif", count=60, height=40, width=32)
+    to_store(chips, folder / "chips.zarr", **store)
+    run = train_once(folder, chips.folder, *words, "CROP=28", task=4)
+    with tiny_networks():
+        ended = here("analysis", "export", f"RUN={run.path}", f"EXPORT_INPUT={dtype}")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    raw = np.stack([np.moveaxis(tifffile.imread(folder / f"tif/{name}.tif"), -1, 0) for name in run.names])
+    return SimpleNamespace(run=run, raw=raw, onnx=run.path / "export/model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("words", "dtype", "store"),
+    [
+        (("INPUT=course",), "float32", {}),
+        pytest.param((), "int32", {"nodata": "0"}, marks=pytest.mark.slow),
+        pytest.param(("INPUT=course",), "store", {"nodata": "0"}, marks=pytest.mark.slow),
+    ],
+)
+def test_the_exported_network_gives_the_runs_logits_and_tensorrt_lists_its_operators(
+    tmp_path: Path, words: tuple[str, ...], dtype: str, store: dict[str, object]
+) -> None:
+    made = exported(tmp_path, *words, dtype=dtype, **store)
+    session = onnxruntime.InferenceSession(made.onnx, providers=["CPUExecutionProvider"])
+    input_dtype = np.dtype("uint16" if dtype == "store" else dtype)
+    assert session.get_inputs()[0].type == {"float32": "tensor(float)"}.get(input_dtype.name, f"tensor({input_dtype})")
+    (logits,) = session.run(None, {"chips": made.raw.astype(input_dtype)})
+    assert np.abs(logits - made.run.logits).max() < 1e-5 * max(1, np.abs(made.run.logits).max())
+    model = onnx.load(made.onnx)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(metadata["classes"]) == ["a", "b", "c"]
+    assert json.loads(metadata["bands"]) == ["blue", "green", "red", "nir"]
+    assert metadata["dtype"] == input_dtype.name
+    if dtype != "store":
+        assert outside_of_tensorrt(made.onnx) == []
+    else:  # the cast is the only operation on the input
+        readers = [node.op_type for node in model.graph.node if "chips" in node.input]
+        assert readers == ["Cast"]
+        assert outside_of_tensorrt(made.onnx) == ["input chips", "Cast chips"]
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("bands", [COURSE_BANDS, ("nir", "swir", "red", "green", "blue")])
+def test_the_preprocessing_of_input_course_is_that_of_pil(channels: int, bands: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(0)
+    chips = rng.integers(0, 65536, (4, len(bands), 64, 64), np.uint16)
+    chips[:, bands.index("nir"), ::7] = rng.integers(0, 600, (4, 10, 64))  # alpha 0, 1 and 2
+    inputs = Inputs(kind="course", bands=COURSE_BANDS[:channels], mean=(3.0,) * channels, std=(4.0,) * channels)
+    module = raw_network(
+        nn.Identity(), inputs, bands=bands, sides=(64, 64), crop=(60, 62), test="center", nodata=None, source="x"
+    )  # fmt: skip
+    found = module(torch.from_numpy(chips)).numpy()
+    ordered = chips[:, [bands.index(band) for band in COURSE_BANDS]]
+    expected = [scale(pil_course(chip)[:channels, 2:62, 1:63], inputs.mean, inputs.std) for chip in ordered]
+    assert np.array_equal(found, np.stack(expected))  # a quarter of a whole number is exact
+
+
+def test_int32_cannot_hold_a_store_of_fractions_and_resize_says_why_not(tmp_path: Path, refused: Callable) -> None:
+    chips = write_chips(tmp_path / "tif", count=60, height=40, width=32, dtype="float32")
+    to_store(chips, tmp_path / "chips.zarr")
+    run = train_once(tmp_path, chips.folder, "TEST=resize", "CROP=28", task=1)
+    with tiny_networks():
+        for word, text in (
+            ("int32", "EXPORT_INPUT=int32: expected a store of whole"),
+            ("store", "ONNX has no operator"),
+        ):
+            ended = here("analysis", "export", f"RUN={run.path}", f"EXPORT_INPUT={word}")
+            assert ended.returncode == 2
+            assert text in ended.stderr
+        assert "expected TEST=center, found TEST=resize" in refused(canopy.load_model(run.path).raw_network)
+    assert not (run.path / "export").exists()
+
+
+def test_the_module_of_load_model_takes_the_files_values(tmp_path: Path) -> None:
+    chips = write_chips(tmp_path / "tif", count=60, height=40, width=32)
+    to_store(chips, tmp_path / "chips.zarr", nodata="0")
+    run = train_once(tmp_path, chips.folder, "CROP=28", task=3)
+    raw = np.stack([np.moveaxis(tifffile.imread(tmp_path / f"tif/{name}.tif"), -1, 0) for name in run.names])
+    (tmp_path / "chips.zarr").rename(tmp_path / "gone.zarr")  # the run alone is enough
+    with tiny_networks():
+        model = canopy.load_model(run.path).raw_network()
+    with torch.no_grad():
+        for dtype in (np.uint16, np.int32, np.float32, np.float64):
+            logits = model(torch.from_numpy(raw.astype(dtype))).numpy()
+            assert np.abs(logits - run.logits).max() < 1e-5 * max(1, np.abs(run.logits).max())
+
+
+NAMES = [
+    "a_b*c*",
+    "<b>x</b>",
+    "&amp;",
+    "`code`",
+    "[a](b)",
+    "a|b",
+    "# x",
+    "https://x.y",
+    "1. x",
+    "~~x~~",
+    "\\",
+    "forêt",
+    "-",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_model_card_shows_each_name_as_it_is(name: str) -> None:
+    markdown = markdown_it.MarkdownIt("gfm-like", {"linkify": False})
+    tokens = markdown.parse(f"| a |\n|---|\n| {_text(name)} |\n")
+    cells = [token for token in tokens if token.type == "inline"][1:]
+    assert [(child.type, child.content) for token in cells for child in token.children or []] == [
+        ("text" if child.type == "text" else "text_special", child.content) for child in cells[0].children or []
+    ]
+    assert "".join(child.content for child in cells[0].children or []) == name
