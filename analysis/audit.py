@@ -21,6 +21,7 @@ from analysis.page import Cards, Section, Table, Tables, card, render
 from analysis.pictures import ImageBudget, pictures
 from analysis.pixel_checks import jpeg_findings, jpeg_paths, nodata_findings, outliers, pixel_findings
 from analysis.shown_classes import MAX_CELLS, WIDE_CELLS, most_frequent
+from preprocess.addresses import Location
 from preprocess.console import say
 from preprocess.presets import exclusive_classes
 from preprocess.split_rules import BLOCK_KM
@@ -32,7 +33,7 @@ MAX_SHOWN = 12  # chips or pairs per finding on the page; the table has all of t
 
 
 def audit(
-    store_path: Path, *, labels: Path | None, jpeg: Path | None, run_path: Path | None, split_rule: str | None,
+    store_path: Location, *, labels: Location | None, jpeg: Path | None, run_path: Path | None, split_rule: str | None,
     exclusive: tuple[str, ...] | None, block_km: float = BLOCK_KM,
 ) -> list[Finding]:  # fmt: skip
     """Check a store and write the page; returns the findings. `split_rule` None: the split of the run, else "course".
@@ -63,7 +64,10 @@ def audit(
         *nodata_findings(store), *pixel_findings(store, features), outliers(store),
         jpeg_findings(store, features, jpegs), *label_findings,
     ]  # fmt: skip
-    folder = store_path.with_name(store_path.name + ".audit")
+    # Beside a store on disk; of a store in object storage in the current folder.
+    folder = (store_path if isinstance(store_path, Path) else Path(store_path.name)).with_name(
+        store_path.name + ".audit"
+    )
     tables, figures = Tables(folder=folder / "tables"), Figures(folder=folder / "figures")
     names = store.names  # read once: the page names some hundred chips
     budget = ImageBudget(blocks=sum(1 for finding in findings if len(finding.chips)))

@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from preprocess.commands import LocalStore
+from preprocess.addresses import Location
+from preprocess.commands import MadeStore
 from preprocess.console import UserError
 from preprocess.files import check_writable, store_place
 from preprocess.settings import Settings, setting
@@ -73,10 +74,10 @@ class ReportSettings(MovedStore):
             check_run("COMPARE", run)
 
 
-class AuditSettings(LocalStore):
+class AuditSettings(MadeStore):
     """The check of a data set."""
 
-    labels: Path | None = setting(
+    labels: Location | None = setting(
         None,
         "The labels that the store was made from: the file or, for LABELS=folders, the folder of class folders. With "
         "them the audit also finds repeated tags, and chips whose tags differ from the labels.",
@@ -118,7 +119,7 @@ class AuditSettings(LocalStore):
         if self.run is not None:
             check_run("RUN", self.run)
         for word, path in (("LABELS", self.labels), ("JPEG", self.jpeg)):
-            if path is not None and not path.exists():
+            if isinstance(path, Path) and not path.exists():
                 raise UserError(f"{word}={path}: found nothing there.")
 
 

@@ -24,6 +24,7 @@ from analysis.line_matches import (
     shapes_of,
     steps,
 )
+from preprocess.remote_files import write_file
 from preprocess.splits import groups_path
 from preprocess.zarr_store import Store, write_atomic
 
@@ -157,4 +158,8 @@ def groups(num_chips: int, *pairs: Pairs) -> list[list[int]]:
 def write_groups(store: Store, chip_groups: list[list[int]]) -> None:
     """Write the groups beside the store, where SPLIT=blocked reads them."""
     text = json.dumps({"fingerprint": store.fingerprint, "groups": chip_groups})
-    write_atomic(groups_path(store.local_path), text.encode())
+    path = groups_path(store.place)
+    if isinstance(path, Path):
+        write_atomic(path, text.encode())
+    else:
+        write_file(path, text.encode())

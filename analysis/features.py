@@ -57,7 +57,8 @@ def read_features(store: Store) -> Features:
     mean, std = store.band_statistics(np.arange(store.num_chips))
     scale = np.where(std > 0, std, 1).astype(np.float32)[:, None, None]
     blocks: list[tuple[np.ndarray, ...]] = []
-    folder, count, layout = store.local_path.absolute().parent, store.num_chips, store.layout
+    folder = Path.cwd() if store.is_remote else store.local_path.absolute().parent
+    count, layout = store.num_chips, store.layout
     sides = [min(side, THUMBNAIL_SIDE) for side in (layout.height, layout.width)]
     thumbnail = spilled((count, len(layout.bands), *sides), folder)
     channels = 1 if len(layout.bands) == 1 else 2

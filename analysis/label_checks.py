@@ -13,6 +13,7 @@ from cleanlab.rank import get_label_quality_scores
 
 from analysis.finished_run import Run
 from analysis.slugs import listed
+from preprocess.addresses import Location
 from preprocess.console import UserError
 from preprocess.image_names import stem
 from preprocess.label_files import number_of
@@ -69,7 +70,7 @@ def tags_of(store: Store, chip: int) -> str:
     return listed(np.array(store.classes)[store.labels[chip] == 1].tolist())
 
 
-def csv_findings(store: Store, path: Path | None) -> list[Finding]:
+def csv_findings(store: Store, path: Location | None) -> list[Finding]:
     """Rows that repeat a tag, and chips whose tags in the CSV differ from the store.
 
     Raises:
@@ -79,7 +80,7 @@ def csv_findings(store: Store, path: Path | None) -> list[Finding]:
     if path is None:
         return [Finding(title=title, about="", missing="needs LABELS=file.csv.") for title in titles]
     settings = settings_of(store)
-    if settings.format == "folders" and not path.is_dir():
+    if settings.format == "folders" and isinstance(path, Path) and not path.is_dir():
         raise UserError(f"LABELS={path}: expected the folder of class folders that the store was made from.")
     table = read_labels(path, store.classes, settings)
     chip_of = {stem(str(name).strip()): chip for chip, name in enumerate(store.names)}

@@ -16,12 +16,10 @@ import numpy as np
 from pipeline.mapped_files import FileIdentity, MappedFile, identity, map_file
 from preprocess import zarr_store
 from preprocess.files import FILE_FAULTS, named_errors, open_regular
-from preprocess.read_ahead import read_ahead
 from preprocess.shard import DamagedChunkError
 from preprocess.zarr_store import Store
 
 REQUESTS = 32  # ranged reads at the same time: an object store takes tens of milliseconds for each
-INDEX_REQUESTS = 64  # the same for the indexes of all shards, before the first batch
 
 
 class Span(NamedTuple):
@@ -149,9 +147,7 @@ class RemoteShards:
     def tails(self, count: int) -> Iterator[tuple[bytes, int]]:
         """Read the end of each object: one request per shard, many at the same time."""
         keys = (zarr_store.shard_key(shard) for shard in range(self._count))
-        # Not all at once: those that wait to be parsed are in memory.
-        with ThreadPoolExecutor(INDEX_REQUESTS, thread_name_prefix="canopy-index") as pool:
-            yield from read_ahead(pool, lambda key: self._objects.read_tail(key, count), keys, INDEX_REQUESTS)
+        return self._objects.read_tails(keys, count)
 
     def fetch(self, shards: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Span:
         """One request per range."""

@@ -189,29 +189,34 @@ class ZarrSettings(ConversionSettings, ShareWords):
         ShareWords.check(self)
 
 
-class LocalStore(Settings):
-    """The store of a command that reads it from a disk."""
+class MadeStore(Settings):
+    """The store of a command that reads it."""
 
-    store: Path = setting(..., "The store, a folder.", hint="folder", example="STORE=chips.zarr")
+    store: Location = setting(
+        ..., "The store: a folder, or an address such as s3://bucket/chips.zarr.", hint="folder",
+        example="STORE=chips.zarr",
+    )  # fmt: skip
 
     def check(self) -> None:
-        """Refuse a STORE that is not there."""
+        """Refuse a STORE that is not there. An address is looked up when the command runs."""
+        if not isinstance(self.store, Path):
+            return
         if not self.store.exists() and not partial_path(self.store).exists():
             raise UserError(f"STORE={self.store}: expected a store, found nothing. `make zarr` makes one.")
 
 
-class VerifySettings(LocalStore, ClusterWords):
+class VerifySettings(MadeStore, ClusterWords):
     """A verification of every chip."""
 
     jobs: int = setting(CORES, "Number of worker processes.", ge=1, default_text="one per core")
 
     def check(self) -> None:
         """Refuse a STORE that is not there, and CLUSTER without Dask."""
-        LocalStore.check(self)
+        MadeStore.check(self)
         ClusterWords.check(self)
 
 
-class InfoSettings(LocalStore):
+class InfoSettings(MadeStore):
     """A look at a store's contents."""
 
     split: str = setting(

@@ -4,22 +4,24 @@ In: a store. Out: lines on the terminal. Reads the small arrays and the index of
 checking them to `verify`.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from preprocess import shard, zarr_store
+from preprocess.addresses import Location
 from preprocess.console import UserError, one_line, say
 from preprocess.georeference import places_line
 from preprocess.labels import settings_of
-from preprocess.layout import MIB
+from preprocess.layout import MIB, Layout
 from preprocess.nodata import nodata_lines
 from preprocess.split_rules import BLOCK_KM, split_counts
 from preprocess.splits import SPLIT_NAMES, Split, make_split
 from preprocess.zarr_store import Store
 
 
-def info(path: Path, split_rule: str, block_km: float = BLOCK_KM) -> None:
+def info(path: Location, split_rule: str, block_km: float = BLOCK_KM) -> None:
     """Print what the store at `path` contains, with the splits of `split_rule`; see `make_split`."""
     store = zarr_store.open_store(path)
     encoded_bytes = zarr_store.encoded_bytes(path, store.layout, store.num_chips)
@@ -38,15 +40,27 @@ def info(path: Path, split_rule: str, block_km: float = BLOCK_KM) -> None:
     _say_classes(store, split)
 
 
-def _check_indices(path: Path, store: Store) -> None:
+def _check_indices(path: Location, store: Store) -> None:
     layout, digests = store.layout, store.shard_digest
-    for number in range(layout.num_shards(store.num_chips)):
+    for number, (data, end) in enumerate(_tails(path, layout, layout.num_shards(store.num_chips))):
         count = min(layout.shard_tiles, store.num_chips - number * layout.shard_tiles)
         digest = None if digests is None else int(digests[number])
-        shard.read_index(zarr_store.shard_path(path, number), layout, count, digest)
+        shard.parse_index(data, end, str(path / zarr_store.shard_key(number)), layout, count, digest)
 
 
-def _say_store(path: Path, store: Store, encoded_bytes: int) -> None:
+def _tails(path: Location, layout: Layout, count: int) -> Iterator[tuple[bytes, int]]:
+    """The end of each shard, and its size."""
+    if isinstance(path, Path):
+        for number in range(count):
+            yield shard.read_tail(zarr_store.shard_path(path, number), layout)
+        return
+    from preprocess.remote import Objects
+
+    keys = map(zarr_store.shard_key, range(count))
+    yield from Objects(str(path)).read_tails(keys, shard.tail_bytes(layout))
+
+
+def _say_store(path: Location, store: Store, encoded_bytes: int) -> None:
     layout = store.layout
     raw = layout.chip_bytes * store.num_chips
     missing = store.num_csv_rows - store.num_chips
@@ -56,7 +70,8 @@ def _say_store(path: Path, store: Store, encoded_bytes: int) -> None:
     num_shards = layout.num_shards(store.num_chips)
     say(f"codec        {layout.codec}; chunks of {layout.chunk_rows} rows, {num_shards} shards")
     ratio = f"ratio {raw / encoded_bytes:.3f}"
-    say(f"size         {encoded_bytes / MIB:.1f} MiB on disk, {raw / MIB:.1f} MiB raw, {ratio}")
+    where = "on disk" if isinstance(path, Path) else "stored"
+    say(f"size         {encoded_bytes / MIB:.1f} MiB {where}, {raw / MIB:.1f} MiB raw, {ratio}")
     if layout.nodata is not None:
         first, *others = nodata_lines(layout.nodata, store.valid_count, layout.height * layout.width, store.names)
         say(f"nodata       {first}; left out of mean and std")

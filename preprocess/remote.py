@@ -15,6 +15,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,6 +23,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, NotSupportedError,
 from obstore.store import from_url
 
 from preprocess.console import TemporaryError, UserError
+from preprocess.read_ahead import read_ahead
 from preprocess.remote_errors import MissingObjectError as MissingObjectError
 from preprocess.remote_errors import refusal
 
@@ -33,6 +35,7 @@ _RETRY_TIMEOUT = timedelta(seconds=120)
 
 
 Result = TypeVar("Result")
+_TAIL_REQUESTS = 64  # at the same time: an object store takes tens of milliseconds for each
 _WAIT_S = 0.1  # before the first repeat; doubled for each further one
 
 
@@ -100,6 +103,11 @@ class Objects:
                 return bytes(client.get_range(key, start=max(0, end - count), end=end)), end
 
         return self._do(key, read)
+
+    def read_tails(self, keys: Iterable[str], count: int) -> Iterator[tuple[bytes, int]]:
+        """`read_tail` of many objects, in order: many requests at the same time. Few tails wait in memory."""
+        with ThreadPoolExecutor(_TAIL_REQUESTS, thread_name_prefix="canopy-tails") as pool:
+            yield from read_ahead(pool, lambda key: self.read_tail(key, count), keys, _TAIL_REQUESTS)
 
     def read_range(self, key: str, start: int, end: int) -> Any:
         """Bytes `start` to `end`, as a buffer."""

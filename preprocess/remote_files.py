@@ -67,6 +67,24 @@ def read_labels(path: Address) -> bytes:
     return bytes(fetch(str(path))[0])
 
 
+def read_file(path: Address) -> Any:
+    """The bytes of a file.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    try:
+        return fetch(str(path))[0]
+    except MissingObjectError as error:
+        raise _missing(path) from error
+
+
+def write_file(path: Address, data: bytes) -> None:
+    """Write a file by one request."""
+    base, key = base_and_key(str(path))
+    Objects(base).write(key, data)
+
+
 def exists(path: Address) -> bool:
     """Whether there is an object at an address."""
     base, key = base_and_key(str(path))
@@ -141,7 +159,11 @@ def _fetch_chip(path: str) -> tuple[Any, State]:
     try:
         return fetch(path)
     except MissingObjectError as error:
-        raise FileNotFoundError(errno.ENOENT, "No such object", path) from error
+        raise _missing(path) from error
+
+
+def _missing(path: object) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, "No such object", str(path))
 
 
 def _fetch_all(paths: Iterable[str], count: int) -> Iterator[tuple[str, tuple[Any, State]]]:

@@ -59,16 +59,21 @@ def tail_bytes(layout: Layout) -> int:
 
 def read_index(path: Path, layout: Layout, num_chips: int, digest: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Read the index of a shard file; see `parse_index`."""
+    data, end = read_tail(path, layout)
+    return parse_index(data, end, str(path), layout, num_chips, digest)
+
+
+def read_tail(path: Path, layout: Layout) -> tuple[bytes, int]:
+    """The last `tail_bytes` of a shard file, and its size."""
     try:
         with named_errors(path), open_regular(path) as file:
             end = file.seek(0, 2)
             file.seek(max(0, end - tail_bytes(layout)))
-            data = file.read()
+            return file.read(), end
     except OSError as error:
         if error.errno not in FILE_FAULTS:
             raise
         raise DamagedChunkError(f"{path}: the shard cannot be read ({error.strerror}).") from error
-    return parse_index(data, end, str(path), layout, num_chips, digest)
 
 
 def parse_index(

@@ -15,9 +15,10 @@ from typing import Protocol
 import numpy as np
 from sklearn.model_selection import train_test_split
 
+from preprocess.addresses import Location
 from preprocess.blocks import block_numbers, blocks_line, joined
 from preprocess.console import UserError
-from preprocess.csv_rows import read_table
+from preprocess.csv_rows import is_file, read_table
 from preprocess.image_names import Index, stem
 from preprocess.label_settings import LabelSettings
 from preprocess.labels import HasSource, read_rows, settings_of
@@ -149,7 +150,7 @@ def _carve_val(rows: dict[str, np.ndarray], rule: str, val: float) -> None:
     rows["train"], rows["val"] = train_test_split(rows["train"], test_size=val, random_state=COURSE_SEED)
 
 
-def groups_path(store: Path) -> Path:
+def groups_path(store: Location) -> Location:
     """The file in which `make audit` writes the groups of chips that must stay in one split."""
     return store.with_name(store.name + ".groups.json")
 
@@ -181,16 +182,24 @@ def _whole_groups(store: Store, block_km: float) -> tuple[list[list[int]], str]:
         grouped = {chip for group in groups for chip in group}
         note = f"SPLIT=blocked: {len(groups)} groups of the audit; the store has no coordinates for blocks."
         return groups + [[chip] for chip in range(store.num_chips) if chip not in grouped], note
-    is_audited = not store.is_remote and groups_path(store.local_path).exists()
+    is_audited = is_file(groups_path(store.place))
     groups = _read_groups(store) if is_audited else []
     return joined(blocks, groups), blocks_line(blocks, block_km, len(groups) if is_audited else None)
 
 
+def _read(path: Location) -> bytes:
+    if isinstance(path, Path):
+        return path.read_bytes()
+    from preprocess.remote_files import read_file
+
+    return bytes(read_file(path))
+
+
 def _read_groups(store: Store) -> list[list[int]]:
-    path = groups_path(store.local_path)
+    path = groups_path(store.place)
     remedy = f"Run `make audit STORE={store.path}` again."
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(_read(path))
         fingerprint, groups = content["fingerprint"], [list(group) for group in content["groups"]]
     except FileNotFoundError:
         raise UserError(

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from preprocess import shard, zarr_store
+from preprocess.addresses import Location
 from preprocess.band_statistics import band_sums, one_blas_thread
-from preprocess.console import Progress, UserError, say
+from preprocess.console import AccessError, Progress, UserError, say
 from preprocess.engine import Engine, open_engine
 from preprocess.files import FILE_FAULTS, named_errors, open_regular
 from preprocess.header import StoreHeader, read_header
@@ -27,7 +28,7 @@ MAX_LINES = 20  # findings on the terminal; the count includes all
 class _Task:
     """One shard, and what the store records of its chips. An array is None if it is damaged in the store."""
 
-    path: Path
+    path: Location
     layout: Layout
     first: int
     count: int
@@ -46,7 +47,7 @@ class _Task:
         return f"number {self.first + index}" if self.names is None else str(self.names[index])
 
 
-def verify(path: Path, *, jobs: int, cluster: str | None = None) -> int:
+def verify(path: Location, *, jobs: int, cluster: str | None = None) -> int:
     """Verify the store and print one line for each finding. Returns the number of findings.
 
     Raises:
@@ -71,7 +72,7 @@ def verify(path: Path, *, jobs: int, cluster: str | None = None) -> int:
     return count
 
 
-def _findings(path: Path, header: StoreHeader, engine: Engine) -> Iterator[str]:
+def _findings(path: Location, header: StoreHeader, engine: Engine) -> Iterator[str]:
     yield from header.findings()
     megabytes = header.layout.chip_bytes / 1e6
     with Progress(
@@ -82,19 +83,21 @@ def _findings(path: Path, header: StoreHeader, engine: Engine) -> Iterator[str]:
             progress.update(count, engine.note.rstrip(", "))
 
 
-def _tasks(path: Path, header: StoreHeader) -> list[_Task]:
+def _tasks(path: Location, header: StoreHeader) -> list[_Task]:
     """One task per shard, without the arrays that are damaged: `StoreHeader.findings` has reported them."""
     arrays: dict[str, np.ndarray | None] = {}
     for name in ("names", "checksum", "band_sum", "band_sumsq", "valid_count", "shard_digest"):
         try:
             arrays[name] = header.read(name) if name in header.specs else None
+        except AccessError:
+            raise
         except UserError:
             arrays[name] = None
     digests = arrays.pop("shard_digest")
     step = header.layout.shard_tiles
     return [
         _Task(
-            path=zarr_store.shard_path(path, number),
+            path=path / zarr_store.shard_key(number),
             layout=header.layout,
             first=number * step,
             count=min(step, header.num_chips - number * step),
@@ -110,25 +113,39 @@ def _tasks(path: Path, header: StoreHeader) -> list[_Task]:
 
 def _check_shard(task: _Task) -> tuple[int, list[str]]:
     """(chips, findings) of one shard."""
-    if not task.path.exists():
+    try:
+        data = _read_shard(task.path)
+    except FileNotFoundError:
         return task.count, [f"shard {task.path} is missing ({task.count} chips from {task.name(0)})"]
-    findings = []
-    try:
-        offsets, sizes = shard.read_index(task.path, task.layout, task.count, task.digest)
-    except shard.ForeignShardError as error:
-        findings.append(str(error))  # its chips are checked too
-        offsets, sizes = shard.read_index(task.path, task.layout, task.count)
-    except shard.DamagedChunkError as error:
-        return task.count, [str(error)]
-    try:
-        # Read, not mapped: if the disk cannot deliver a page of a map, the process ends.
-        with named_errors(task.path), open_regular(task.path) as file:
-            data = np.fromfile(file, np.uint8)
     except OSError as error:
         if error.errno not in FILE_FAULTS:
             raise
         return task.count, [f"{task.path}: the shard cannot be read ({error.strerror})"]
+    findings = []
+    tail, name = data[-shard.tail_bytes(task.layout) :].tobytes(), str(task.path)
+    try:
+        offsets, sizes = shard.parse_index(tail, len(data), name, task.layout, task.count, task.digest)
+    except shard.ForeignShardError as error:
+        findings.append(str(error))  # its chips are checked too
+        offsets, sizes = shard.parse_index(tail, len(data), name, task.layout, task.count)
+    except shard.DamagedChunkError as error:
+        return task.count, [str(error)]
     return task.count, [*findings, *_check_chips(task, data, offsets, sizes)]
+
+
+def _read_shard(path: Location) -> np.ndarray:
+    """The bytes of a shard.
+
+    Raises:
+        OSError: raised by the operating system; FileNotFoundError also for an object that is missing.
+    """
+    if isinstance(path, Path):
+        # Read, not mapped: if the disk cannot deliver a page of a map, the process ends.
+        with named_errors(path), open_regular(path) as file:
+            return np.fromfile(file, np.uint8)
+    from preprocess.remote_files import read_file
+
+    return np.frombuffer(read_file(path), np.uint8)
 
 
 def _check_chips(task: _Task, data: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> Iterator[str]:

@@ -42,7 +42,7 @@ import numpy as np
 import zarr
 from zarr.storage import MemoryStore
 
-from preprocess.addresses import Address, Location
+from preprocess.addresses import Address, Location, location
 from preprocess.arrays import ReadFile, array_specs, write_array
 from preprocess.arrays import create_chips as create_chips
 from preprocess.band_statistics import band_statistics
@@ -148,6 +148,11 @@ class Store:
     def is_remote(self) -> bool:
         """Whether the store lies in object storage."""
         return isinstance(self.path, str)
+
+    @property
+    def place(self) -> Location:
+        """The folder or the address."""
+        return location(self.path)
 
     @property
     def local_path(self) -> Path:

@@ -10,7 +10,7 @@ import oracle
 import pytest
 import torch
 from helpers.buckets import Bucket, bucket_server, proxy
-from helpers.chips import BANDS, Chips
+from helpers.chips import BANDS, Chips, to_store, write_chips
 from helpers.commands import here
 from tiny import outcome, tiny_networks
 
@@ -104,6 +104,58 @@ def test_the_index_of_each_shard_takes_one_request(server: Bucket, remote: Store
     assert sorted(requests) == [("GET", "/chips/lz4.zarr/shard_digest/c/0"), *shards]
     ChunkReader(session_store, BANDS).decode(np.arange(300), local)
     assert np.array_equal(pixels, local)
+
+
+@pytest.mark.parametrize(
+    "words", [("preprocess", "verify"), ("preprocess", "verify", "JOBS=1"), ("preprocess", "info", "SPLIT=0.8,0.2")]
+)
+def test_verify_and_info_say_what_they_say_of_the_folder(
+    remote: Store, session_store: Store, words: tuple[str, ...]
+) -> None:
+    there, local = (here(*words, f"STORE={store.path}") for store in (remote, session_store))
+    assert (there.returncode, there.stderr) == (local.returncode, local.stderr) == (0, "")
+    assert there.stdout == local.stdout.replace(str(session_store.path), str(remote.path)).replace(
+        "MiB on disk", "MiB stored"
+    )
+
+
+def test_the_audit_finds_what_it_finds_in_the_folder(
+    bucket: Callable[[Path, str], str], server: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chips = write_chips(tmp_path / "tif", count=30)
+    store = to_store(chips, tmp_path / "a.zarr")
+    address = bucket(store.local_path, "audited.zarr")
+    bucket(chips.folder, "audited")
+    monkeypatch.chdir(tmp_path)
+    words = ("SPLIT=blocked",)
+    local = here("analysis", "audit", f"STORE={store.path}", f"LABELS={chips.csv}", *words)
+    there = here("analysis", "audit", f"STORE={address}", "LABELS=s3://chips/audited/tags.csv", *words)
+    assert (local.returncode, there.returncode) == (0, 0), there.stderr
+    assert there.stdout == local.stdout.replace(str(tmp_path / "a.zarr.audit"), "audited.zarr.audit")
+    assert (tmp_path / "audited.zarr.audit/audit.html").is_file()
+    assert server.read("audited.zarr.groups.json") == (tmp_path / "a.zarr.groups.json").read_bytes()
+    made = [make_split("blocked", each) for each in (open_store(address), store)]
+    assert made[0].sha256() == made[1].sha256()
+
+
+def test_verify_finds_damage_and_missing_shards(
+    bucket: Callable[[Path, str], str], session_store: Store, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(session_store.local_path, tmp_path / "copy.zarr"))
+    data = bytearray(zarr_store.shard_path(copy, 0).read_bytes())
+    data[4] ^= 0x10
+    zarr_store.shard_path(copy, 0).write_bytes(data)
+    zarr_store.shard_path(copy, 1).unlink()
+    address = bucket(copy, "hurt.zarr")
+    ended = here("preprocess", "verify", f"STORE={address}", "JOBS=1")
+    assert ended.returncode == 1
+    first, second, last = ended.stdout.splitlines()
+    assert first.startswith(
+        f"bad: chip t_0 (number 0) in {address}/tiles/c/0/0/0/0 is damaged: band 0, chunk 0: crc32c"
+    )
+    assert second == f"bad: shard {address}/tiles/c/1/0/0/0 is missing (44 chips from t_256)"
+    assert last == f"{address}: 2 findings. Remove the store and convert again."
+    assert f"{address}/tiles/c/1/0/0/0: the shard is missing" in here("preprocess", "info", f"STORE={address}").stderr
 
 
 def test_damage_is_named(bucket: Callable[[Path, str], str], session_store: Store, tmp_path: Path) -> None:

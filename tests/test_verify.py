@@ -108,7 +108,8 @@ def test_an_error_of_the_operating_system_is_not_called_damage(
         raise OSError(code, os.strerror(code), str(path))
 
     header = read_header(copy)
-    monkeypatch.setattr("preprocess.shard.open_regular", scarce)
+    for module in ("shard", "verify"):
+        monkeypatch.setattr(f"preprocess.{module}.open_regular", scarce)
     with pytest.raises(OSError, match=os.strerror(code)):
         shard.read_index(zarr_store.shard_path(copy, 0), header.layout, 256)
     with pytest.raises(OSError, match=os.strerror(code)):
@@ -128,7 +129,7 @@ def test_a_shard_that_the_disk_cannot_read_is_a_finding_and_the_others_are_check
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
         return open_regular(path)
 
-    monkeypatch.setattr("preprocess.shard.open_regular", failing)
+    monkeypatch.setattr("preprocess.verify.open_regular", failing)
     data = bytearray(zarr_store.shard_path(copy, 1).read_bytes())
     data[10] ^= 1
     zarr_store.shard_path(copy, 1).write_bytes(data)
