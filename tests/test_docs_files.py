@@ -19,11 +19,11 @@ START = next(n for n in HEADINGS if PAGE.read_text().splitlines()[n - 1] == "## 
 END = next(n for n in HEADINGS if n > START)
 LINES = [line for block in read_blocks(PAGE) if START < block.line < END for line in commands(block)]
 SHAPES = {
-    "jpg.zarr": (3, 24, 20, "uint8"), "l2a.zarr": (4, 24, 20, "int16"), "stacks.zarr": (13, 24, 20, "uint16"),
-    "drone.zarr": (4, 24, 20, "uint8"), "sar.zarr": (2, 24, 20, "float32"),
-    "s2.zarr": (4, 24, 20, "uint8"), "ben.zarr": (4, 120, 120, "uint16"),
-    "s1.zarr": (2, 24, 20, "float32"), "landsat.zarr": (4, 24, 20, "uint16"), "maps.zarr": (3, 24, 20, "uint8"),
-    "uc.zarr": (3, 256, 256, "uint8"), "uc250.zarr": (3, 250, 250, "uint8"), "uc64.zarr": (3, 64, 64, "uint8"),
+    "jpg.zarr": (3, 24, 20, "uint8"), "l2a.zarr": (4, 24, 20, "int16"), "value.zarr": (4, 24, 20, "int16"),
+    "stacks.zarr": (13, 24, 20, "uint16"), "drone.zarr": (4, 24, 20, "uint8"), "sar.zarr": (2, 24, 20, "float32"),
+    "s2.zarr": (4, 24, 20, "uint8"), "ben.zarr": (4, 120, 120, "uint16"), "s1.zarr": (2, 24, 20, "float32"),
+    "landsat.zarr": (4, 24, 20, "uint16"), "maps.zarr": (3, 24, 20, "uint8"), "uc.zarr": (3, 256, 256, "uint8"),
+    "uc250.zarr": (3, 250, 250, "uint8"), "uc64.zarr": (3, 64, 64, "uint8"),
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from helpers.doc_blocks import ROOT, Block, commands, read_blocks
 from helpers.pages import Page
 from helpers.places import UTM_33N, geo_chips, geo_tags
 from helpers.published import write_bigearthnet, write_eurosat, write_planet, write_ucmerced
+from helpers.rasters import corners, names, raster, write_labels, write_raster
 from safetensors.torch import save_file
 from tiny import Steps, tiny_net, tiny_networks
 
@@ -25,6 +26,7 @@ from preprocess.convert import convert
 
 pytestmark = pytest.mark.slow
 NO_TIMM = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
+NO_PYPROJ = pytest.mark.skipif(importlib.util.find_spec("pyproj") is None, reason="pyproj is not installed")
 COVER = ("水体和湿地", "Broad-leaved forest", f"Land {'principally ' * 6}occupied")
 NEEDS = ("needs timm", "")  # reasons of blocks that are run here
 TRAIN = ("EPOCHS=1", "BATCH=8", "GPU=cpu")
@@ -39,7 +41,13 @@ def blocks_of(page: str, *first_words: str) -> list[Block]:
 BLOCKS = [
     *blocks_of("training.md", "make train"),
     *blocks_of("formats.md", "make train", "make info STORE=geo", "make zarr DATA=planet", "make zarr DATA=cover"),
+    *blocks_of("formats.md", "make windows DATA=rasters", "make predict RUN=runs/task4 DATA=new"),
 ]
+
+
+def needs(block: Block) -> list[pytest.MarkDecorator]:
+    """What must be installed for a block."""
+    return [NO_TIMM] * bool(block.reason) + [NO_PYPROJ] * any("GEOJSON" in line for line in block.lines)
 
 
 def write_geo_store(folder: Path) -> None:
@@ -47,6 +55,20 @@ def write_geo_store(folder: Path) -> None:
         geo_tags(UTM_33N, corner=(500_000.0 + 12_000 * (index % 6), 5.4e6), side=(10.0, 10.0)) for index in range(48)
     ]
     to_store(geo_chips(folder / "geo", places, side=32), folder / "geo.zarr")
+
+
+def write_rasters(folder: Path) -> None:
+    for name in ("north", "south"):
+        write_raster(folder / "rasters" / f"{name}.tif", raster(len(name), 300, 600), tile=(128, 128))
+    write_labels(folder, [*names("north", corners(300, 600, 256, 256)), *names("south", corners(300, 600, 256, 256))])
+
+
+def write_run_and_new_chips(folder: Path) -> None:
+    """runs/task4, and GeoTIFFs of the same bands in new/."""
+    write_bands(folder, "chips.zarr", ("blue", "green", "red", "nir"))
+    words = ["train", "TASK=4", "STORE=chips.zarr", *TRAIN, "WEIGHTS=none"]
+    assert dispatch("", words) == 0
+    geo_chips(folder / "new", [geo_tags(UTM_33N, corner=(500_000.0, 5.4e6), side=(10.0, 10.0))] * 4, side=48)
 
 
 def write_bands(folder: Path, name: str, bands: tuple[str, ...]) -> None:
@@ -88,6 +110,8 @@ MAKERS: dict[str, Callable[[Path], object]] = {
         folder, "ucmerced", lambda data: write_ucmerced(data, 12)
     ),
     "DATA=cover": write_cover,
+    "DATA=rasters": write_rasters,
+    "GEOJSON=1": write_run_and_new_chips,
     "DATA=planet": lambda folder: write_planet(folder / "planet"),
     "DATA=bigearthnet": lambda folder: write_bigearthnet(folder / "bigearthnet"),
     "DATA=eurosat": lambda folder: write_eurosats(folder / "eurosat"),
@@ -99,9 +123,7 @@ MAKERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "block", [pytest.param(block, id=block.where, marks=NO_TIMM if block.reason else ()) for block in BLOCKS]
-)
+@pytest.mark.parametrize("block", [pytest.param(block, id=block.where, marks=needs(block)) for block in BLOCKS])
 def test_the_commands_of_a_block_run(
     block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_figures: None
 ) -> None:
@@ -112,10 +134,10 @@ def run_block(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """Run each command in a folder with the files that it names."""
     monkeypatch.chdir(tmp_path)
     lines = [line for line in commands(block) if line.startswith("make ")]
-    for mark, make in MAKERS.items():
-        if any(mark in line for line in lines):
-            make(tmp_path)
     with tiny_networks():
+        for mark, make in MAKERS.items():
+            if any(mark in line for line in lines):
+                make(tmp_path)
         for line in lines:
             name, *words = shlex.split(line)[1:]
             if "RESUME=runs/task1" in line:
@@ -133,7 +155,7 @@ def run_block(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_every_block_of_training_md_that_trains_is_run() -> None:
     expected = [block for block in read_blocks(ROOT / "docs" / "training.md") if "make train" in "\n".join(block.lines)]
     assert [block for block in BLOCKS if block.page.name == "training.md"] == expected
-    assert len(BLOCKS) == len(expected) + 5
+    assert len(BLOCKS) == len(expected) + 7
 
 
 def test_the_page_shows_long_and_chinese_names_and_true_colour(
