@@ -13,7 +13,6 @@ import math
 import threading
 
 import numpy as np
-import threadpoolctl
 
 from preprocess.layout import Layout
 from preprocess.nodata import nodata_mask, nodata_value, valid_counts
@@ -22,25 +21,18 @@ from preprocess.nodata import nodata_mask, nodata_value, valid_counts
 def band_sums(chip: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     """(band_sum, band_sumsq) of a (bands, height, width) chip, each (bands,) in `layout.sum_dtypes`.
 
-    If a valid value is not finite, its sum is not finite either. Call it inside `one_blas_thread`: BLAS's own threads,
-    beside the worker processes, made a conversion ten times slower.
+    If a valid value is not finite, its sum is not finite either.
     """
     total, squares = (np.zeros(len(layout.bands), dtype) for dtype in layout.sum_dtypes)
     if total.dtype.kind == "f":
         for band, values in enumerate(chip.reshape(len(layout.bands), -1)):
             total[band], squares[band] = _float_sums(values, layout.nodata)
         return total, squares
-    # In float64, one chunk at a time: 65535**2 times the values of a chunk stays below 2**53, so every partial sum is
-    # an exact integer in any order of addition. float64 adds several times faster than integers.
-    chunks = chip.reshape(len(layout.bands), layout.chunks_per_band, -1)
-    assert 65535**2 * chunks.shape[-1] < 2**53
-    values, ones, _ = _working_memory(chunks.shape[-1])
-    total_type, square_type = total.dtype.type, squares.dtype.type
-    for band, of_band in enumerate(chunks):
-        for chunk in of_band:
-            np.copyto(values, chunk)
-            total[band] += total_type(values @ ones)
-            squares[band] += square_type(values @ values)
+    from preprocess.integer_sums import sums  # here: it needs numba, which takes 0.3 s
+
+    exact = np.empty(len(total), np.int64)
+    sums(np.ascontiguousarray(chip).reshape(len(total), -1), exact, squares)
+    total[:] = exact
     if layout.nodata is not None:
         value, missing = int(nodata_value(layout.nodata)), chip[0].size - valid_counts(chip, layout.nodata).astype(int)
         total -= (missing * value).astype(total.dtype)
@@ -54,7 +46,7 @@ def _float_sums(values: np.ndarray, nodata: str | None) -> tuple[float, float]:
         with np.errstate(invalid="ignore"):  # a signalling NaN becomes float64
             return _valid_float_sums(values, nodata_mask(values, nodata))
     blocks = [values[first : first + _BLOCK] for first in range(0, len(values), _BLOCK)]
-    wide, _, half = _working_memory(len(blocks[0]))
+    wide, half = _working_memory(len(blocks[0]))
     totals, squares = [], []
     for block in blocks:
         np.copyto(wide[: len(block)], block)
@@ -76,7 +68,7 @@ def _valid_float_sums(values: np.ndarray, missing: np.ndarray) -> tuple[float, f
     """`_float_sums` of the values that are not `missing`. Each missing one keeps its place as 0, so that the order of
     the additions is that of a chip without nodata."""
     totals, squares = [], []
-    wide, _, half = _working_memory(min(len(values), _BLOCK))
+    wide, half = _working_memory(min(len(values), _BLOCK))
     places = [slice(first, min(first + _BLOCK, len(values))) for first in range(0, len(values), _BLOCK)]
     for place in places:
         block = wide[: place.stop - place.start]
@@ -117,18 +109,12 @@ _BLOCK = 1 << 18  # values in float64 at a time: a large chip takes 5 MB, not 20
 _memory = threading.local()
 
 
-def _working_memory(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """This thread's float64 arrays, reused for each chip: `count` values to overwrite, `count` ones, and half as many
-    values to overwrite."""
+def _working_memory(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """This thread's float64 arrays, reused for each chip: `count` values to overwrite, and half as many."""
     if getattr(_memory, "count", None) != count:
-        _memory.count, _memory.arrays = count, (np.empty(count), np.ones(count), np.empty((count + 1) // 2))
-    arrays: tuple[np.ndarray, np.ndarray, np.ndarray] = _memory.arrays
+        _memory.count, _memory.arrays = count, (np.empty(count), np.empty((count + 1) // 2))
+    arrays: tuple[np.ndarray, np.ndarray] = _memory.arrays
     return arrays
-
-
-def one_blas_thread() -> threadpoolctl.threadpool_limits:
-    """A context in which numpy's dot products start no threads."""
-    return threadpoolctl.threadpool_limits(limits=1, user_api="blas")
 
 
 def band_statistics(

@@ -61,7 +61,9 @@ def convert(
     Raises:
         UserError: something is wrong with the input; the final name is then unchanged.
     """
-    with open_engine(cluster, jobs=settings.jobs, modules=("preprocess.write", "preprocess.lz4")) as engine:
+    with open_engine(
+        cluster, jobs=settings.jobs, modules=("preprocess.write", "preprocess.lz4", "preprocess.integer_sums")
+    ) as engine:
         plan = make_plan(settings)
         check_plan(plan)
         partial = partial_of(settings.store)

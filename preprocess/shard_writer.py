@@ -15,7 +15,7 @@ import google_crc32c
 import numpy as np
 import xxhash
 
-from preprocess.band_statistics import band_sums, one_blas_thread
+from preprocess.band_statistics import band_sums
 from preprocess.codecs import CODECS
 from preprocess.files import atomic_file
 from preprocess.layout import Layout
@@ -74,22 +74,21 @@ def encode_shard(file: BinaryIO, layout: Layout, chips: Iterable[np.ndarray]) ->
     """
     encoder = Encoder(layout)
     sums, squares, valid, checksums, sizes, crcs = [], [], [], [], [], xxhash.xxh3_64()
-    with one_blas_thread():
-        for index, chip in enumerate(map(np.ascontiguousarray, chips)):
-            data, chunk_sizes, chunk_crcs = encoder.encode(chip)
-            file.write(data)
-            sizes.append(chunk_sizes.copy())
-            crcs.update(chunk_crcs)
-            band_sum, band_sumsq = band_sums(chip, layout)
-            if not np.isfinite(band_sum).all():
-                raise NotFiniteError(index, chip)
-            sums.append(band_sum)
-            squares.append(band_sumsq)
-            if layout.nodata is not None:
-                valid.append(valid_counts(chip, layout.nodata))
-            checksums.append(pixel_checksum(chip))
-        file.write(struct.pack("<Q", crcs.intdigest()) + encode_index(np.stack(sizes), layout))
-        num_bytes = file.tell()
+    for index, chip in enumerate(map(np.ascontiguousarray, chips)):
+        data, chunk_sizes, chunk_crcs = encoder.encode(chip)
+        file.write(data)
+        sizes.append(chunk_sizes.copy())
+        crcs.update(chunk_crcs)
+        band_sum, band_sumsq = band_sums(chip, layout)
+        if not np.isfinite(band_sum).all():
+            raise NotFiniteError(index, chip)
+        sums.append(band_sum)
+        squares.append(band_sumsq)
+        if layout.nodata is not None:
+            valid.append(valid_counts(chip, layout.nodata))
+        checksums.append(pixel_checksum(chip))
+    file.write(struct.pack("<Q", crcs.intdigest()) + encode_index(np.stack(sizes), layout))
+    num_bytes = file.tell()
     return ShardRecord(
         band_sum=np.stack(sums), band_sumsq=np.stack(squares), valid_count=np.stack(valid) if valid else None,
         checksum=np.array(checksums, np.uint64),

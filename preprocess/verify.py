@@ -13,7 +13,7 @@ import numpy as np
 
 from preprocess import shard, zarr_store
 from preprocess.addresses import Location
-from preprocess.band_statistics import band_sums, one_blas_thread
+from preprocess.band_statistics import band_sums
 from preprocess.console import AccessError, Progress, UserError, say
 from preprocess.engine import Engine, open_engine
 from preprocess.files import FILE_FAULTS, named_errors, open_regular
@@ -153,21 +153,20 @@ def _check_chips(task: _Task, data: np.ndarray, offsets: np.ndarray, sizes: np.n
     layout = task.layout
     chip = np.empty((len(layout.bands), layout.height, layout.width), layout.dtype)
     scratch = shard.decode_scratch(layout, len(layout.bands))
-    with one_blas_thread():
-        for index in range(task.count):
-            where = f"chip {task.name(index)} (number {task.first + index}) in {task.path}"
-            try:
-                shard.decode_chip(data, offsets[index], sizes[index], layout, chip, scratch)
-            except ValueError as error:
-                yield f"{where} is damaged: {error}"
-                continue
-            if task.checksum is not None and shard.pixel_checksum(chip) != task.checksum[index]:
-                yield f"{where} is altered: its pixels are not those that were converted"
-                continue
-            for name, values, words in _computed(chip, layout):
-                expected = getattr(task, name)
-                if expected is not None and (values != expected[index]).any():
-                    yield f"{where}: {name} is not the {words} pixels"
+    for index in range(task.count):
+        where = f"chip {task.name(index)} (number {task.first + index}) in {task.path}"
+        try:
+            shard.decode_chip(data, offsets[index], sizes[index], layout, chip, scratch)
+        except ValueError as error:
+            yield f"{where} is damaged: {error}"
+            continue
+        if task.checksum is not None and shard.pixel_checksum(chip) != task.checksum[index]:
+            yield f"{where} is altered: its pixels are not those that were converted"
+            continue
+        for name, values, words in _computed(chip, layout):
+            expected = getattr(task, name)
+            if expected is not None and (values != expected[index]).any():
+                yield f"{where}: {name} is not the {words} pixels"
 
 
 def _computed(chip: np.ndarray, layout: Layout) -> Iterator[tuple[str, np.ndarray, str]]:
