@@ -218,8 +218,9 @@ def _counts(store: Store, split: Split, figures: Figures, tables: Tables) -> Sec
     choice = most_frequent(store.labels.sum(axis=0), MAX_CELLS)
     section.plot(
         figures.add("cooccurrence", plots.heat(matrix, store.classes, "Tags that occur together", "share that also has",
-                                               "chips with", choice.classes)),
-        choice.note, wide=len(choice.classes) > WIDE_CELLS,
+                                               "chips with",
+                                               class_metrics.similar_first(matrix, choice.classes))),
+        "Classes that occur together are neighbours.", choice.note, wide=len(choice.classes) > WIDE_CELLS,
     )  # fmt: skip
     tables.add("cooccurrence", pd.DataFrame(matrix, columns=list(store.classes)).assign(chips_with=store.classes))
     mean, std = store.band_statistics(np.arange(store.num_chips))

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import plots, tail
+from analysis.class_metrics import FEW_POSITIVES
 from analysis.figures import FEW_PANELS, Figures
 from analysis.finished_run import Run
 from analysis.page import Cards, Note, Section, Tables, card
@@ -88,6 +89,11 @@ def task_2(run: Run, ranking: Ranking, store: Store | str, artifacts: Artifacts)
         f"All test chips, ordered by their score for {name} (AP {'none' if np.isnan(ap) else f'{ap:.4f}'}); equal "
         "scores are ordered by name."
     )
+    if run.positives[ranking.class_index] < FEW_POSITIVES:
+        section.note(
+            f"{name} has only {run.positives[ranking.class_index]} positive test chips, so high scores can be luck. It "
+            f"is shown because CLASS names it, or because no class has {FEW_POSITIVES}.", "warn",
+        )  # fmt: skip
     if isinstance(store, str):
         section.note(f"No images: {store}", "warn")
     else:
@@ -95,7 +101,7 @@ def task_2(run: Run, ranking: Ranking, store: Store | str, artifacts: Artifacts)
         nodata = "" if store.layout.nodata is None else " Nodata is magenta."
         section.note(f"{words}; each band is stretched from the 1st to the 99th percentile of the shown chips.{nodata}")
     for title, rows in (("highest", ranking.best), ("lowest", ranking.worst)):
-        shown, side = _images(run, rows, store, budget)
+        shown, side = chip_images(run, rows, store, budget)
         cards = [
             [card(str(run.names[row]), chip, _card_lines(run, row, ranking))]
             for row, chip in zip(rows, shown, strict=True)
@@ -125,27 +131,31 @@ def left_out(shown: Sequence[ChipImages | None]) -> list[Note]:
     return [Note(text=f"{count} of these are not shown: their images would make the page too large.")] if count else []
 
 
-def _images(run: Run, rows: np.ndarray, store: Store | str, budget: ImageBudget) -> tuple[list[ChipImages | None], int]:
+def chip_images(
+    run: Run, rows: np.ndarray, store: Store | str, budget: ImageBudget
+) -> tuple[list[ChipImages | None], int]:
+    """Images of test chips, and their side on the page. `store` is a reason if there can be none."""
     if isinstance(store, str):
         return [None] * len(rows), 0
-    rows_of = {str(name): number for number, name in enumerate(run.names[rows])}
-    chips = np.full(len(rows), -1)
+    wanted = {str(name): -1 for name in run.names[rows]}  # a chip can be in several rows
     for chip, name in enumerate(store.names.tolist()):
-        if name in rows_of:
-            chips[rows_of[name]] = chip
+        if name in wanted:
+            wanted[name] = chip
+    chips = np.array([wanted[str(name)] for name in run.names[rows]], np.int64)
     return pictures(store, chips[:, None], budget, run.config.band_choice.rgb), shown_side(
         max(store.layout.height, store.layout.width)
     )
 
 
-def _tags(run: Run, row: int) -> str:
+def tags_of_row(run: Run, row: int) -> str:
+    """The tags of a test chip in one line."""
     return listed(np.array(run.classes)[run.labels[row] == 1].tolist())
 
 
 def _card_lines(run: Run, row: int, ranking: Ranking) -> list[str]:
     index = ranking.class_index
     label = "labelled" if run.labels[row, index] else "not labelled"
-    return [f"{run.probabilities[row, index]:.6f}, {label}", _tags(run, row)]
+    return [f"{run.probabilities[row, index]:.6f}, {label}", tags_of_row(run, row)]
 
 
 def _ranking_frame(run: Run, rows: np.ndarray, ranking: Ranking) -> pd.DataFrame:
@@ -156,6 +166,6 @@ def _ranking_frame(run: Run, rows: np.ndarray, ranking: Ranking) -> pd.DataFrame
             "probability": run.probabilities[rows, index],
             "logit": run.logits[rows, index],
             "label": run.labels[rows, index],
-            "tags": [_tags(run, row) for row in rows],
+            "tags": [tags_of_row(run, row) for row in rows],
         }
     )

@@ -6,6 +6,8 @@ In: labels and scores of one split. Out: arrays per class. Leaves intervals to `
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
 
 FEW_POSITIVES = 30  # with fewer, an interval says more about luck than about the model; such classes are grey
 NUM_BINS = 10
@@ -45,6 +47,23 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray) -> Calibration:
         forecast=forecast, share=share, count=count, brier=float(np.mean((probabilities - labels) ** 2)),
         reference=prevalence * (1 - prevalence),
     )  # fmt: skip
+
+
+def calibrations(labels: np.ndarray, probabilities: np.ndarray) -> list[Calibration]:
+    """`calibration` of each class."""
+    return [calibration(labels[:, index], probabilities[:, index]) for index in range(labels.shape[1])]
+
+
+def similar_first(shares: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """These classes in an order in which those that occur together are neighbours: the leaves of a clustering by
+    `shares`, a matrix of `cooccurrence`. Always the same for the same labels."""
+    if len(which) < 3:
+        return which
+    part = np.nan_to_num(shares[np.ix_(which, which)])
+    distance = 1 - (part + part.T) / 2
+    np.fill_diagonal(distance, 0)
+    tree = linkage(squareform(distance, checks=False), "average", optimal_ordering=True)
+    return np.asarray(which[leaves_list(tree)])
 
 
 def cooccurrence(labels: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import jinja2
 import markupsafe
 import pandas as pd
 
+from analysis.column_names import in_words
 from analysis.pictures import ChipImages, data_uri
 from analysis.slugs import slug
 from analysis.tables import table_bytes
@@ -30,6 +31,13 @@ class Note:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lines:
+    """Numbered sentences."""
+
+    texts: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plot:
     """A figure: SVG from `figures.Figures.add`. `wide`: over the width of the page, since it has many small texts."""
 
@@ -40,13 +48,15 @@ class Plot:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Cells as text; the first column holds names. `muted` rows are grey; `words`: cells are sentences."""
+    """Cells as text; the first column holds names. `muted` rows are grey; `words`: cells are sentences; `csv`: the
+    address of the file with all rows, beside the page."""
 
     columns: list[str]
     rows: list[list[str]]
     caption: str = ""
     muted: frozenset[int] = frozenset()
     words: bool = False
+    csv: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +84,7 @@ class Section:
 
     id: str
     title: str
-    blocks: list[Note | Plot | Table | Cards] = field(default_factory=list)
+    blocks: list[Note | Lines | Plot | Table | Cards] = field(default_factory=list)
 
     def note(self, text: str, kind: str = "text") -> None:
         """Add a paragraph."""
@@ -94,9 +104,9 @@ class Tables:
 
     def add(
         self, name: str, frame: pd.DataFrame, caption: str = "", *, digits: int = 4,
-        muted: frozenset[int] = frozenset(), show: int | None = None,
+        muted: frozenset[int] = frozenset(), show: int | None = None, words: bool = False,
     ) -> Table:  # fmt: skip
-        """Write a table; the page shows the first `show` rows, by default all."""
+        """Write a table; the page shows the first `show` rows, by default all, with the columns' names in words."""
         name = slug(name)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(self.folder / f"{name}.csv", table_bytes(frame))
@@ -104,11 +114,11 @@ class Tables:
         shown = frame if show is None else frame.head(show)
         rest = len(frame) - len(shown)
         return Table(
-            columns=[str(column) for column in frame.columns],
+            columns=[in_words(str(column)) for column in frame.columns],
             rows=[[_cell(value, digits) for value in row] for row in shown.itertuples(index=False, name=None)],
-            caption=f"{caption} {f'({rest} more rows) ' if rest else ''}tables/{name}.csv".strip(),
-            muted=muted,
-        )
+            caption=f"{caption} {f'({rest} more rows)' if rest and len(shown) else ''}".strip(),
+            muted=muted, words=words, csv=f"tables/{name}.csv",
+        )  # fmt: skip
 
     def tidy(self) -> None:
         """Remove CSVs of an earlier page from the folder."""

@@ -186,6 +186,23 @@ def reliability(run: Run, calibrations: list[Calibration], which: np.ndarray) ->
     return figure
 
 
+def score_histograms(run: Run, thresholds: np.ndarray, which: np.ndarray) -> Figure:
+    """Chips per probability, with and without each of these classes; `thresholds` (classes,) are logits."""
+    titles = panel_titles(run.classes, which, [f"{1 / (1 + np.exp(-thresholds[index])):.2f}" for index in which])
+    figure, grid = panels(titles, "Scores of each class (threshold tuned for F2)", "probability (0 to 1)",
+                          "share of the chips")  # fmt: skip
+    edges = np.linspace(0, 1, 21)
+    for index, axes in zip(which, grid, strict=True):
+        for label, name, colour, style in ((0, "without", ORANGE, "-"), (1, "with the class", BLUE, "--")):
+            values = run.probabilities[run.labels[:, index] == label, index]
+            shares = np.histogram(values, edges)[0] / max(1, len(values))
+            axes.stairs(shares, edges, label=name, color=colour, linestyle=style, linewidth=1.3)
+        axes.axvline(1 / (1 + np.exp(-thresholds[index])), color=INK, linestyle=":", linewidth=1.2)
+        axes.set(xlim=(0, 1), ylim=(0, 1.03), **_SHARES)
+    figure.axes[0].legend(fontsize=7, loc="upper center")
+    return figure
+
+
 def heat(
     values: np.ndarray, classes: tuple[str, ...], title: str, xlabel: str, ylabel: str,
     which: np.ndarray | None = None,

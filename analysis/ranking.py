@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.class_metrics import FEW_POSITIVES
 from analysis.finished_run import Run
 from preprocess.console import UserError
 
@@ -21,11 +22,14 @@ class Ranking:
 
 def extremes(scores: np.ndarray, names: np.ndarray, count: int = COUNT) -> tuple[np.ndarray, np.ndarray]:
     """(best, worst) rows of (N,) scores; equal scores are ordered by name."""
-    return _lowest(-scores, names, count), _lowest(scores, names, count)
+    return lowest(-scores, names, count), lowest(scores, names, count)
 
 
-def _lowest(scores: np.ndarray, names: np.ndarray, count: int) -> np.ndarray:
-    """Only scores up to the `count`-th lowest are sorted: sorting 590,000 names takes seconds."""
+def lowest(scores: np.ndarray, names: np.ndarray, count: int) -> np.ndarray:
+    """Rows of the `count` lowest scores, in order. Only scores up to the `count`-th lowest are sorted: sorting 590,000
+    names takes seconds."""
+    if not len(scores):
+        return np.arange(0)
     limit = np.partition(scores, min(count, len(scores)) - 1)[min(count, len(scores)) - 1]
     rows = np.flatnonzero(scores <= limit)
     return np.asarray(rows[np.lexsort((names[rows], scores[rows]))][:count])
@@ -34,11 +38,15 @@ def _lowest(scores: np.ndarray, names: np.ndarray, count: int) -> np.ndarray:
 def choose_class(run: Run, class_name: str | None) -> int:
     """Index of the class, by default of the class with the highest AP (the first of several).
 
+    A class with few positives is chosen only if all have few: its chips with the highest scores show chance.
+
     Raises:
         UserError: no such class.
     """
     if class_name is None:
-        return 0 if np.isnan(run.ap).all() else int(np.nanargmax(run.ap))
+        enough = np.where(run.positives >= FEW_POSITIVES, run.ap, np.nan)
+        ap = run.ap if np.isnan(enough).all() else enough
+        return 0 if np.isnan(ap).all() else int(np.nanargmax(ap))
     if class_name not in run.classes:
         raise UserError(f"CLASS={class_name}: expected one of {', '.join(run.classes)}.")
     return run.classes.index(class_name)

@@ -1,8 +1,8 @@
 """`make report`: write one HTML page about a run, with figures as PNG and tables as CSV, into RUN/report/.
 
-In: run folders and, for the images, the store. Needs neither a GPU nor torch. Leaves the numbers to `tail`, `ranking`,
-`class_metrics`, `f2_thresholds`, `single_label` and `comparison`, the sections to `chip_sections`, `score_sections` and
-`run_sections`.
+In: run folders and, for the images, the store; the tables of its audit, if there is one. Needs neither a GPU nor torch.
+Leaves the numbers to `tail`, `ranking`, `class_metrics`, `f2_thresholds`, `single_label` and `comparison`, the sections
+to `chip_sections`, `top_losses`, `score_sections` and `run_sections`.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,10 @@ from analysis.figures import Figures
 from analysis.finished_run import Run, load_run
 from analysis.page import Note, Section, Tables, render
 from analysis.ranking import rank
-from analysis.run_sections import provenance, reproduction
+from analysis.run_sections import provenance, reproduction, summary
 from analysis.score_sections import compared, decided, each_class
 from analysis.single_label import has_one_class, one_class_section, single_label
+from analysis.top_losses import top_losses
 from preprocess.console import Progress, UserError, say
 from preprocess.zarr_store import Store, open_store
 
@@ -45,8 +46,10 @@ def report(run_path: Path, *, compare: tuple[Path, ...], class_name: str | None,
     differences = [comparison.difference(run, other, resampled) for other in others]
     single = single_label(run.labels, run.logits) if has_one_class(run.labels) else None
     makers: list[Callable[[], Section]] = [
+        lambda: summary(run, store, artifacts),
         lambda: curves(run, artifacts),
         lambda: task_2(run, ranking, store, artifacts),
+        lambda: top_losses(run, store, artifacts),
         *([lambda: one_class_section(run, single, artifacts)] if single else []),
         lambda: each_class(run, resampled, artifacts),
         lambda: decided(run, artifacts),
@@ -119,7 +122,7 @@ def _say_missing_glyphs(run: Run, folder: Path) -> None:
 
 
 def _warn(run: Run, section: Section) -> None:
-    """Put warnings at the top that a reader needs before trusting the scores."""
+    """Add warnings to the first section that a reader needs before trusting the scores."""
     warnings = []
     if run.made_with.split.epoch_chosen_on == "test":
         warnings.append(
@@ -142,4 +145,4 @@ def _warn(run: Run, section: Section) -> None:
         warnings.append("The labels were shuffled (SHUFFLE_LABELS=1): these scores are chance level.")
     if run.record.state != "done":
         warnings.append(f"The run is not done (state: {run.record.state}).")
-    section.blocks[:0] = [Note(text=text, kind="warn") for text in warnings]
+    section.blocks += [Note(text=text, kind="warn") for text in warnings]

@@ -1,16 +1,21 @@
-"""Sections of a report about the run: the last result of `make reproduce`, and provenance.
+"""Sections of a report about the run: what to do, the last result of `make reproduce`, and provenance.
 
 In: a run. Out: `page.Section`s, and the `make train` command of a configuration.
 """
 
 import shlex
+from pathlib import Path
 
+from analysis import class_metrics
+from analysis.advice import advice
+from analysis.baselines import baselines
 from analysis.chip_sections import Artifacts
 from analysis.finished_run import Run
-from analysis.page import Section, Table
+from analysis.page import Lines, Section, Table
 from analysis.tables import read_table
 from preprocess.console import UserError
 from preprocess.setting_specs import specs
+from preprocess.zarr_store import Store
 from train.config import Config, make_config, without_effect
 from train.contract.verdict import read_verdict, read_verdict_table
 
@@ -28,6 +33,29 @@ def train_command(config: Config) -> str:
             text = str(int(value) if isinstance(value, bool) else value)
             words.append(f"{spec.word}={shlex.quote(text)}")
     return " ".join(["make train", *words])
+
+
+def summary(run: Run, store: Store | str, artifacts: Artifacts) -> Section:
+    """What is worst and what to do about it, and the scores beside those of guesses."""
+    section = Section(id="summary", title="What to do")
+    place = None if isinstance(store, str) else store.path
+    audit_folder = place.with_name(f"{place.name}.audit") if isinstance(place, Path) else None
+    texts = advice(run, class_metrics.calibrations(run.labels, run.probabilities), audit_folder)
+    if texts:
+        section.blocks.append(Lines(texts=texts))
+    else:
+        section.note("No limit of the checks was passed. They look at weak and rare classes, leaks, fit, calibration.")
+    frame = baselines(run.labels, run.logits, run.mean_ap)
+    section.blocks.append(
+        artifacts.tables.add(
+            "baselines",
+            frame,
+            "On the test split. This run: a class is predicted if its probability is above 0.5. "
+            "Majority: each class is predicted for all chips if most chips have it. Chance: each class is predicted at "
+            "random, as often as it occurs.",
+        )
+    )
+    return section
 
 
 def reproduction(run: Run, artifacts: Artifacts) -> Section:

@@ -20,10 +20,7 @@ def each_class(run: Run, resampled_ap: np.ndarray, artifacts: Artifacts) -> Sect
     """AP with intervals and chance, precision and recall, calibration, co-occurrence."""
     section = Section(id="classes", title="Classes")
     low, high = bootstrap.interval(resampled_ap)
-    calibrations = [
-        class_metrics.calibration(run.labels[:, index], run.probabilities[:, index])
-        for index in range(len(run.classes))
-    ]
+    calibrations = class_metrics.calibrations(run.labels, run.probabilities)
     few = frozenset(np.flatnonzero(run.positives < class_metrics.FEW_POSITIVES).tolist())
     chance = run.positives / len(run.labels)
     section.note(
@@ -95,9 +92,11 @@ def _add_matrix(
 ) -> None:  # fmt: skip
     """A figure of a (classes, classes) matrix; all of it as a table."""
     choice = most_frequent(run.positives, MAX_CELLS)
+    order = class_metrics.similar_first(class_metrics.cooccurrence(run.labels), choice.classes)
     section.plot(
-        artifacts.figures.add(name, plots.heat(values, run.classes, *titles, choice.classes)),
-        caption, choice.note, _all(choice.note, name), wide=len(choice.classes) > WIDE_CELLS,
+        artifacts.figures.add(name, plots.heat(values, run.classes, *titles, order)),
+        caption, "Classes that occur together are neighbours.", choice.note, _all(choice.note, name),
+        wide=len(choice.classes) > WIDE_CELLS,
     )  # fmt: skip
     artifacts.tables.add(name, pd.DataFrame(values, columns=list(run.classes)).assign(chips_with=run.classes))
 
@@ -137,6 +136,12 @@ def decided(run: Run, artifacts: Artifacts) -> Section:
     )
     without = truth.sum(axis=0) == 0
     each.loc[without, ["F2 at 0.5", "F2 tuned"]] = np.nan
+    small = by_ap(run.ap, run.positives, MAX_PANELS)
+    section.plot(
+        artifacts.figures.add("scores", plots.score_histograms(run, thresholds.values, small.classes)),
+        "The dotted line and the number above each panel are the threshold. Each curve sums to 1.", small.note,
+        wide=len(small.classes) > FEW_PANELS,
+    )  # fmt: skip
     choice = by_ap(run.ap, run.positives, MAX_ROWS)
     section.plot(
         artifacts.figures.add(

@@ -48,6 +48,8 @@ def made(session_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Simp
 def test_the_page_is_one_small_file_that_loads_no_other(made: SimpleNamespace) -> None:
     text = made.path.read_text()
     assert made.page.outside == []
+    assert {"tables/classes.csv", "tables/thresholds.csv", "tables/top_losses.csv"} <= set(made.page.links)
+    assert all((made.folder / link).is_file() for link in made.page.links)
     assert "<script" not in text
     assert "@import" not in text
     assert not re.search(r"url\((?!#)", text)
@@ -62,7 +64,7 @@ def test_every_figure_has_a_title_and_a_png(made: SimpleNamespace) -> None:
     names = sorted(path.stem for path in (made.folder / "figures").iterdir())
     shown = sorted(re.findall(r'aria-label="([^"]+)"', made.path.read_text()))
     assert [name.replace("_", " ") for name in names] == shown
-    assert {"loss", "map", "tail_accuracy", "class_ap", "calibration", "difference_two"} <= set(names)
+    assert {"loss", "map", "tail_accuracy", "class_ap", "calibration", "scores", "difference_two"} <= set(names)
     for name in names:
         with Image.open(made.folder / "figures" / f"{name}.png") as picture:
             assert picture.width > 500

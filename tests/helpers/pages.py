@@ -6,12 +6,14 @@ from pathlib import Path
 
 
 class Page(HTMLParser):
-    """Images with their alt texts, addresses outside the page, ids, the plain text, and all of it."""
+    """Images with their alt texts, addresses that the page loads, links to files beside it, ids, the plain text, and
+    all of it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.pictures: list[tuple[str, bytes]] = []
         self.outside: list[str] = []
+        self.links: list[str] = []
         self.ids: list[str] = []
         self.words: list[str] = []
         self.source = path.read_text()
@@ -27,7 +29,7 @@ class Page(HTMLParser):
         for name in ("src", "href", "xlink:href", "srcset", "action"):
             value = attributes.get(name)
             if value and not value.startswith(("#", "data:")):
-                self.outside.append(value)
+                (self.links if tag == "a" and value.startswith("tables/") else self.outside).append(value)
 
     def handle_data(self, data: str) -> None:
         self.words.append(data)

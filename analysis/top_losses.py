@@ -1,0 +1,117 @@
+"""The chips on which a model is most wrong: false positives and false negatives by score, over all and per class.
+
+In: a run, and its store for the images. Out: a `page.Section`, and tables with more chips than the page shows. Leaves
+the order of one class's chips to `ranking`, images to `pictures`.
+"""
+
+import numpy as np
+import pandas as pd
+
+from analysis.chip_sections import Artifacts, chip_images, left_out, tags_of_row
+from analysis.class_metrics import FEW_POSITIVES
+from analysis.finished_run import Run
+from analysis.page import Cards, Section, card
+from analysis.pictures import ImageBudget
+from analysis.ranking import lowest
+from preprocess.zarr_store import Store
+
+SHOWN, IN_TABLE = 10, 50  # pairs of chip and class over all, on the page and in the table
+SHOWN_OF_CLASS, TABLE_OF_CLASS = 5, 20
+BYTES = 2_000_000  # of images; see `pictures.PAGE_BYTES`
+MAX_CLASSES = 8  # with pictures: those with the lowest AP
+KINDS = (("false positives", 0), ("false negatives", 1))
+
+
+def worst_of_class(run: Run, index: int, label: int, count: int) -> np.ndarray:
+    """Rows of the chips with this label of a class whose logits are most wrong: the highest of label 0, the lowest of
+    label 1. Equal logits are ordered by the chip's name."""
+    rows = np.flatnonzero(run.labels[:, index] == label)
+    values = run.logits[rows, index] * (1 if label else -1)
+    return np.asarray(rows[lowest(values, run.names[rows], count)])
+
+
+def worst_pairs(run: Run, label: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(chips, classes) with this label whose logits are most wrong over all classes, worst first."""
+    each = [worst_of_class(run, index, label, count) for index in range(len(run.classes))]
+    rows, classes = np.concatenate(each), np.repeat(np.arange(len(each)), [len(found) for found in each])
+    values = run.logits[rows, classes] * (1 if label else -1)
+    order = np.lexsort((classes, run.names[rows], values))[:count]
+    return rows[order], classes[order]
+
+
+def shown_classes(run: Run) -> np.ndarray:
+    """The classes with pictures: the lowest AP first, among those with enough positives; all, if none has enough."""
+    known = np.flatnonzero(~np.isnan(run.ap))
+    enough = known[run.positives[known] >= FEW_POSITIVES]
+    candidates = enough if len(enough) else known
+    return np.asarray(candidates[np.argsort(run.ap[candidates], kind="stable")][:MAX_CLASSES])
+
+
+def top_losses(run: Run, store: Store | str, artifacts: Artifacts) -> Section:
+    """The section. `store` is a reason if no images can be shown."""
+    section = Section(id="top-losses", title="Top losses")
+    section.note(
+        "The chips on which the model is most wrong. False positives: highest scores without the label. False "
+        "negatives: lowest scores with the label. Look for wrong labels, clouds and damaged chips among them."
+    )
+    chosen = shown_classes(run)
+    budget = ImageBudget(blocks=2 + len(chosen), left=BYTES)
+    every = {kind: worst_pairs(run, label, IN_TABLE) for kind, label in KINDS}
+    for kind, (rows, classes) in every.items():
+        _cards(section, run, store, budget, f"{kind.capitalize()}, all classes", rows[:SHOWN], classes[:SHOWN])
+    section.blocks.append(
+        artifacts.tables.add(
+            "top_losses", pd.concat([_frame(run, kind, *pairs) for kind, pairs in every.items()]), show=0,
+            caption=f"The {IN_TABLE} worst pairs of chip and class of each kind:",
+        )
+    )  # fmt: skip
+    frames = []
+    for index in range(len(run.classes)):
+        for kind, label in KINDS:
+            rows = worst_of_class(run, index, label, TABLE_OF_CLASS)
+            frames.append(_frame(run, kind, rows, np.full(len(rows), index)))
+    table = artifacts.tables.add(
+        "top_losses_each_class", pd.concat(frames), show=0, caption=f"The worst {TABLE_OF_CLASS} of every class:"
+    )
+    for index in chosen.tolist():
+        both = [worst_of_class(run, index, label, SHOWN_OF_CLASS) for _, label in KINDS]
+        rows = np.concatenate(both)
+        title = f"{run.classes[index]} (AP {run.ap[index]:.4f}): {len(both[0])} false positives, then {len(both[1])} "
+        _cards(section, run, store, budget, f"{title}false negatives", rows, np.full(len(rows), index))
+    if len(chosen) < len(run.classes):
+        section.note(f"Pictures: the {len(chosen)} classes with the lowest AP" + (
+            f" among those with {FEW_POSITIVES} positives or more."
+            if len(chosen) and run.positives[chosen].min() >= FEW_POSITIVES else "."
+        ))  # fmt: skip
+    section.blocks.append(table)
+    return section
+
+
+def _cards(
+    section: Section, run: Run, store: Store | str, budget: ImageBudget, title: str, rows: np.ndarray,
+    classes: np.ndarray,
+) -> None:  # fmt: skip
+    images, side = chip_images(run, rows, store, budget)
+    cards = [
+        [card(str(run.names[row]), image, [_line(run, row, index), tags_of_row(run, row)])]
+        for row, index, image in zip(rows.tolist(), classes.tolist(), images, strict=True)
+    ]
+    if cards:
+        section.blocks.append(Cards(title=title, groups=cards, side=side))
+    if not isinstance(store, str):
+        section.blocks += left_out(images)
+
+
+def _line(run: Run, row: int, index: int) -> str:
+    label = "labelled" if run.labels[row, index] else "not labelled"
+    return f"{run.classes[index]} {run.probabilities[row, index]:.4f}, {label}"
+
+
+def _frame(run: Run, kind: str, rows: np.ndarray, classes: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "kind": kind, "class": np.array(run.classes)[classes], "image_name": run.names[rows],
+            "probability": run.probabilities[rows, classes], "logit": run.logits[rows, classes],
+            "label": run.labels[rows, classes], "tags": [tags_of_row(run, row) for row in rows.tolist()],
+        }
+    )  # fmt: skip
