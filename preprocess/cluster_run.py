@@ -24,14 +24,15 @@ _MAX_SHOWN = 20
 
 
 @dataclass
-class Times:
-    """Seconds that tests shorten."""
+class Limits:
+    """What tests make smaller. allowed_kills: how often a process of CLUSTER=local may be killed with the same task."""
 
     no_workers_s: float = 60.0
     connect_s: float = 15.0
+    allowed_kills: int = 20
 
 
-TIMES = Times()
+LIMITS = Limits()
 
 
 @dataclass(eq=False)
@@ -69,7 +70,7 @@ class Dispatcher:
                 num_threads = sum(self.threads().values())
                 if num_threads:
                     last_worker_s = time.monotonic()
-                elif time.monotonic() - last_worker_s > TIMES.no_workers_s:
+                elif time.monotonic() - last_worker_s > LIMITS.no_workers_s:
                     raise no_workers()
                 self._submit(completed, num_threads)
                 batch = completed.next_batch(block=False)
@@ -157,7 +158,7 @@ def lost() -> StoppedError:
 def no_workers() -> StoppedError:
     """Nobody works."""
     return StoppedError(
-        f"no Dask workers for {TIMES.no_workers_s:.0f} s. Start some with `dask worker`; the same command resumes."
+        f"no Dask workers for {LIMITS.no_workers_s:.0f} s. Start some with `dask worker`; the same command resumes."
     )
 
 

@@ -3,7 +3,7 @@
 In: a list of steps, and for `shards` a folder. Out: a line per measurement. Each run is a separate process.
 
     cpu     CPU-seconds of `--tasks` tasks of one CPU-second on two processes: pool and CLUSTER=local:2 in turn
-    speed   the time of the same tasks on one and on two local workers
+    speed   the time of tasks that sleep a second, on one and on two local workers: a busy machine does not change it
     tasks   10,000 empty tasks: peak memory of the command and of the scheduler, which are separate processes
     shards  a conversion of 1,000 shards by two workers: peak memory of a worker, of the scheduler and of the command
 
@@ -33,9 +33,10 @@ from helpers import cluster_tasks
 from preprocess.engine import open_engine
 if __name__ == "__main__":
     where, count, seconds = sys.argv[1] or None, int(sys.argv[2]), float(sys.argv[3])
+    function = time.sleep if sys.argv[4] == "sleep" else cluster_tasks.burn
     with open_engine(where, jobs=2) as engine:
         started = time.monotonic()
-        list(engine.run(cluster_tasks.burn, [seconds] * count, needs=Path("/")))
+        list(engine.run(function, [seconds] * count, needs=Path("/")))
         print(time.monotonic() - started)
 """
 _SUBREAPER = 36  # prctl: processes whose parent has ended become ours, so that their CPU time is counted
@@ -59,8 +60,8 @@ def measured(*arguments: str) -> tuple[float, float]:
     return float(text or 0), after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def run_tasks(script: Path, where: str, count: int, seconds: float) -> tuple[float, float]:
-    return measured(str(script), where, str(count), str(seconds))
+def run_tasks(script: Path, where: str, count: int, seconds: float, kind: str = "burn") -> tuple[float, float]:
+    return measured(str(script), where, str(count), str(seconds), kind)
 
 
 def compare_cpu(script: Path, count: int) -> None:
@@ -78,7 +79,7 @@ def compare_cpu(script: Path, count: int) -> None:
 
 def compare_speed(script: Path, count: int) -> None:
     for _ in range(3):
-        one, two = (run_tasks(script, where, count, 1.0)[0] for where in ("local:1", "local:2"))
+        one, two = (run_tasks(script, where, count, 1.0, "sleep")[0] for where in ("local:1", "local:2"))
         print(f"speed: {count} tasks: 1 worker {one:.1f} s, 2 workers {two:.1f} s ({one / two / 2:.3f})", flush=True)
 
 
@@ -156,7 +157,7 @@ def main() -> None:
             else:
                 with cluster(place / step, workers=2) as running:
                     if step == "tasks":
-                        command = [str(script), str(running.file), "10000", "0"]
+                        command = [str(script), str(running.file), "10000", "0", "burn"]
                     else:
                         labels = many_chips(arguments.folder / "tif", 256_000)
                         command = [

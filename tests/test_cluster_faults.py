@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import distributed
+import numpy as np
 import pytest
 from helpers import cluster_tasks
 from helpers.chips import BANDS, Chips, conversion, to_store, write_chips
@@ -13,8 +15,10 @@ from helpers.clusters import Cluster, cluster
 from helpers.commands import ROOT
 from helpers.files import tree
 
-from preprocess.cluster_run import TIMES
-from preprocess.cluster_worker import own_versions
+from preprocess.cluster import connect
+from preprocess.cluster_run import LIMITS, foreign_worker
+from preprocess.cluster_setting import ClusterAddress
+from preprocess.cluster_worker import attempt, own_versions
 from preprocess.console import IncompleteError, StoppedError, UserError
 from preprocess.convert import convert
 from preprocess.files import partial_path
@@ -145,16 +149,35 @@ def test_a_worker_with_other_code_is_refused_by_name(tmp_path: Path) -> None:
 def test_no_workers_end_the_command_with_code_75(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chips: Chips, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(TIMES, "no_workers_s", 1.0)
+    monkeypatch.setattr(LIMITS, "no_workers_s", 1.0)
     settings = conversion(data=chips.folder, labels=chips.csv, store=tmp_path / "s.zarr", bands=BANDS)
     with cluster(tmp_path / "files", workers=0) as running:
         with pytest.raises(StoppedError, match="no Dask workers for 1 s") as error:
             convert(settings, cluster=str(running.file))
         assert error.value.exit_code == 75
         running.start_worker()
-        monkeypatch.setattr(TIMES, "no_workers_s", 60.0)
+        monkeypatch.setattr(LIMITS, "no_workers_s", 60.0)
         convert(settings, cluster=str(running.file))
     assert (tmp_path / "s.zarr").exists()
+
+
+def test_a_worker_that_joins_later_with_other_versions_does_nothing_and_is_named(two: Cluster) -> None:
+    with distributed.Client(scheduler_file=str(two.file), set_as_default=False) as client:
+        outcome = client.submit(attempt, cluster_tasks.double, 1, {**own_versions(), "numpy": "1.0"}).result()
+    assert outcome.kind == "foreign"
+    assert str(foreign_worker(outcome.value["address"], outcome.value, {**own_versions(), "numpy": "1.0"})) == (
+        f"worker {outcome.value['address']}: expected the versions of this command, found numpy {np.__version__} (here "
+        "1.0). Install the same there."
+    )
+
+
+def test_a_task_that_kills_its_workers_ends_the_command_with_code_75(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LIMITS, "allowed_kills", 0)
+    with connect(ClusterAddress(local=1)) as engine, pytest.raises(StoppedError, match="were killed") as error:
+        list(engine.run(cluster_tasks.end_the_process, [1], needs=tmp_path))
+    assert error.value.exit_code == 75
 
 
 def test_a_scheduler_that_does_not_answer_is_one_line(
@@ -162,5 +185,5 @@ def test_a_scheduler_that_does_not_answer_is_one_line(
 ) -> None:
     settings = conversion(data=chips.folder, labels=chips.csv, store=tmp_path / "s.zarr")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TIMES, "connect_s", 1.0)
+        patch.setattr(LIMITS, "connect_s", 1.0)
         assert "no scheduler answers" in refused(lambda: convert(settings, cluster="tcp://127.0.0.1:9"))
