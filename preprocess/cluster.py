@@ -104,10 +104,10 @@ class DaskEngine:
         Raises:
             UserError: names the worker's address, and what differs.
         """
-        here = own_versions()
         futures = {
             address: self._client.submit(probe, str(needs), workers=[address], pure=False) for address in self.threads()
         }
+        here = own_versions()  # meanwhile
         for address, future in futures.items():
             try:
                 versions, sees = future.result(timeout=LIMITS.no_workers_s)

@@ -30,6 +30,7 @@ from preprocess.write import convert_shards
 from preprocess.zarr_store import Store, shard_path
 
 pytestmark = pytest.mark.slow
+SEEN = ROOT / "README.md"  # a file that all workers see
 
 
 @pytest.fixture(scope="module")
@@ -103,14 +104,14 @@ def test_verify_finds_the_same_damage(
 
 def test_a_task_that_fails_twice_succeeds(two: Cluster, tmp_path: Path) -> None:
     with two.engine() as engine:
-        results = engine.run(cluster_tasks.fail, [(tmp_path, number, 2) for number in range(4)], needs=tmp_path)
+        results = engine.run(cluster_tasks.fail, [(tmp_path, number, 2) for number in range(4)], needs=SEEN)
         assert sorted(results) == [0, 1, 2, 3]
 
 
 def test_a_task_that_fails_three_times_is_named_and_the_others_are_done(two: Cluster, tmp_path: Path) -> None:
     tasks = [(tmp_path, number, 99 if number == 2 else 0) for number in range(8)]
     with two.engine() as engine, pytest.raises(IncompleteError, match=r"2, 99\) failed 3 times .*disk") as error:
-        list(engine.run(cluster_tasks.fail, tasks, needs=tmp_path))
+        list(engine.run(cluster_tasks.fail, tasks, needs=SEEN))
     assert error.value.exit_code == 1
     assert len(list(tmp_path.glob("2.*"))) == 3
     assert sorted(path.name for path in tmp_path.glob("[0-9].1")) == [f"{number}.1" for number in range(8)]
@@ -118,14 +119,14 @@ def test_a_task_that_fails_three_times_is_named_and_the_others_are_done(two: Clu
 
 def test_a_mistake_of_the_user_is_not_tried_again(two: Cluster, tmp_path: Path) -> None:
     with two.engine() as engine, pytest.raises(UserError, match="chip 0 is bad") as error:
-        list(engine.run(cluster_tasks.refuse, [(tmp_path, 0)], needs=tmp_path))
+        list(engine.run(cluster_tasks.refuse, [(tmp_path, 0)], needs=SEEN))
     assert error.value.exit_code == 2
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_slow_task_is_sent_to_an_idle_worker_too(two: Cluster, tmp_path: Path) -> None:
     with two.engine() as engine:
-        results = list(engine.run(cluster_tasks.first_is_slow, [(tmp_path, n) for n in range(40)], needs=tmp_path))
+        results = list(engine.run(cluster_tasks.first_is_slow, [(tmp_path, n) for n in range(40)], needs=SEEN))
     assert sorted(results) == [(number, "fast") for number in range(40)]
 
 
@@ -142,7 +143,7 @@ def test_a_worker_with_other_code_is_refused_by_name(tmp_path: Path) -> None:
         running.start_worker(place=tmp_path / "other")
         running.wait_for_workers(2)
         with running.engine() as engine, pytest.raises(UserError, match=r"worker tcp://127.0.0.1:\d+: exp") as error:
-            list(engine.run(cluster_tasks.double, range(20), needs=tmp_path))
+            list(engine.run(cluster_tasks.double, range(20), needs=SEEN))
     assert f"(here {own_versions()['canopy']})" in str(error.value)
 
 
@@ -176,7 +177,7 @@ def test_a_task_that_kills_its_workers_ends_the_command_with_code_75(
 ) -> None:
     monkeypatch.setattr(LIMITS, "allowed_kills", 0)
     with connect(ClusterAddress(local=1)) as engine, pytest.raises(StoppedError, match="were killed") as error:
-        list(engine.run(cluster_tasks.end_the_process, [1], needs=tmp_path))
+        list(engine.run(cluster_tasks.end_the_process, [1], needs=SEEN))
     assert error.value.exit_code == 75
 
 
