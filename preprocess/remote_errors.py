@@ -20,6 +20,10 @@ _KEYS = {
 }
 
 
+# Without keys in the environment the client asks the machine for some: these addresses answer inside a cloud.
+_OF_KEYS = ("169.254.169.254", "/latest/api/token", "/latest/meta-data", "metadata.google", "MissingAccount")
+
+
 class MissingObjectError(UserError):
     """There is no object with this key."""
 
@@ -51,12 +55,12 @@ def _missing(error: Exception, whole: str, name: str) -> str:
     """What to set in the environment; "" if the error does not show it."""
     if "BadScheme" in whole:
         return "The server's address begins with http://. Set AWS_ALLOW_HTTP=true."
-    if "169.254.169.254" in whole or "MissingAccount" in whole or "metadata.google" in whole:
+    if any(each in whole for each in _OF_KEYS):
         return f"There are no keys: set {' and '.join(_unset(name))}, or AWS_SKIP_SIGNATURE=true for a public bucket."
     if "redirect" in whole or "PermanentRedirect" in whole or "AuthorizationHeaderMalformed" in whole:
-        is_set = os.environ.get("AWS_REGION")
-        return f"AWS_REGION is {is_set or 'not set'}. Set it to the region of the bucket."
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+        region = os.environ.get("AWS_REGION") or "not set"
+        return f"AWS_REGION is {region}. Set it to the region of the bucket."
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or re.search(r"status code: 40[13]", whole):
         if unset := list(_unset(name)):
             return f"Access is denied, and {' and '.join(unset)} {'is' if len(unset) == 1 else 'are'} not set."
         return "Access is denied. Check the keys, and that they may read, list and write there."
@@ -88,4 +92,6 @@ def _short(error: BaseException) -> str:
         message = re.search(r"<Message>(.*?)</Message>", text)
         status = re.search(r"status code: (\d+)", text)
         return ": ".join(each[1] for each in (status, code, message) if each)[:_MAX_SHOWN]
+    if status := re.search(r"status code: (\d+[^:]*)", text):
+        return status[1].strip()
     return text[:_MAX_SHOWN]

@@ -38,7 +38,9 @@ def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], *, jobs
     check_open_files(jobs)
     # Not forked from this process: a fork would copy the locks of its threads (zarr runs an event loop in one).
     context = multiprocessing.get_context("forkserver")
-    pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(
+        min(jobs, len(tasks)), mp_context=context, initializer=_begin, initargs=(dict(os.environ),)
+    )  # fmt: skip
     left = iter(tasks)
     running: set[Future[Result]] = set()
     try:
@@ -118,8 +120,13 @@ def start_server(*modules: str) -> None:
         multiprocessing.forkserver.ensure_running()
 
 
-def _end_with_parent() -> None:
-    """Leave Ctrl-C to the parent, and exit when the parent ends: a killed parent cannot stop its workers."""
+def _begin(environment: dict[str, str]) -> None:
+    """Leave Ctrl-C to the parent, and exit when the parent ends: a killed parent cannot stop its workers.
+
+    `environment`: that of the parent. The server that forks workers has the one of its own start, and the keys of a
+    bucket may be set later.
+    """
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None  # runs in worker processes only

@@ -214,9 +214,9 @@ def convert_with_faults(bucket: Bucket, chips: Chips, name: str, fault: Callable
     return server.faults
 
 
-def test_every_fourth_request_may_fail(bucket: Bucket, chips: Chips) -> None:
+def test_every_eighth_request_may_fail(bucket: Bucket, chips: Chips) -> None:
     faults = convert_with_faults(
-        bucket, chips, "fourth", lambda number: FAULTS[number // 4 % len(FAULTS)] if number % 4 == 3 else None
+        bucket, chips, "eighth", lambda number: FAULTS[number // 8 % len(FAULTS)] if number % 8 == 3 else None
     )
     assert set(faults) == set(FAULTS)
 

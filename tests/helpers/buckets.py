@@ -4,8 +4,10 @@ import http.client
 import random
 import socket
 import struct
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock, Thread
@@ -15,7 +17,10 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from preprocess import remote
+
 FAULTS = ("503", "500", "reset", "lost answer", "torn body")
+_CODES = {"503": b"SlowDown", "500": b"InternalError", "403": b"AccessDenied", "301": b"PermanentRedirect"}
 _S3_ERROR = b"<Error><Code>%s</Code><Message>made by a test</Message></Error>"
 
 
@@ -59,6 +64,8 @@ def bucket_server() -> Iterator[Bucket]:
         patch.setenv("AWS_REGION", "us-east-1")
         patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
         patch.setenv("AWS_ALLOW_HTTP", "true")
+        # Servers of one process share their buckets.
+        urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"").close()
         client = boto3.client("s3", region_name="us-east-1")
         client.create_bucket(Bucket="chips")
         yield Bucket(client, f"http://{host}:{port}")
@@ -67,7 +74,8 @@ def bucket_server() -> Iterator[Bucket]:
 
 
 class Proxy(ThreadingHTTPServer):
-    """Passes requests on to an S3 server and notes each as (method, path). `fault` may name one of FAULTS for it."""
+    """Passes requests on to an S3 server and notes each as (method, path). `fault` may name one of FAULTS for it,
+    or a status such as 403."""
 
     daemon_threads = True
     request_queue_size = 256
@@ -99,6 +107,9 @@ def proxy(bucket: Bucket, fault: Callable[[int], str | None] = lambda number: No
     Thread(target=server.serve_forever, daemon=True).start()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
+        # As often as for a user, without the waits.
+        patch.setattr(remote, "_BACKOFF", {**remote._BACKOFF, "init_backoff": timedelta(milliseconds=1)})
+        patch.setattr(remote, "_WAIT_S", 0.001)
         yield server
     server.shutdown()
     server.server_close()
@@ -113,8 +124,8 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.server.fault(self.server.number(self.command, self.path))
         if fault:
             self.server.faults.append(fault)
-        if fault in ("503", "500"):
-            self._answer(int(fault), {}, _S3_ERROR % {"503": b"SlowDown", "500": b"InternalError"}[fault])
+        if fault in _CODES:
+            self._answer(int(fault), {}, _S3_ERROR % _CODES[fault])
             return
         if fault == "reset":
             self._reset()
