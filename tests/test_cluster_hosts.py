@@ -1,5 +1,6 @@
 """A conversion by Dask workers on several machines makes the bytes that one machine makes, also if a cable is cut. The
-machines are network namespaces (`helpers.hosts`); they share a disk for the store, and read chips from a bucket."""
+machines are network namespaces (`helpers.hosts`). Chips are read from a bucket; the store is in the bucket or on a
+common disk."""
 
 import os
 import subprocess
@@ -27,6 +28,16 @@ ENVIRONMENT = {
 }  # fmt: skip
 
 
+DOWNLOAD = """
+import boto3, pathlib, sys
+from helpers.buckets import Bucket
+for name, data in Bucket(boto3.client("s3"), "").tree(sys.argv[1]).items():
+    path = pathlib.Path(sys.argv[2]) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+"""
+
+
 @dataclass(frozen=True)
 class Machines:
     """A scheduler, two workers and a bucket with chips, a host for the command, and a folder on their common disk.
@@ -36,6 +47,7 @@ class Machines:
 
     hosts: Network
     folder: Path
+    in_bucket: bool
 
     @property
     def marker(self) -> Path:
@@ -64,8 +76,18 @@ class Machines:
         return converts
 
     @property
-    def store(self) -> Path:
-        return self.folder / "chips.zarr"
+    def store(self) -> str:
+        """Where the conversion writes."""
+        return f"s3://chips/{self.folder.name}" if self.in_bucket else str(self.folder / "chips.zarr")
+
+    def tree(self) -> dict[str, bytes]:
+        """Every file of the store."""
+        if not self.in_bucket:
+            return tree(Path(self.store))
+        command = [sys.executable, "-c", DOWNLOAD, self.folder.name, str(self.folder / "copy")]
+        downloaded = self.hosts.run("bucket", command, cwd=ROOT, env=ENVIRONMENT)
+        assert downloaded.returncode == 0, downloaded.stderr
+        return tree(self.folder / "copy")
 
     def log(self, host: str) -> str:
         return (self.folder / f"{host}.log").read_text()
@@ -103,10 +125,10 @@ def hosts(chips: Chips) -> Iterator[Network]:
         pytest.skip(str(reason))
 
 
-@pytest.fixture
-def machines(hosts: Network, tmp_path: Path) -> Iterator[Machines]:
+@pytest.fixture(params=["disk", "bucket"])
+def machines(hosts: Network, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Machines]:
     """A scheduler and two workers, which end with the test."""
-    made = Machines(hosts, tmp_path)
+    made = Machines(hosts, tmp_path, request.param == "bucket")
     scheduler = ("-m", "distributed.cli.dask_scheduler", "--host", hosts.addresses["scheduler"], "--port", 8786)
     started = [
         made.python("scheduler", *scheduler, "--no-dashboard"),
@@ -125,7 +147,7 @@ def test_hosts_make_the_bytes_that_one_machine_makes(machines: Machines, whole: 
     converts = machines.convert()
     machines.marker.unlink()
     assert converts.wait() == 0, machines.log("node")
-    assert tree(machines.store) == whole
+    assert machines.tree() == whole
 
 
 @pytest.mark.parametrize("seconds", [LOST_S / 2, 2 * LOST_S])
@@ -138,7 +160,7 @@ def test_a_worker_that_is_cut_off_for_a_time_changes_no_byte(
     time.sleep(seconds)
     machines.hosts.join("worker1")
     assert converts.wait() == 0, machines.log("node")
-    assert tree(machines.store) == whole
+    assert machines.tree() == whole
 
 
 def test_the_tasks_of_a_worker_that_is_cut_off_for_ever_move_to_another(
@@ -148,7 +170,7 @@ def test_the_tasks_of_a_worker_that_is_cut_off_for_ever_move_to_another(
     machines.hosts.cut("worker1")
     machines.marker.unlink()
     assert converts.wait() == 0, machines.log("node")
-    assert tree(machines.store) == whole
+    assert machines.tree() == whole
 
 
 def test_without_the_scheduler_the_command_ends_and_the_same_command_resumes(
@@ -165,4 +187,4 @@ def test_without_the_scheduler_the_command_ends_and_the_same_command_resumes(
     machines.start_worker("worker0")
     again = machines.start_command()
     assert again.wait() == 0, machines.log("node")
-    assert tree(machines.store) == whole
+    assert machines.tree() == whole
