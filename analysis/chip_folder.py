@@ -6,6 +6,7 @@ are read as the conversion of the run's store read them: run.json says how, or e
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +26,7 @@ from preprocess.fit import Fit
 from preprocess.georeference import Place
 from preprocess.image_names import chip_name, list_chips
 from preprocess.layout import Layout, plan_layout
+from preprocess.packed_texts import PackedTexts
 from preprocess.pattern_matching import list_pattern
 from preprocess.reading import reading_of, unknown_keys
 from preprocess.suffixes import PICTURES, SUFFIXES
@@ -44,8 +46,8 @@ class Files:
     each window if the chips are windows of rasters, see `raster_folder`.
     """
 
-    names: list[str]
-    paths: list[str]
+    names: Sequence[str]
+    paths: Sequence[str]
     size: np.ndarray
     mtime_ns: np.ndarray
     bands: tuple[str, ...] = ()
@@ -63,35 +65,41 @@ def list_files(folder: Path, pattern: FilePattern | None = None) -> Files:
         raise UserError(
             f"DATA={folder}: expected a folder of TIFFs, found {'a file' if folder.exists() else 'nothing'}."
         )
-    named = _of_pattern(folder, pattern) if pattern else _of_suffix(folder)
-    if unreadable := next((os.path.relpath(path, folder) for name, path in named if not _is_utf8(name)), None):
-        raise UserError(f"DATA={folder}: expected file names in UTF-8, found {unreadable!r}. Rename this file.")
-    for (name, path), (other, twin) in pairwise(named):
+    names, paths = _of_pattern(folder, pattern) if pattern else _of_suffix(folder)
+    if unreadable := next((path for name, path in zip(names, paths, strict=True) if not _is_utf8(name)), None):
+        raise UserError(
+            f"DATA={folder}: expected file names in UTF-8, found {os.path.relpath(unreadable, folder)!r}. Rename this "
+            "file."
+        )
+    for (name, other), (path, twin) in zip(pairwise(names), pairwise(paths), strict=True):
         if name == other:
             raise UserError(f"{path} and {twin}: two files for one name, {name!r}. Remove one.")
     bands = pattern.bands if pattern else ()
-    size, mtime_ns = np.array([_state(path, bands) for _, path in named], np.int64).T
-    return Files(
-        names=[name for name, _ in named], paths=[path for _, path in named], size=size, mtime_ns=mtime_ns, bands=bands
-    )
+    size, mtime_ns = np.zeros((2, len(names)), np.int64)
+    for chip, path in enumerate(paths):
+        size[chip], mtime_ns[chip] = _state(path, bands)
+    return Files(names=names, paths=paths, size=size, mtime_ns=mtime_ns, bands=bands)
 
 
-def _of_suffix(folder: Path) -> list[tuple[str, str]]:
-    """(name, path) of the TIFFs below a folder, or else of the PNGs and JPEGs, sorted."""
+def _of_suffix(folder: Path) -> tuple[PackedTexts, PackedTexts]:
+    """(names, paths) of the TIFFs below a folder, or else of the PNGs and JPEGs, sorted by name, then by path."""
     listing = list_chips(folder)
     if text := listing.skipped():
         say(f"DATA={folder}: {text}")
     if not listing.names:
         kinds = ", ".join((*SUFFIXES, *PICTURES))
         raise UserError(f"DATA={folder}: expected TIFFs, PNGs or JPEGs ({kinds}), found none.")
-    return sorted((chip_name(name), str(folder / name)) for name in listing.names)
+    listing.names.sort(key=chip_name)
+    start = str(folder / "x").removesuffix("x")
+    paths = PackedTexts.collect((start + name for name in listing.names), start)
+    return PackedTexts.collect(map(chip_name, listing.names)), paths
 
 
-def _of_pattern(folder: Path, pattern: FilePattern) -> list[tuple[str, str]]:
+def _of_pattern(folder: Path, pattern: FilePattern) -> tuple[PackedTexts, PackedTexts]:
     chips = list_pattern(folder, pattern)
     if not chips:
         raise UserError(f"DATA={folder}: expected files as {pattern.text} (FILES of the run's store), found none.")
-    return chips
+    return PackedTexts.collect(name for name, _ in chips), PackedTexts.collect(path for _, path in chips)
 
 
 def _state(path: str, bands: tuple[str, ...]) -> tuple[int, int]:

@@ -33,6 +33,7 @@ from preprocess.console import UserError, say
 from preprocess.file_patterns import read_pattern
 from preprocess.files import locked
 from preprocess.fit import fit_of
+from preprocess.packed_texts import json_digest
 from preprocess.window_cut import cut_of
 from preprocess.zarr_store import write_atomic
 from train.config import Config
@@ -116,7 +117,7 @@ def predict(
 def _settings(reader: FolderReader, run: Run, digest: str, config: Config, device: Device, tta: bool) -> dict[str, Any]:
     """Settings that all blocks of a prediction must share."""
     files, layout = reader.files, reader.layout
-    listing = hashlib.sha256(json.dumps(files.names).encode())
+    listing = json_digest(files.names)
     listing.update(files.size.tobytes() + files.mtime_ns.tobytes())
     thresholds = hashlib.sha256(run.logits.tobytes()).hexdigest()
     return {

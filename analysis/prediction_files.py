@@ -9,7 +9,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -145,7 +145,7 @@ class _Writer:
         self.bad: list[tuple[str, str]] = []
         self.num_located = 0
 
-    def add_block(self, block: _Block, names: list[str], thresholds: np.ndarray) -> None:
+    def add_block(self, block: _Block, names: Sequence[str], thresholds: np.ndarray) -> None:
         """Add the chips of a block, which follow those of the block before."""
         values, predicted = probabilities(block.logits), block.logits > thresholds
         for row in range(len(block.logits)):

@@ -4,6 +4,8 @@ In: texts, such as paths. Out: a sequence that makes each text when it is asked 
 files to others.
 """
 
+import hashlib
+import json
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -53,10 +55,10 @@ class PackedTexts(Sequence[str]):
     @overload
     def __getitem__(self, index: int) -> str: ...
     @overload
-    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
-    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+    def __getitem__(self, index: slice) -> "PackedTexts": ...
+    def __getitem__(self, index: int | slice) -> "str | PackedTexts":
         if isinstance(index, slice):
-            return tuple(self[each] for each in range(*index.indices(len(self))))
+            return PackedTexts.collect((self[place] for place in range(*index.indices(len(self)))), self.prefix)
         place = range(len(self))[index]
         start = int(self.ends[place - 1]) if place else 0
         return self.prefix + os.fsdecode(self.data[start : int(self.ends[place])].tobytes())
@@ -139,6 +141,16 @@ def first_equal(texts: Sequence[str], key: Callable[[str], str] = str) -> np.nda
         if (own := key(texts[place])) != key(texts[int(result[place])]):
             result[place] = places.setdefault(own, place)
     return result
+
+
+def json_digest(texts: Iterable[str]) -> "hashlib._Hash":
+    """SHA-256 of the list of all texts as `json.dumps` writes it, without that list in memory."""
+    digest, separator = hashlib.sha256(b"["), ""
+    for text in texts:
+        digest.update((separator + json.dumps(text)).encode())
+        separator = ", "
+    digest.update(b"]")
+    return digest
 
 
 def _hash(text: str) -> int:

@@ -4,7 +4,6 @@ In: the user's `ConversionSettings`. Out: a `Plan` that fixes every byte of the 
 processes need. Leaves the work, and resuming it, to `convert`.
 """
 
-import hashlib
 import json
 import re
 import shlex
@@ -27,7 +26,7 @@ from preprocess.label_settings import LabelSettings
 from preprocess.labels import LabelTable, read_labels
 from preprocess.layout import Layout, plan_layout
 from preprocess.nodata import nodata_text
-from preprocess.packed_texts import PackedTexts
+from preprocess.packed_texts import PackedTexts, json_digest
 from preprocess.pattern_matching import match_pattern
 from preprocess.plan_file import WorkPlan
 from preprocess.preset_settings import with_preset
@@ -73,7 +72,7 @@ class Plan:
 
     def settings(self) -> dict[str, str]:
         """Everything that must be equal to resume a conversion, as comparable texts."""
-        chips = _digest_of(self.names)
+        chips = json_digest(self.names)
         chips.update(self.labels.tobytes() + self.csv_row.tobytes())
         if self.split is not None:
             chips.update(self.split.tobytes())
@@ -97,16 +96,6 @@ class Plan:
             "chips and tags": chips.hexdigest()[:12],
             **({} if self.layout.nodata is None else {"NODATA": self.layout.nodata}),
         }
-
-
-def _digest_of(texts: Sequence[str]) -> "hashlib._Hash":
-    """SHA-256 of `json.dumps` of all texts, without that text in memory."""
-    digest, separator = hashlib.sha256(b"["), ""
-    for text in texts:
-        digest.update((separator + json.dumps(text)).encode())
-        separator = ", "
-    digest.update(b"]")
-    return digest
 
 
 def make_plan(settings: ConversionSettings) -> Plan:

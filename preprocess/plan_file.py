@@ -108,7 +108,7 @@ class WorkPlan:
     def task(self, root: Location, shard: int) -> ShardTask:
         """The chips of one shard, with paths that can be opened from the current folder."""
         chips = self.shard_chips(shard)
-        paths = self.paths[chips]
+        paths = tuple(self.paths[chips])
         if self.folder and self.folder != str(Path.cwd()):
             paths = tuple(os.path.join(self.folder, path) for path in paths)
         return ShardTask(
