@@ -1,8 +1,7 @@
 """`make audit`: check the data before training: duplicates, leaks between splits, bad labels, odd pixels.
 
 In: a store; optionally its CSV, JPEGs and a run. Out: STORE.audit/audit.html with tables as CSV, and STORE.groups.json,
-which SPLIT=blocked reads. The page lists the findings first, each with its chips, and names the checks that were
-skipped.
+which SPLIT=blocked reads. Leaves the part of the page about the findings to `finding_sections`.
 """
 
 from dataclasses import replace
@@ -12,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from analysis import class_metrics, duplicates, plots
-from analysis.chip_sections import left_out, shown_side
 from analysis.features import Features, read_features
 from analysis.figures import Figures
+from analysis.finding_sections import finding_section, summary
 from analysis.finished_run import load_run
-from analysis.label_checks import Finding, csv_findings, doubted_labels, exclusive_findings, tags_of
-from analysis.page import Cards, Section, Table, Tables, card, render
-from analysis.pictures import ImageBudget, pictures
+from analysis.label_checks import Finding, absent_classes, csv_findings, doubted_labels, exclusive_findings
+from analysis.page import Section, Tables, render
+from analysis.pictures import ImageBudget
 from analysis.pixel_checks import jpeg_findings, jpeg_paths, nodata_findings, outliers, pixel_findings
 from analysis.shown_classes import MAX_CELLS, WIDE_CELLS, most_frequent
 from preprocess.addresses import Location
@@ -29,7 +28,6 @@ from preprocess.splits import SPLIT_NAMES, Split, make_split
 from preprocess.zarr_store import Store, open_store
 
 _EXACT, _TRAINED = "Exact duplicates", ("train", "val")
-MAX_SHOWN = 12  # chips or pairs per finding on the page; the table has all of them
 
 
 def audit(
@@ -62,7 +60,7 @@ def audit(
     findings = [
         *[finding for pairs in similar for finding in (pairs, _across(pairs, split_names))],
         *nodata_findings(store), *pixel_findings(store, features), outliers(store),
-        jpeg_findings(store, features, jpegs), *label_findings,
+        jpeg_findings(store, features, jpegs), *label_findings, absent_classes(store, split),
     ]  # fmt: skip
     # Beside a store on disk; of a store in object storage in the current folder.
     folder = (store_path if isinstance(store_path, Path) else Path(store_path.name)).with_name(
@@ -71,9 +69,9 @@ def audit(
     tables, figures = Tables(folder=folder / "tables"), Figures(folder=folder / "figures")
     names = store.names  # read once: the page names some hundred chips
     budget = ImageBudget(blocks=sum(1 for finding in findings if len(finding.chips)))
-    sections = [_summary(findings, tables)]
-    sections += [_finding_section(store, names, split_names, finding, tables, budget) for finding in findings]
-    sections = [section for section in sections if section.blocks]
+    sections = [summary(findings, tables)]
+    makers = [finding for finding in findings if finding.count]
+    sections += [finding_section(store, names, split_names, finding, tables, budget) for finding in makers]
     sections.append(_counts(store, split, figures, tables))
     linked = sum(len(group) for group in chip_groups)
     render(
@@ -83,7 +81,8 @@ def audit(
         f"{', '.join(store.layout.bands)}, {len(store.classes)} classes; split {split.rule}"
         f"{'' if store.layout.nodata is None else '; images show nodata in magenta'}",
         facts=[
-            ("checks that found something", f"{sum(1 for f in findings if len(f.chips))} of {len(findings)}"),
+            ("checks that found something", f"{sum(1 for f in findings if f.count)} of {len(findings)}"),
+            ("checks that were not made", f"{sum(1 for f in findings if f.missing)}"),
             ("chips with a duplicate or neighbour", f"{linked:,} in {len(chip_groups):,} groups"),
             ("test chips in a group with train or val chips", f"{_leaking(chip_groups, split_names):,}"),
             ("chips without a tag", f"{int((store.labels.sum(axis=1) == 0).sum()):,}"),
@@ -93,7 +92,8 @@ def audit(
     figures.tidy()
     tables.tidy()
     for finding in findings:
-        say(f"{finding.title}: {f'skipped: {finding.missing}' if finding.missing else len(finding.chips)}")
+        found = f"{finding.count}" if finding.count else "none"
+        say(f"{finding.title}: {f'not looked for: {finding.missing}' if finding.missing else found}")
     blocked = f"SPLIT=blocked keeps each of the {len(chip_groups):,} groups ({linked:,} chips) in one split"
     say(f"{folder / 'audit.html'}: the audit. {blocked}.")
     return findings
@@ -149,58 +149,6 @@ def _across(pairs: Finding, split_names: np.ndarray) -> Finding:
         reasons=[reasons[row] for row in leaks],
         about="One chip is in test, its duplicate or neighbour in train or val. Test scores are therefore optimistic.",
     )  # fmt: skip
-
-
-def _summary(findings: list[Finding], tables: Tables) -> Section:
-    section = Section(id="findings", title="Findings")
-    rows = [[finding.title, "skipped" if finding.missing else f"{len(finding.chips):,}",
-             finding.missing or finding.about] for finding in findings]  # fmt: skip
-    frame = pd.DataFrame(rows, columns=["finding", "count", "meaning"])
-    tables.add("findings", frame)
-    section.blocks.append(Table(columns=list(frame.columns), rows=rows, caption="tables/findings.csv", words=True))
-    return section
-
-
-def _finding_section(
-    store: Store, names: np.ndarray, split_names: np.ndarray, finding: Finding, tables: Tables, budget: ImageBudget
-) -> Section:  # fmt: skip
-    """The chips of a finding; an empty section if it has none."""
-    name = finding.title.lower().replace(",", "").replace(" ", "_")
-    section = Section(id=name, title=f"{finding.title} ({len(finding.chips):,})")
-    if not len(finding.chips):
-        return section
-    frame = pd.DataFrame(
-        {
-            **{f"image_name{'' if k == 0 else f' {k + 1}'}": names[column] for k, column in enumerate(finding.chips.T)},
-            **{
-                f"split{'' if k == 0 else f' {k + 1}'}": split_names[column] for k, column in enumerate(finding.chips.T)
-            },
-            "reason": finding.reasons,
-        }
-    )
-    tables.add(name, frame)
-    shown = finding.chips[:MAX_SHOWN]
-    images = pictures(store, shown, budget)
-    remaining = iter(images)
-    cards = [
-        [
-            card(str(names[chip]), next(remaining), [*([reason] if index == 0 and reason else []),
-                 split_names[chip] or "in no split", tags_of(store, chip)])
-            for index, chip in enumerate(group)
-        ]
-        for group, reason in zip(shown.tolist(), finding.reasons, strict=False)
-    ]  # fmt: skip
-    section.note(finding.about)
-    rest = len(finding.chips) - len(shown)
-    title = (
-        f"The first {len(shown)}; {rest:,} more in tables/{name}.csv"
-        if rest
-        else f"All {len(shown)}; also in tables/{name}.csv"
-    )
-    side = shown_side(max(store.layout.height, store.layout.width))
-    section.blocks.append(Cards(title=title, groups=cards, side=side))
-    section.blocks += left_out(images)
-    return section
 
 
 def _counts(store: Store, split: Split, figures: Figures, tables: Tables) -> Section:

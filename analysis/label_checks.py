@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
 
@@ -18,6 +19,7 @@ from preprocess.console import UserError
 from preprocess.image_names import stem
 from preprocess.label_files import number_of
 from preprocess.labels import read_labels, read_tags, settings_of
+from preprocess.splits import SPLIT_NAMES, Split
 from preprocess.tag_rows import TagRow
 from preprocess.zarr_store import Store
 
@@ -28,7 +30,8 @@ MIN_EXAMPLES = 10  # of each kind; with fewer, cleanlab's estimate of a class's 
 class Finding:
     """The result of one check. `chips`: (F, k) chip indices, one group of k chips per row; `reasons`: one line per row.
 
-    `missing` says why the check was skipped; it is empty otherwise.
+    `missing` says what the check needs, if it was not made; it is empty otherwise. `table`: the rows of a check that
+    finds no chips, such as one of classes.
     """
 
     title: str
@@ -36,6 +39,27 @@ class Finding:
     chips: np.ndarray = field(default_factory=lambda: np.empty((0, 1), np.int64))
     reasons: list[str] = field(default_factory=list)
     missing: str = ""
+    table: pd.DataFrame | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of rows that were found."""
+        return len(self.chips) if self.table is None else len(self.table)
+
+
+def absent_classes(store: Store, split: Split) -> Finding:
+    """Classes that a split of the data has no chip of, although it is not empty."""
+    rows = []
+    total = store.labels.sum(axis=0, dtype=int)
+    for name in SPLIT_NAMES:
+        chips = split.indices(name)
+        present = store.labels[chips].any(axis=0)
+        rows += [(store.classes[c], name, total[c]) for c in np.flatnonzero(~present).tolist() if len(chips)]
+    return Finding(
+        title="Classes absent from a split",
+        about="A class without a chip in train cannot be learnt. Without a chip in val or test it has no AP there.",
+        table=pd.DataFrame(rows, columns=["class", "split", "chips with the class"]),
+    )
 
 
 def _finding(title: str, about: str, rows: list[tuple[int, str]]) -> Finding:

@@ -6,12 +6,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers.audits import findings_of, store_of, texture
+from helpers.chips import to_store, write_chips, write_csv
+from helpers.pages import Page
 from PIL import Image
 
 from analysis import label_checks
 from analysis.audit import audit
+from analysis.finding_sections import finding_section
+from analysis.page import Table, Tables
+from analysis.pictures import ImageBudget
 from preprocess.labels import read_labels
 from preprocess.presets import PRESETS, exclusive_classes
 from preprocess.zarr_store import Store
@@ -36,14 +42,50 @@ def test_jpegs_of_other_shapes_are_findings_and_missing_jpegs_are_refused(tmp_pa
     assert "3 of 6 chips have a JPEG; the other 3 were skipped" in found.about
 
 
-def test_skipped_checks_are_listed_with_the_reason(uint8_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_checks_that_were_not_made_are_listed_with_the_reason(
+    uint8_store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     findings = audit(uint8_store.path, labels=None, jpeg=None, run_path=None, split_rule="course", exclusive=None)
     missing = {finding.title for finding in findings if finding.missing}
     assert missing == {
         "Different from the JPEG", "Contradictory tags", "None of the exclusive tags", "Repeated tags",
         "Tags differ from the CSV", "Labels that the model doubts",
     }  # fmt: skip
-    assert "Repeated tags: skipped: needs LABELS=file.csv." in capsys.readouterr().out
+    assert "Repeated tags: not looked for: needs LABELS=file.csv." in capsys.readouterr().out
+    folder = Path(f"{uint8_store.path}.audit")
+    counts = pd.read_csv(folder / "tables/findings.csv").set_index("finding")["count"]
+    assert set(counts.index[counts == "not looked for"]) == missing
+    text = Page(folder / "audit.html").text
+    found_none = text.partition("Found none: ")[2].partition(".")[0].split("; ")
+    assert sorted(found_none) == sorted(f.title for f in findings if not f.missing and not f.count)
+    assert text.index("Found none: ") < text.index("Not looked for: check") < text.index("Repeated tags needs")
+
+
+def test_a_class_without_a_chip_in_a_split_is_a_finding_with_its_splits(tmp_path: Path) -> None:
+    chips = write_chips(tmp_path / "tif", count=20)
+    write_csv(chips.csv, [(f"t_{row}", "a b" if row == 19 else "a") for row in range(20)])
+    store = to_store(chips, tmp_path / "chips.zarr")
+    (tmp_path / "split.csv").write_text(
+        "image_name,split\n" + "".join(f"t_{row},{'test' if row < 8 else 'train'}\n" for row in range(20))
+    )
+    finding = findings_of(store, split_rule=str(tmp_path / "split.csv"))["Classes absent from a split"]
+    assert finding.table is not None
+    assert finding.table.to_numpy().tolist() == [["b", "test", 1]]
+    page = Page(Path(f"{store.path}.audit/audit.html"))
+    assert "Classes absent from a split (1)" in page.text
+    assert "tables/classes_absent_from_a_split.csv" in page.links
+
+
+@pytest.mark.parametrize("title", ["Exact duplicates", "Saturated", "Repeated tags"])
+def test_each_finding_ends_with_what_to_do_and_a_link_to_its_table(title: str, session_store: Store) -> None:
+    finding = label_checks.Finding(title=title, about="x", chips=np.array([[0, 1]]), reasons=["y"])
+    tables = Tables(folder=Path(f"{session_store.path}.tables"))
+    splits = np.full(session_store.num_chips, "train")
+    section = finding_section(session_store, session_store.names, splits, finding, tables, ImageBudget(blocks=1))
+    table = section.blocks[-1]
+    assert isinstance(table, Table)
+    assert table.caption.endswith("All of them:")
+    assert (tables.folder.parent / f"{session_store.path.name}.tables" / Path(table.csv).name).is_file()
 
 
 def test_the_real_labels_repeat_a_tag_73_times_and_miss_the_weather_once(shared: Path) -> None:
