@@ -50,8 +50,8 @@ class ShareWords(ClusterWords):
 
     shards: str | None = setting(
         None,
-        "Convert one share of the shards: 2/4 is the second of four. Hosts with a common disk convert a share each, "
-        "at the same time. When all are done, the same command without SHARDS completes the store.",
+        "Convert one share of the shards: 2/4 is the second of four. Hosts with a common disk or bucket convert a "
+        "share each, at the same time. When all are done, the same command without SHARDS completes the store.",
         hint="i/n",
         default_text="all",
     )

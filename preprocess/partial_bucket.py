@@ -59,9 +59,9 @@ class PartialBucket:
         work = plan.work()
         data = work.encode()
         if not self._partial.write_new(PLAN, data):
-            before, etag = self._partial.read_version(PLAN)
-            if parse_plan(bytes(before), self.root / PLAN).digest != work.digest:
-                if not alone or not self._partial.replace(PLAN, data, etag):
+            before = self._partial.read(PLAN)
+            if parse_plan(before, self.root / PLAN).digest != work.digest:
+                if not alone or not self._partial.replace(PLAN, before, data):
                     raise UserError(
                         f"{self.root}: another conversion or share was started with other files. Stop it, and run the "
                         "same command without SHARDS again, which converts the changed ones."

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote
 
 from obstore.exceptions import AlreadyExistsError, BaseError, NotSupportedError, PreconditionError
 from obstore.store import from_url
@@ -158,17 +159,20 @@ class Objects:
         """
         return self.create(key, data) or self.read(key) == data
 
-    def replace(self, key: str, data: bytes, etag: str) -> bool:
-        """Write an object by PUT with If-Match; False if it is no longer the one with this ETag."""
+    def replace(self, key: str, before: bytes, data: bytes) -> bool:
+        """Write `data` over `before` by PUT with If-Match; False if the object is, or becomes, another one."""
 
         def replace(client: Any) -> bool:
+            found = client.get(key)
+            if (now := bytes(found.bytes())) != before:
+                return now == data  # a repeat of a request whose answer was lost
             try:
-                client.put(key, data, mode={"e_tag": etag})
+                client.put(key, data, mode={"e_tag": found.meta["e_tag"], "version": found.meta["version"]})
             except PreconditionError:
                 return False
             return True
 
-        return self._do(key, replace) or self.read(key) == data
+        return self._do(key, replace)
 
     def remove(self, keys: Iterable[str]) -> None:
         """Remove objects; one that does not exist is no error."""
@@ -208,7 +212,10 @@ def _etag(meta: Any) -> str:
 @functools.lru_cache(maxsize=64)  # a client takes 5 ms to make, and keeps its connections
 def _made(url: str, retries: int, environment: tuple[tuple[str, str], ...]) -> Any:
     retry: Any = {"max_retries": retries, "backoff": _BACKOFF, "retry_timeout": _RETRY_TIMEOUT}
-    return from_url(url, retry_config=retry)
+    scheme, separator, rest = url.partition("://")
+    if not scheme.startswith("http"):  # a key may have %, # and ?, which mean something in a URL
+        rest = quote(rest)
+    return from_url(f"{scheme}{separator}{rest}", retry_config=retry)
 
 
 def _client(url: str, retries: int) -> Any:

@@ -156,6 +156,17 @@ def test_verify_finds_damage_and_missing_shards(
     assert f"{address}/tiles/c/1/0/0/0: the shard is missing" in here("preprocess", "info", f"STORE={address}").stderr
 
 
+@pytest.mark.slow
+def test_tune_measures_the_store_and_no_sample_on_disk(
+    remote: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = here("", "tune", f"STORE={remote.path}", "BATCH=16", "GPU=cpu")
+    assert ended.returncode == 0, ended.stderr
+    assert {line.split()[0] for line in ended.stdout.splitlines()[:-1]} == {"CODEC=lz4"}
+    assert (tmp_path / "tune.json").is_file()
+
+
 def test_damage_is_named(bucket: Callable[[Path, str], str], session_store: Store, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(session_store.local_path, tmp_path / "copy.zarr"))
     data = bytearray(zarr_store.shard_path(copy, 0).read_bytes())

@@ -181,3 +181,13 @@ def test_a_damaged_picture_is_named(bucket: Bucket, tmp_path: Path, refused: Cal
     (tmp_path / "tags.csv").write_text("image_name,tags\na,x\n")
     settings = conversion(data=Address("s3://chips/bad"), labels=tmp_path / "tags.csv", store=tmp_path / "s.zarr")
     assert refused(lambda: convert(settings)).startswith("s3://chips/bad/a.png: expected a valid PNG or JPEG, found")
+
+
+@pytest.mark.parametrize("name", ["a b", "ü", "x%20y", "c#1", "q?", "p+p", "sub.folder/k=v&w", "[1]*"])
+def test_any_name_of_a_key_is_read(bucket: Bucket, tmp_path: Path, name: str) -> None:
+    chips = write_chips(tmp_path / "chips", count=1)
+    bucket.client.upload_file(str(chips.folder / "t_0.tif"), "chips", f"names {name}/{name}.tif")
+    (tmp_path / "tags.csv").write_text(f"image_name,tags\n{name},a\n")
+    data = Address(f"s3://chips/names {name}")
+    convert(conversion(data=data, labels=tmp_path / "tags.csv", store=tmp_path / "s.zarr", bands=BANDS))
+    assert open_store(tmp_path / "s.zarr").names.tolist() == [name]

@@ -59,7 +59,8 @@ def tune(path: str, *, gpu: str | None, batch: int) -> None:
     device = str(choose_device(make_config("default", task=1, store=path, **given)).device)
     with tempfile.TemporaryDirectory(prefix="canopy-tune-") as folder:
         stores = {store.layout.codec: store}
-        for codec in set(CODECS) - set(stores):
+        # A sample on disk says nothing about a store in object storage.
+        for codec in set() if store.is_remote else set(CODECS) - set(stores):
             stores[codec] = recode(store, codec, Path(folder) / "sample.zarr")
         rates = measure(stores, device, batch)
     for (codec, decode, workers), rate in sorted(rates.items(), key=lambda item: -item[1]):
