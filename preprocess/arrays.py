@@ -93,7 +93,9 @@ def write_array(group: zarr.Group, name: str, spec: ArraySpec, values: np.ndarra
     return {"nbytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def read_array(read: ReadFile, name: str, spec: ArraySpec, record: dict[str, Any] | None) -> np.ndarray:
+def read_array(
+    read: ReadFile, name: str, spec: ArraySpec, record: dict[str, Any] | None, *, as_objects: bool = False
+) -> np.ndarray:
     """Read one array.
 
     Args:
@@ -101,6 +103,7 @@ def read_array(read: ReadFile, name: str, spec: ArraySpec, record: dict[str, Any
         name: of the array.
         spec: what it must be.
         record: from `write_array`. None in a store of version 1: then the array is only checked for decoding.
+        as_objects: leave strings as Python's, in half of the memory.
 
     Raises:
         UserError: the chunk is missing, damaged, or not the one that was written; names its file.
@@ -125,9 +128,10 @@ def read_array(read: ReadFile, name: str, spec: ArraySpec, record: dict[str, Any
         numcodecs.zstd.decompress(payload, buffer)
         if record and hashlib.sha256(buffer.data).hexdigest() != record["sha256"]:
             raise UserError(f"{key}: expected the array {name} that the conversion wrote, found another.")
-        return _bytes_to_values(buffer, spec)
+        values = _bytes_to_values(buffer, spec)
     except (ValueError, RuntimeError) as error:  # numcodecs raises both; invalid UTF-8 raises ValueError
         raise UserError(f"{key}: the array {name} is damaged ({' '.join(str(error).split())}).") from error
+    return values.astype(str) if spec.dtype is None and not as_objects else values
 
 
 def _values_to_bytes(values: np.ndarray, spec: ArraySpec) -> bytes:
@@ -142,7 +146,7 @@ def _bytes_to_values(buffer: np.ndarray, spec: ArraySpec) -> np.ndarray:
     count = int.from_bytes(buffer[:4].tobytes(), "little")
     if count != spec.shape[0]:  # before memory for `count` names is allocated
         raise ValueError(f"expected {spec.shape[0]} names, found {count}")
-    return np.array(VLenUTF8().decode(buffer), str)
+    return np.asarray(VLenUTF8().decode(buffer))
 
 
 def _create(group: zarr.Group, name: str, spec: ArraySpec, version: int) -> zarr.Array:

@@ -87,8 +87,12 @@ class StoreHeader:
         Raises:
             UserError: it is not what the conversion wrote; names its file.
         """
+        return self._read(name)
+
+    def _read(self, name: str, *, as_objects: bool = False) -> np.ndarray:
+        record = self.records[name] if self.records else None
         try:
-            return read_array(self.read_file, name, self.specs[name], self.records[name] if self.records else None)
+            return read_array(self.read_file, name, self.specs[name], record, as_objects=as_objects)
         except AccessError:
             raise
         except UserError as error:
@@ -101,7 +105,7 @@ class StoreHeader:
         all_read = True
         for name in self.specs:
             try:
-                self._check_values(name, self.read(name))
+                self._check_values(name, self._read(name, as_objects=True))
             except AccessError:
                 raise
             except UserError as error:
