@@ -17,8 +17,16 @@ from preprocess.console import say
 def measure(settings: BenchSettings) -> None:
     """Make the chips, run one mode, print and keep the result."""
     result = {**record.conditions(settings.mode), "rounds": settings.rounds, **_run(settings)}
-    print(record.table(result))
+    print(_table(result))
     say(f"{record.write(result, settings.results)}: record")
+
+
+def _table(result: dict[str, Any]) -> str:
+    if result["mode"] != "shapes":
+        return record.table(result)
+    from bench.shapes import table
+
+    return table(result)
 
 
 def _run(settings: BenchSettings) -> dict[str, Any]:

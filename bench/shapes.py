@@ -110,3 +110,20 @@ def _start(name: str, shape: Shape, work: Work) -> Remote:
         raise UserError(f"{shape}, {name}: {error}") from error
     say(f"{shape}, {name}: batch checked; fastest with workers {remote.first}")
     return remote
+
+
+def table(result: dict[str, Any]) -> str:
+    """A record's rows as the Markdown table of docs/results.md: one line per shape."""
+    lines = [
+        "| chips | batch | canopy, LZ4 | x peer | r_sol | canopy, none | x peer | r_sol | tifffile | npy |",
+        "|" + "---|" * 10,
+    ]
+    for shape in dict.fromkeys(row["shape"] for row in result["rows"]):
+        rows = {row["loader"]: row for row in result["rows"] if row["shape"] == shape}
+        cells = [shape, str(next(iter(rows.values()))["batch"])]
+        for name in ROWS[:2]:
+            row = rows[name]
+            cells += [f"{row['chips_per_s']:,.0f}", f"{row['ratio_to_best_peer']:.1f}", f"{row['r_sol']:.2f}"]
+        cells += [f"{rows[name]['chips_per_s']:,.0f}" for name in ROWS[2:]]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from helpers.doc_blocks import ROOT
 
 from bench import limits, shapes
 from bench.check import check
@@ -115,6 +116,26 @@ def test_a_batch_of_large_chips_is_smaller() -> None:
         "256 x 256 x 4 int16": 64, "256 x 256 x 4 float32": 64, "512 x 512 x 3 uint8": 16, "1024 x 1024 x 4 uint16": 4,
     }  # fmt: skip
     assert all(count >= 4 * shapes.batch_size(shape) for shape, count in shapes.SHAPES)
+
+
+def test_the_printed_table_has_a_line_per_shape() -> None:
+    rows = [
+        {"shape": shape, "loader": loader, "batch": 64, "chips_per_s": 1234.5 * (place + 1), "ratio_to_best_peer": 3.14,
+         "r_sol": 0.777 if loader.startswith("canopy") else None}
+        for place, shape in enumerate(("32 x 32 x 3 uint8", "64 x 64 x 13 uint16"))
+        for loader in shapes.ROWS
+    ]  # fmt: skip
+    assert shapes.table({"rows": rows}).splitlines()[2:] == [
+        "| 32 x 32 x 3 uint8 | 64 | 1,234 | 3.1 | 0.78 | 1,234 | 3.1 | 0.78 | 1,234 | 1,234 |",
+        "| 64 x 64 x 13 uint16 | 64 | 2,469 | 3.1 | 0.78 | 2,469 | 3.1 | 0.78 | 2,469 | 2,469 |",
+    ]
+
+
+def test_the_newest_record_has_its_table_in_the_docs() -> None:
+    page = (ROOT / "docs" / "results.md").read_text()
+    for path in sorted((ROOT / "bench" / "results").glob("shapes-*.json"))[-1:]:
+        assert shapes.table(json.loads(path.read_text())) in page
+        assert f"`bench/results/{path.name}`" in page
 
 
 @pytest.mark.slow
