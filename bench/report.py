@@ -134,12 +134,14 @@ def _bytes_panel(axes: Axes, result: dict[str, Any], rows: list[dict[str, Any]])
         for size, mark in points:
             axes.plot(size, rate, mark, color=_OURS, markersize=7)
         note = f"{row['name']}: {row['r_sol']:.2f} of the speed of light"
-        axes.annotate(note, (max(size for size, _ in points), rate), (8, -3), textcoords="offset points", fontsize=8)
+        axes.annotate(
+            note, (max(size for size, _ in points), rate), (8, -3), textcoords="offset points", fontsize=8, bbox=_PAPER
+        )
         if number == 0:
             for mark, name in marks.values():
                 axes.plot([], [], mark, color=_OURS, label=f"bytes {name}")
     axes.set(xscale="log", yscale="log", xlabel="KiB per chip", ylabel="chips/s")
-    axes.set_xlim(span[0], span[1] * 4)
+    axes.set_xlim(span[0], span[1] * 9)  # room for the notes
     axes.set_title("Bytes: each point lies below the line of its kind", fontsize=10, loc="left")
     axes.grid(alpha=0.25, which="both")
     axes.xaxis.set_major_formatter(lambda size, _: f"{size / 1024:,.0f}")
@@ -161,15 +163,18 @@ def _cpu_panel(axes: Axes, result: dict[str, Any], rows: list[dict[str, Any]]) -
         highest = min(place[1], highest / 1.22)  # at least one text line below the previous label
         fill = "white" if _kind(row) == "other" else _colour(row)
         axes.plot(*place, marks[_kind(row)], color=_colour(row), markersize=7, markerfacecolor=fill)
+        # Beside the panel, where no line and no mark lies.
         axes.annotate(
-            row["name"], place, (place[0] / 1.35, highest), fontsize=7.5, ha="right", va="center", bbox=_PAPER,
+            row["name"], place, (1.02, highest), textcoords=("axes fraction", "data"), fontsize=7.5, ha="left",
+            va="center", annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3},
         )  # fmt: skip
     axes.set(xscale="log", yscale="log", xlabel="CPU seconds per 1,000 chips (all processes)", ylabel="chips/s")
-    axes.set_xlim(span[0] / 2.5, span[1])
+    axes.set_xlim(*span)
+    axes.set_ylim(bottom=min(highest, 1000 / span[1]) / 1.3)
     axes.set_title("CPU: below the line, cores are idle", fontsize=10, loc="left")
     axes.grid(alpha=0.25, which="both")
-    axes.legend(fontsize=8, frameon=False, loc="upper right")
+    axes.legend(fontsize=8, frameon=False, loc="lower left")
 
 
 def cost(result: dict[str, Any]) -> Figure:
@@ -186,8 +191,9 @@ def cost(result: dict[str, Any]) -> Figure:
         axes.set(xscale="log", xlabel="chips in the store", ylabel=label)
         axes.set_ylim(0, 1.15 * top)
         axes.grid(alpha=0.25)
-    panels[1].set_title("anonymous and shared, without mapped files", fontsize=9, loc="left")
-    panels[2].set_title("after imports", fontsize=9, loc="left")
+    titles = ("Rate", "Memory: anonymous and shared, no mapped files", "Time to the first batch, after imports")
+    for axes, title in zip(panels, titles, strict=True):
+        axes.set_title(title, fontsize=9, loc="left")
     panels[0].legend(frameon=False, loc="lower left")
     figure.suptitle(
         f"64 x 64 x 4 uint16 chips, batch 64, {result['cores']} cores ({result['cpu']})", fontsize=11, x=0.01, ha="left"

@@ -1,5 +1,6 @@
 """The benchmark: records, tables, and the check that refuses to time a row with wrong batches."""
 
+import itertools
 import json
 import mmap
 import time
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.commands import here, python
+from matplotlib.axis import Axis
+from matplotlib.text import Text
 
 from bench import e2e, environments, model, record, report, scale
 from bench.check import WrongBatchError, check, expected_images
@@ -261,6 +264,23 @@ def test_memory_counts_touched_pages_but_not_mapped_files(tmp_path: Path) -> Non
         held.write(bytes(range(256)) * (1 << 18))
     assert mapped.mib - before.mib < 32
     assert 48 < touched.mib - before.mib < 96
+
+
+def test_pictures_of_the_committed_records_have_titles_and_no_overlapping_texts() -> None:
+    results = Path(__file__).resolve().parents[1] / "bench" / "results"
+    peers, scale_record = record.newest("peers", results), record.newest("scale", results)
+    assert peers is not None
+    assert scale_record is not None
+    for figure in (report.bars(peers), report.roofline(peers), report.cost(scale_record)):
+        figure.draw_without_rendering()
+        assert all(axes.get_title(loc="left") for axes in figure.axes)
+        ticks = {text for axis in figure.findobj(Axis) for text in axis.findobj(Text)}
+        texts = [text for text in figure.findobj(Text) if text not in ticks and text.get_text().strip()]
+        # Of an annotation without its arrow.
+        boxes = [(text.get_text(), Text.get_window_extent(text).padded(-0.5)) for text in texts]
+        pairs = itertools.combinations(boxes, 2)
+        assert [(one, other) for (one, box), (other, second) in pairs if box.overlaps(second)] == []
+        report.plt.close(figure)
 
 
 def test_the_report_draws_its_figures_from_records(tmp_path: Path) -> None:
