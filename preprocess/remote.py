@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from obstore.exceptions import AlreadyExistsError, BaseError, NotSupportedError, PreconditionError
@@ -36,6 +36,8 @@ _RETRY_TIMEOUT = timedelta(seconds=120)
 
 
 Result = TypeVar("Result")
+Environment: TypeAlias = tuple[tuple[str, str], ...]
+_answered: set[tuple[str, Environment]] = set()  # buckets that have answered a request of this process
 _TAIL_REQUESTS = 64  # at the same time: an object store takes tens of milliseconds for each
 _WAIT_S = 0.1  # before the first repeat; doubled for each further one
 
@@ -58,8 +60,9 @@ class Objects:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._first, self._patient = _client(self.url, _FIRST_RETRIES), _client(self.url, _RETRIES)
-        self._answered = False
+        environment = _environment()
+        self._first, self._patient = (_client(self.url, count, environment) for count in (_FIRST_RETRIES, _RETRIES))
+        self._server = "/".join(self.url.split("/")[:3]), environment
 
     def name(self, key: str) -> str:
         """The address of an object."""
@@ -166,8 +169,9 @@ class Objects:
             found = client.get(key)
             if (now := bytes(found.bytes())) != before:
                 return now == data  # a repeat of a request whose answer was lost
+            version = {name: value for name in ("e_tag", "version") if (value := found.meta[name]) is not None}
             try:
-                client.put(key, data, mode={"e_tag": found.meta["e_tag"], "version": found.meta["version"]})
+                client.put(key, data, mode=version)
             except PreconditionError:
                 return False
             return True
@@ -187,11 +191,13 @@ class Objects:
         """
         for attempt in itertools.count():
             try:
-                result = request(self._patient if self._answered else self._first)
-                self._answered = True
+                result = request(self._patient if self._server in _answered else self._first)
+                _answered.add(self._server)
                 return result
             except (BaseError, OSError) as error:
                 refused = refusal(error, self.name(key))
+                if isinstance(refused, MissingObjectError):
+                    _answered.add(self._server)
                 is_last = attempt == _FIRST_RETRIES or _was_repeated(error)
                 if is_last or not isinstance(refused, TemporaryError):
                     raise refused from error
@@ -210,7 +216,7 @@ def _etag(meta: Any) -> str:
 
 
 @functools.lru_cache(maxsize=64)  # a client takes 5 ms to make, and keeps its connections
-def _made(url: str, retries: int, environment: tuple[tuple[str, str], ...]) -> Any:
+def _made(url: str, retries: int, environment: Environment) -> Any:
     retry: Any = {"max_retries": retries, "backoff": _BACKOFF, "retry_timeout": _RETRY_TIMEOUT}
     scheme, separator, rest = url.partition("://")
     if not scheme.startswith("http"):  # a key may have %, # and ?, which mean something in a URL
@@ -218,9 +224,13 @@ def _made(url: str, retries: int, environment: tuple[tuple[str, str], ...]) -> A
     return from_url(f"{scheme}{separator}{rest}", retry_config=retry)
 
 
-def _client(url: str, retries: int) -> Any:
+def _environment() -> Environment:
+    """The variables that decide where requests go."""
     prefixes = ("AWS_", "GOOGLE_", "AZURE_")
-    environment = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith(prefixes)))
+    return tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith(prefixes)))
+
+
+def _client(url: str, retries: int, environment: Environment) -> Any:
     try:
         return _made(url, retries, environment)
     except (BaseError, ValueError) as error:
