@@ -39,6 +39,8 @@ from preprocess.write import convert_shards
 
 MAX_SHOWN = 50  # classes listed in the last line
 MAX_SHOWN_BAD, MAX_BAD = 20, 1000  # chips that cannot be used: listed; found before the conversion stops
+# Imported before workers are forked.
+_MODULES = ("preprocess.write", "preprocess.lz4", "preprocess.integer_sums", "preprocess.planes")
 _RECORDED = ("band_sum", "band_sumsq", "checksum", "source_size", "source_mtime_ns", "shard_digest", "transform", "crs",
              "crs_unit")  # fmt: skip
 
@@ -61,9 +63,7 @@ def convert(
     Raises:
         UserError: something is wrong with the input; the final name is then unchanged.
     """
-    with open_engine(
-        cluster, jobs=settings.jobs, modules=("preprocess.write", "preprocess.lz4", "preprocess.integer_sums")
-    ) as engine:
+    with open_engine(cluster, jobs=settings.jobs, modules=_MODULES) as engine:
         plan = make_plan(settings)
         check_plan(plan)
         partial = partial_of(settings.store)

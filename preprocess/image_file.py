@@ -61,7 +61,7 @@ class ImageReader:
     def __init__(self, open_file: OpenFile = open_regular) -> None:
         self._open_file = open_file
         self._decoded: np.ndarray = np.empty(0, np.uint8)
-        self._chip: np.ndarray = np.empty(0, np.uint8)
+        self._planes: np.ndarray = np.empty(0, np.uint8)
 
     def read(self, path: str | Path, expected: Expected = ANY) -> np.ndarray:
         """Read one chip.
@@ -82,13 +82,15 @@ class ImageReader:
                 self._decoded = np.empty(picture.decoded_shape, picture.dtype)
             with complaints_are_errors():
                 _decode(picture, self._decoded)
+        from preprocess.planes import copy_to_planes  # here: it needs numba, which takes 0.3 s
+
         values = self._decoded.reshape(*shape[1:], -1)
-        _check_dropped(picture, values[..., shape[0] : picture.samples], path)
-        if (self._chip.shape, self._chip.dtype) != (shape, values.dtype):
-            self._chip = np.empty(shape, values.dtype)
-        for band in range(shape[0]):
-            np.copyto(self._chip[band], values[..., band])
-        return self._chip
+        planes = (values.shape[2], *shape[1:])
+        if (self._planes.shape, self._planes.dtype) != (planes, values.dtype):
+            self._planes = np.empty(planes, values.dtype)
+        copy_to_planes(values, self._planes)
+        _check_dropped(picture, self._planes[shape[0] : picture.samples], path)
+        return self._planes[: shape[0]]
 
 
 def read_facts(path: str | Path, expected: Expected = ANY, open_file: OpenFile = open_regular) -> Facts:

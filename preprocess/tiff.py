@@ -94,7 +94,7 @@ class Reader:
             if known is not None and (known.check_page, known.expected) == (check_page, expected):
                 if self._reads_as(file, known):
                     self.place = known.place
-                    return self._to_chip(_bands_first(known.axes, self._stored))
+                    return self._to_chip(known.axes, self._stored)
             self._known = None
             opened = open_checked(file, path, check_page, expected)
             self.place = read_place(opened.header.pages[0])
@@ -119,14 +119,18 @@ class Reader:
                 self._remember(file, opened, check_page, expected)
             elif values.itemsize > 1:
                 values.byteswap(inplace=True)
-            return self._to_chip(_bands_first(axes, values))
+            return self._to_chip(axes, values)
         self._allocate_chip(bands_first_shape(header.shape, axes), header.dtype)
         stored = _stored_view(self._chip, axes, header.shape, header.axes)
+        has_pixels = axes == header.axes == "YXS"  # all bands of a pixel lie side by side
         for segment in header.segments:
             data = os.pread(file.fileno(), segment.count, segment.offset)
             if len(data) != segment.count:
                 raise ValueError("the file ended early")
             values = tiff_segments.decode(header.pages[segment.page], data, segment.index, segment.shape)
+            if has_pixels and values.dtype == self._chip.dtype:
+                _copy_to_planes(values, self._chip, segment.y, segment.x)
+                continue
             out = stored[
                 segment.page, segment.plane, segment.y : segment.y + segment.shape[0],
                 segment.x : segment.x + segment.shape[1],
@@ -148,11 +152,12 @@ class Reader:
                 shape=values.shape, dtype=values.dtype, place=self.place,
             )  # fmt: skip
 
-    def _to_chip(self, bands_first: np.ndarray) -> np.ndarray:
-        if bands_first.flags.c_contiguous:
-            return bands_first
-        self._allocate_chip(bands_first.shape, bands_first.dtype)
-        np.copyto(self._chip, bands_first)
+    def _to_chip(self, axes: str, values: np.ndarray) -> np.ndarray:
+        """(bands, height, width) of values in the order `axes`, or of one band without axes."""
+        if values.ndim == 2 or axes != "YXS":
+            return values.reshape(-1, *values.shape[-2:])
+        self._allocate_chip(bands_first_shape(values.shape, axes), values.dtype)
+        _copy_to_planes(values, self._chip)
         return self._chip
 
     def _allocate_chip(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -163,6 +168,12 @@ class Reader:
         if (self._stored.shape, self._stored.dtype) != (shape, dtype):
             self._stored = np.empty(shape, dtype)
         return self._stored
+
+
+def _copy_to_planes(values: np.ndarray, chip: np.ndarray, top: int = 0, left: int = 0) -> None:
+    from preprocess.planes import copy_to_planes  # here: it needs numba, which takes 0.3 s
+
+    copy_to_planes(values, chip, top, left)
 
 
 _BYTEORDER = "<" if sys.byteorder == "little" else ">"
@@ -240,12 +251,6 @@ def bands_first_shape(stored: tuple[int, ...], axes: str) -> tuple[int, int, int
         return 1, stored[0], stored[1]
     first, second, third = stored
     return (third, first, second) if axes == "YXS" else (first, second, third)
-
-
-def _bands_first(axes: str, values: np.ndarray) -> np.ndarray:
-    if values.ndim == 2:
-        return values[None]
-    return np.moveaxis(values, -1, 0) if axes == "YXS" else values
 
 
 def _stored_view(chip: np.ndarray, axes: str, shape: tuple[int, ...], stored_axes: str) -> np.ndarray:
