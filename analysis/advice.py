@@ -36,7 +36,8 @@ def _weakest(run: Run) -> str:
     weak = [int(c) for c in np.argsort(run.ap, kind="stable") if known[c] and run.ap[c] < WEAK * run.mean_ap]
     if not weak:
         return ""
-    names = listed_some([f"{run.classes[c]} ({run.ap[c]:.3f})" for c in weak])
+    chance = run.positives / len(run.labels)
+    names = listed_some([f"{run.classes[c]} ({run.ap[c]:.3f}, chance {chance[c]:.3f})" for c in weak])
     return (
         f"Weakest classes (AP below {WEAK} times the mAP, {FEW_POSITIVES} positives or more): {names}. Look at their "
         "false positives and false negatives under Top losses, and correct wrong labels before you change settings."

@@ -76,8 +76,11 @@ def top_losses(run: Run, store: Store | str, artifacts: Artifacts) -> Section:
     for index in chosen.tolist():
         both = [worst_of_class(run, index, label, SHOWN_OF_CLASS) for _, label in KINDS]
         rows = np.concatenate(both)
-        title = f"{run.classes[index]} (AP {run.ap[index]:.4f}): {len(both[0])} false positives, then {len(both[1])} "
-        _cards(section, run, store, budget, f"{title}false negatives", rows, np.full(len(rows), index))
+        title = (
+            f"{run.classes[index]} (AP {run.ap[index]:.4f}): the {len(both[0])} highest scores without the label, then "
+            f"the {len(both[1])} lowest with it"
+        )
+        _cards(section, run, store, budget, title, rows, np.full(len(rows), index))
     if len(chosen) < len(run.classes):
         section.note(f"Pictures: the {len(chosen)} classes with the lowest AP" + (
             f" among those with {FEW_POSITIVES} positives or more."

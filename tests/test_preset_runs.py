@@ -58,4 +58,4 @@ def test_a_preset_goes_from_its_files_to_a_report_and_predictions(
     if labels:
         ended = here("analysis", "audit", f"STORE={store}", f"LABELS={labels}")
         assert ended.returncode == 0, ended.stderr
-        assert "Tags differ from the CSV: 0" in ended.stdout
+        assert "Tags differ from the CSV: none" in ended.stdout
