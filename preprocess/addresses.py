@@ -37,6 +37,11 @@ def is_url(path: str | Path | Address) -> bool:
     return "://" in str(path)
 
 
+def absolute(path: Location) -> Location:
+    """The same place for processes in another folder."""
+    return path.absolute() if isinstance(path, Path) else path
+
+
 def location(path: str | Path | Address) -> Location:
     """A text as the address or the path that it is."""
     return Address(str(path)) if is_url(path) else Path(path)

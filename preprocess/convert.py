@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from preprocess import zarr_store
-from preprocess.addresses import Location
+from preprocess.addresses import Location, absolute
 from preprocess.commands import ConversionSettings
 from preprocess.console import Progress, UserError, say
 from preprocess.csv_rows import csv_line
@@ -96,7 +96,7 @@ def _convert_left(partial: Partial, work: WorkPlan, shards: range, engine: Engin
     Raises:
         UserError: chips cannot be used. All shards without such chips are done then.
     """
-    root, store = partial.root, partial.store
+    root, store = absolute(partial.root), partial.store  # workers may be in other folders
     left = _shards_left(partial, work, shards)
     total, chips_left = work.count(shards), work.count(left)
     if chips_left < total:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocess import shard, zarr_store
-from preprocess.addresses import Location
+from preprocess.addresses import Location, absolute
 from preprocess.band_statistics import band_sums
 from preprocess.console import AccessError, Progress, UserError, say
 from preprocess.engine import Engine, open_engine
@@ -57,7 +57,7 @@ def verify(path: Location, *, jobs: int, cluster: str | None = None) -> int:
     num_shards = header.layout.num_shards(header.num_chips)
     count = 0
     with open_engine(cluster, jobs=jobs) as engine:
-        for finding in _findings(path, header, engine):
+        for finding in _findings(absolute(path) if cluster else path, header, engine):
             count += 1
             if count <= MAX_LINES:
                 say(f"bad: {finding}")

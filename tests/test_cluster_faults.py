@@ -1,5 +1,6 @@
 """What a command does if Dask's workers or its scheduler fail, or are of another version."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -61,12 +62,14 @@ def test_relative_paths_name_the_same_files_in_workers_of_another_folder(
     two: Cluster, many: tuple[Chips, Store], tmp_path: Path
 ) -> None:
     chips, whole = many
-    ended = subprocess.run(
-        [sys.executable, "-m", "preprocess", "zarr", "DATA=.", "LABELS=tags.csv", f"STORE={tmp_path / 's.zarr'}",
-         "BANDS=blue,green,red,nir", f"CLUSTER={two.file}"],
-        cwd=chips.folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
+    data = os.path.relpath(chips.folder, tmp_path)
+    convert = ["zarr", f"DATA={data}", f"LABELS={data}/tags.csv", "STORE=s.zarr", "BANDS=blue,green,red,nir"]
+    for words in (convert, ["verify", "STORE=s.zarr"]):
+        ended = subprocess.run(
+            [sys.executable, "-m", "preprocess", *words, f"CLUSTER={two.file}"],
+            cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (ended.returncode, ended.stderr) == (0, "")
     assert tree(tmp_path / "s.zarr") == tree(Path(whole.path))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from preprocess import shard_writer, write
+from preprocess import shard_writer, targets
 
 
 def _kill() -> None:
@@ -55,7 +55,7 @@ def _install(point: str) -> None:
     elif point == "after the shard's rename":
         os.replace = _after(os.replace, _is_shard)
     elif point == "before the progress file":
-        write.write_atomic = _before(write.write_atomic, lambda *_: True)
+        targets.write_atomic = _before(targets.write_atomic, lambda *_: True)
     elif point == "before the rename of the progress file":
         os.replace = _before(os.replace, _is_progress)
     else:
