@@ -20,10 +20,10 @@ or value is refused before the 7 GB are installed, and before anything is conver
 
 **Exit codes.** 0: done. 1: the command ran and found a problem: `verify` found damage, `reproduce` got another result,
 `predict` could not use some files, `gpu-check` or `fuzz` found an error, or tasks of CLUSTER failed three times. 2:
-refused or failed; one line says why. 75: training was stopped by SIGTERM or SIGUSR1, and a checkpoint was written; or
-the scheduler or the workers of CLUSTER are lost. 130: Ctrl-C. Through make the exit code of every failure is 2, because
-make has exit codes of its own. Make also prints a line `*** [...] Error` after the program's message. `python -m canopy
-COMMAND ...` gives the codes of this list and no such line.
+refused or failed; one line says why. 75: training was stopped by SIGTERM or SIGUSR1, and a checkpoint was written; its
+processes lost each other; or the scheduler or the workers of CLUSTER are lost. 130: Ctrl-C. Through make the exit code
+of every failure is 2, because make has exit codes of its own. Make also prints a line `*** [...] Error` after the
+program's message. `python -m canopy COMMAND ...` gives the codes of this list and no such line.
 
 This page is generated from the definitions of the settings: `python -m canopy settings-page`.
 """

@@ -260,8 +260,10 @@ def _text(value: Any) -> str:
 
 def train(request: TrainRequest) -> int:
     """Convert if needed, then train. Returns the exit code."""
-    if request.machines.nodes > 1:  # before torch loads: it warns of every connection to an address without a name
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if request.machines.nodes > 1:
+        # Before torch loads. It warns of every connection to an address without a name, and prints 20 lines of C++ when
+        # the launcher does not reach HEAD. `launch` says that in one line.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     from train.early_checks import check_plan, open_checked
 
     if request.is_demo:

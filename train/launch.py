@@ -12,7 +12,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from preprocess.console import StoppedError
+from preprocess.console import StoppedError, UserError, say
 from train.commands import MachineWords
 from train.signals import CTRL_C, STOPPED
 
@@ -31,6 +31,7 @@ def launch(processes: int, arguments: list[str], machines: MachineWords) -> int:
 
     Raises:
         StoppedError: the machines did not find each other.
+        UserError: the port of HEAD is in use.
     """
     # Each rank prints one line about its error; torchrun would add a page.
     logging.disable(logging.ERROR)
@@ -39,6 +40,10 @@ def launch(processes: int, arguments: list[str], machines: MachineWords) -> int:
         nproc_per_node=processes, max_restarts=0, monitor_interval=0.1,
         signals_to_handle="SIGTERM,SIGINT,SIGUSR1", **_rendezvous(machines),
     )  # fmt: skip
+    if machines.nodes > 1:
+        if os.environ.get("TORCH_CPP_LOG_LEVEL") == "FATAL":
+            os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # of the ranks; see `commands.train`
+        say(f"waits at most {_JOIN_MINUTES} minutes for NODES={machines.nodes} machines (HEAD={machines.head})")
     try:
         elastic_launch(config, sys.executable)("-m", "train", *arguments)
     except ChildFailedError as error:
@@ -47,6 +52,8 @@ def launch(processes: int, arguments: list[str], machines: MachineWords) -> int:
     except SignalException as stopped:
         return CTRL_C if stopped.sigval == signal.SIGINT else STOPPED
     except DistError as error:
+        if "EADDRINUSE" in str(error):
+            raise UserError(f"HEAD={machines.head}: expected a free port, found one in use. Choose another.") from error
         raise StoppedError(
             f"HEAD={machines.head}: expected NODES={machines.nodes} machines that run this command within "
             f"{_JOIN_MINUTES} minutes, found fewer, or no connection to this address."
