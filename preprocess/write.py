@@ -17,7 +17,7 @@ import numpy as np
 
 from preprocess.addresses import location
 from preprocess.chip_reader import ChipReader, paths_of, state_of
-from preprocess.console import advice
+from preprocess.console import TemporaryError, advice
 from preprocess.georeference import Place, place_arrays
 from preprocess.nodata import nodata_mask
 from preprocess.plan_file import ShardRun, ShardTask, load_plan
@@ -92,9 +92,9 @@ def convert_shard(task: ShardTask) -> None:
 
 
 def is_machine_fault(error: BaseException) -> bool:
-    """Whether a failed disk or share is the reason, and not the chip: then another try may succeed."""
+    """Whether a failed disk, share or network is the reason, and not the chip: then another try may succeed."""
     cause = error.__cause__
-    return isinstance(cause, OSError) and cause.errno not in _CHIP_FAULTS
+    return isinstance(error, TemporaryError) or (isinstance(cause, OSError) and cause.errno not in _CHIP_FAULTS)
 
 
 _CHIP_FAULTS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.ELOOP, errno.EACCES, errno.EPERM)

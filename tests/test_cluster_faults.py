@@ -105,9 +105,10 @@ def test_verify_finds_the_same_damage(
     assert lines[0] == lines[1]
 
 
-def test_a_task_that_fails_twice_succeeds(two: Cluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", [cluster_tasks.fail, cluster_tasks.not_reached])
+def test_a_task_that_fails_twice_succeeds(two: Cluster, tmp_path: Path, task: Callable[..., int]) -> None:
     with two.engine() as engine:
-        results = engine.run(cluster_tasks.fail, [(tmp_path, number, 2) for number in range(4)], needs=SEEN)
+        results = engine.run(task, [(tmp_path, number, 2) for number in range(4)], needs=SEEN)
         assert sorted(results) == [0, 1, 2, 3]
 
 

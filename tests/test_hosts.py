@@ -2,6 +2,7 @@
 cable is cut. The machines are network namespaces (`helpers.hosts`)."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from helpers.chips import to_store, write_chips
-from helpers.commands import ROOT, here
+from helpers.commands import ROOT, here, python
 from helpers.hosts import Network, NoNetwork, network, spaces
 from tiny import EVERY_STEP, outcome
 
@@ -216,6 +217,16 @@ def test_after_a_cut_the_commands_end_with_75_and_one_line(hosts: Network, store
         assert process.returncode == 75
         assert stderr == f"{lost(rank)}\n"
         assert stdout.count("To resume it") == 1 - rank
+
+
+@pytest.mark.slow
+def test_a_port_in_use_is_refused(store: Store) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        head = f"127.0.0.1:{server.getsockname()[1]}"
+        words = ["TASK=1", f"STORE={store.path}", "GPU=cpu", "BATCH=20", "NODES=2", "NODE=0", f"HEAD={head}"]
+        refused = python("-m", "train", *words)
+    assert refused.returncode == 2
+    assert refused.stderr == f"error: HEAD={head}: expected a free port, found one in use. Choose another.\n"
 
 
 @pytest.mark.parametrize(

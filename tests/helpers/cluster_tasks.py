@@ -5,7 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from preprocess.console import UserError
+from preprocess.console import TemporaryError, UserError
 
 
 def count_attempts(folder: Path, name: str) -> int:
@@ -29,6 +29,14 @@ def fail(task: tuple[Path, int, int]) -> int:
     folder, number, failures = task
     if count_attempts(folder, str(number)) <= failures:
         raise OSError(5, "the disk failed", str(folder / str(number)))
+    return number
+
+
+def not_reached(task: tuple[Path, int, int]) -> int:
+    """As `fail`, but the object store cannot be reached from this worker."""
+    folder, number, failures = task
+    if count_attempts(folder, str(number)) <= failures:
+        raise TemporaryError("s3://chips/x: the object store cannot be reached")
     return number
 
 
