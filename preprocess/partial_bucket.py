@@ -28,7 +28,7 @@ from preprocess.progress import differences, progress_name
 from preprocess.read_ahead import read_ahead
 from preprocess.remote import MissingObjectError, Objects
 
-REQUESTS = 64  # for the progress of all shards at the same time
+REQUESTS = 64  # for the progress of all shards, and for the small arrays, at the same time
 SETTINGS = "plan.json"
 
 
@@ -126,8 +126,8 @@ class PartialBucket:
         """
         files = zarr_store.small_files(plan.layout, plan.classes, plan.num_csv_rows, arrays, source)
         commit = files.pop("zarr.json")
-        for key, data in files.items():
-            self._store.write(key, data)
+        with ThreadPoolExecutor(REQUESTS, thread_name_prefix="canopy-arrays") as pool:
+            list(pool.map(self._store.write, files.keys(), files.values()))
 
         def read(key: str, limit: int) -> bytes:
             return commit if key == "zarr.json" else self._store.read(key, limit)
