@@ -87,6 +87,9 @@ class Proxy(ThreadingHTTPServer):
         self.faults: list[str] = []
         self.hidden: tuple[str, ...] = ()  # headers that are not passed on
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that was killed, or a reset that a test wants, is no error."""
+
     def number(self, method: str, path: str) -> int:
         """Note a request; returns how many came before."""
         with self.lock:
