@@ -45,6 +45,7 @@ def model_card(run: Run, store: Store, parity: dict[str, Any], dtype: str) -> st
         f"{parity['onnx_from_torch']:.2g} at most per logit, {parity['onnx_from_torch_share']:.2g} of the largest"
     )
     shape = f"(batch, {len(layout.bands)}, {layout.height}, {layout.width}) {dtype}"
+    course = "PIL's 8-bit values (INPUT=course), " if run.record.inputs.kind == "course" else ""
     nodata = "" if layout.nodata is None else f"; {layout.nodata} is nodata and becomes the mean"
     return f"""# {_text(run.name)}: {run.config.arch}, task {run.config.task}
 
@@ -53,7 +54,7 @@ Multi-label classification of {layout.height} x {layout.width} satellite chips i
 | | |
 |---|---|
 | input `chips` | {shape}, raw file values, bands {", ".join(map(_text, layout.bands))} |
-| preprocessing inside | centre crop, choice of bands, standardisation{nodata} |
+| preprocessing inside | centre crop, choice of bands, {course}standardisation{nodata} |
 | output `logits` | (batch, {len(run.classes)}) float32; probability = sigmoid |
 | test mAP | {run.mean_ap:.4f} on {len(run.names):,} chips (split {_text(made.split.rule)}) |
 | parity | onnxruntime - torch: {differences}, on {parity["chips"]} chips |

@@ -97,6 +97,9 @@ def test_the_exported_network_gives_the_runs_logits_and_tensorrt_lists_its_opera
     assert json.loads(metadata["classes"]) == ["a", "b", "c"]
     assert json.loads(metadata["bands"]) == ["blue", "green", "red", "nir"]
     assert metadata["dtype"] == input_dtype.name
+    card = (made.onnx.parent / "MODEL_CARD.md").read_text()
+    assert f"(batch, 4, 40, 32) {input_dtype}, raw file values" in card
+    assert ("PIL's 8-bit values" in card) == bool(words)
     if dtype != "store":
         assert outside_of_tensorrt(made.onnx) == []
     else:  # the cast is the only operation on the input
