@@ -118,12 +118,12 @@ def neighbours(features: Features) -> tuple[Pairs, float]:
     return _pairs(found), needed
 
 
-def _matches(ends: np.ndarray, starts: np.ndarray, folder: Path) -> tuple[Matches, float]:
+def _matches(ends: np.ndarray, starts: np.ndarray, folder: Path) -> tuple[Matches, np.float32]:
     """The matches of (N, channels, side) lines, and the best correlation of lines of which one is reversed."""
     if len(ends) <= MAX_EXACT:
         last = steps(ends)
         by_chance = best_matches(last, steps(starts[..., ::-1])).correlation
-        return best_matches(last, steps(starts)), float(by_chance[by_chance < SAME_LINE].max(initial=0))
+        return best_matches(last, steps(starts)), by_chance[by_chance < SAME_LINE].max(initial=0)
     last = steps(ends, folder)
     level = chance(last, steps(starts[..., ::-1], folder))
     return proposed_matches(last, steps(starts, folder), (shapes_of(ends), shapes_of(starts))), level

@@ -120,7 +120,7 @@ def shapes_of(lines: np.ndarray) -> np.ndarray:
     )
 
 
-def chance(ends: np.ndarray, starts: np.ndarray) -> float:
+def chance(ends: np.ndarray, starts: np.ndarray) -> np.float32:
     """The best correlation of lines that match only by chance, estimated from `_SAMPLE` ends and all starts.
 
     In Fisher's z the best of n pairs grows as the root of log(n), so the estimate for all pairs is scaled by that.
@@ -134,4 +134,4 @@ def chance(ends: np.ndarray, starts: np.ndarray) -> float:
         block[own, rows[own] - first] = -1
         best = np.maximum(best, block.max(axis=1))
     growth = np.sqrt(2 * np.log(count) / (np.log(count) + np.log(len(rows))))
-    return float(np.tanh(growth * np.arctanh(best[best < SAME_LINE].max(initial=0))))
+    return np.float32(np.tanh(growth * np.arctanh(best[best < SAME_LINE].max(initial=0))))
