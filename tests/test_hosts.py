@@ -236,6 +236,7 @@ def test_a_port_in_use_is_refused(store: Store) -> None:
         (("NODES=2", "NODE=0"), "NODES=2: HEAD is missing."),
         (("NODE=0",), "NODES=1: NODE is given."),
         (("NODES=2", "NODE=2", "HEAD=a:1"), "NODE=2: expected 0 to 1 with NODES=2."),
+        (("NODES=2", "NODE=1", "HEAD=a:65536"), "HEAD=a:65536: expected name:port, such as node0:29500."),
         (("NODES=2", "NODE=1", "HEAD=a"), "HEAD=a: expected name:port, such as node0:29500."),
     ],
 )

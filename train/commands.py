@@ -79,7 +79,7 @@ class MachineWords(Settings):
     @field_validator("head")
     @classmethod
     def _head_has_a_port(cls, text: str | None) -> str | None:
-        if text is not None and not _HEAD.fullmatch(text):
+        if text is not None and not (_HEAD.fullmatch(text) and 0 < int(text.rpartition(":")[2]) < 2**16):
             raise ValueError("name:port, such as node0:29500")
         return text
 
