@@ -149,6 +149,7 @@ def _client(place: ClusterAddress, stack: contextlib.ExitStack) -> distributed.C
             cluster = distributed.LocalCluster(
                 n_workers=place.local, threads_per_worker=1, processes=True, memory_limit=0,
                 dashboard_address=":0" if has_dashboard else None, silence_logs=logging.CRITICAL,
+                env=dict(os.environ),  # the server that forks workers has the environment of its own start
             )  # fmt: skip
         stack.callback(cluster.close, timeout=10)
         client = distributed.Client(cluster, set_as_default=False)

@@ -251,3 +251,11 @@ def test_changed_files_are_converted_again(
     )
     store = open_store("s3://chips/changing.zarr")
     assert store.checksum[7] == store.checksum[9]
+
+
+@pytest.mark.slow
+def test_dask_workers_convert_into_a_bucket(bucket: Bucket, session_chips: Chips, session_store: Store) -> None:
+    pytest.importorskip("distributed", reason="CLUSTER needs the package distributed")
+    convert(settings_for(session_chips, "dask.zarr"), cluster="local:2")
+    assert bucket.tree("dask.zarr") == tree(session_store.local_path)
+    assert bucket.keys("dask.zarr.partial") == []
