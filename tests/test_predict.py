@@ -13,6 +13,7 @@ import pytest
 import tifffile
 from helpers.chips import to_store, write_chips
 from helpers.commands import train
+from helpers.predictions import read, write_tiff
 from run_files import rewrite
 
 from analysis import f2_thresholds, predict, prediction_files
@@ -42,13 +43,6 @@ def score(
     trained: SimpleNamespace, data: Path, out: Path, *, tta: bool = False, bands: tuple[str, ...] | None = None
 ) -> int:
     return predict.predict(trained.run.path, data, out, bands=bands, gpu="cpu", tta=tta)
-
-
-def read(path: Path) -> dict[str, list[float]]:
-    with open(path, newline="") as file:
-        rows = list(csv.reader(file))
-    assert rows[0] == ["image_name", "a", "b", "c"]
-    return {row[0]: [float(cell) for cell in row[1:]] for row in rows[1:]}
 
 
 @pytest.fixture(scope="module")
@@ -160,10 +154,6 @@ def test_scores_do_not_depend_on_the_batch(trained: SimpleNamespace, whole: Path
     assert score(trained, tmp_path / "data", tmp_path / "out.csv") == 0
     found, expected = read(tmp_path / "out.csv"), read(whole)
     assert {name.removeprefix("sub/"): row for name, row in found.items()} == {n: expected[n] for n in names[5:20]}
-
-
-def write_tiff(path: Path, values: np.ndarray) -> None:
-    tifffile.imwrite(path, values, photometric="minisblack", planarconfig=1)
 
 
 def run_without_store(trained: SimpleNamespace, folder: Path, chip: dict | None) -> SimpleNamespace:
