@@ -50,6 +50,12 @@ NASTY = (
 )
 
 
+def outside_make() -> dict[str, str]:
+    """The environment without what make exports: `make test VENV=other` would install into that environment here."""
+    ours = {"VENV", "PYTHON", "CUDA", "ARGS"}
+    return {key: text for key, text in os.environ.items() if key not in ours and not key.startswith(("MAKE", "MFLAGS"))}
+
+
 class Make:
     """`make` in a folder with the project's Makefile and a stub instead of a Python."""
 
@@ -70,11 +76,10 @@ class Make:
     def run(self, *words: str, **environment: str) -> tuple[int, list[list[str]], str]:
         """(exit code, arguments of each call, stderr); nothing else may have been left in the folder."""
         self.calls.unlink(missing_ok=True)
-        known = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
         ended = subprocess.run(
             ["make", *words],
             cwd=self.folder,
-            env={**known, "CALLS": str(self.calls), **environment},
+            env={**outside_make(), "CALLS": str(self.calls), **environment},
             capture_output=True,
             text=True,
         )
@@ -82,6 +87,14 @@ class Make:
         self.calls.unlink(missing_ok=True)
         assert sorted(path.name for path in self.folder.iterdir()) == self.files
         return ended.returncode, [json.loads(line) for line in calls], ended.stderr
+
+
+def test_an_outer_make_test_with_another_environment_does_not_reach_these_tests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("VENV", "other"), ("CUDA", "12"), ("PYTHON", "none"), ("MAKEFLAGS", "-- VENV=other CUDA=12")):
+        monkeypatch.setenv(name, value)
+    assert Make(tmp_path).run("info", "STORE=x") == (0, [["-m", "canopy", "info", "STORE=x"]], "")
 
 
 @pytest.fixture(scope="module")
@@ -237,9 +250,8 @@ def test_what_passes_is_installed_once_and_run(fresh: Make, cuda: str, other: st
 
 
 def test_the_list_of_commands_needs_no_installation(tmp_path: Path) -> None:
-    known = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     command = ["make", "-s", f"VENV={tmp_path / 'none'}", f"PYTHON={sys.executable}"]
-    ended = subprocess.run([*command, "help"], cwd=ROOT, env=known, capture_output=True, text=True, check=True)
+    ended = subprocess.run([*command, "help"], cwd=ROOT, env=outside_make(), capture_output=True, text=True, check=True)
     assert [name for name in COMMANDS if f"\n  {name} " not in ended.stdout] == []
     assert max(map(len, ended.stdout.splitlines())) <= 100
     assert not (tmp_path / "none").exists()
