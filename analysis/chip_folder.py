@@ -42,8 +42,8 @@ from train.gpu_proof import check_images, first_images
 class Files:
     """Chips below a folder, sorted by name; `names` are paths below the folder, without the suffix.
 
-    `bands`: what {band} in a path stands for; () if a chip is one file. `corners`: (N, 2), the first row and column of
-    each window if the chips are windows of rasters, see `raster_folder`.
+    `bands`: the names that replace {band} in a path; () if a chip is one file. `corners`: (N, 2), the first row and
+    column of each window if the chips are windows of rasters, see `raster_folder`.
     """
 
     names: Sequence[str]

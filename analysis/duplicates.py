@@ -119,7 +119,8 @@ def neighbours(features: Features) -> tuple[Pairs, float]:
 
 
 def _matches(ends: np.ndarray, starts: np.ndarray, folder: Path) -> tuple[Matches, np.float32]:
-    """The matches of (N, channels, side) lines, and the best correlation of lines of which one is reversed."""
+    """Match (N, channels, side) lines. Also returns the best correlation between a line and a reversed one, which is
+    the level of chance."""
     if len(ends) <= MAX_EXACT:
         last = steps(ends)
         by_chance = best_matches(last, steps(starts[..., ::-1])).correlation

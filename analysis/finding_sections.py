@@ -1,4 +1,4 @@
-"""The findings of an audit on its page: what was found, what was looked for and not found, what was not looked for.
+"""Write the findings of an audit on its page: problems that were found, checks without a finding, checks not made.
 
 In: findings. Out: `page.Section`s, and their tables. Each finding ends with what to do about it.
 """

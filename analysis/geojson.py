@@ -42,7 +42,7 @@ class GeoJsonWriter:
     def add(
         self, crs: str, transform: Sequence[float], height: int, width: int, properties: dict[str, Any]
     ) -> None:  # fmt: skip
-        """Add a chip of (height, width) pixels; `crs` and `transform` as `georeference.Place` has them."""
+        """Add one chip of `height` x `width` pixels. `crs` and `transform` are those of its `georeference.Place`."""
         if crs not in self._transforms:
             self._transforms[crs] = _to_wgs84(crs)
         to_wgs84, geometry = self._transforms[crs], None

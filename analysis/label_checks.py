@@ -57,7 +57,7 @@ def absent_classes(store: Store, split: Split) -> Finding:
         rows += [(store.classes[c], name, total[c]) for c in np.flatnonzero(~present).tolist() if len(chips)]
     return Finding(
         title="Classes absent from a split",
-        about="A class without a chip in train cannot be learnt. Without a chip in val or test it has no AP there.",
+        about="A class that no train chip has cannot be learnt. A class that no val or test chip has gets no AP there.",
         table=pd.DataFrame(rows, columns=["class", "split", "chips with the class"]),
     )
 

@@ -1,4 +1,4 @@
-"""Match the edges of chips: for every line that ends a chip, the line that continues it best.
+"""Match the edges of chips: for the last line of each chip, find the first line that continues it best.
 
 In: (N, channels, side) lines, in memory or on disk. Out: best matches and their correlations. Up to `MAX_EXACT` lines
 every pair is compared. For more, an index proposes `CANDIDATES` lines with a similar shape for each line (k-d tree over
@@ -20,7 +20,7 @@ CANDIDATES = 16  # on 675 real chips with 564 found neighbours all of them are a
 _FREQUENCIES = 8  # of each channel
 _SAMPLE = 2_000  # lines from which the best correlation by chance is estimated
 _BLOCK = 1024  # lines at a time
-# From this correlation on, two lines are the same line: of a chip and its mirrored or rotated copy, not of two places.
+# Two lines with at least this correlation are one line: the chips are mirrored or rotated copies, not neighbours.
 SAME_LINE = 0.99
 
 

@@ -69,7 +69,7 @@ def read_rasters(
     Args:
         named: from `find_rasters`.
         cut: how windows are cut.
-        bands: what {band} in a path stands for; () if a raster is one file.
+        bands: the names that replace {band} in a path; () if a raster is one file.
         asked: what every file must have; the first one decides the rest.
 
     Raises:

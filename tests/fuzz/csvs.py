@@ -10,10 +10,11 @@ import codecs
 import csv
 import io
 import random
+from collections.abc import Callable
 from pathlib import Path
 
-from fuzz.damage import Special, damage_bytes, write_entry
-from fuzz.outcome import Case, Refused, attempt
+from fuzz.damage import damage_bytes
+from fuzz.label_files import LabelFiles
 from fuzz.text_damage import damage_character, damage_encoding, damage_lines
 from preprocess import labels
 
@@ -39,53 +40,22 @@ def make_bases(bases: Path) -> None:
         (bases / f"{name}.csv").write_bytes(mark + text.getvalue().encode())
 
 
-class Csvs:
-    """Damage to bytes, characters and rows, one to three operations per case."""
+class Csvs(LabelFiles):
+    """Damage to bytes, characters and rows."""
 
-    def __init__(self, bases: Path, work: Path) -> None:
-        self._bases = {path.stem: path.read_bytes() for path in sorted(bases.glob("*.csv"))}
-        self._tables = {name: _table(bases / f"{name}.csv") for name in self._bases}
-        self._path, self._name = work / "tags.csv", "plain"
+    suffix = ".csv"
 
-    def draw(self, rng: random.Random, case: Case) -> None:
-        """Choose a CSV and damage it."""
-        self._name = rng.choice(list(self._bases))
-        data = self._bases[self._name]
-        case.operations.append(self._name)
-        if rng.random() < 0.01:
-            write_entry(self._path.parent, self._path.name, content := Special(rng.choice(("folder", "missing"))))
-            case.operations.append(f"a {content.kind}")
-            return
-        for _ in range(rng.choice((1, 1, 2, 3))):
-            data, text = rng.choice((damage_bytes, damage_character, damage_character, damage_lines, damage_encoding))(
-                rng, data
-            )
-            case.operations.append(text)
-        write_entry(self._path.parent, self._path.name, data)
+    def operations(self) -> tuple[Callable[[random.Random, bytes], tuple[bytes, str]], ...]:
+        """Characters twice as often."""
+        return damage_bytes, damage_character, damage_character, damage_lines, damage_encoding
 
-    def judge(self, case: Case) -> Case:
-        """Read it with the program and with the strict reader."""
-        try:
-            table = attempt(lambda: _table(self._path))
-        except Refused as error:
-            return case.to("refused", str(error))
-        if table == self._tables[self._name]:
-            return case.to("equal")
-        if odd := sorted(tag for _, tags in table for tag in tags if not tag.isprintable()):
-            return case.to("silent", f"accepts {odd[0]!r} as a class")
-        try:
-            expected = strict(self._path.read_bytes())
-        except (ValueError, csv.Error) as error:
-            return case.to("silent", f"{len(table)} rows; the strict reader refuses: {error}")
-        if table == expected:
-            return case.to("altered")
-        differs = next((pair for pair in zip(table, expected, strict=False) if pair[0] != pair[1]), None)
-        return case.to(
-            "silent", f"{len(table)} rows; the strict reader finds {len(expected)}; first difference: {differs}"
-        )
+    def read(self, path: Path) -> Table:
+        """Names and tags."""
+        return _table(path)
 
-    def mend(self) -> None:
-        """Nothing to restore: the next case writes a new file."""
+    def strict(self, path: Path) -> Table:
+        """By Python's csv module."""
+        return strict(path.read_bytes())
 
 
 def _table(path: Path) -> Table:
