@@ -58,6 +58,8 @@ def _rare(run: Run) -> str:
 
 def _fit(run: Run) -> str:
     """Overfitting, or a training that stopped too early."""
+    if not run.history:  # the scores of an ensemble
+        return ""
     line = run.history[run.epoch - 1]
     train, test, epochs = line.mean_ap("train"), line.mean_ap("test"), len(run.history)
     if train - test > OVERFIT:

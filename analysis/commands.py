@@ -3,11 +3,13 @@
 To add a setting, add a field here and use it where it acts. Imports nothing heavy before a command runs.
 """
 
+import shlex
 from pathlib import Path
 from typing import Literal
 
 from pydantic import field_validator
 
+from analysis.run_paths import check_run, tta_folder
 from preprocess.addresses import Location
 from preprocess.commands import MadeStore
 from preprocess.console import UserError
@@ -46,11 +48,27 @@ class ReproduceSettings(MovedStore):
     """A second prediction of a run's test split."""
 
     gpu: str | None = setting(None, "The device.", hint="0|cpu", default_text="the run's")
+    tta: bool = setting(False, "1: check the run's TTA scores, which `make ensemble RUNS=run TTA=1` saved in run-tta.")
 
     @field_validator("gpu")
     @classmethod
     def _gpu_is_a_list_of_numbers(cls, text: str | None) -> str | None:
         return None if text is None else check_gpu(text)
+
+    def check(self) -> None:
+        """Refuse a RUN that is no run, and TTA=1 without TTA scores."""
+        super().check()
+        folder = tta_folder(self.run)
+        if self.tta and not (folder / "run.json").exists():
+            command = f"make ensemble RUNS={shlex.quote(str(self.run))} TTA=1"
+            raise UserError(
+                f"TTA=1: expected the TTA scores of RUN={self.run} in {folder}, found none. Make them: {command}"
+            )
+
+    @property
+    def scores(self) -> Path:
+        """The folder whose scores are checked."""
+        return tta_folder(self.run) if self.tta else self.run
 
 
 class ReportSettings(MovedStore):
@@ -175,12 +193,6 @@ class ExportSettings(MovedStore):
     )
 
 
-def check_run(word: str, run: Path) -> None:
-    """UserError if a folder is no run's."""
-    if not (run / "run.json").exists():
-        raise UserError(f"{word}={run}: expected a run's folder, found no run.json. `ls runs` shows the runs.")
-
-
 def curves(settings: CurvesSettings) -> int:
     """Draw the learning curves of a run."""
     from analysis.curves import draw_curves
@@ -195,8 +207,8 @@ def reproduce(settings: ReproduceSettings) -> int:
     """Predict the test split again and compare; 1 if the result is another."""
     from analysis.reproduce import reproduce as predict_again
 
-    check_writable(settings.run, settings.run)
-    return 0 if predict_again(settings.run, store=settings.store, gpu=settings.gpu) else 1
+    check_writable(settings.scores, settings.scores)
+    return 0 if predict_again(settings.scores, store=settings.store, gpu=settings.gpu) else 1
 
 
 def report(settings: ReportSettings) -> int:

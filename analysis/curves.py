@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 
 from analysis.finished_run import load_run, loss_title
+from analysis.members import refuse_ensemble
 from train.contract.metrics import EpochLine
 
 matplotlib.use("Agg")  # no display is needed
@@ -34,6 +35,7 @@ def draw_curves(run: Path) -> Path:
         UserError: the run has no finished epoch.
     """
     loaded = load_run(run)
+    refuse_ensemble(loaded, "curves", "its scores are of `make ensemble`, which trains nothing and has no epochs.")
     lines, config = loaded.history, loaded.config
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     _draw(left, lines, "loss", f"Loss ({loss_title(config.loss)}, mean over classes)")

@@ -17,6 +17,7 @@ import onnxruntime
 import torch
 
 from analysis.finished_run import Run, load_run
+from analysis.members import refuse_ensemble
 from analysis.model_card import model_card
 from analysis.pictures import read_chips
 from analysis.raw_network import RawNetwork, raw_network
@@ -56,6 +57,7 @@ def export(run_path: Path, *, store_path: str | None, export_input: str = "store
             largest logit (at least 1). RUN/export/ is then unchanged.
     """
     run = load_run(run_path)
+    refuse_ensemble(run, "export", "an exported file holds one network, and these are scores of several or with TTA.")
     store = _store(run, store_path)
     dtype = _input_dtype(store, export_input)
     net = _raw_network(run, store)

@@ -30,7 +30,8 @@ class Run:
 
     names (N,) of the test split's chips; labels (N, classes) uint8; logits (N, classes) float64, by which chips are
     ranked; probabilities (N, classes) float64; ap (classes,), NaN where a class has no positive; epoch from 1. `record`
-    is run.json, `made_with` the inputs of the scores, `history` one entry per epoch.
+    is run.json, `made_with` the inputs of the scores, `history` one entry per epoch. An evaluation (`make ensemble`)
+    has epoch 0 and no history.
     """
 
     path: Path
@@ -88,12 +89,13 @@ def check_scores(path: Path, results: Results) -> None:
     """Raise UserError if AP, mAP or probabilities do not follow from logits and labels."""
     logits = results.logits.astype(np.float64)
     ap = class_ap(results.labels, logits)
+    last = results.test_ap[results.epoch - 1] if results.epoch else ap
     # `preds` may be stored as float32.
     for key, expected, found, tolerance in (
         ("AP", ap, results.ap, 1e-9),
         ("mAP", mean_ap(ap), results.mean_ap, 1e-9),
         ("preds", probabilities(logits), results.probabilities, 1e-6),
-        ("testperfs", ap, results.test_ap[results.epoch - 1], 1e-9),
+        ("testperfs", ap, last, 1e-9),
     ):
         if not np.allclose(expected, found, rtol=0, atol=tolerance, equal_nan=True):
             raise UserError(f"{path}: the saved {key} does not follow from the saved scores; the file was altered.")

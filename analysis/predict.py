@@ -10,11 +10,13 @@ import hashlib
 import io
 import json
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from analysis.chip_folder import (
     FolderReader,
@@ -25,23 +27,23 @@ from analysis.chip_folder import (
     list_files,
 )
 from analysis.finished_run import Run, load_run
+from analysis.members import mean_logits, members_of, uses_tta
 from analysis.prediction_files import Output, finish, output_files
 from analysis.raster_folder import RasterReader, list_windows, window_files
 from analysis.saved_model import inputs_of, load_saved
 from analysis.tta import Symmetries
+from pipeline.loader import ChipLoader
 from preprocess.console import UserError, say
 from preprocess.file_patterns import read_pattern
 from preprocess.files import locked
 from preprocess.fit import fit_of
 from preprocess.packed_texts import json_digest
 from preprocess.window_cut import cut_of
-from preprocess.zarr_store import write_atomic
-from train.config import Config
-from train.device import Device, choose_device, prepare_torch
+from preprocess.zarr_store import Store, write_atomic
+from train.device import AMP_SETTING, Device, choose_device, prepare_torch
 from train.predict import predict as predict_logits
 
 BLOCK_BATCHES = 32  # of 64 chips: a block is 2,048 chips, seconds of work
-AMP = {"off": "off", "float16": "fp16", "bfloat16": "bf16"}  # in the run's files -> in the configuration
 
 
 def predict(
@@ -58,7 +60,6 @@ def predict(
     """
     output, run = output_files(out, geojson=geojson), load_run(run_path)
     store, reason, reading = how_chips_were_read(run)
-    config = run.config.replace(gpu=gpu or run.config.gpu, gpu_given=bool(gpu), amp=AMP[run.made_with.amp])
     chip = store.layout if store else run.record.inputs.chip
     pattern = read_pattern(reading["files"], bands or (chip.bands if chip else None)) if "files" in reading else None
     if cut := cut_of(reading, stride=stride, nodata=chip.nodata if chip else None):
@@ -75,23 +76,9 @@ def predict(
         layout = expected_layout(run, files, bands, store, reason)
         axes, fit = reading.get("axes"), fit_of(reading, layout.nodata)
         reader = FolderReader(files=files, layout=layout, bands=(), axes=axes, fit=fit)
-    inputs = inputs_of(run, store)
-    reader.bands = inputs.stored_bands
-    if missing := [band for band in reader.bands if band not in reader.layout.bands]:
-        raise UserError(
-            f"BANDS={','.join(reader.layout.bands)}: the run also needs {', '.join(missing)}. Name all bands of the "
-            "files in their order."
-        )
-    torch.set_num_threads(run.made_with.machine.threads)  # another number of threads rounds differently
-    device = choose_device(config, amp_may_differ=True)
-    prepare_torch(config, device)
-    model, digest = load_saved(run)
-    if tta:
-        model = Symmetries(model)
-    model = model.to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    check_gpu(reader, inputs, config, device)
-    loader = folder_loader(reader, inputs, config, device)
-    step = BLOCK_BATCHES * config.test_batch
+    tta = tta or uses_tta(run)
+    scorers = [_Scorer.make(member, reader, store, gpu, tta) for member in members_of(run)]
+    step = BLOCK_BATCHES * run.config.test_batch
     blocks = [np.arange(first, min(first + step, len(files.names))) for first in range(0, len(files.names), step)]
     with locked(output.partial, "prediction"):
         if output.scores.exists():  # another prediction ended between the check and the lock
@@ -99,29 +86,68 @@ def predict(
                 output.partial.joinpath("lock").unlink()
                 output.partial.rmdir()
             output_files(out, geojson=geojson)
-        _begin(output, _settings(reader, run, digest, config, device, tta))
+        _begin(output, _settings(reader, run, scorers, tta))
         done = [_read_block(output, number, len(chips)) is not None for number, chips in enumerate(blocks)]
         if any(done):
             say(f"{output.partial}: resuming: {sum(done)} of {len(blocks)} blocks are done.")
         for number, chips in enumerate(blocks):
             if not done[number]:
                 label = f"predict, block {number + 1}/{len(blocks)}"
-                batches = loader.subset(chips)
-                logits = predict_logits(model, batches, device, label=label, num_chips=len(chips))
+                logits = mean_logits([scorer.score(chips, label) for scorer in scorers])
                 bad = {int(chip): reader.bad[chip] for chip in chips.tolist() if chip in reader.bad}
                 _write_block(output, number, logits, bad, _places(reader, chips))
-        loader.close()
+        for scorer in scorers:
+            scorer.loader.close()
         return finish(output, run, files, layout, len(blocks))
 
 
-def _settings(reader: FolderReader, run: Run, digest: str, config: Config, device: Device, tta: bool) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class _Scorer:
+    """One run's network, and the batches that it is fed."""
+
+    model: nn.Module
+    loader: ChipLoader
+    device: Device
+    threads: int
+    sha256: str
+
+    @classmethod
+    def make(cls, run: Run, reader: FolderReader, store: Store | None, gpu: str | None, tta: bool) -> "_Scorer":
+        """Load the network. Scorers share the reader's files, bad chips and places."""
+        config = run.config.replace(gpu=gpu or run.config.gpu, gpu_given=bool(gpu), amp=AMP_SETTING[run.made_with.amp])
+        inputs = inputs_of(run, store)
+        reader = replace(reader, bands=inputs.stored_bands)
+        if missing := [band for band in reader.bands if band not in reader.layout.bands]:
+            raise UserError(
+                f"BANDS={','.join(reader.layout.bands)}: the run also needs {', '.join(missing)}. Name all bands of "
+                "the files in their order."
+            )
+        torch.set_num_threads(run.made_with.machine.threads)
+        device = choose_device(config, amp_may_differ=True)
+        prepare_torch(config, device)
+        net, sha256 = load_saved(run)
+        model = Symmetries(net) if tta else net
+        model = model.to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        check_gpu(reader, inputs, config, device)
+        loader = folder_loader(reader, inputs, config, device)
+        return cls(model=model, loader=loader, device=device, threads=run.made_with.machine.threads, sha256=sha256)
+
+    def score(self, chips: np.ndarray, label: str) -> np.ndarray:
+        """(chips, classes) logits."""
+        torch.set_num_threads(self.threads)  # another number of threads rounds differently
+        batches = self.loader.subset(chips)
+        return predict_logits(self.model, batches, self.device, label=label, num_chips=len(chips))
+
+
+def _settings(reader: FolderReader, run: Run, scorers: list[_Scorer], tta: bool) -> dict[str, Any]:
     """Settings that all blocks of a prediction must share."""
     files, layout = reader.files, reader.layout
     listing = json_digest(files.names)
     listing.update(files.size.tobytes() + files.mtime_ns.tobytes())
     thresholds = hashlib.sha256(run.logits.tobytes()).hexdigest()
     return {
-        "files": listing.hexdigest(), "model_sha256": digest, "device": device.name, "batch": config.test_batch,
+        "files": listing.hexdigest(), "model_sha256": ",".join(scorer.sha256 for scorer in scorers),
+        "device": ",".join(scorer.device.name for scorer in scorers), "batch": run.config.test_batch,
         "tta": tta, "scores": thresholds, "chips": [*layout.bands, layout.height, layout.width, layout.dtype],
         "places": True,
     }  # fmt: skip

@@ -17,7 +17,7 @@ from analysis.figures import Figures
 from analysis.finished_run import Run, load_run
 from analysis.page import Note, Section, Tables, render
 from analysis.ranking import rank
-from analysis.run_sections import provenance, reproduction, summary
+from analysis.run_sections import how_averaged, members, provenance, reproduction, summary
 from analysis.score_sections import compared, decided, each_class
 from analysis.single_label import has_one_class, one_class_section, single_label
 from analysis.top_losses import top_losses
@@ -47,7 +47,7 @@ def report(run_path: Path, *, compare: tuple[Path, ...], class_name: str | None,
     single = single_label(run.labels, run.logits) if has_one_class(run.labels) else None
     makers: list[Callable[[], Section]] = [
         lambda: summary(run, store, artifacts),
-        lambda: curves(run, artifacts),
+        lambda: members(run, artifacts) if run.record.evaluation else curves(run, artifacts),
         lambda: task_2(run, ranking, store, artifacts),
         lambda: top_losses(run, store, artifacts),
         *([lambda: one_class_section(run, single, artifacts)] if single else []),
@@ -71,7 +71,7 @@ def report(run_path: Path, *, compare: tuple[Path, ...], class_name: str | None,
         folder / "report.html",
         title=f"{run.name}: task {run.config.task}, {run.config.arch}",
         subtitle=f"{len(run.names):,} test chips, {len(run.classes)} classes; recipe {run.config.recipe}; "
-        f"epoch {run.epoch} of {len(run.history)}, chosen on {split.epoch_chosen_on}",
+        + _epoch(run),
         facts=[
             ("test mAP", _number(run.mean_ap)),
             ("95 % interval", f"{_number(low)} to {_number(high)}" if low <= high else "none"),
@@ -87,6 +87,12 @@ def report(run_path: Path, *, compare: tuple[Path, ...], class_name: str | None,
     artifacts.tables.tidy()
     say(f"{folder / 'report.html'}: the report ({len(artifacts.figures.names)} figures; tables in {folder / 'tables'})")
     return folder / "report.html"
+
+
+def _epoch(run: Run) -> str:
+    if run.record.evaluation:
+        return how_averaged(run.record.evaluation)
+    return f"epoch {run.epoch} of {len(run.history)}, chosen on {run.made_with.split.epoch_chosen_on}"
 
 
 def _number(value: float) -> str:

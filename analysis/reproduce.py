@@ -5,7 +5,7 @@ logit is equal. Within rounding: all inputs of the scores are equal, but device 
 digits. Different: with the likely cause.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +13,16 @@ import pandas as pd
 import torch
 
 from analysis.finished_run import Run, load_run
+from analysis.members import mean_logits, members_of, uses_tta
+from analysis.scoring import Scored, score_test_split
 from analysis.tables import table_bytes
-from preprocess.console import UserError, one_line, say
+from preprocess.console import one_line, say
 from train import run_folder
 from train.contract.results import MadeWith
 from train.contract.verdict import write_verdict
-from train.device import AMP_SETTING, Device, amp_name, choose_device, prepare_torch
+from train.device import amp_name
 from train.metrics import class_ap, mean_ap, probabilities
-from train.predict import predict
-from train.record import check_inputs
-from train.setup import Data, make_eval_loader, make_model, open_data
+from train.setup import Data
 
 # Largest difference of a probability that another device or number format may cause; the mean may reach a tenth of it.
 # On 1,024 real chips with ResNet-18, 10-bit mantissas (fp16) gave 0.009 and bf16 0.045; more chips give a larger
@@ -41,37 +41,21 @@ class Difference:
 def reproduce(run: Path, *, store: str | None, gpu: str | None) -> bool:
     """Predict again and print the comparison. Returns True for bit-identical or within rounding.
 
+    The scores of an ensemble are predicted again by its runs, those with TTA over the same symmetries.
+
     Raises:
-        UserError: the run or its store cannot be read.
+        UserError: the run or its store cannot be read, or a run of an ensemble is missing or has changed.
     """
     saved = load_run(run)
-    record, before = saved.record, saved.made_with
-    place = record.config.store if store is None else store
-    config = record.config.replace(store=place, gpu=gpu or record.config.gpu, gpu_given=bool(gpu))
-    data = open_data(config)
-    if data.store.fingerprint == before.store.fingerprint and data.split.sha256() == before.split.sha256:
-        check_inputs(record, config, data, f"RUN={run}")  # otherwise the input is different, and the verdict says so
-    torch.set_num_threads(before.machine.threads)  # sums are split by threads, so another number rounds differently
-    device = choose_device(config.replace(amp=AMP_SETTING[before.amp]), amp_may_differ=True)
-    prepare_torch(config, device)
-    if len(data.store.classes) != len(saved.classes):
-        raise UserError(
-            f"{config.store}: expected the {len(saved.classes)} classes of the run, found {len(data.store.classes)}."
-        )
-    model = make_model(config, data, pretrained=False)
-    model_sha256 = run_folder.load_model(run, model)
-    model = model.to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    chips = data.split.test
-    logits = predict(
-        model, make_eval_loader(config, data, device, "test"), device, label="reproduce", num_chips=len(chips)
-    )
-    if not np.isfinite(logits).all():
-        raise UserError(
-            f"{run / 'model.safetensors'}: expected the weights of the scores (SHA-256 {before.model_sha256[:12]}), "
-            f"found others ({model_sha256[:12]}), whose scores are not finite. Copy the file again."
-        )
-    differences = _differences(before, data, device, model_sha256)
-    same_chips = np.array_equal(saved.names, data.store.names[chips])
+    tta, members = uses_tta(saved), members_of(saved)
+    scored, differences = [], dict[Difference, None]()
+    for number, member in enumerate(members):
+        label = "reproduce" if len(members) == 1 else f"reproduce {member.name}"
+        one = score_test_split(member, store=store, gpu=gpu, tta=tta, label=label, source=f"RUN={member.path}")
+        differences |= dict.fromkeys(_differences(_made_with(saved, number, member), one))
+        scored.append(one)
+    data, logits = scored[0].data, mean_logits([one.logits for one in scored])
+    same_chips = np.array_equal(saved.names, data.store.names[data.split.test])
     table = None
     if same_chips:
         frame = _table(data, saved, logits)
@@ -79,17 +63,29 @@ def reproduce(run: Path, *, store: str | None, gpu: str | None) -> bool:
         for line in shown.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.8f}").split("\n"):
             say(line)
         table = table_bytes(frame)
-    limit = max(ROUNDING[before.amp], ROUNDING[amp_name(device.amp)])
-    reproduced, text = _verdict(run, saved, logits, differences, limit, same_chips=same_chips)
+    limit = max(ROUNDING[amp] for amp in (saved.made_with.amp, *(amp_name(one.device.amp) for one in scored)))
+    reproduced, text = _verdict(run, saved, logits, list(differences), limit, same_chips=same_chips)
     say(text)
-    write_verdict(run, reproduced=reproduced, text=text, model_sha256=model_sha256, table=table)
+    # The weights of an ensemble are those of its record, otherwise `members_of` refuses them.
+    sha256 = scored[0].model_sha256 if members == [saved] else saved.made_with.model_sha256
+    write_verdict(run, reproduced=reproduced, text=text, model_sha256=sha256, table=table)
     if table is not None:
         say(f"{run / 'reproduce.csv'}: the table above")
     return reproduced
 
 
-def _differences(before: MadeWith, data: Data, device: Device, model_sha256: str) -> list[Difference]:
-    differences = []
+def _made_with(saved: Run, number: int, member: Run) -> MadeWith:
+    """How the scores of a member were made: in its training, or with TTA by `make ensemble`."""
+    own, evaluation = member.made_with, saved.record.evaluation
+    if evaluation is None or not evaluation.tta:
+        return own
+    part = evaluation.members[number]
+    machine = replace(own.machine, device=part.device)
+    return replace(saved.made_with, machine=machine, amp=part.amp, model_sha256=part.model_sha256)
+
+
+def _differences(before: MadeWith, scored: Scored) -> list[Difference]:
+    differences, data, device = [], scored.data, scored.device
 
     def compare(name: str, old: object, new: object, *, decides: bool = True) -> None:
         if old != new:
@@ -98,7 +94,7 @@ def _differences(before: MadeWith, data: Data, device: Device, model_sha256: str
     compare("store (fingerprint)", before.store.fingerprint[:12], data.store.fingerprint[:12])
     compare("split (sha256)", before.split.sha256[:12], data.split.sha256()[:12])
     # They also differ if a run was killed between saving the weights and the scores of a new best epoch.
-    compare("weights (sha256 of model.safetensors)", before.model_sha256[:12], model_sha256[:12])
+    compare("weights (sha256 of model.safetensors)", before.model_sha256[:12], scored.model_sha256[:12])
     amp = amp_name(device.amp)
     compare("AMP", before.amp, amp, decides=False)
     compare("device", before.machine.device, device.name, decides=False)

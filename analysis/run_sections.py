@@ -6,17 +6,21 @@ In: a run. Out: `page.Section`s, and the `make train` command of a configuration
 import shlex
 from pathlib import Path
 
+import pandas as pd
+
 from analysis import class_metrics
 from analysis.advice import advice
 from analysis.baselines import baselines
 from analysis.chip_sections import Artifacts
 from analysis.finished_run import Run
+from analysis.members import member_path
 from analysis.page import Lines, Section, Table
 from analysis.tables import read_table
 from preprocess.console import UserError
 from preprocess.setting_specs import specs
 from preprocess.zarr_store import Store
 from train.config import Config, make_config, without_effect
+from train.contract.evaluation import Evaluation
 from train.contract.verdict import read_verdict, read_verdict_table
 
 
@@ -58,6 +62,48 @@ def summary(run: Run, store: Store | str, artifacts: Artifacts) -> Section:
     return section
 
 
+def how_averaged(evaluation: Evaluation) -> str:
+    """How `make ensemble` made scores, in words."""
+    count = len(evaluation.members)
+    views = "8 symmetries of a square (4 of a rectangle)"
+    if count == 1:
+        return f"mean logits over the {views}"
+    return f"mean logits of {count} runs" + (f", each over the {views}" if evaluation.tta else "")
+
+
+def members(run: Run, artifacts: Artifacts) -> Section:
+    """The runs of an ensemble, in place of learning curves."""
+    evaluation = run.record.evaluation
+    assert evaluation is not None
+    section = Section(id="members", title="Runs of the mean")
+    section.note(
+        f"These scores are the {how_averaged(evaluation)}. Nothing was trained for them, so there are no learning "
+        "curves; the reports of the runs have theirs."
+    )
+    rows = [(str(member_path(run.path, member.path)), member) for member in evaluation.members]
+    frame = pd.DataFrame(
+        {
+            "run": [path for path, _ in rows],
+            "test_map": [member.test_map for _, member in rows],
+            **({"test_map_tta": [member.tta_map for _, member in rows]} if evaluation.tta else {}),
+            "weights_sha256": [member.model_sha256[:12] for _, member in rows],
+            "amp": [member.amp for _, member in rows],
+            "device": [member.device for _, member in rows],
+        }
+    )
+    section.blocks.append(artifacts.tables.add("members", frame, f"Each run alone; the mean has {run.mean_ap:.4f}."))
+    return section
+
+
+def made_by(run: Run) -> str:
+    """The command that made the scores."""
+    if run.record.evaluation is None:
+        return train_command(run.config)
+    runs = ",".join(str(member_path(run.path, member.path)) for member in run.record.evaluation.members)
+    tta = " TTA=1" if run.record.evaluation.tta else ""
+    return f"make ensemble RUNS={shlex.quote(runs)}{tta} OUT={shlex.quote(str(run.path))}"
+
+
 def reproduction(run: Run, artifacts: Artifacts) -> Section:
     """The last result of `make reproduce`, with its table per class.
 
@@ -97,14 +143,14 @@ def provenance(run: Run) -> Section:
     section = Section(id="provenance", title="Provenance")
     made, record = run.made_with, run.record
     section.note(
-        "At the commit below, the first command trains the run again. The second predicts the test split of the "
-        "saved run again and compares."
+        f"At the commit below, the first command makes {'these scores' if run.record.evaluation else 'the run'} again. "
+        "The second predicts the test split of the saved run again and compares."
     )
     again = f"make reproduce RUN={shlex.quote(str(run.path))}    # predicts again and compares"
-    section.note(f"{train_command(run.config)}\n{again}", "code")
+    section.note(f"{made_by(run)}\n{again}", "code")
     if made.commit.endswith("+changes"):
         section.note(
-            "The code had uncommitted changes when the run was trained, so the commit alone does not reproduce it.",
+            "The code had uncommitted changes when the run was made, so the commit alone does not reproduce it.",
             "warn",
         )
     split, store = made.split, made.store
@@ -124,5 +170,6 @@ def provenance(run: Run) -> Section:
         Table(columns=["fact", "value"], rows=[[str(cell) for cell in row] for row in rows], words=True)
     )
     settings = [[name, str(value)] for name, value in run.config.model_dump().items()]
-    section.blocks.append(Table(columns=["setting", "value"], rows=settings, caption="All settings.", words=True))
+    caption = "All settings of the first run." if run.record.evaluation else "All settings."
+    section.blocks.append(Table(columns=["setting", "value"], rows=settings, caption=caption, words=True))
     return section

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from analysis.finished_run import Run, load_run
+from analysis.members import refuse_ensemble
 from analysis.raw_network import raw_network
 from models.build import build
 from models.resnet import WeightsError, branch
@@ -77,6 +78,7 @@ def load_model(run: str | Path, *, store: Store | None = None) -> SavedModel:
         UserError: a file of the run is missing, damaged or altered; names it.
     """
     finished = load_run(Path(run))
+    refuse_ensemble(finished, "export", "load_model gives one network, and these are scores of several or with TTA.")
     net, sha256 = load_saved(finished)
     crop = finished.record.inputs.crop
     if crop is None:

@@ -1,4 +1,9 @@
-"""Test-time augmentation: the mean of a network's logits over the 8 symmetries of the square (4 of a rectangle)."""
+"""Test-time augmentation (TTA=1): the mean of a network's logits over the symmetries of its image.
+
+They are the 8 symmetries of the square that FLIPS=dihedral knows, whatever FLIPS the run was trained with; of a
+rectangle they are its 4 flips. Their order is fixed: the image as it is, its rows reversed, its columns reversed, both;
+then the same four of its transpose.
+"""
 
 import torch
 from torch import nn
@@ -12,9 +17,19 @@ class Symmetries(nn.Module):
         self.net = net
 
     def forward(self, images_nchw: torch.Tensor) -> torch.Tensor:
-        """Mean logits; for an image and any of its symmetries they differ by rounding only."""
-        logits = [self.net(view) for view in views(images_nchw)]
-        return torch.stack(logits).mean(dim=0)
+        """Mean logits, float32 also with AMP; for an image and any of its symmetries they differ by rounding only.
+
+        They are added one after the other, because the order in which `mean` adds differs between devices.
+        """
+        first, *others = views(images_nchw)
+        total = self._logits(first)
+        for view in others:
+            total = total + self._logits(view)
+        return total / (1 + len(others))
+
+    def _logits(self, view: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.net(view)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def views(images_nchw: torch.Tensor) -> list[torch.Tensor]:

@@ -113,6 +113,13 @@ COMMANDS = {
             function="analysis.commands:reproduce",
         ),
         Command(
+            name="ensemble",
+            summary="average the scores of runs, or those of one run over the 8 symmetries of a square",
+            example="RUNS=runs/task1,runs/task1-2",
+            settings="analysis.ensemble_commands:EnsembleSettings",
+            function="analysis.ensemble_commands:ensemble",
+        ),
+        Command(
             name="predict",
             summary="score chips without labels",
             example="RUN=runs/task1 DATA=folder",

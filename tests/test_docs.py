@@ -21,9 +21,11 @@ from canopy.main import dispatch
 from models.network_info import NetworkInfo
 from preprocess.layout import Layout
 from train.contract.checkpoint import CheckpointValues, StateValues, TrainerValues
+from train.contract.evaluation import Evaluation, Member
 from train.contract.metrics import EpochLine
-from train.contract.record import Chip, InputsRef, Machine, Record, Resumed, SplitRef, StoreRef
+from train.contract.record import Chip, InputsRef, Record, SplitRef, StoreRef
 from train.contract.results import MadeWith
+from train.contract.surroundings import Machine, Resumed
 from train.contract.verdict import Verdict
 
 BLOCKS = [block for page in PAGES for block in read_blocks(page)]
@@ -154,8 +156,8 @@ def formats() -> set[str]:
 
 @pytest.mark.parametrize(
     "kind",
-    [Layout, Record, StoreRef, SplitRef, InputsRef, Chip, Machine, Resumed, EpochLine, MadeWith, CheckpointValues,
-     StateValues, TrainerValues, Verdict, NetworkInfo],
+    [Layout, Record, StoreRef, SplitRef, InputsRef, Chip, Machine, Resumed, Evaluation, Member, EpochLine, MadeWith,
+     CheckpointValues, StateValues, TrainerValues, Verdict, NetworkInfo],
 )  # fmt: skip
 def test_every_field_of_a_file_is_described(kind: type[Any]) -> None:
     fields = {field.name for field in dataclasses.fields(kind) if field.metadata.get("json", True)}

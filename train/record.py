@@ -17,8 +17,9 @@ from train import run_folder
 from train.checkpoint_files import best_weights
 from train.config import Config
 from train.contract.metrics import write_metrics
-from train.contract.record import Chip, InputsRef, Machine, Record, SplitRef, StoreRef, Surroundings, new_record
+from train.contract.record import Chip, InputsRef, Record, SplitRef, StoreRef, new_record
 from train.contract.results import TestScores, write_results
+from train.contract.surroundings import Machine, Surroundings
 from train.device import Device, amp_name
 from train.run_state import State
 from train.setup import Data, Job, crop_of, pools

@@ -13,14 +13,13 @@ from train.contract.metrics import EpochLine, split_fields, write_metrics
 from train.contract.record import (
     Chip,
     InputsRef,
-    Machine,
     SplitRef,
     StoreRef,
-    Surroundings,
     new_record,
     write_record,
 )
 from train.contract.results import TestScores, write_results
+from train.contract.surroundings import Machine, Surroundings
 
 
 def write_run(

@@ -118,11 +118,13 @@ def write_metrics(run: Path, record: Record, lines: Sequence[EpochLine]) -> None
 
 
 def read_metrics(run: Path, record: Record) -> tuple[EpochLine, ...]:
-    """The epochs of a run whose run.json is `record`.
+    """The epochs of a run whose run.json is `record`; an evaluation has none.
 
     Raises:
         UserError: the file is missing or another run's, or a line is damaged or altered.
     """
+    if record.evaluation:
+        return ()
     path = run / "metrics.jsonl"
     try:
         text = read_bytes(path).decode()

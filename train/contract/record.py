@@ -17,6 +17,7 @@ from preprocess.console import UserError
 from preprocess.files import write_atomic
 from preprocess.reading import is_reading
 from train.config import RUNTIME_SETTINGS, Config
+from train.contract.evaluation import Evaluation
 from train.contract.fields import (
     Count,
     Positive,
@@ -32,10 +33,10 @@ from train.contract.fields import (
     read_bytes,
     sealed,
 )
+from train.contract.surroundings import Amp, Machine, Resumed, Surroundings
 
 VERSION = 2
 STATES = ("training", "stopped", "done")
-Amp = Annotated[str, one_of("off", "float16", "bfloat16")]
 _Dtype = Annotated[str, matches("u?int(8|16|32|64)|float(16|32|64)", "a dtype of chips, such as uint16")]
 _Side = Annotated[int, Rule("a side in pixels, 1 to 65536", lambda value: 1 <= value <= 65536)]
 _Std = Annotated[float, Rule("a positive number", lambda value: value > 0)]
@@ -104,36 +105,12 @@ class InputsRef:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
-    """The machine that computed the numbers."""
-
-    device: str
-    threads: Annotated[int, Rule("a whole number from 1 to 65536", lambda value: 1 <= value <= 65536)]
-    system: str
-    processes: Positive = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """Code, packages and machine of a run; they may change when it is resumed."""
-
-    commit: str
-    versions: dict[str, str]
-    machine: Machine
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resumed:
-    """Where a run was resumed: epoch (from 1), the number of its steps that were done, commit of the code."""
-
-    epoch: Positive
-    step: Count
-    commit: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Record:
-    """run.json. `values` are its JSON values; they are written back with changes, so that nothing is lost."""
+    """run.json. `values` are its JSON values; they are written back with changes, so that nothing is lost.
+
+    evaluation: the runs whose mean logits the scores are; settings and inputs are then those of the first. None: the
+    run was trained.
+    """
 
     version: int = 1
     id: Annotated[str, matches("[0-9a-f]{32}", "32 hexadecimal digits")] = ""
@@ -152,6 +129,7 @@ class Record:
     best_epoch: Count | None = None
     model_sha256: Sha256 | None = None
     resumed: tuple[Resumed, ...] = ()
+    evaluation: Evaluation | None = None
     sha256: dict[str, str] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict, repr=False, compare=False, metadata={"json": False})
 
@@ -160,7 +138,7 @@ class Record:
         weights = {} if model_sha256 is None else {"model_sha256": model_sha256}
         return self._changed({"state": state, "best_epoch": best_epoch, **weights})
 
-    def resumed_at(self, epoch: int, step: int, surroundings: "Surroundings") -> "Record":
+    def resumed_at(self, epoch: int, step: int, surroundings: Surroundings) -> "Record":
         """The record of a run that continues in an epoch (counted from 1), with `step` of its steps done."""
         place = {"epoch": epoch, "step": step, "commit": surroundings.commit}
         resumed = [*self.values.get("resumed", []), place]
@@ -193,6 +171,18 @@ def new_record(
     return _identified(values)
 
 
+def evaluation_record(
+    first: Record, evaluation: Evaluation, *, started: str, surroundings: Surroundings, amp: str, model_sha256: str
+) -> Record:  # fmt: skip
+    """The record of scores made from runs on one store and split. `first`: the record of the first of them."""
+    names = ("config", "store", "split", "inputs", "classes")
+    return _identified({
+        "state": "done", "started": started, **dataclasses.asdict(surroundings), "amp": amp,
+        **{name: first.values[name] for name in names}, "model_sha256": model_sha256,
+        "evaluation": dataclasses.asdict(evaluation),
+    })  # fmt: skip
+
+
 def _inputs_as_json(inputs: InputsRef) -> dict[str, Any]:
     """The fields; without nodata and reading those that older code reads too."""
     values = dataclasses.asdict(inputs)
@@ -213,6 +203,7 @@ def identity_of(values: dict[str, Any]) -> str:
     config = {name: value for name, value in values["config"].items() if name not in _EXECUTION}
     return digest([
         values["id"], config, values["amp"], values["store"]["fingerprint"], split, values["inputs"], values["classes"],
+        *([values["evaluation"]] if "evaluation" in values else []),
     ])  # fmt: skip
 
 
@@ -283,7 +274,7 @@ def _check_together(record: Record, where: str) -> None:
         raise bad_field(where, "split", f"at most {record.store.chips} chips", split.train + split.val + split.test)
     if (record.best_epoch or 0) > config.epochs:
         raise bad_field(where, "best_epoch", f"at most {config.epochs}", record.best_epoch)
-    if record.state == "done" and not (record.best_epoch and record.model_sha256):
+    if record.state == "done" and not ((record.best_epoch or record.evaluation) and record.model_sha256):
         raise UserError(f"{where}: expected best_epoch and model_sha256 of a run that is done, found none.")
 
 

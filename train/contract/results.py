@@ -21,8 +21,9 @@ from preprocess.files import open_regular, write_atomic
 from train.config import Config
 from train.contract.fields import Sha256, bad_field, check_seal, decode, parse, sealed
 from train.contract.metrics import EpochLine, digests
-from train.contract.record import Amp, Machine, Record, SplitRef, StoreRef, check_settings
-from train.metrics import mean_ap, probabilities
+from train.contract.record import Record, SplitRef, StoreRef, check_settings
+from train.contract.surroundings import Amp, Machine
+from train.metrics import class_ap, mean_ap, probabilities
 
 _COPIED = ("config", "versions", "machine", "amp", "store", "split", "commit")  # of run.json
 # Of each array: the kinds of dtype that it may have (numpy's letters), and the number of dimensions.
@@ -56,7 +57,8 @@ class MadeWith:
 
 @dataclass(frozen=True, kw_only=True)
 class TestScores:
-    """Logits (N, classes) of the test split after the best epoch (counted from 1), its labels, and its chips' names."""
+    """Logits (N, classes) of the test split after the best epoch, its labels, and its chips' names. `epoch` counts from
+    1; 0: the scores of an evaluation."""
 
     epoch: int
     names: np.ndarray
@@ -69,7 +71,8 @@ class Results:
     """Scores of the test split (N chips, C classes) after the best epoch, and the losses of E epochs.
 
     labels (N, C) uint8; logits (N, C) float32 and their probabilities (N, C) float64; names (N,) of the chips; ap (C,),
-    NaN for a class without positive chips; train_losses and test_losses (E,); test_ap (E, C); epoch counts from 1.
+    NaN for a class without positive chips; train_losses and test_losses (E,); test_ap (E, C); epoch counts from 1. An
+    evaluation has E = 0 and epoch 0.
     """
 
     epoch: int
@@ -89,7 +92,8 @@ class Results:
 def write_results(run: Path, record: Record, scores: TestScores, lines: Sequence[EpochLine], model_sha256: str) -> None:
     """Write results.npz atomically: the arrays of `_ARRAYS`, and `depends_on` with fields of run.json."""
     test_ap = np.array([[line.ap("test", name) for name in record.classes] for line in lines])
-    best_ap = test_ap[scores.epoch - 1]
+    test_ap = test_ap.reshape(len(lines), len(record.classes))
+    best_ap = test_ap[scores.epoch - 1] if lines else class_ap(scores.labels, scores.logits)
     arrays = {
         "epoch": np.array(scores.epoch),
         "AP": best_ap,
@@ -201,8 +205,9 @@ def _checked(arrays: dict[str, np.ndarray], record: Record, where: str) -> Resul
     for key, expected in (("AP", (classes,)), ("testlosses", (epochs,)), ("testperfs", (epochs, classes))):
         if arrays[key].shape != expected:
             raise UserError(f"{where}: expected {key} of shape {expected}, found {arrays[key].shape}.")
-    if not 1 <= epoch <= epochs:
-        raise bad_field(where, "epoch", f"1 to {epochs}", epoch)
+    first, last = (0, 0) if record.evaluation else (1, epochs)
+    if not first <= epoch <= last:
+        raise bad_field(where, "epoch", f"{first} to {last}", epoch)
     if arrays["labels"].max(initial=0) > 1:
         raise bad_field(where, "labels", "0 or 1", int(arrays["labels"].max()))
     made = _made_with(arrays, where)
@@ -246,8 +251,8 @@ def _check_record(made: MadeWith, arrays: dict[str, np.ndarray], record: Record,
     ]
     if record.state == "done":
         rows.append(("model_sha256", record.model_sha256, made.model_sha256))
-        rows.append(("epoch", record.best_epoch, int(arrays["epoch"])))
-        rows.append(("epochs", record.config.epochs, len(arrays["trainlosses"])))
+        rows.append(("epoch", record.best_epoch or 0, int(arrays["epoch"])))
+        rows.append(("epochs", 0 if record.evaluation else record.config.epochs, len(arrays["trainlosses"])))
     if record.version > 1 and not made.identity:
         raise UserError(
             f"{where}: of version 1, run.json of version {record.version}. A resume was interrupted: repeat it."
