@@ -13,7 +13,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 # For the processes of CLUSTER=local. They are forked from one that has imported Dask, which saves each a CPU-second.
 os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
@@ -25,12 +25,14 @@ from preprocess.addresses import Location
 from preprocess.cluster_run import LIMITS, Dispatcher, foreign_worker, lost, no_workers
 from preprocess.cluster_setting import ClusterAddress
 from preprocess.cluster_worker import own_versions, probe
-from preprocess.console import UserError, say
+from preprocess.console import UserError, say, say_once
 from preprocess.workers import children_without_interrupts, interrupt_later
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+
+_ONE_FILE_S = 5.0  # then the scheduler's file is read again: a new scheduler may have written it
 
 # Dask's samples of its own stacks and of the machine. They took 2 % of a core per process, and 0.2 % so.
 _QUIET_PROCESSES = {
@@ -155,16 +157,41 @@ def _client(place: ClusterAddress, stack: contextlib.ExitStack) -> distributed.C
         client = distributed.Client(cluster, set_as_default=False)
         stack.callback(client.close, timeout=5)
         return client
-    target: dict[str, Any] = {"address": place.address} if place.file is None else {"scheduler_file": str(place.file)}
-    try:
-        client = distributed.Client(**target, timeout=LIMITS.connect_s, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise UserError(
-            f"CLUSTER={place.address or place.file}: no scheduler answers. `dask scheduler` starts one; "
-            "docs/cluster.md shows how."
-        ) from error
+    client = _scheduler(place)
     stack.callback(client.close, timeout=5)
     return client
+
+
+def _scheduler(place: ClusterAddress) -> distributed.Client:
+    """Wait for the scheduler: one script may start both, and a file may be that of a scheduler that has ended.
+
+    Raises:
+        UserError: after `LIMITS.connect_s` there is no file, or nobody answers.
+    """
+    text = place.address or str(place.file)
+    until = time.monotonic() + LIMITS.connect_s
+    while True:
+        left_s = until - time.monotonic()
+        error: Exception | None = None
+        try:
+            if place.file is None:
+                return distributed.Client(place.address, timeout=max(left_s, 1), set_as_default=False)
+            if place.file.is_file():
+                wait_s = min(max(left_s, 1), _ONE_FILE_S)
+                return distributed.Client(scheduler_file=str(place.file), timeout=wait_s, set_as_default=False)
+        except (OSError, TimeoutError, ValueError) as caught:
+            error = caught
+        if left_s <= 0 and place.file is not None and not place.file.is_file():
+            raise UserError(
+                f"CLUSTER={text}: expected the file of a scheduler, found nothing for {LIMITS.connect_s:.0f} s. "
+                f"`dask scheduler --scheduler-file {text}` starts one."
+            ) from error
+        if left_s <= 0:
+            raise UserError(
+                f"CLUSTER={text}: no scheduler answers. `dask scheduler` starts one; docs/cluster.md shows how."
+            ) from error
+        say_once(f"CLUSTER={text}: waiting for the scheduler, at most {LIMITS.connect_s:.0f} s")
+        time.sleep(0.2)
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ class Limits:
     """What tests make smaller. allowed_kills: how often a process of CLUSTER=local may be killed with the same task."""
 
     no_workers_s: float = 60.0
-    connect_s: float = 15.0
+    connect_s: float = 60.0
     allowed_kills: int = 20
 
 

@@ -42,12 +42,6 @@ def cluster_address(text: str) -> ClusterAddress:
 
 
 def check_dask(text: str) -> None:
-    """Raise UserError if Dask is not installed, or if the scheduler's file is missing."""
+    """Raise UserError if Dask is not installed."""
     if importlib.util.find_spec("distributed") is None:
         raise UserError(f"CLUSTER={text}: Dask is not installed here. {INSTALL_DASK} installs it.")
-    file = cluster_address(text).file
-    if file is not None and not file.is_file():
-        raise UserError(
-            f"CLUSTER={text}: expected the file of a scheduler, found nothing. "
-            f"`dask scheduler --scheduler-file {text}` starts one."
-        )

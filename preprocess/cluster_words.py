@@ -40,7 +40,7 @@ class ClusterWords(Settings):
         return self
 
     def check(self) -> None:
-        """Refuse CLUSTER without Dask, or a scheduler's file that is not there."""
+        """Refuse CLUSTER without Dask."""
         if self.cluster is not None:
             check_dask(self.cluster)
 

@@ -8,6 +8,7 @@ import functools
 import io
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 # A terminal of 80 columns cuts the end: that is the unit of the rate, never a training's note.
 BAR = "{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}, {rate_fmt}"
@@ -99,6 +100,7 @@ def run(main: Callable[[], int]) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):  # a terminal in ASCII or Latin-1 shows `\u0107`, not a traceback
             stream.reconfigure(errors="backslashreplace")
     before, threading.excepthook = threading.excepthook, _thread_error
+    ignored, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     _thread_errors.clear()
     try:
         code = main()
@@ -124,7 +126,22 @@ def run(main: Callable[[], int]) -> NoReturn:
         _print_error(line)
     finally:
         threading.excepthook = before
+        if sys.unraisablehook is _interrupt_again:
+            sys.unraisablehook = ignored
     sys.exit(code)
+
+
+def _interrupt_again(unraisable: Any) -> None:
+    """Python prints and ignores a Ctrl-C that comes within a callback of the garbage collector or a `__del__` (Dask and
+    zarr have some). Send it again a moment later, as a signal: that wakes a main thread that sleeps."""
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        main = threading.main_thread().ident
+        assert main is not None
+        timer = threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT))
+        timer.daemon = True
+        timer.start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _be_quiet() -> None:

@@ -9,9 +9,11 @@ from helpers.chips import BANDS, Chips, conversion, to_store, write_chips
 from helpers.commands import python
 from helpers.files import tree
 
+from preprocess.cluster_run import LIMITS
 from preprocess.cluster_setting import ClusterAddress, cluster_address
-from preprocess.commands import VerifySettings, ZarrSettings
+from preprocess.commands import ZarrSettings
 from preprocess.convert import convert
+from preprocess.engine import open_engine
 from preprocess.files import partial_path
 
 
@@ -62,9 +64,15 @@ def test_without_dask_one_line_says_how_to_install_it(chips: Chips, refused: Cal
     assert "`.venv/bin/pip install -c constraints.txt distributed`" in line
 
 
-def test_a_file_of_a_scheduler_that_is_not_there_is_one_line(tmp_path: Path, refused: Callable[..., str]) -> None:
-    settings = VerifySettings(store=tmp_path, cluster=str(tmp_path / "scheduler.json"))
-    assert "expected the file of a scheduler, found nothing" in refused(settings.check)
+def test_a_file_of_a_scheduler_that_does_not_come_is_one_line(
+    tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LIMITS, "connect_s", 0.3)
+    line = refused(lambda: open_engine(str(tmp_path / "scheduler.json"), jobs=1).__enter__())
+    assert line == (
+        f"CLUSTER={tmp_path / 'scheduler.json'}: expected the file of a scheduler, found nothing for 0 s. `dask "
+        f"scheduler --scheduler-file {tmp_path / 'scheduler.json'}` starts one."
+    )
 
 
 def test_dask_is_not_imported_without_cluster(chips: Chips, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a command does if Dask's workers or its scheduler fail, or are of another version."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -183,6 +184,25 @@ def test_a_task_that_kills_its_workers_ends_the_command_with_code_75(
     with connect(ClusterAddress(local=1)) as engine, pytest.raises(StoppedError, match="were killed") as error:
         list(engine.run(cluster_tasks.end_the_process, [1], needs=SEEN))
     assert error.value.exit_code == 75
+
+
+def test_a_scheduler_that_starts_after_the_command_is_waited_for(
+    two: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file is missing at first, then that of a scheduler that has ended, then the right one."""
+    file, said = tmp_path / "scheduler.json", []
+    monkeypatch.setattr("preprocess.cluster._ONE_FILE_S", 0.1)
+
+    def next_file(line: str) -> None:
+        said.append(line)
+        text = two.file.read_text()
+        ended = json.dumps(json.loads(text) | {"address": "tcp://127.0.0.1:9"})
+        file.write_text(ended if len(said) == 1 else text)
+
+    monkeypatch.setattr("preprocess.cluster.say_once", next_file)
+    with connect(ClusterAddress(file=file)) as engine:
+        assert sorted(engine.run(cluster_tasks.double, [1, 2], needs=SEEN)) == [2, 4]
+    assert len(said) == 2
 
 
 def test_a_scheduler_that_does_not_answer_is_one_line(

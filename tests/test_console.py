@@ -150,3 +150,25 @@ def test_pages_figures_and_curves_show_names_escaped(tmp_path: Path) -> None:
         train_s=1.0, seconds={}, first_wait_s=0.0, test_loss=1.0, test_map=0.5, test_ap={EVIL: 0.5},
     )  # fmt: skip
     assert f"AP_test/{one_line(EVIL)}" in scalars(line)
+
+
+def test_ctrl_c_in_a_callback_where_python_ignores_exceptions_ends_the_command() -> None:
+    """As in Dask's callback of the garbage collector."""
+    code = (
+        "import os, signal, sys, time\n"
+        "from preprocess.console import run\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Interrupted:\n"
+        "    def __del__(self):\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        time.sleep(0)\n"
+        "def main():\n"
+        "    made = Interrupted()\n"
+        "    del made\n"
+        "    print('goes on')\n"
+        "    sys.stdout.flush()\n"
+        "    time.sleep(300)\n"
+        "run(main)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "goes on\n", "stopped by Ctrl-C\n")
