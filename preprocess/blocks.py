@@ -7,8 +7,6 @@ Leaves the fractions of the splits to `splits`.
 import math
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from preprocess.georeference import METRES, centres
 from preprocess.zarr_store import Store
@@ -56,6 +54,9 @@ def _degree_blocks(longitude: np.ndarray, latitude: np.ndarray, block_km: float)
 
 def joined(blocks: np.ndarray, groups: list[list[int]]) -> list[list[int]]:
     """All chips in groups: chips of one block, or of one of `groups`, are together. Ascending."""
+    from scipy.sparse import coo_array  # here: every command that opens a store imports this module
+    from scipy.sparse.csgraph import connected_components
+
     count, located = len(blocks), np.flatnonzero(blocks >= 0)
     chips = np.concatenate([located, *map(np.array, groups)]).astype(np.int64)
     sizes = [len(group) for group in groups]

@@ -51,6 +51,7 @@ def test_any_rule_puts_each_chip_into_one_split_and_is_deterministic(
 @given(st.integers(2, 3000), st.sampled_from([0.0, 0.1, 1 / 3, 0.5]))
 def test_course_and_val_equal_scikit_learns_splits(session_store: Store, num_rows: int, val: float) -> None:
     train, test = train_test_split(every(num_rows), test_size=0.33, random_state=0)
+    assert [rows.tolist() for rows in course_rows(num_rows)] == [train.tolist(), test.tolist()]
     carved: np.ndarray = np.empty(0, int)
     if val and np.ceil(val * len(train)) < len(train):
         train, carved = train_test_split(train, test_size=val, random_state=0)

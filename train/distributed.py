@@ -18,6 +18,11 @@ from torch import distributed
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "No route to host")
 
 
+def under_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 @dataclass(kw_only=True)
 class World:
     """`rank` of `size` processes, `local_rank` on this machine. With one process every method returns its argument."""

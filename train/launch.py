@@ -19,11 +19,6 @@ from train.signals import CTRL_C, STOPPED
 _JOIN_MINUTES = 15  # how long a machine waits for the others to start the same command
 
 
-def under_torchrun() -> bool:
-    """Whether torchrun started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
 def launch(processes: int, arguments: list[str], machines: MachineWords) -> int:
     """Run `python -m train ARGUMENTS` in that many processes here; returns the exit code that one process would have.
 

@@ -22,10 +22,9 @@ from train.config import Config
 from train.contract.metrics import read_metrics
 from train.contract.record import read_record
 from train.device import AMP_SETTING, Device, amp_name, choose_device, processes
-from train.distributed import World, join_world, leave_world, lost_another, timed_out
+from train.distributed import World, join_world, leave_world, lost_another, timed_out, under_torchrun
 from train.fit import fit
 from train.initial_weights import resolve_weights
-from train.launch import launch, under_torchrun
 from train.memory import is_out_of_memory, too_much
 from train.messages import end_lines, next_lines
 from train.record import check_inputs
@@ -51,6 +50,8 @@ def start(request: TrainRequest, opened: tuple[Store, Split] | None) -> int:
     count, nodes = processes(config), request.machines.nodes
     if local_rank is None and count * nodes > 1:
         check_batch(config, count * nodes)
+        from train.launch import launch  # here: torchrun's launcher imports 100 modules that one process never uses
+
         return launch(count, request.words(), request.machines)
     device = _device(config, data, resume, local_rank)
     world = join_world(device.device, timedelta(minutes=config.rank_timeout_minutes))
