@@ -117,6 +117,11 @@ def _address(function: Any) -> int:
     return int(ctypes.cast(function, ctypes.c_void_p).value or 0)
 
 
+def libc_address(name: str) -> int:
+    """The address of a function of the C library."""
+    return _address(getattr(_libc, name))
+
+
 lz4_decompress: Any = external(
     "canopy_lz4_decompress", _address(_loaded[LZ4.symbol]),
     types.int32(types.uintp, types.uintp, types.int32, types.int32),
@@ -125,7 +130,7 @@ crc32c: Any = external(
     "canopy_crc32c", _address(_loaded[CRC32C.symbol]), types.uint32(types.uint32, types.uintp, types.uintp)
 )
 # void* memcpy(void* dst, const void* src, size_t count)
-memcpy: Any = external("canopy_memcpy", _address(_libc.memcpy), types.uintp(types.uintp, types.uintp, types.uintp))
+memcpy: Any = external("canopy_memcpy", libc_address("memcpy"), types.uintp(types.uintp, types.uintp, types.uintp))
 
 
 def _as_pointer(context: Any, address: Any) -> Any:

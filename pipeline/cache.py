@@ -55,6 +55,9 @@ class ResidentReader(ChunkReader):
         addresses = starts[:, None, None] + self._chunk_offsets
         return addresses, np.zeros_like(addresses), self.values
 
+    def announce(self, chips: np.ndarray) -> None:
+        """Nothing: all chips lie in memory."""
+
 
 def host_reader(store: Store, bands: tuple[str, ...], workers: int) -> ResidentReader | None:
     """The store in RAM; None, after one line, where it does not fit. Ranks on one machine share its free memory."""

@@ -49,7 +49,7 @@ class ChunkReader:
 
     def _read_indexes(self, band_indices: list[int]) -> None:
         """Read the index of every shard, and keep where the chunks of each chip lie."""
-        store, layout, digests = self._store, self.layout, self._store.shard_digest
+        store, layout, digests, total = self._store, self.layout, self._store.shard_digest, 0
         for index, (data, end) in enumerate(self._shards.tails(shard.tail_bytes(layout))):
             first = index * layout.shard_tiles
             count = min(layout.shard_tiles, store.num_chips - first)
@@ -57,9 +57,11 @@ class ChunkReader:
             offsets, sizes = shard.parse_index(data, end, self._shards.name(index), layout, count, digest)
             offsets, sizes = offsets[:, band_indices], sizes[:, band_indices]
             starts = offsets.min(axis=(1, 2))
+            total += int(((offsets + sizes).max(axis=(1, 2)) - starts).sum())
             self._starts[first : first + count] = starts
             self._offsets[first : first + count] = offsets - starts[:, None, None]
             self._sizes[first : first + count] = sizes
+        self.bytes_per_chip = total / store.num_chips
 
     @property
     def chunks_per_chip(self) -> int:
@@ -137,6 +139,17 @@ class ChunkReader:
         ends = starts + (offsets + sizes).max(axis=(1, 2))
         span = self._shards.fetch(chips // self.layout.shard_tiles, starts, ends)
         return span.addresses[:, None, None] + offsets, sizes, span.owner
+
+    def announce(self, chips: np.ndarray) -> None:
+        """Chips that will be read soon: their bytes are read ahead (see `announcements.Announced`)."""
+        if self._shards.reads_ahead():
+            starts = self._starts[chips]
+            ends = starts + (self._offsets[chips] + self._sizes[chips]).max(axis=(1, 2))
+            self._shards.announce(chips // self.layout.shard_tiles, starts, ends)
+
+    def forget(self) -> None:
+        """Chips that were announced and not read yet will not be read."""
+        self._shards.forget()
 
     def _scratch(self) -> tuple[np.ndarray, np.ndarray]:
         """This thread's working memory: decoded chunks of all bands, and scaled lines."""

@@ -100,7 +100,8 @@ class Source:
         # One buffer more than can be in use at once: DALI holds PREFETCH_QUEUE_DEPTH, and asks for the next before it
         # releases the oldest.
         ring = cycle([make_slot() for _ in range(PREFETCH_QUEUE_DEPTH + DEPTH + 1)])
-        self._ahead: ReadAhead[_HostSlot | _DeviceSlot] = ReadAhead(workers, lambda: next(ring))
+        announced = reader if isinstance(reader, ChunkReader) else None
+        self._ahead: ReadAhead[_HostSlot | _DeviceSlot] = ReadAhead(workers, lambda: next(ring), announced)
 
     def begin(self, plans: Iterable[BatchPlan]) -> None:
         """Start an epoch; batches of an earlier one that are left are dropped."""

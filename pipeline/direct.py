@@ -46,7 +46,7 @@ class DirectEngine:
         self.scale = np.float32(1) / np.array(inputs.std, np.float32)
         self._shape = (batch_size, *crop, len(inputs.bands))
         self._free: list[np.ndarray] = []
-        self._ahead = ReadAhead(workers, self._make_slot)
+        self._ahead = ReadAhead(workers, self._make_slot, reader)
 
     def epoch(self, plans: Iterable[BatchPlan]) -> Iterator[tuple[BatchPlan, torch.Tensor]]:
         """Each plan with its images (B, channels, height, width) float32, in channels-last memory."""

@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import Generic, Protocol, TypeVar
 
+from pipeline.announcements import Announced, watch
 from pipeline.plans import BatchPlan
 
 DEPTH = 2  # batches that are being filled before they are asked for
@@ -22,10 +23,10 @@ S = TypeVar("S", bound=Slot)
 
 
 class ReadAhead(Generic[S]):
-    """Fills the slots that `make_slot` returns."""
+    """Fills the slots that `make_slot` returns. `reader`: learns the next chips before they are read."""
 
-    def __init__(self, workers: int, make_slot: Callable[[], S]) -> None:
-        self._workers, self._make_slot = workers, make_slot
+    def __init__(self, workers: int, make_slot: Callable[[], S], reader: Announced | None = None) -> None:
+        self._workers, self._make_slot, self._reader = workers, make_slot, reader
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="canopy-read")
         self._plans: Iterator[BatchPlan] = iter(())
         self._filling: deque[tuple[BatchPlan, S, list[Future[None]]]] = deque()
@@ -33,7 +34,7 @@ class ReadAhead(Generic[S]):
     def begin(self, plans: Iterable[BatchPlan]) -> None:
         """Start an epoch; batches of an earlier one that are left are dropped."""
         self.stop()
-        self._plans = iter(plans)
+        self._plans = iter(plans) if self._reader is None else watch(plans, self._reader)
         for _ in range(DEPTH):
             self._fill_next()
 
@@ -54,6 +55,8 @@ class ReadAhead(Generic[S]):
             for future in futures:
                 future.cancel() or future.exception()
         self._filling.clear()
+        if self._reader is not None:
+            self._reader.forget()
 
     def close(self) -> None:
         """End the threads."""

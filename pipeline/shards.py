@@ -1,25 +1,29 @@
-"""The bytes of a store's shards in memory: mapped files, or ranged reads from an object store.
+"""The bytes of a store's shards in memory: mapped files, or objects (`remote_shards`).
 
-In: shard numbers and byte ranges. Out: addresses for the compiled kernels. A mapped file needs no read and no copy, and
-a range from the network is used in the client's buffer. Leaves which ranges to read to `chunks`.
+In: shard numbers and byte ranges. Out: addresses for the compiled kernels. A mapped file needs no read and no copy.
+Leaves which ranges to read to `chunks`, and reading ahead to `page_cache`.
 """
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
 from pipeline.mapped_files import FileIdentity, MappedFile, identity, map_file
+from pipeline.page_cache import Evidence, will_need
+from pipeline.ranges import merge
 from preprocess import zarr_store
 from preprocess.files import FILE_FAULTS, named_errors, open_regular
 from preprocess.shard import DamagedChunkError
 from preprocess.zarr_store import Store
 
-REQUESTS = 32  # ranged reads at the same time: an object store takes tens of milliseconds for each
+# Bytes between two ranges that are read with them, because a request costs more than they do: what Linux reads around a
+# page fault by default.
+DISK_GAP = 128 << 10
 
 
 class Span(NamedTuple):
@@ -41,6 +45,15 @@ class Shards(Protocol):
     def fetch(self, shards: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Span:
         """Bytes starts[i] to ends[i] of shards[i], all (N,) int64."""
 
+    def reads_ahead(self) -> bool:
+        """Whether the next call of `announce` is worth its cost. Ask once before each."""
+
+    def announce(self, shards: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
+        """Ranges that will be fetched soon, in this order, once each: start to read them."""
+
+    def forget(self) -> None:
+        """Ranges that were announced and not fetched yet will not be fetched."""
+
 
 class LocalShards:
     """Files, mapped when they are first used. The page cache is the only cache, and no file stays open.
@@ -56,6 +69,9 @@ class LocalShards:
         self._maps: list[MappedFile | None] = [None] * count
         self._addresses = np.zeros(count, np.int64)  # 0: not mapped
         self._cannot_map = np.zeros(count, bool)
+        self._evidence, self._is_first = Evidence(), True
+        self._announcing = ThreadPoolExecutor(1, thread_name_prefix="canopy-ahead")
+        self._announced: list[Future[None]] = []
 
     def name(self, shard: int) -> str:
         """The file."""
@@ -81,6 +97,39 @@ class LocalShards:
         if np.count_nonzero(addresses) == len(addresses):
             return Span(addresses + starts, self._maps)
         return self._read(addresses, shards, starts, ends)
+
+    def reads_ahead(self) -> bool:
+        """False while everything lies in the page cache."""
+        return self._evidence.says_read()
+
+    def announce(self, shards: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
+        """Another thread asks the OS, which blocks while the disk's queue is full. The first announcement after
+        `forget` is waited for: it shows whether others are worth their cost."""
+        asked = self._announcing.submit(self._will_need, shards, starts, ends)
+        if self._is_first:
+            self._is_first = False
+            asked.result()
+        self._announced = [*(one for one in self._announced if not one.done()), asked]
+
+    def forget(self) -> None:
+        """What the OS already reads stays in the page cache."""
+        for asked in self._announced:
+            asked.cancel() or asked.exception()
+        self._announced, self._is_first = [], True
+        self._evidence.reset()
+
+    def _will_need(self, shards: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
+        """A file that is missing or has changed is an error where it is read, not here."""
+        shards, starts, ends, _ = merge(shards, starts, ends, DISK_GAP)
+        with suppress(OSError, DamagedChunkError):
+            for shard in np.unique(shards[(self._addresses[shards] == 0) & ~self._cannot_map[shards]]).tolist():
+                self._map(shard)
+            addresses = self._addresses[shards]
+            will_need((addresses + starts)[addresses != 0], (ends - starts)[addresses != 0])
+            for row in np.flatnonzero(addresses == 0).tolist():
+                with self._opened(int(shards[row])) as file:
+                    start, end = int(starts[row]), int(ends[row])
+                    os.posix_fadvise(file.fileno(), start, end - start, os.POSIX_FADV_WILLNEED)
 
     def _map(self, shard: int) -> None:
         with self._opened(shard) as file:
@@ -130,39 +179,10 @@ class LocalShards:
             raise
 
 
-class RemoteShards:
-    """Objects in an object store (S3, Google, Azure, HTTP): many ranged reads at the same time."""
-
-    def __init__(self, store: Store) -> None:
-        from preprocess.remote import Objects
-
-        self._objects = Objects(str(store.path))
-        self._count = store.layout.num_shards(store.num_chips)
-        self._pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="canopy-fetch")
-
-    def name(self, shard: int) -> str:
-        """The object's URL."""
-        return self._objects.name(zarr_store.shard_key(shard))
-
-    def tails(self, count: int) -> Iterator[tuple[bytes, int]]:
-        """Read the end of each object: one request per shard, many at the same time."""
-        keys = (zarr_store.shard_key(shard) for shard in range(self._count))
-        return self._objects.read_tails(keys, count)
-
-    def fetch(self, shards: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Span:
-        """One request per range."""
-        ranges = zip(shards.tolist(), starts.tolist(), ends.tolist(), strict=True)
-        buffers: Sequence[np.ndarray] = list(self._pool.map(self._get, ranges))
-        return Span(np.array([buffer.ctypes.data for buffer in buffers], np.int64), buffers)
-
-    def _get(self, byte_range: tuple[int, int, int]) -> np.ndarray:
-        shard, start, end = byte_range
-        buffer = np.frombuffer(self._objects.read_range(zarr_store.shard_key(shard), start, end), np.uint8)
-        if len(buffer) != end - start:
-            raise DamagedChunkError(f"{self.name(shard)}: expected bytes {start} to {end}, found {len(buffer)}.")
-        return buffer
-
-
 def open_shards(store: Store) -> Shards:
     """Files or objects, depending on the store's path."""
-    return RemoteShards(store) if store.is_remote else LocalShards(store)
+    if store.is_remote:
+        from pipeline.remote_shards import RemoteShards
+
+        return RemoteShards(store)
+    return LocalShards(store)
