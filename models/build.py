@@ -33,7 +33,8 @@ DOWNLOAD_TIMEOUT_S = 20.0  # without a network, an error must come instead of en
 
 
 def build(arch: str, branches: tuple[Branch, ...], num_classes: int, weights: Weights | None = None, *,
-          new_bands: str = "kaiming", pool: bool = True, size: tuple[int, int] | None = None) -> nn.Module:  # fmt: skip
+          new_bands: str = "kaiming", pool: bool = True, stem: str = "imagenet",
+          size: tuple[int, int] | None = None) -> nn.Module:  # fmt: skip
     """Make a network.
 
     Args:
@@ -42,7 +43,7 @@ def build(arch: str, branches: tuple[Branch, ...], num_classes: int, weights: We
         num_classes: outputs.
         weights: pretrained weights that the trunks start from, or None. The last layer always starts random.
         new_bands: conv1's filters for bands that have none in `weights`; one of `resnet.NEW_BANDS`.
-        pool: see `resnet.make_resnet`.
+        pool, stem: see `resnet.make_resnet`.
         size: (height, width) of the images in pixels; networks of timm may depend on it.
 
     Raises:
@@ -52,12 +53,12 @@ def build(arch: str, branches: tuple[Branch, ...], num_classes: int, weights: We
     if len(branches) == 1:
         num_bands = len(branches[0].bands)
         if arch in ARCHS:
-            net = make_resnet(arch, num_bands, num_classes, pool=pool)
+            net = make_resnet(arch, num_bands, num_classes, pool=pool, stem=stem)
         else:
             net = make_timm(arch, num_bands, num_classes, size)
         trunks = [net]
     else:
-        net = TwoBranch(arch, branches, num_classes, pool=pool, size=size)
+        net = TwoBranch(arch, branches, num_classes, pool=pool, stem=stem, size=size)
         trunks = list(net.trunks)
     if weights is not None:
         weights = weights.split_last(layers_of(arch))

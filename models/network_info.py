@@ -16,7 +16,7 @@ class NetworkInfo:
     """The description of a network in the model file of one of our runs.
 
     bands: of each trunk, in the order of conv1's channels. input: the run's INPUT. pool: whether max pooling follows
-    conv1. mean, std: of each channel in the order of all trunks' bands, in the units of the values; empty in files of
+    conv1. stem: see `resnet.make_resnet`. mean, std: of each channel in the order of all trunks' bands, in the units of the values; empty in files of
     earlier versions.
     """
 
@@ -28,14 +28,15 @@ class NetworkInfo:
     classes: tuple[str, ...]
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    stem: str = "imagenet"
 
     def text(self) -> str:
         """As JSON. Equal descriptions give equal bytes."""
-        values = {name: value for name, value in asdict(self).items() if name not in _LATER or value}
+        values = {name: value for name, value in asdict(self).items() if name not in _LATER or value not in ((), "imagenet")}
         return json.dumps({"version": VERSION, **values}, sort_keys=True)
 
 
-_LATER = ("mean", "std")  # fields that earlier versions did not write
+_LATER = ("mean", "std", "stem")  # fields that earlier versions did not write
 
 
 def parse_info(text: str) -> NetworkInfo:
@@ -58,7 +59,9 @@ def parse_info(text: str) -> NetworkInfo:
     kinds = {"arch": str, "task": int, "input": str, "pool": bool}
     if not distinct or any(type(values[name]) is not kind for name, kind in kinds.items()):
         raise ValueError("a value is of another type")
-    numbers = {name: values.pop(name) for name in _LATER if name in values}
+    if values.get("stem", "imagenet") not in ("imagenet", "small"):
+        raise ValueError("a value is of another type")
+    numbers = {name: values.pop(name) for name in ("mean", "std") if name in values}
     if not all(map(_is_numbers, numbers.values())):
         raise ValueError("a value is of another type")
     values |= {name: tuple(value) for name, value in numbers.items()}

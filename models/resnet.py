@@ -23,6 +23,7 @@ RGB = ("red", "green", "blue")  # the order of ImageNet's filters
 SENTINEL_2 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 _PADDED = {name.replace("B0", "B"): name for name in SENTINEL_2}
 NEW_BANDS = ("kaiming", "mean", "copy-red")
+STEMS = ("imagenet", "small")
 
 
 class WeightsError(Exception):
@@ -69,7 +70,9 @@ def branch(*bands: str) -> Branch:
     return Branch(bands=bands, colours=tuple(band if band in RGB else None for band in bands))
 
 
-def make_resnet(arch: str, num_bands: int, num_classes: int | None, *, pool: bool = True) -> nn.Module:
+def make_resnet(
+    arch: str, num_bands: int, num_classes: int | None, *, pool: bool = True, stem: str = "imagenet"
+) -> nn.Module:
     """A randomly initialised torchvision ResNet.
 
     Args:
@@ -77,13 +80,14 @@ def make_resnet(arch: str, num_bands: int, num_classes: int | None, *, pool: boo
         num_bands: channels of conv1.
         num_classes: outputs of `fc`; None replaces it by the identity, for features (B, 512 or 2048).
         pool: max pooling after conv1. Without it all later layers have twice the resolution, for small chips.
+        stem: one of `STEMS`. "imagenet": conv1 has 7 x 7 filters and stride 2. "small": 3 x 3 filters and stride 1, which
+            also doubles the resolution of all later layers.
     """
     net: Any = torchvision.models.get_model(arch, weights=None)
     old = net.conv1
-    if num_bands != old.in_channels:
-        net.conv1 = nn.Conv2d(
-            num_bands, old.out_channels, old.kernel_size, stride=old.stride, padding=old.padding, bias=False
-        )
+    if num_bands != old.in_channels or stem == "small":
+        kernel, stride, padding = (3, 1, 1) if stem == "small" else (old.kernel_size, old.stride, old.padding)
+        net.conv1 = nn.Conv2d(num_bands, old.out_channels, kernel, stride=stride, padding=padding, bias=False)
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
     if not pool:
         net.maxpool = nn.Identity()

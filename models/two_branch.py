@@ -20,12 +20,12 @@ class TwoBranch(nn.Module):
 
     def __init__(
         self, arch: str, branches: tuple[Branch, ...], num_classes: int, *, pool: bool,
-        size: tuple[int, int] | None = None,
+        size: tuple[int, int] | None = None, stem: str = "imagenet",
     ) -> None:  # fmt: skip
         super().__init__()
         self._widths = [len(spec.bands) for spec in branches]
         if arch in ARCHS:
-            trunks = [make_resnet(arch, width, None, pool=pool) for width in self._widths]
+            trunks = [make_resnet(arch, width, None, pool=pool, stem=stem) for width in self._widths]
             features = num_features(arch)
         else:
             trunks = [make_timm(arch, width, None, size) for width in self._widths]

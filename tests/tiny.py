@@ -23,7 +23,9 @@ FEATURES = 16  # of a tiny network, before its last layer
 EVERY_STEP = ("CHECKPOINT_MINUTES=1e-9",)
 
 
-def tiny_net(arch: str, num_bands: int, num_classes: int | None, *, pool: bool = True) -> nn.Module:
+def tiny_net(
+    arch: str, num_bands: int, num_classes: int | None, *, pool: bool = True, stem: str = "imagenet"
+) -> nn.Module:
     """Replaces `models.resnet.make_resnet`."""
     net = nn.Sequential()
     net.conv1 = nn.Conv2d(num_bands, 8, 7, stride=2, padding=3, bias=False)

@@ -102,8 +102,9 @@ def check_batch_size(config: Config, num_train: int, height: int, width: int) ->
     if num_train < config.batch:
         raise UserError(f"BATCH={config.batch}: the train split has only {num_train} chips. Choose a smaller BATCH.")
     side = min(config.crop_of(height, width))
-    # A ResNet divides the side by 32, without max pooling by 16. BatchNorm needs at least two values per channel.
-    smallest = 32 if config.pools(height, width) else 16
+    # A ResNet divides the side by 32, without max pooling or with a small stem by 16, with both by 8. BatchNorm needs at
+    # least two values per channel.
+    smallest = 32 // (1 + (not config.pools(height, width))) // (1 + (config.stem_of(height, width) == "small"))
     if config.batch // config.accumulate == 1 and side <= smallest:
         raise UserError(
             f"BATCH={config.batch}, ACCUMULATE={config.accumulate}: chips of {side} px shrink to one value per "

@@ -23,7 +23,7 @@ TASK_2 = (
     "TASK=2 trains nothing: it is the analysis (tail accuracy, best and worst chips) of a Task 1 run. "
     "`make train TASK=1` makes that run, `make report RUN=runs/task1` analyses it."
 )
-SMALL_PX = 64  # a crop below this is small: pool=auto
+SMALL_PX = 64  # a crop below this is small: pool=auto, stem=auto
 
 
 # Pydantic puts the fields of the last base first.
@@ -60,7 +60,15 @@ class Config(RunSettings, OptimisationSettings, ModelSettings, DataSettings):
 
     def pools(self, height: int, width: int) -> bool:
         """Whether the model for chips of that size has max pooling behind conv1."""
-        return self.pool == "on" or (self.pool == "auto" and min(self.crop_of(height, width)) >= SMALL_PX)
+        return self.pool == "on" or (self.pool == "auto" and not self._small(height, width))
+
+    def stem_of(self, height: int, width: int) -> str:
+        """One of `models.resnet.STEMS`, for chips of that size."""
+        auto = "small" if self._small(height, width) else "imagenet"
+        return auto if self.stem == "auto" and self.arch in ARCHS else "imagenet" if self.stem == "auto" else self.stem
+
+    def _small(self, height: int, width: int) -> bool:
+        return min(self.crop_of(height, width)) < SMALL_PX
 
 
 # Settings that change how a run executes but not its result; they may differ on resume.
@@ -83,6 +91,7 @@ WITHOUT_EFFECT: tuple[tuple[str, str, Callable[[Config], bool]], ...] = (
         lambda config: bool(config.bands_in) and set(config.band_choice.named[0]) <= set(COLOURS),
     ),
     ("pool", "ARCH of timm", lambda config: config.arch not in ARCHS),
+    ("stem", "ARCH of timm", lambda config: config.arch not in ARCHS),
     ("crop_share", "CROP", lambda config: config.crop > 0),
     ("cache", "GPU=cpu (CACHE=host has)", lambda config: config.cache == "device" and config.gpu.startswith("cpu")),
     ("cache", "INPUT=course (CACHE=host has)", lambda config: config.cache == "device" and config.input == "course"),

@@ -18,12 +18,12 @@ from train.config import Config
 
 
 def model_metadata(
-    config: Config, branches: tuple[Branch, ...], inputs: Inputs, classes: tuple[str, ...], *, pool: bool
+    config: Config, branches: tuple[Branch, ...], inputs: Inputs, classes: tuple[str, ...], *, pool: bool, stem: str
 ) -> dict[str, str]:
     """The metadata of a model file, which describes its network. One entry: several would have no fixed order."""
     info = NetworkInfo(
         arch=config.arch, task=config.task, bands=tuple(spec.bands for spec in branches), input=config.input,
-        pool=pool, classes=classes, mean=inputs.mean, std=inputs.std,
+        pool=pool, classes=classes, mean=inputs.mean, std=inputs.std, stem=stem,
     )  # fmt: skip
     return {KEY: info.text()}
 

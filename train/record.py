@@ -22,7 +22,7 @@ from train.contract.results import TestScores, write_results
 from train.contract.surroundings import Machine, Surroundings
 from train.device import Device, amp_name
 from train.run_state import State
-from train.setup import Data, Job, crop_of, pools
+from train.setup import Data, Job, crop_of, pools, stem_of
 
 _NOTE = "A random split of neighbouring chips leaks from train to test; split by scene to avoid it."
 
@@ -55,7 +55,7 @@ def network_inputs(config: Config, data: Data) -> InputsRef:
             height=layout.height, width=layout.width, dtype=layout.dtype, bands=layout.bands, nodata=layout.nodata,
             reading=reading_of(data.store.source) or None,
         ),
-        pool=pools(config, data),
+        pool=pools(config, data), stem=stem_of(config, data),
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from train.messages import introduce
 from train.nan_checks import NotFiniteError, check_losses, check_weights
 from train.record import describe, network_inputs, publish, surroundings
 from train.run_state import State
-from train.setup import Job, pools
+from train.setup import Job, pools, stem_of
 from train.step import Trainer
 from train.telemetry import Tracker, open_trackers, scalars
 
@@ -152,8 +152,11 @@ class ActiveRun:
         job = self.job
         try:
             if best:
-                data, pool = job.data, pools(job.config, job.data)
-                metadata = model_metadata(job.config, data.branches, data.inputs, data.store.classes, pool=pool)
+                data, config = job.data, job.config
+                metadata = model_metadata(
+                    config, data.branches, data.inputs, data.store.classes,
+                    pool=pools(config, data), stem=stem_of(config, data),
+                )  # fmt: skip
                 state.best_sha256 = save_best(self.folder, self.trainer.eval_model, state.best, metadata)
                 self.state.best_sha256 = state.best_sha256
             save_checkpoint(self.folder, self.trainer, state, record)

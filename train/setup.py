@@ -174,6 +174,11 @@ def pools(config: Config, data: Data) -> bool:
     return config.pools(data.store.layout.height, data.store.layout.width)
 
 
+def stem_of(config: Config, data: Data) -> str:
+    """One of `models.resnet.STEMS`."""
+    return config.stem_of(data.store.layout.height, data.store.layout.width)
+
+
 def make_model(config: Config, data: Data, *, pretrained: bool) -> nn.Module:
     """The task's model on the CPU. `pretrained=False` if the weights of a run are loaded afterwards.
 
@@ -185,7 +190,7 @@ def make_model(config: Config, data: Data, *, pretrained: bool) -> nn.Module:
         weights = initial_weights(config, data.branches, pool=pool) if pretrained else None
         net = build(
             config.arch, data.branches, len(data.store.classes), weights, new_bands=config.conv1, pool=pool,
-            size=crop_of(config, data),
+            stem=stem_of(config, data), size=crop_of(config, data),
         )  # fmt: skip
     except WeightsError as error:
         raise UserError(str(error)) from error

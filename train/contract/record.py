@@ -91,7 +91,7 @@ class InputsRef:
     """What the network is fed: bands in the order of the channels, mean and std in the units of the stored values, and
     (height, width) of the crop.
 
-    `branches` are the bands of each trunk. `crop`, `chip` and `pool` are missing in early runs.
+    `branches` are the bands of each trunk. `crop`, `chip`, `pool` and `stem` are missing in early runs.
     """
 
     kind: Annotated[str, one_of("raw", "course")]
@@ -102,6 +102,7 @@ class InputsRef:
     crop: tuple[_Side, _Side] | None = None
     chip: Chip | None = None
     pool: bool = True
+    stem: Annotated[str, one_of("imagenet", "small")] = "imagenet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,6 +265,7 @@ def _check_together(record: Record, where: str) -> None:
         rows += [
             ("inputs.crop", config.crop_of(*sides), inputs.crop),
             ("inputs.pool", config.pools(*sides), inputs.pool),
+            ("inputs.stem", config.stem_of(*sides), inputs.stem),
         ]
         if inputs.kind == "raw" and inputs.chip.bands:
             rows.append(("inputs.bands", "bands of inputs.chip", _missing(inputs)))
