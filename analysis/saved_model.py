@@ -153,7 +153,9 @@ def load_saved(run: Run) -> tuple[nn.Module, str]:
     branches = tuple(branch(*bands) for bands in run.record.inputs.branches)
     inputs = run.record.inputs
     try:
-        net = build(run.config.arch, branches, len(run.classes), None, pool=inputs.pool, stem=inputs.stem, size=inputs.crop)
+        net = build(
+            run.config.arch, branches, len(run.classes), None, pool=inputs.pool, stem=inputs.stem, size=inputs.crop
+        )
     except WeightsError as error:  # timm is not installed here
         raise UserError(f"{run.path}: {error}") from error
     digest = load_weights(run.path, net)

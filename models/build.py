@@ -101,7 +101,12 @@ def _filters(
     pretrained: torch.Tensor, fresh: torch.Tensor, spec: Branch, bands: tuple[str, ...] | None, layer: str,
     new_bands: str,
 ) -> torch.Tensor:  # fmt: skip
-    """Weights of the first layer, (outputs, bands of the branch, ...). `layer` begins every error."""
+    """Weights of the first layer, (outputs, bands of the branch, ...). `layer` begins every error.
+
+    Filters of another side are those of another stem; then the layer stays new.
+    """
+    if pretrained.shape[2:] != fresh.shape[2:]:
+        return fresh
     if bands is not None and set(padded(bands)) == set(padded(spec.bands)):
         return pretrained[:, [padded(bands).index(band) for band in padded(spec.bands)]]
     if bands is not None:

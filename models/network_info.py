@@ -16,8 +16,8 @@ class NetworkInfo:
     """The description of a network in the model file of one of our runs.
 
     bands: of each trunk, in the order of conv1's channels. input: the run's INPUT. pool: whether max pooling follows
-    conv1. stem: see `resnet.make_resnet`. mean, std: of each channel in the order of all trunks' bands, in the units of the values; empty in files of
-    earlier versions.
+    conv1. stem: one of `resnet.STEMS`. mean, std: of each channel in the order of all trunks' bands, in the units of
+    the values; empty in files of earlier versions.
     """
 
     arch: str
@@ -32,11 +32,12 @@ class NetworkInfo:
 
     def text(self) -> str:
         """As JSON. Equal descriptions give equal bytes."""
-        values = {name: value for name, value in asdict(self).items() if name not in _LATER or value not in ((), "imagenet")}
+        values = {name: value for name, value in asdict(self).items() if value != _LATER.get(name)}
         return json.dumps({"version": VERSION, **values}, sort_keys=True)
 
 
-_LATER = ("mean", "std", "stem")  # fields that earlier versions did not write
+# Fields that earlier versions did not write, and their values then. Those are not written now either.
+_LATER: dict[str, Any] = {"mean": (), "std": (), "stem": "imagenet"}
 
 
 def parse_info(text: str) -> NetworkInfo:

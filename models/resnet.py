@@ -23,7 +23,7 @@ RGB = ("red", "green", "blue")  # the order of ImageNet's filters
 SENTINEL_2 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 _PADDED = {name.replace("B0", "B"): name for name in SENTINEL_2}
 NEW_BANDS = ("kaiming", "mean", "copy-red")
-STEMS = ("imagenet", "small")
+STEMS = {"imagenet": 7, "small": 3}  # sides of conv1's filters
 
 
 class WeightsError(Exception):
@@ -80,8 +80,8 @@ def make_resnet(
         num_bands: channels of conv1.
         num_classes: outputs of `fc`; None replaces it by the identity, for features (B, 512 or 2048).
         pool: max pooling after conv1. Without it all later layers have twice the resolution, for small chips.
-        stem: one of `STEMS`. "imagenet": conv1 has 7 x 7 filters and stride 2. "small": 3 x 3 filters and stride 1, which
-            also doubles the resolution of all later layers.
+        stem: one of `STEMS`. "imagenet": conv1 has 7 x 7 filters and stride 2. "small": 3 x 3 filters and stride 1, so
+            that all later layers have twice the resolution.
     """
     net: Any = torchvision.models.get_model(arch, weights=None)
     old = net.conv1

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from models.archs import ARCHS
 from models.network_info import KEY, NetworkInfo, parse_info
-from models.resnet import RGB, Branch, WeightsError, make_resnet, padded
+from models.resnet import RGB, STEMS, Branch, WeightsError, make_resnet, padded
 from models.timm_nets import TORCHVISION, Layers
 
 WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and DistributedDataParallel; torch.compile
@@ -86,6 +86,10 @@ class Weights:
         last = {name: value for trunk in self.trunks for name, value in trunk.items() if layers.is_last(name)}
         trunks = tuple({name: trunk[name] for name in trunk if name not in last} for trunk in self.trunks)
         return replace(self, trunks=trunks, last={**self.last, **last})
+
+    def have_stem(self, stem: str) -> bool:
+        """Whether conv1 has the filters of this stem, one of `resnet.STEMS`. Otherwise it stays new."""
+        return all(trunk["conv1.weight"].shape[2] == STEMS[stem] for trunk in self.trunks if "conv1.weight" in trunk)
 
     def lack_bands(self, branches: tuple[Branch, ...], layers: Layers = TORCHVISION) -> bool:
         """Whether a band of the branches needs a filter that the first layer of these weights lacks.
@@ -169,7 +173,7 @@ def check_names(
 ) -> None:  # fmt: skip
     """Compare the names and shapes of a trunk with those that its network has.
 
-    Leaves the channels of the `first` weights to `resnet`.
+    Leaves the channels of the `first` weights to `resnet`, and a conv1 of another stem to `build`.
 
     `num_batches_tracked` may be missing: older torch did not save it, and with BatchNorm's momentum nothing reads it.
 
@@ -182,7 +186,8 @@ def check_names(
     for name, value in expected.items():
         found_shape, shape = tuple(state[name].shape if name in state else value.shape), tuple(value.shape)
         if name in first and len(found_shape) == 4:  # the number of bands may differ
-            shape = (shape[0], found_shape[1], *shape[2:])
+            other_stem = arch in ARCHS and found_shape[2:] in [(side, side) for side in STEMS.values()]
+            shape = (shape[0], found_shape[1], *(found_shape if other_stem else shape)[2:])
         if found_shape != shape:
             reasons.append(f"{name} of shape {found_shape} instead of {shape}")
             break

@@ -59,6 +59,14 @@ def test_best_keeps_the_pooling_of_large_chips_only() -> None:
     assert make_config("default", **SETTINGS).pools(32, 32)
 
 
+def test_the_stem_of_small_crops_is_small_if_it_is_automatic() -> None:
+    auto = make_config("default", **SETTINGS, stem="auto")
+    assert [auto.stem_of(side, side) for side in (63, 72, 74, 256)] == ["small", "small", "imagenet", "imagenet"]
+    assert make_config("default", **SETTINGS).stem_of(32, 32) == "imagenet"
+    assert make_config("default", **SETTINGS, stem="small").stem_of(256, 256) == "small"
+    assert make_config("default", **SETTINGS | {"arch": "vit_tiny_patch16_224"}).stem_of(32, 32) == "imagenet"
+
+
 def test_a_setting_goes_over_the_recipe() -> None:
     config = make_config("default", **SETTINGS, epochs=3, lr=0.5)
     assert (config.epochs, config.lr, config.recipe) == (3, 0.5, "default")
@@ -151,6 +159,7 @@ WITHOUT_EFFECT = [
     ({"conv1": "mean"}, {"bands_in": "a,b,c", "bands_rgb": "c,b,a"}, {"bands_in": "a,b,c,d", "bands_rgb": "c,b,a"}),
     ({"block_km": 5.0}, {"split": "course"}, {"split": "blocked"}),
     ({"pool": "off"}, {"arch": "vit_tiny_patch16_224"}, {"arch": "resnet50"}),
+    ({"stem": "small"}, {"arch": "vit_tiny_patch16_224"}, {"arch": "resnet50"}),
     ({"crop_share": 0.5}, {"crop": 20}, {"crop": 0}),
     ({"cache": "device"}, {"gpu": "cpu"}, {"gpu": "0"}),
     ({"cache": "device"}, {"input": "course"}, {"input": "raw"}),
@@ -208,7 +217,7 @@ def test_the_list_of_settings_is_frozen() -> None:
         "accumulate", "checkpoint_minutes", "rank_timeout_minutes", "tracker",
         "recipe", "epochs", "batch", "test_batch", "flips", "optimizer", "lr", "momentum", "weight_decay", "schedule",
         "step_epochs", "step_gamma", "loss", "warmup", "ema", "smoothing", "balance", "trunk_lr",
-        "pool", "crop_share", "bands_in", "trunks", "bands_rgb", "block_km",
+        "pool", "stem", "crop_share", "bands_in", "trunks", "bands_rgb", "block_km",
     }  # fmt: skip
 
 
@@ -218,6 +227,7 @@ def test_choices_are_those_of_the_code_they_stand_for() -> None:
     assert specs(Config)["cache"].choices == CACHES
     assert specs(Config)["decode"].choices == DECODES
     assert specs(Config)["conv1"].choices == resnet.NEW_BANDS
+    assert specs(Config)["stem"].choices == (*resnet.STEMS, "auto")
 
 
 def test_configuration_loads_nothing_heavy() -> None:

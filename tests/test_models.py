@@ -89,6 +89,26 @@ def test_without_pooling_the_features_see_twice_the_resolution() -> None:
     assert not any("maxpool" in name for name in net.state_dict())
 
 
+@pytest.mark.parametrize("branches", [(RGB,), (RGB, NIR)])
+def test_a_small_stem_doubles_the_resolution_and_keeps_all_other_weights(branches: tuple[Branch, ...]) -> None:
+    """Weights with a stem of their own side fill conv1; with another side it stays new."""
+    state = pretrained()
+    net = build("resnet18", branches, 5, plain(state), stem="small")
+    trunks = list(net.trunks) if len(branches) > 1 else [net]
+    sizes = []
+    for trunk, spec in zip(trunks, branches, strict=True):
+        trunk.layer4.register_forward_hook(lambda _, __, out: sizes.append(tuple(out.shape)))
+        assert trunk.conv1.weight.shape == (64, len(spec.bands), 3, 3)
+        assert trunk.conv1.stride == (1, 1)
+        assert torch.equal(trunk.layer1[0].conv1.weight, state["layer1.0.conv1.weight"])
+    net(torch.zeros(1, sum(len(spec.bands) for spec in branches), 64, 64))
+    assert sizes == [(1, 512, 4, 4)] * len(branches)
+    small = {**state, "conv1.weight": torch.randn(64, 3, 3, 3)}
+    filled = build("resnet18", (RGB,), 5, plain(small), stem="small")
+    assert torch.equal(filled.conv1.weight, small["conv1.weight"])
+    assert build("resnet18", (RGB,), 5, plain(small)).conv1.weight.shape == (64, 3, 7, 7)
+
+
 @pytest.mark.parametrize(("choice", "expected"), [("mean", [2.0]), ("copy-red", [1.0])])
 def test_filters_of_new_bands_by_choice(choice: str, expected: list[float]) -> None:
     """Red's filter is all 1, green's 2, blue's 3; the new bands are before, between and after them."""

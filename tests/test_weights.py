@@ -153,10 +153,11 @@ def test_a_line_says_what_of_the_file_is_used(
         (half, {}, "its last layer (3 classes) is not used; float16 is converted to float32"),
         (double, {}, "its last layer (3 classes) is not used; float64 is rounded to float32"),
         (bare, {}, "all of it is used"),
+        (bare, {"stem": "small"}, "they have another stem than STEM=small, so conv1 starts from random weights"),
     ):
         capsys.readouterr()
         start_from(store, file, **settings)
-        line = capsys.readouterr().out
+        line = capsys.readouterr().out.splitlines(keepends=True)[-1]
         assert line.startswith(f"WEIGHTS={file}: ")
         assert line.endswith(f"{message}\n")
         assert line.count("\n") == 1
@@ -210,6 +211,22 @@ def test_conv1_without_new_bands_is_refused(
         text = refused(lambda file=file: start_from(store, file, 4, conv1="mean"))
         assert text == f"CONV1=mean has no effect here: WEIGHTS={file} has filters for all bands. Leave CONV1 out."
     start_from(store, runs(1), 4, conv1="mean")
+
+
+def test_settings_that_need_pretrained_filters_are_refused_with_another_stem(
+    store: Path, runs: Callable[..., Path], refused: Callable[..., str]
+) -> None:
+    path = runs(1)
+    text = refused(lambda: start_from(store, path, stem="small", finetune="head"))
+    assert text == (
+        f"FINETUNE=head: conv1 would keep random weights, because WEIGHTS={path} has another stem than STEM=small. Set "
+        "STEM=imagenet."
+    )
+    text = refused(lambda: start_from(store, path, 4, stem="small", conv1="mean"))
+    assert text == (
+        f"CONV1=mean has no effect with STEM=small: WEIGHTS={path} has another stem. Set STEM=imagenet, or leave CONV1 "
+        "out."
+    )
 
 
 def test_without_imagenet_weights_head_and_conv1_are_refused(

@@ -13,6 +13,7 @@ from helpers.chips import to_store, write_chips
 from helpers.commands import SETTINGS, stop_at, train
 from torch import nn
 
+from models.resnet import STEMS
 from pipeline.loader import Batch
 from preprocess.zarr_store import Store
 from train.checkpoint_files import folder
@@ -28,7 +29,8 @@ def tiny_net(
 ) -> nn.Module:
     """Replaces `models.resnet.make_resnet`."""
     net = nn.Sequential()
-    net.conv1 = nn.Conv2d(num_bands, 8, 7, stride=2, padding=3, bias=False)
+    side = STEMS[stem]
+    net.conv1 = nn.Conv2d(num_bands, 8, side, stride=2, padding=side // 2, bias=False)
     net.bn1 = nn.BatchNorm2d(8)
     net.relu = nn.ReLU()
     net.conv2 = nn.Conv2d(8, FEATURES, 3, stride=2, padding=1, bias=False)

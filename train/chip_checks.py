@@ -102,8 +102,8 @@ def check_batch_size(config: Config, num_train: int, height: int, width: int) ->
     if num_train < config.batch:
         raise UserError(f"BATCH={config.batch}: the train split has only {num_train} chips. Choose a smaller BATCH.")
     side = min(config.crop_of(height, width))
-    # A ResNet divides the side by 32, without max pooling or with a small stem by 16, with both by 8. BatchNorm needs at
-    # least two values per channel.
+    # A ResNet divides the side by 32, without max pooling or with a small stem by 16, with both by 8. BatchNorm needs
+    # two values per channel.
     smallest = 32 // (1 + (not config.pools(height, width))) // (1 + (config.stem_of(height, width) == "small"))
     if config.batch // config.accumulate == 1 and side <= smallest:
         raise UserError(

@@ -48,7 +48,7 @@ def resolve_weights(config: Config) -> Config:
     return config.replace(weights="imagenet")
 
 
-def initial_weights(config: Config, branches: tuple[Branch, ...], *, pool: bool) -> Weights | None:
+def initial_weights(config: Config, branches: tuple[Branch, ...], *, pool: bool, stem: str) -> Weights | None:
     """The weights that the network starts from; None: from scratch. For a file, a line says what of it is used.
 
     Raises:
@@ -64,6 +64,7 @@ def initial_weights(config: Config, branches: tuple[Branch, ...], *, pool: bool)
         _check_file(path)
         weights = file_weights(path, f"WEIGHTS={path}").split_last(layers_of(config.arch))
         _check_info(weights, config)
+    _check_stem(weights, config, stem)
     if config.conv1 != "kaiming" and not weights.lack_bands(branches, layers_of(config.arch)):
         raise WeightsError(
             f"CONV1={config.conv1} has no effect here: {weights.source} has filters for all bands. Leave CONV1 out."
@@ -71,7 +72,26 @@ def initial_weights(config: Config, branches: tuple[Branch, ...], *, pool: bool)
     if config.weights != "imagenet":
         say(one_line(_line(weights, pool)))
         _say_channels(weights, branches, config.arch)
+    if not weights.have_stem(stem):
+        say(f"{weights.source}: they have another stem than STEM={config.stem}, so conv1 starts from random weights")
     return weights
+
+
+def _check_stem(weights: Weights, config: Config, stem: str) -> None:
+    """Refuse settings that need conv1's pretrained filters, if the network has another stem."""
+    if weights.have_stem(stem):
+        return
+    other = "imagenet" if stem == "small" else "small"
+    if config.conv1 != "kaiming":
+        raise WeightsError(
+            f"CONV1={config.conv1} has no effect with STEM={config.stem}: {weights.source} has another stem. Set "
+            f"STEM={other}, or leave CONV1 out."
+        )
+    if config.finetune == "head":
+        raise WeightsError(
+            f"FINETUNE=head: conv1 would keep random weights, because {weights.source} has another stem than "
+            f"STEM={config.stem}. Set STEM={other}."
+        )
 
 
 def _check_file(path: Path) -> None:

@@ -168,8 +168,8 @@ class ModelSettings(Settings):
     )
     stem: Literal["imagenet", "small", "auto"] = by_recipe(
         "stem",
-        "conv1, the first convolution. imagenet: 7 x 7 filters and stride 2. small: 3 x 3 filters and stride 1, so that "
-        "later layers see twice the resolution. auto: small if the crop is smaller than 64 pixels.",
+        "conv1, the first convolution. imagenet: 7 x 7 filters and stride 2. small: 3 x 3 filters and stride 1; later "
+        "layers see twice the resolution. auto: small if the crop is smaller than 64 pixels.",
         "imagenet",
     )
 

@@ -187,10 +187,11 @@ def make_model(config: Config, data: Data, *, pretrained: bool) -> nn.Module:
     """
     try:
         pool = pools(config, data)
-        weights = initial_weights(config, data.branches, pool=pool) if pretrained else None
+        stem = stem_of(config, data)
+        weights = initial_weights(config, data.branches, pool=pool, stem=stem) if pretrained else None
         net = build(
             config.arch, data.branches, len(data.store.classes), weights, new_bands=config.conv1, pool=pool,
-            stem=stem_of(config, data), size=crop_of(config, data),
+            stem=stem, size=crop_of(config, data),
         )  # fmt: skip
     except WeightsError as error:
         raise UserError(str(error)) from error
