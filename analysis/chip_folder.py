@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +16,9 @@ from analysis.finished_run import Run
 from pipeline.inputs import Inputs
 from pipeline.loader import ChipLoader, reader_loader
 from pipeline.view import View
-from preprocess.chip_reader import ChipFiles, ChipReader, FileReader, state_of
+from preprocess.addresses import Location
+from preprocess.chip_reader import ChipFiles, ChipReader, FileReader, paths_of, state_of
+from preprocess.chip_words import check_folder
 from preprocess.console import SHORTAGES, UserError, say, setting_names
 from preprocess.expected import Expected
 from preprocess.file_patterns import FilePattern
@@ -29,6 +30,7 @@ from preprocess.layout import Layout, plan_layout
 from preprocess.packed_texts import PackedTexts
 from preprocess.pattern_matching import list_pattern
 from preprocess.reading import reading_of, unknown_keys
+from preprocess.sources import Source, listed, source_of
 from preprocess.suffixes import PICTURES, SUFFIXES
 from preprocess.tiff_page import ChipError
 from preprocess.write import check_finite
@@ -54,17 +56,14 @@ class Files:
     corners: np.ndarray | None = None
 
 
-def list_files(folder: Path, pattern: FilePattern | None = None) -> Files:
+def list_files(folder: Location, pattern: FilePattern | None = None) -> Files:
     """Every chip below `folder`, as `make zarr` finds them: TIFFs; PNGs and JPEGs if there are no TIFFs; or the files
     of a pattern. Hidden files are left out; one line has their number.
 
     Raises:
         UserError: no folder, no chip, or two files with one name.
     """
-    if not folder.is_dir():
-        raise UserError(
-            f"DATA={folder}: expected a folder of TIFFs, found {'a file' if folder.exists() else 'nothing'}."
-        )
+    check_folder(folder)
     names, paths = _of_pattern(folder, pattern) if pattern else _of_suffix(folder)
     if unreadable := next((path for name, path in zip(names, paths, strict=True) if not _is_utf8(name)), None):
         raise UserError(
@@ -76,12 +75,13 @@ def list_files(folder: Path, pattern: FilePattern | None = None) -> Files:
             raise UserError(f"{path} and {twin}: two files for one name, {name!r}. Remove one.")
     bands = pattern.bands if pattern else ()
     size, mtime_ns = np.zeros((2, len(names)), np.int64)
+    source = listed(folder)
     for chip, path in enumerate(paths):
-        size[chip], mtime_ns[chip] = _state(path, bands)
+        size[chip], mtime_ns[chip] = _state(path, bands, source)
     return Files(names=names, paths=paths, size=size, mtime_ns=mtime_ns, bands=bands)
 
 
-def _of_suffix(folder: Path) -> tuple[PackedTexts, PackedTexts]:
+def _of_suffix(folder: Location) -> tuple[PackedTexts, PackedTexts]:
     """(names, paths) of the TIFFs below a folder, or else of the PNGs and JPEGs, sorted by name, then by path."""
     listing = list_chips(folder)
     if text := listing.skipped():
@@ -95,17 +95,17 @@ def _of_suffix(folder: Path) -> tuple[PackedTexts, PackedTexts]:
     return PackedTexts.collect(map(chip_name, listing.names)), paths
 
 
-def _of_pattern(folder: Path, pattern: FilePattern) -> tuple[PackedTexts, PackedTexts]:
+def _of_pattern(folder: Location, pattern: FilePattern) -> tuple[PackedTexts, PackedTexts]:
     chips = list_pattern(folder, pattern)
     if not chips:
         raise UserError(f"DATA={folder}: expected files as {pattern.text} (FILES of the run's store), found none.")
     return PackedTexts.collect(name for name, _ in chips), PackedTexts.collect(path for _, path in chips)
 
 
-def _state(path: str, bands: tuple[str, ...]) -> tuple[int, int]:
+def _state(path: str, bands: tuple[str, ...], source: Source) -> tuple[int, int]:
     """See `state_of`; (0, 0) of a chip that lacks a file: reading it gives the reason."""
     try:
-        return state_of(path, bands)
+        return state_of(path, bands, source)
     except FileNotFoundError:
         return 0, 0
 
@@ -179,7 +179,7 @@ def _first_layout(files: Files, bands: tuple[str, ...]) -> Layout:
     reason = ""
     for path in files.paths:
         try:
-            values = FileReader().read(path, Expected(num_bands=len(bands)))
+            values = FileReader(source=source_of(path)).read(path, Expected(num_bands=len(bands)))
             count, height, width = values.shape
             if count != len(bands):
                 raise ChipError(path, f"{len(bands)} bands ({', '.join(bands)})", str(count))
@@ -209,14 +209,23 @@ class FolderReader:
         """Read files into `out`, (N, bands, height, width). A file that cannot be used becomes zeros and a reason in
         `bad`."""
         assert flip_rows is None  # test batches are never flipped
+        files = self.files
+        source = source_of(files.paths[chips[0]])
+        of_chips = (file for chip in chips.tolist() for file in paths_of(files.paths[chip], files.bands))
+        source.begin(dict.fromkeys(of_chips), int(files.size[chips].max()))
+        reader = ChipReader(self._chip_files(), source)  # one per call: several threads read
         for row, chip in enumerate(chips.tolist()):
-            self._read(chip, out[row])
+            if row and chip == chips[row - 1]:  # the last batch is padded with its last chip
+                out[row] = out[row - 1]
+            else:
+                self._read(chip, reader, out[row])
 
-    def _read(self, chip: int, out: np.ndarray) -> None:
-        path = self.files.paths[chip]
+    def _read(self, chip: int, reader: ChipReader, out: np.ndarray) -> None:
+        files, path = self.files, self.files.paths[chip]
         try:
             with named_errors(path):
-                reader = ChipReader(self._chip_files())  # one per call: several threads read
+                if state_of(path, files.bands, reader.source) != (files.size[chip], files.mtime_ns[chip]):
+                    raise ChipError(path, "the file as listed", "a changed file", "Run the same command again.")
                 values = reader.read(path)
             check_finite(values, path, self.layout.nodata)
         except ChipError as error:

@@ -11,6 +11,7 @@ from pydantic import field_validator
 
 from analysis.run_paths import check_run, tta_folder
 from preprocess.addresses import Location
+from preprocess.chip_words import check_folder
 from preprocess.commands import MadeStore
 from preprocess.console import UserError
 from preprocess.files import check_writable, store_place
@@ -144,8 +145,11 @@ class AuditSettings(MadeStore):
 class PredictSettings(RunFolder):
     """Scores of chips without labels."""
 
-    data: Path = setting(
-        ..., "Folder of chips, in files like those of the run's store.", hint="folder", example="DATA=folder"
+    data: Location = setting(
+        ...,
+        "Folder of chips, in files like those of the run's store. Or its address, such as s3://bucket/chips.",
+        hint="folder",
+        example="DATA=folder",
     )
     out: Path = setting(Path("predictions.csv"), "The CSV of scores.", hint="file.csv")
     bands: tuple[str, ...] | None = setting(
@@ -178,9 +182,7 @@ class PredictSettings(RunFolder):
     def check(self) -> None:
         """Refuse a RUN that is no run, and a DATA that is no folder."""
         super().check()
-        if not self.data.is_dir():
-            found = "a file" if self.data.exists() else "nothing"
-            raise UserError(f"DATA={self.data}: expected a folder of TIFFs, found {found}.")
+        check_folder(self.data)
 
 
 class ExportSettings(MovedStore):

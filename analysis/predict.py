@@ -33,11 +33,13 @@ from analysis.raster_folder import RasterReader, list_windows, window_files
 from analysis.saved_model import inputs_of, load_saved
 from analysis.tta import Symmetries
 from pipeline.loader import ChipLoader
+from preprocess.addresses import Location
 from preprocess.console import UserError, say
 from preprocess.file_patterns import read_pattern
 from preprocess.files import locked
 from preprocess.fit import fit_of
 from preprocess.packed_texts import json_digest
+from preprocess.sources import forget_objects
 from preprocess.window_cut import cut_of
 from preprocess.zarr_store import Store, write_atomic
 from train.device import AMP_SETTING, Device, choose_device, prepare_torch
@@ -47,7 +49,7 @@ BLOCK_BATCHES = 32  # of 64 chips: a block is 2,048 chips, seconds of work
 
 
 def predict(
-    run_path: Path, data: Path, out: Path, *, bands: tuple[str, ...] | None, gpu: str | None, tta: bool,
+    run_path: Path, data: Location, out: Path, *, bands: tuple[str, ...] | None, gpu: str | None, tta: bool,
     stride: int | None = None, geojson: bool = False,
 ) -> int:  # fmt: skip
     """Score a folder; returns the number of bad files.
@@ -62,6 +64,7 @@ def predict(
     store, reason, reading = how_chips_were_read(run)
     chip = store.layout if store else run.record.inputs.chip
     pattern = read_pattern(reading["files"], bands or (chip.bands if chip else None)) if "files" in reading else None
+    forget_objects(data, None)
     if cut := cut_of(reading, stride=stride, nodata=chip.nodata if chip else None):
         assert chip is not None  # versions that know windows record the chip
         axes = reading.get("axes")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from analysis.chip_folder import Files, FolderReader
+from preprocess.addresses import Location
 from preprocess.chip_reader import ChipFiles
 from preprocess.console import SHORTAGES, UserError, say
 from preprocess.expected import Expected
@@ -32,7 +33,7 @@ def window_files(
     return ChipFiles(expected=(expected,) * max(len(words), 1), bands=words, cut=cut)
 
 
-def list_windows(folder: Path, pattern: FilePattern | None, how: ChipFiles) -> Files:
+def list_windows(folder: Location, pattern: FilePattern | None, how: ChipFiles) -> Files:
     """Every window of every raster below `folder`, raster by raster. Reads headers and no pixels.
 
     Raises:
@@ -40,6 +41,8 @@ def list_windows(folder: Path, pattern: FilePattern | None, how: ChipFiles) -> F
     """
     grids: list[Grid] = []
     unusable: list[tuple[str, str]] = []
+    if not isinstance(folder, Path):
+        raise UserError(f"DATA={folder}: expected a folder on disk with a run on windows (WINDOW), found an address.")
     named = find_rasters(folder, pattern)
     for name, path in named:
         try:

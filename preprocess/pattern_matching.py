@@ -68,7 +68,7 @@ def _exists(source: Source, file: str) -> bool:
     return True
 
 
-def list_pattern(folder: Path, pattern: FilePattern) -> list[tuple[str, str]]:
+def list_pattern(folder: Location, pattern: FilePattern) -> list[tuple[str, str]]:
     """(name, path) of every chip below `folder` that has a file of the first band, sorted; {band} is kept in paths."""
     parts = [
         part.replace(BAND, pattern.bands[0]) if pattern.bands else part for part in (*pattern.fixed, *pattern.rest)
@@ -78,12 +78,21 @@ def list_pattern(folder: Path, pattern: FilePattern) -> list[tuple[str, str]]:
         form.append({NAME: r"(?P=name)" if known else r"(?P<name>[^/]+)", "*": "[^/]*"}.get(piece, re.escape(piece)))
         known |= piece == NAME
     chips = []
-    for file in folder.glob("/".join(parts).replace(NAME, "*")):
-        if match := re.fullmatch("".join(form), file.relative_to(folder).as_posix()):
-            start = file.relative_to(folder).parts[: len(pattern.fixed)]
+    for file in _files_like(folder, "/".join(parts).replace(NAME, "*")):
+        if match := re.fullmatch("".join(form), file):
+            start = file.split("/")[: len(pattern.fixed)]
             rest = [part.replace(NAME, match["name"]) for part in pattern.rest]
             chips.append((match["name"], os.path.join(folder, *start, *rest)))
     return sorted(chips)
+
+
+def _files_like(folder: Location, form: str) -> Iterator[str]:
+    """Names below `folder` that may have a form with *; in object storage every name."""
+    if isinstance(folder, Path):
+        return (file.relative_to(folder).as_posix() for file in folder.glob(form))
+    from preprocess.remote_files import list_folder
+
+    return iter(list_folder(folder))
 
 
 def _entries(folder: Location, pattern: FilePattern) -> Iterator[tuple[str, str]]:

@@ -125,8 +125,8 @@ class RemoteFiles:
     """Opens files at addresses. After `begin`, it fetches the next ones while the caller works."""
 
     def __init__(self) -> None:
-        self._fetched: dict[str, tuple[Any, State]] = {}
-        self._ahead: Iterator[tuple[str, tuple[Any, State]]] = iter(())
+        self._fetched: dict[str, tuple[Any, State] | FileNotFoundError] = {}
+        self._ahead: Iterator[tuple[str, tuple[Any, State] | FileNotFoundError]] = iter(())
 
     def begin(self, paths: Iterable[str], largest: int) -> None:
         """Fetch these files in order, at most AHEAD_BYTES ahead if none has more than `largest` bytes."""
@@ -152,20 +152,23 @@ class RemoteFiles:
             self._fetched[following[0]] = following[1]
         if path not in self._fetched:
             self._fetched[path] = _fetch_chip(path)
-        return self._fetched[path]
+        if isinstance(fetched := self._fetched[path], FileNotFoundError):
+            raise fetched
+        return fetched
 
 
-def _fetch_chip(path: str) -> tuple[Any, State]:
+def _fetch_chip(path: str) -> tuple[Any, State] | FileNotFoundError:
+    """The file; or that it is missing, so that the files after it are still fetched ahead."""
     try:
         return fetch(path)
-    except MissingObjectError as error:
-        raise _missing(path) from error
+    except MissingObjectError:
+        return _missing(path)
 
 
 def _missing(path: object) -> FileNotFoundError:
     return FileNotFoundError(errno.ENOENT, "No such object", str(path))
 
 
-def _fetch_all(paths: Iterable[str], count: int) -> Iterator[tuple[str, tuple[Any, State]]]:
+def _fetch_all(paths: Iterable[str], count: int) -> Iterator[tuple[str, tuple[Any, State] | FileNotFoundError]]:
     with ThreadPoolExecutor(count, thread_name_prefix="canopy-chips") as pool:
         yield from read_ahead(pool, lambda path: (path, _fetch_chip(path)), paths, count)
