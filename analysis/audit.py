@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import class_metrics, duplicates, plots
+from analysis.feature_runs import useful_jobs
 from analysis.features import Features, read_features
 from analysis.figures import Figures
 from analysis.finding_sections import finding_section, summary
@@ -20,21 +21,24 @@ from analysis.page import Section, Tables, render
 from analysis.pictures import ImageBudget
 from analysis.pixel_checks import jpeg_findings, jpeg_paths, nodata_findings, outliers, pixel_findings
 from analysis.shown_classes import MAX_CELLS, WIDE_CELLS, most_frequent
-from preprocess.addresses import Location
+from preprocess.addresses import Location, absolute
 from preprocess.console import say
+from preprocess.engine import open_engine
 from preprocess.presets import exclusive_classes
 from preprocess.split_rules import BLOCK_KM
 from preprocess.splits import SPLIT_NAMES, Split, make_split
 from preprocess.zarr_store import Store, open_store
 
+_MODULES = ("analysis.feature_runs",)  # what worker processes import before their first task
 _EXACT, _TRAINED = "Exact duplicates", ("train", "val")
 
 
 def audit(
     store_path: Location, *, labels: Location | None, jpeg: Path | None, run_path: Path | None, split_rule: str | None,
-    exclusive: tuple[str, ...] | None, block_km: float = BLOCK_KM,
+    exclusive: tuple[str, ...] | None, block_km: float = BLOCK_KM, jobs: int = 1, cluster: str | None = None,
 ) -> list[Finding]:  # fmt: skip
     """Check a store and write the page; returns the findings. `split_rule` None: the split of the run, else "course".
+    `jobs`, `cluster`: the processes of this machine or the Dask workers that read the pixels.
 
     Raises:
         UserError: the store, the CSV, the JPEGs or the run cannot be used.
@@ -47,7 +51,8 @@ def audit(
     rule, val = (run.config.split, run.config.val) if run and split_rule is None else (split_rule or "course", 0)
     # Bad input is refused before any pixel is read. "blocked" needs the groups, which are known only after that.
     split = None if rule == "blocked" else make_split(rule, store, val=val)
-    features = read_features(store)
+    with open_engine(cluster, jobs=useful_jobs(store, jobs), modules=_MODULES) as engine:
+        features = read_features(store, engine, absolute(store_path) if cluster else store_path)
     similar, chip_groups = _similar(store, features)
     duplicates.write_groups(store, chip_groups)
     block_km = run.config.block_km if run and split_rule is None else block_km

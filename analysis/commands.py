@@ -12,7 +12,8 @@ from pydantic import field_validator
 from analysis.run_paths import check_run, tta_folder
 from preprocess.addresses import Location
 from preprocess.chip_words import check_folder
-from preprocess.commands import MadeStore
+from preprocess.cluster_words import ClusterWords
+from preprocess.commands import CORES, MadeStore
 from preprocess.console import UserError
 from preprocess.files import check_writable, store_place
 from preprocess.settings import Settings, setting
@@ -93,7 +94,7 @@ class ReportSettings(MovedStore):
             check_run("COMPARE", run)
 
 
-class AuditSettings(MadeStore):
+class AuditSettings(MadeStore, ClusterWords):
     """The check of a data set."""
 
     labels: Location | None = setting(
@@ -124,6 +125,7 @@ class AuditSettings(MadeStore):
         "Mutually exclusive classes: every chip must have exactly one of them.",
         default_text="those of a preset, if the store has exactly its classes",
     )
+    jobs: int = setting(CORES, "Number of processes that read the pixels.", ge=1, default_text="one per core")
 
     @field_validator("split")
     @classmethod
@@ -133,8 +135,9 @@ class AuditSettings(MadeStore):
         return rule
 
     def check(self) -> None:
-        """Refuse a RUN that is no run, and files that are not there."""
-        super().check()
+        """Refuse a RUN that is no run, files that are not there, and CLUSTER without Dask."""
+        MadeStore.check(self)
+        ClusterWords.check(self)
         if self.run is not None:
             check_run("RUN", self.run)
         for word, path in (("LABELS", self.labels), ("JPEG", self.jpeg)):
@@ -230,7 +233,7 @@ def audit(settings: AuditSettings) -> int:
 
     make_audit(
         settings.store, labels=settings.labels, jpeg=settings.jpeg, run_path=settings.run, split_rule=settings.split,
-        exclusive=settings.exclusive, block_km=settings.block_km,
+        exclusive=settings.exclusive, block_km=settings.block_km, jobs=settings.jobs, cluster=settings.cluster,
     )  # fmt: skip
     return 0
 

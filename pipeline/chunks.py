@@ -28,31 +28,36 @@ _ADVICE = "`make verify STORE=...` lists all damage; remove the store and conver
 class ChunkReader:
     """Reads `bands` of a store's chips, in that order. Many threads can share it. Its index takes 8 bytes per chunk.
 
+    shards: only chips of these are read, and only their indexes; None: all.
+
     All methods take chip numbers (N,) int64. They raise DamagedChunkError with the chip, the band and the shard.
     """
 
-    def __init__(self, store: Store, bands: tuple[str, ...]) -> None:
+    def __init__(self, store: Store, bands: tuple[str, ...], shards: range | None = None) -> None:
         self.layout = store.layout
         self.bands = bands
         self._store = store
         self._shards = open_shards(store)
-        shape = (store.num_chips, len(bands), self.layout.chunks_per_band)
+        shards = range(self.layout.num_shards(store.num_chips)) if shards is None else shards
+        self._first = shards.start * self.layout.shard_tiles
+        count = min(shards.stop * self.layout.shard_tiles, store.num_chips) - self._first
+        shape = (count, len(bands), self.layout.chunks_per_band)
         # Offsets are relative to a chip's first chunk, so that they fit into 32 bits.
-        self._starts, self._offsets = np.empty(store.num_chips, np.int64), np.empty(shape, np.int32)
+        self._starts, self._offsets = np.empty(count, np.int64), np.empty(shape, np.int32)
         self._sizes = np.empty(shape, np.int32)
         try:
-            self._read_indexes(list(store.band_indices(bands)))
+            self._read_indexes(list(store.band_indices(bands)), shards)
         except DamagedChunkError as error:
             raise type(error)(f"{error} {_ADVICE}") from error
         self._kernel_kind = CODECS[self.layout.codec].kernel_kinds[self.layout.dtype]
         self._local = threading.local()
 
-    def _read_indexes(self, band_indices: list[int]) -> None:
-        """Read the index of every shard, and keep where the chunks of each chip lie."""
+    def _read_indexes(self, band_indices: list[int], shards: range) -> None:
+        """Read the index of every one of `shards`, and keep where the chunks of each chip lie."""
         store, layout, digests, total = self._store, self.layout, self._store.shard_digest, 0
-        for index, (data, end) in enumerate(self._shards.tails(shard.tail_bytes(layout))):
-            first = index * layout.shard_tiles
-            count = min(layout.shard_tiles, store.num_chips - first)
+        for index, (data, end) in zip(shards, self._shards.tails(shard.tail_bytes(layout), shards), strict=True):
+            first = index * layout.shard_tiles - self._first
+            count = min(layout.shard_tiles, store.num_chips - index * layout.shard_tiles)
             digest = None if digests is None else int(digests[index])
             offsets, sizes = shard.parse_index(data, end, self._shards.name(index), layout, count, digest)
             offsets, sizes = offsets[:, band_indices], sizes[:, band_indices]
@@ -61,7 +66,7 @@ class ChunkReader:
             self._starts[first : first + count] = starts
             self._offsets[first : first + count] = offsets - starts[:, None, None]
             self._sizes[first : first + count] = sizes
-        self.bytes_per_chip = total / store.num_chips
+        self.bytes_per_chip = total / len(self._starts)
 
     @property
     def chunks_per_chip(self) -> int:
@@ -135,7 +140,8 @@ class ChunkReader:
     def locate(self, chips: np.ndarray) -> tuple[np.ndarray, np.ndarray, object]:
         """Addresses and sizes (N, bands, chunks) int64 of encoded chunks, valid while the third value, the owner of the
         memory, exists."""
-        starts, offsets, sizes = self._starts[chips], self._offsets[chips], self._sizes[chips].astype(np.int64)
+        rows = chips - self._first
+        starts, offsets, sizes = self._starts[rows], self._offsets[rows], self._sizes[rows].astype(np.int64)
         ends = starts + (offsets + sizes).max(axis=(1, 2))
         span = self._shards.fetch(chips // self.layout.shard_tiles, starts, ends)
         return span.addresses[:, None, None] + offsets, sizes, span.owner
@@ -143,8 +149,9 @@ class ChunkReader:
     def announce(self, chips: np.ndarray) -> None:
         """Chips that will be read soon: their bytes are read ahead (see `announcements.Announced`)."""
         if self._shards.reads_ahead():
-            starts = self._starts[chips]
-            ends = starts + (self._offsets[chips] + self._sizes[chips]).max(axis=(1, 2))
+            rows = chips - self._first
+            starts = self._starts[rows]
+            ends = starts + (self._offsets[rows] + self._sizes[rows]).max(axis=(1, 2))
             self._shards.announce(chips // self.layout.shard_tiles, starts, ends)
 
     def forget(self) -> None:

@@ -42,7 +42,6 @@ class RemoteShards:
 
     def __init__(self, store: Store) -> None:
         self._objects = Objects(str(store.path))
-        self._count = store.layout.num_shards(store.num_chips)
         self._pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="canopy-fetch")
         self._lock = threading.Lock()
         self._announced: dict[ByteRange, list[_Piece]] = {}
@@ -51,9 +50,9 @@ class RemoteShards:
         """The object's URL."""
         return self._objects.name(zarr_store.shard_key(shard))
 
-    def tails(self, count: int) -> Iterator[tuple[bytes, int]]:
+    def tails(self, count: int, shards: range) -> Iterator[tuple[bytes, int]]:
         """Read the end of each object: one request per shard, many at the same time."""
-        keys = (zarr_store.shard_key(shard) for shard in range(self._count))
+        keys = (zarr_store.shard_key(shard) for shard in shards)
         return self._objects.read_tails(keys, count)
 
     def fetch(self, shards: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Span:

@@ -39,8 +39,8 @@ class Shards(Protocol):
     def name(self, shard: int) -> str:
         """The file or address of a shard, for errors."""
 
-    def tails(self, count: int) -> Iterator[tuple[bytes, int]]:
-        """Of every shard, in order: its last `count` bytes (all, if it has fewer), and its size."""
+    def tails(self, count: int, shards: range) -> Iterator[tuple[bytes, int]]:
+        """Of every one of `shards`, in order: its last `count` bytes (all, if it has fewer), and its size."""
 
     def fetch(self, shards: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Span:
         """Bytes starts[i] to ends[i] of shards[i], all (N,) int64."""
@@ -77,9 +77,9 @@ class LocalShards:
         """The file."""
         return str(zarr_store.shard_path(self._root, shard))
 
-    def tails(self, count: int) -> Iterator[tuple[bytes, int]]:
+    def tails(self, count: int, shards: range) -> Iterator[tuple[bytes, int]]:
         """Read the end of each file, and record the file's identity."""
-        for shard in range(len(self._identities)):
+        for shard in shards:
             with self._opened(shard) as file:
                 self._identities[shard] = identity(file.fileno())
                 end = file.seek(0, 2)

@@ -24,7 +24,7 @@ import distributed
 from preprocess.addresses import Location
 from preprocess.cluster_run import LIMITS, Dispatcher, foreign_worker, lost, no_workers
 from preprocess.cluster_setting import ClusterAddress
-from preprocess.cluster_worker import own_versions, probe
+from preprocess.cluster_worker import own_versions, package_of, probe
 from preprocess.console import UserError, say, say_once
 from preprocess.workers import children_without_interrupts, interrupt_later
 
@@ -90,8 +90,9 @@ class DaskEngine:
         # Python ignores a KeyboardInterrupt that comes in a callback, and Dask has one for each garbage collection.
         with interrupt_later() as interrupts:
             self._wait_for_workers(interrupts)
-            self._check_workers(needs)
-            yield from Dispatcher(self._client, self.threads, function, interrupts).run(tasks)
+            package = package_of(function)
+            self._check_workers(needs, package)
+            yield from Dispatcher(self._client, self.threads, function, own_versions(package), interrupts).run(tasks)
 
     def _wait_for_workers(self, interrupts: list[int]) -> None:
         until = time.monotonic() + LIMITS.no_workers_s
@@ -100,16 +101,17 @@ class DaskEngine:
                 raise no_workers()
             time.sleep(0.2)
 
-    def _check_workers(self, needs: Location) -> None:
+    def _check_workers(self, needs: Location, package: str) -> None:
         """Refuse workers that would make other bytes or do not see the files.
 
         Raises:
             UserError: names the worker's address, and what differs.
         """
         futures = {
-            address: self._client.submit(probe, str(needs), workers=[address], pure=False) for address in self.threads()
+            address: self._client.submit(probe, str(needs), package, workers=[address], pure=False)
+            for address in self.threads()
         }
-        here = own_versions()  # meanwhile
+        here = own_versions(package)  # meanwhile
         for address, future in futures.items():
             try:
                 versions, sees = future.result(timeout=LIMITS.no_workers_s)
@@ -127,26 +129,26 @@ class DaskEngine:
 
 
 @contextlib.contextmanager
-def connect(place: ClusterAddress) -> Iterator[DaskEngine]:
-    """Connect to the scheduler, or start workers on this machine.
+def connect(place: ClusterAddress, modules: Sequence[str] = ()) -> Iterator[DaskEngine]:
+    """Connect to the scheduler, or start workers on this machine, which import `modules` before they start.
 
     Raises:
         UserError: no scheduler answers.
     """
     with _quiet(), contextlib.ExitStack() as stack:
-        client = _client(place, stack)
+        client = _client(place, modules, stack)
         if importlib.util.find_spec("bokeh") and client.dashboard_link:
             say(f"Dask's dashboard: {client.dashboard_link}")
         yield DaskEngine(client)
 
 
-def _client(place: ClusterAddress, stack: contextlib.ExitStack) -> distributed.Client:
+def _client(place: ClusterAddress, modules: Sequence[str], stack: contextlib.ExitStack) -> distributed.Client:
     if place.local is not None:
         stack.enter_context(
             dask.config.set({**_QUIET_PROCESSES, "distributed.scheduler.allowed-failures": LIMITS.allowed_kills})
         )
         has_dashboard = importlib.util.find_spec("bokeh") is not None
-        multiprocessing.set_forkserver_preload(["distributed", "preprocess.write", "preprocess.lz4"])
+        multiprocessing.set_forkserver_preload(["distributed", *modules])
         with children_without_interrupts():
             cluster = distributed.LocalCluster(
                 n_workers=place.local, threads_per_worker=1, processes=True, memory_limit=0,

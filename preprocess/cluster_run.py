@@ -13,7 +13,7 @@ from typing import Any
 
 import distributed
 
-from preprocess.cluster_worker import Outcome, attempt, own_versions
+from preprocess.cluster_worker import Outcome, attempt
 from preprocess.console import IncompleteError, StoppedError, UserError, one_line
 
 _WINDOW = 3  # tasks per thread that Dask knows of; all others wait here
@@ -47,11 +47,13 @@ class _Job:
 
 @dataclass
 class Dispatcher:
-    """Runs tasks of one kind. `interrupts`: not empty after Ctrl-C, which ends the run."""
+    """Runs tasks of one kind. `versions`: what workers must have. `interrupts`: not empty after Ctrl-C, which ends the
+    run."""
 
     client: distributed.Client
     threads: Callable[[], dict[str, int]]
     function: Callable[[Any], Any]
+    versions: dict[str, str]
     interrupts: list[int]
     _waiting: deque[_Job] = field(default_factory=deque)
     _running: dict[distributed.Future, _Job] = field(default_factory=dict)
@@ -99,7 +101,7 @@ class Dispatcher:
 
     def _start(self, job: _Job, completed: distributed.as_completed) -> None:
         future = self.client.submit(
-            attempt, self.function, job.task, own_versions(), key=f"canopy-{uuid.uuid4().hex}", pure=False, retries=0
+            attempt, self.function, job.task, self.versions, key=f"canopy-{uuid.uuid4().hex}", pure=False, retries=0
         )
         job.copies += 1
         self._running[future] = job
@@ -119,7 +121,7 @@ class Dispatcher:
         elif worker.kind in ("user", "stop"):
             raise UserError(worker.value)
         elif worker.kind == "foreign":
-            raise foreign_worker(worker.value["address"], worker.value, own_versions())
+            raise foreign_worker(worker.value["address"], worker.value, self.versions)
         elif not job.copies:  # a copy that still runs counts as the next try
             self._try_again(job, worker.value)
 

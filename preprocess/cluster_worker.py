@@ -18,7 +18,13 @@ from preprocess.console import UserError, machine_error
 from preprocess.csv_rows import is_file
 from preprocess.write import is_machine_fault
 
-_PACKAGES = ("numpy", "numba", "imagecodecs")
+# By package of the function that workers run: the folders with its code and all that it imports, and the installed
+# packages that decide its result.
+_CODE = {"preprocess": ("preprocess",), "analysis": ("preprocess", "pipeline", "models", "train", "analysis")}
+_PACKAGES: dict[str, tuple[str, ...]] = {
+    "preprocess": ("numpy", "numba", "imagecodecs"),
+    "analysis": ("numpy", "numba", "imagecodecs", "scipy", "torch", "torchvision"),
+}
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,9 @@ class Outcome:
 
 def attempt(function: Callable[[Any], Any], task: Any, versions: dict[str, str]) -> Outcome:
     """Run a task, if this worker has the expected versions."""
-    if own_versions() != versions:
-        return Outcome("foreign", {**own_versions(), "address": _address()})
+    own = own_versions(package_of(function))
+    if own != versions:
+        return Outcome("foreign", {**own, "address": _address()})
     try:
         return Outcome("done", function(task))
     except UserError as error:
@@ -54,20 +61,28 @@ def _address() -> str:
     return str(get_worker().address)
 
 
-def probe(path: str) -> tuple[dict[str, str], bool]:
+def probe(path: str, package: str) -> tuple[dict[str, str], bool]:
     """(versions of this worker, whether it sees a file)."""
-    return own_versions(), is_file(location(path))
+    return own_versions(package), is_file(location(path))
+
+
+def package_of(function: Callable[[Any], Any]) -> str:
+    """The package of canopy whose code a task runs."""
+    package = function.__module__.partition(".")[0]
+    return package if package in _CODE else "preprocess"
 
 
 @functools.cache
-def own_versions() -> dict[str, str]:
-    """What must be equal on all hosts: versions, the code of this package, and the bytes of one encoded chip."""
+def own_versions(package: str = "preprocess") -> dict[str, str]:
+    """What must be equal on all hosts: versions, canopy's code, and the bytes of one encoded chip. `package`: of the
+    function that runs."""
     code = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        code.update(path.read_bytes())
+    for folder in _CODE[package]:
+        for path in sorted((Path(__file__).parents[1] / folder).glob("*.py")):
+            code.update(path.read_bytes())
     return {
         "canopy": code.hexdigest()[:12], "python": platform.python_version(),
-        **{name: _version(name) for name in _PACKAGES}, "encoded test chip": _encoded_chip()[:12],
+        **{name: _version(name) for name in _PACKAGES[package]}, "encoded test chip": _encoded_chip()[:12],
     }  # fmt: skip
 
 

@@ -67,7 +67,7 @@ class Pool:
 
 
 def open_engine(cluster: str | None, *, jobs: int, modules: Sequence[str] = ()) -> AbstractContextManager[Engine]:
-    """The engine of a command. `modules`: what worker processes of this machine import before their first task.
+    """The engine of a command. `modules`: what worker processes of this machine import before they start.
 
     Raises:
         UserError: more processes than open files, or no scheduler at the address.
@@ -80,4 +80,4 @@ def open_engine(cluster: str | None, *, jobs: int, modules: Sequence[str] = ()) 
         return nullcontext(Pool(jobs))
     from preprocess.cluster import connect
 
-    return connect(cluster_address(cluster))
+    return connect(cluster_address(cluster), modules)

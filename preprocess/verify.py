@@ -21,6 +21,7 @@ from preprocess.header import StoreHeader, read_header
 from preprocess.layout import Layout
 from preprocess.nodata import valid_counts
 
+_MODULES = ("preprocess.verify", "preprocess.lz4")  # what processes of CLUSTER=local:8 import before they start
 MAX_LINES = 20  # findings on the terminal; the count includes all
 
 
@@ -56,7 +57,7 @@ def verify(path: Location, *, jobs: int, cluster: str | None = None) -> int:
     header = read_header(path)
     num_shards = header.layout.num_shards(header.num_chips)
     count = 0
-    with open_engine(cluster, jobs=jobs) as engine:
+    with open_engine(cluster, jobs=jobs, modules=_MODULES if cluster else ()) as engine:
         for finding in _findings(absolute(path) if cluster else path, header, engine):
             count += 1
             if count <= MAX_LINES:

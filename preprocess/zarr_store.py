@@ -51,7 +51,7 @@ from preprocess.files import partial_path as partial_path
 from preprocess.files import shard_key as shard_key
 from preprocess.files import shard_path as shard_path
 from preprocess.files import write_atomic as write_atomic
-from preprocess.header import FORMAT, fingerprint_of, read_header, sha256_of_json, version_of
+from preprocess.header import FORMAT, StoreHeader, fingerprint_of, read_header, sha256_of_json, version_of
 from preprocess.layout import Layout
 
 
@@ -281,6 +281,12 @@ def open_store(path: str | Path | Address, read_file: ReadFile | None = None) ->
     header = read_header(path, read_file)
     for line in header.findings():
         raise UserError(line)
+    return store_of(header)
+
+
+def store_of(header: StoreHeader) -> Store:
+    """The store of a header. Of its arrays only labels and CSV rows are read, and the others are not checked: for
+    worker processes, after `open_store` in the process that gives them their tasks."""
     return Store(
         path=header.path, layout=header.layout, classes=header.classes, num_csv_rows=header.num_csv_rows,
         fingerprint=header.fingerprint, labels=header.read("labels"), csv_row=header.read("csv_row"), read=header.read,

@@ -24,7 +24,8 @@ from sklearn.metrics import average_precision_score
 
 from analysis import duplicates
 from analysis.audit import audit
-from analysis.features import area_means, read_features
+from analysis.chip_features import area_means
+from analysis.features import read_features
 from preprocess.convert import convert
 from preprocess.splits import course_rows, groups_path, make_split
 from preprocess.zarr_store import Store, open_store
