@@ -5,6 +5,7 @@ The limits below are chosen, not measured, unless a comment says so.
 """
 
 import csv
+import re
 import shlex
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import numpy as np
 
 from analysis.class_metrics import FEW_POSITIVES, Calibration
 from analysis.finished_run import Run
+from models.archs import ARCHS
 
 MOST = 5
 OVERFIT = 0.05  # train mAP above test mAP. Train scores are taken on augmented chips while the network learns
 STILL_RISING = 0.005  # of test mAP over the last fifth of the epochs; seeds differ by 0.0012 (docs/log.md)
+LEARNT = 0.98  # test mAP above which nobody needs a larger network
 MISCALIBRATED = 0.05  # difference of forecast and share, mean over chips
 WEAK = 0.7  # times the mAP
 _NAMES = 4  # of classes in a sentence
@@ -57,7 +60,7 @@ def _rare(run: Run) -> str:
 
 
 def _fit(run: Run) -> str:
-    """Overfitting, or a training that stopped too early."""
+    """Overfitting, underfitting, or a training that stopped too early."""
     if not run.history:  # the scores of an ensemble
         return ""
     line = run.history[run.epoch - 1]
@@ -67,6 +70,8 @@ def _fit(run: Run) -> str:
             f"Overfitting: train mAP {train:.3f}, test mAP {test:.3f}. More chips help most; else try a larger "
             "WEIGHT_DECAY, SMOOTHING=0.1, a smaller ARCH, or pretrained WEIGHTS."
         )
+    if text := _underfit(run):
+        return text
     first = max(0, epochs - 1 - max(1, epochs // 5))
     gain = test - run.history[first].mean_ap("test")
     if run.epoch == epochs and epochs > 1 and gain > STILL_RISING:
@@ -75,6 +80,34 @@ def _fit(run: Run) -> str:
             f"epoch {first + 1}. Train longer: EPOCHS={2 * epochs}."
         )
     return ""
+
+
+def _underfit(run: Run) -> str:
+    """A network that scores its own training chips no better than new ones has capacity or epochs to spare.
+
+    Only classes count that have an AP in both splits: a rare class that the test split lacks would lower train mAP.
+    """
+    line, epochs = run.history[-1], len(run.history)
+    pairs = np.array([(line.ap("train", name), line.ap("test", name)) for name in run.classes])
+    both = pairs[~np.isnan(pairs).any(axis=1)]
+    if not len(both):
+        return ""
+    train, test = both.mean(axis=0)
+    if train > test or test > LEARNT:
+        return ""
+    only = "" if len(both) == len(pairs) else f" over the {len(both)} classes with positives in both"
+    return (
+        f"Underfitting: train mAP {train:.3f} at the last epoch is not above test mAP {test:.3f}{only}. Train longer "
+        f"(EPOCHS={2 * epochs}) or with a larger network ({_larger(run.config.arch)}); more regularisation will not "
+        "help."
+    )
+
+
+def _larger(arch: str) -> str:
+    """A setting for a larger network."""
+    depths = [name for name in ARCHS if re.fullmatch(r"resnet\d+", name)]
+    place = depths.index(arch) + 1 if arch in depths else len(depths)
+    return f"ARCH={depths[place]}" if place < len(depths) else "ARCH"
 
 
 def _calibration(run: Run, calibrations: list[Calibration]) -> str:

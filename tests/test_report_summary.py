@@ -45,9 +45,12 @@ def lines(run: Any, folder: Path | None = None) -> list[str]:
 def epochs(run: Run, *scores: tuple[float, float]) -> tuple[Any, ...]:
     """History of an epoch per (train mAP, test mAP)."""
     return tuple(
-        replace(run.history[0], epoch=number, train_map=train, test_map=test)
+        replace(
+            run.history[0], epoch=number, train_map=train, test_map=test, train_ap=dict.fromkeys(run.classes, train),
+            test_ap=dict.fromkeys(run.classes, test),
+        )
         for number, (train, test) in enumerate(scores, 1)
-    )
+    )  # fmt: skip
 
 
 def made(run: Run, count: int = 400, skill: float = 4.0, history: tuple[Any, ...] | None = None) -> Any:
@@ -56,7 +59,7 @@ def made(run: Run, count: int = 400, skill: float = 4.0, history: tuple[Any, ...
     logits = rng.normal(0, skill, (count, 3))
     labels = (rng.random((count, 3)) < 1 / (1 + np.exp(-logits))).astype(np.uint8)
     ap = np.array([average_precision_score(labels[:, c], logits[:, c]) for c in range(3)])
-    history = history or epochs(run, (0.9, 0.9), (0.9, 0.9))
+    history = history or epochs(run, (0.92, 0.9), (0.92, 0.9))
     names = np.array([f"t_{row}" for row in range(count)])
     return changed(
         run, labels=labels, logits=logits, ap=ap, mean_ap=float(ap.mean()), history=history, epoch=len(history),
@@ -73,14 +76,33 @@ def test_a_run_without_a_weakness_gets_no_advice(run: Run) -> None:
     [
         (((0.5, 0.5), (0.9, 0.8)), "Overfitting: train mAP 0.900, test mAP 0.800."),
         (
-            ((0.5, 0.5), (0.6, 0.6)),
-            "Not trained to the end: train mAP 0.600, test mAP 0.600, which still rose by 0.100",
+            ((0.5, 0.5), (0.62, 0.6)),
+            "Not trained to the end: train mAP 0.620, test mAP 0.600, which still rose by 0.100",
         ),
+        (
+            ((0.5, 0.5), (0.545, 0.551)),
+            "Underfitting: train mAP 0.545 at the last epoch is not above test mAP 0.551. Train longer (EPOCHS=4) or "
+            "with a larger network (ARCH=resnet34);",
+        ),
+        (((0.5, 0.5), (0.6, 0.6)), "Underfitting: train mAP 0.600 at the last epoch is not above test mAP 0.600."),
     ],
 )
 def test_train_and_test_map_decide_about_the_fit(run: Run, scores: tuple, begins: str) -> None:
     (line,) = lines(made(run, history=epochs(run, *scores)))
     assert line.startswith(begins)
+
+
+def test_underfitting_is_judged_over_the_classes_with_positives_in_both_splits(run: Run) -> None:
+    (*first, last) = epochs(run, (0.9, 0.9), (0.5, 0.55))
+    lacking = replace(last, test_ap={**last.test_ap, "a": None}, train_ap={**last.train_ap, "a": 0.0})
+    (text,) = lines(made(run, history=(*first, lacking)))
+    assert "train mAP 0.500 at the last epoch is not above test mAP 0.550 over the 2 classes with positives" in text
+    better = replace(lacking, train_ap={"a": 0.0, "b": 0.56, "c": 0.56})
+    assert lines(made(run, history=(*first, better))) == []
+
+
+def test_a_network_that_has_learnt_its_chips_does_not_underfit(run: Run) -> None:
+    assert lines(made(run, history=epochs(run, (0.98, 0.985), (0.98, 0.985)))) == []
 
 
 def test_rare_and_weak_classes_are_named_with_their_numbers(run: Run) -> None:
