@@ -36,6 +36,12 @@ def without_glyph(text: str) -> frozenset[str]:
     return _fallback(missing)[1]
 
 
+def font_file(text: str) -> str:
+    """The file of a font for this text: the figures' own, or the one that has the most of what that lacks."""
+    families, _ = _fallback(frozenset(text) - _of_the_figures() - {"\n"})
+    return findfont(families[0] if families else FONT)
+
+
 @functools.cache
 def _of_the_figures() -> frozenset[str]:
     return _characters(findfont(FONT))

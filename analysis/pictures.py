@@ -62,31 +62,44 @@ def read_chips(store: Store, chips: np.ndarray, bands: tuple[str, ...]) -> np.nd
     return values
 
 
-def stretch(values: np.ndarray) -> np.ndarray:
-    """(chips, bands, height, width) -> the same as uint8: the 1st percentile of each band black, the 99th white.
+def limits(values: np.ndarray) -> np.ndarray:
+    """(chips, bands, height, width) -> (bands, 2): the values that are shown black and white, the 1st and the 99th
+    percentile of each band.
 
-    NaN and infinity are black and change no percentile. A band in which both percentiles are equal is stretched from
-    its lowest to its highest value; a constant one is black.
+    NaN and infinity change no percentile. Where both percentiles are equal, they are the lowest and the highest value.
+    A band without a usable value has NaN.
     """
-    shown = np.zeros(values.shape, np.uint8)
+    shown = np.full((values.shape[1], 2), np.nan)
     for band in range(values.shape[1]):
         wide = values[:, band].astype(np.float64)  # differences of int16 or of float32 can lie outside their range
-        usable = np.isfinite(wide)
-        if not usable.any():
+        usable = wide[np.isfinite(wide)]
+        if not usable.size:
             continue
-        low, high = np.percentile(wide[usable], (LOW_PERCENTILE, HIGH_PERCENTILE))
-        if high <= low:
-            low, high = wide[usable].min(), wide[usable].max()
+        shown[band] = np.percentile(usable, (LOW_PERCENTILE, HIGH_PERCENTILE))
+        if shown[band, 1] <= shown[band, 0]:
+            shown[band] = usable.min(), usable.max()
+    return shown
+
+
+def stretch(values: np.ndarray, bounds: np.ndarray | None = None) -> np.ndarray:
+    """(chips, bands, height, width) -> the same as uint8, from black to white between the `limits` of each band.
+
+    `bounds`: limits of other chips. NaN and infinity are black, and so is a constant band.
+    """
+    shown = np.zeros(values.shape, np.uint8)
+    for band, (low, high) in enumerate(limits(values) if bounds is None else bounds):
+        wide = values[:, band].astype(np.float64)
+        usable = np.isfinite(wide) & np.isfinite(low)
         scaled = (wide[usable] - low) / (high - low if high > low else 1)
         shown[:, band][usable] = np.rint(np.clip(scaled, 0, 1) * 255)
     return shown
 
 
-def stretch_valid(values: np.ndarray, nodata: str) -> np.ndarray:
+def stretch_valid(values: np.ndarray, nodata: str, bounds: np.ndarray | None = None) -> np.ndarray:
     """(chips, 1 or 3 bands, height, width) -> (chips, 3, height, width) uint8: `stretch` of the valid values, and
     NODATA_COLOUR where a band is nodata."""
     missing = nodata_mask(values, nodata)
-    valid = stretch(np.where(missing, np.nan, values.astype(np.float64)))
+    valid = stretch(np.where(missing, np.nan, values.astype(np.float64)), bounds)
     shown = np.broadcast_to(valid, (len(values), 3, *values.shape[2:]))
     colour = np.array(NODATA_COLOUR, np.uint8)[:, None, None]
     return np.where(missing.any(axis=1, keepdims=True), colour, shown)

@@ -78,6 +78,13 @@ COMMANDS = {
             function="analysis.commands:audit",
         ),
         Command(
+            name="preview",
+            summary="draw chips of the first train batch as the network sees them: swapped bands, wrong labels",
+            example="STORE=chips.zarr",
+            settings="analysis.preview_settings:PreviewRequest",
+            function="analysis.preview_settings:preview",
+        ),
+        Command(
             name="info",
             summary="print bands, classes, sizes and the split of a store",
             example="STORE=chips.zarr",

@@ -12,6 +12,7 @@ from train.contract.metrics import EpochLine
 from train.contract.record import Record
 from train.device import Device, amp_name
 from train.memory import estimate_bytes
+from train.preview_words import preview_command
 from train.record import selection_split
 from train.run_state import SECONDS, State
 from train.sanity_checks import data_alarms
@@ -44,6 +45,11 @@ def introduce(job: Job, trainer: Trainer, run: Path, *, loader_bytes: int) -> No
             trainer.net, config, image, amp=job.device.amp is not None, ranks=job.world.size, loader_bytes=loader_bytes
         )
         say(f"  about {num_bytes / 2**30:.1f} GiB of GPU memory at BATCH={config.batch}")
+
+
+def preview_lines(config: Config) -> list[str]:
+    """How to see what is trained on. The run does not draw it: see docs/log.md for what that would cost."""
+    return ["  a picture of the first batch, with tags, before and after augmentation:", preview_command(config)]
 
 
 def epoch_lines(config: Config, state: State) -> list[str]:

@@ -19,7 +19,7 @@ from train.contract.metrics import EpochLine
 from train.contract.record import Record, write_record
 from train.hooks import Hooks, active_hooks
 from train.initial_weights import model_metadata
-from train.messages import introduce
+from train.messages import introduce, preview_lines
 from train.nan_checks import NotFiniteError, check_losses, check_weights
 from train.record import describe, network_inputs, publish, surroundings
 from train.run_state import State
@@ -67,6 +67,8 @@ class ActiveRun:
             self.record = describe(job)
             write_record(self.folder, self.record)
             introduce(job, self.trainer, self.folder, loader_bytes=self.loader_bytes)
+            for line in preview_lines(job.config):
+                say(line)
         except BaseException:
             run_folder.remove_if_empty(self.folder)
             raise
