@@ -175,17 +175,24 @@ def test_a_worker_that_is_killed_at_a_named_point_loses_one_shard_at_most(
 
 
 def test_ctrl_c_at_any_moment_is_one_line(chips: Chips, tmp_path: Path) -> None:
-    """As a terminal sends it: to the command and every worker process of CLUSTER=local."""
+    """As a terminal sends it: to the command and every worker process of CLUSTER=local. Moments are seconds after the
+    command has begun: before, Python itself is still starting."""
+    begin = (
+        "import sys; from canopy.main import dispatch; from preprocess.console import run\n"
+        "run(lambda: (print('begins', flush=True), dispatch('preprocess', sys.argv[1:]))[1])"
+    )
     command = [
-        sys.executable, "-m", "preprocess", "zarr", f"DATA={chips.folder}", f"LABELS={chips.csv}",
+        sys.executable, "-c", begin, "zarr", f"DATA={chips.folder}", f"LABELS={chips.csv}",
         f"STORE={tmp_path / 's.zarr'}", "BANDS=blue,green,red,nir", "CLUSTER=local:2",
     ]  # fmt: skip
     stopped = 0
-    for moment in (0.2, 0.5, 1, 1.5, 2, 2.5, 3, 4, 5):
+    for moment in (0, 0.2, 0.5, 1, 1.5, 2, 2.5, 3, 4):
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begins\n"
         time.sleep(moment)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGINT)
