@@ -29,6 +29,7 @@ from preprocess.image_names import chip_name, list_chips
 from preprocess.layout import Layout, plan_layout
 from preprocess.packed_texts import PackedTexts
 from preprocess.pattern_matching import list_pattern
+from preprocess.raster_file import changed
 from preprocess.reading import reading_of, unknown_keys
 from preprocess.sources import Source, listed, source_of
 from preprocess.suffixes import PICTURES, SUFFIXES
@@ -225,7 +226,7 @@ class FolderReader:
         try:
             with named_errors(path):
                 if state_of(path, files.bands, reader.source) != (files.size[chip], files.mtime_ns[chip]):
-                    raise ChipError(path, "the file as listed", "a changed file", "Run the same command again.")
+                    raise changed(path)
                 values = reader.read(path)
             check_finite(values, path, self.layout.nodata)
         except ChipError as error:

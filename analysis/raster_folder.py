@@ -6,7 +6,6 @@ files. A raster that cannot be used is one bad name; a damaged block makes the w
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from preprocess.chip_reader import ChipFiles
 from preprocess.console import SHORTAGES, UserError, say
 from preprocess.expected import Expected
 from preprocess.file_patterns import FilePattern
+from preprocess.raster_file import changed
 from preprocess.raster_list import find_rasters, read_grid
 from preprocess.tiff_page import ChipError
 from preprocess.window_cut import Cut
@@ -41,8 +41,6 @@ def list_windows(folder: Location, pattern: FilePattern | None, how: ChipFiles) 
     """
     grids: list[Grid] = []
     unusable: list[tuple[str, str]] = []
-    if not isinstance(folder, Path):
-        raise UserError(f"DATA={folder}: expected a folder on disk with a run on windows (WINDOW), found an address.")
     named = find_rasters(folder, pattern)
     for name, path in named:
         try:
@@ -102,6 +100,8 @@ class RasterReader(FolderReader):
         assert self.files.corners is not None
         try:
             places, errors = self._windows.read(path, self.files.corners[chips], list(values))
+            if self._windows.state(path) != (self.files.size[chips[0]], self.files.mtime_ns[chips[0]]):
+                raise changed(path)
         except ChipError as error:
             places, errors = [None] * len(chips), dict.fromkeys(range(len(chips)), error)
         except OSError as error:

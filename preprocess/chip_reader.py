@@ -52,7 +52,12 @@ def state_of(path: str, bands: tuple[str, ...], source: Source = DISK) -> tuple[
     """
     if not bands:
         return source.state(path)
-    states = np.array([source.state(each) for each in paths_of(path, bands)], "<i8")
+    return joined_state([source.state(each) for each in paths_of(path, bands)])
+
+
+def joined_state(of_files: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The state of a chip with several files; see `state_of`."""
+    states = np.array(of_files, "<i8")
     return int(states[:, 0].sum()), xxhash.xxh3_64_intdigest(states.tobytes()) >> 1
 
 

@@ -110,9 +110,3 @@ def check_folder(data: Location) -> None:
     if not data.is_dir():
         found = "a file" if data.exists() else "nothing"
         raise UserError(f"DATA={data}: expected a folder of TIFFs, found {found}.")
-
-
-def refuse_windows_of(data: Location) -> None:
-    """UserError if windows shall be cut from rasters at an address: every window would fetch its raster again."""
-    if isinstance(data, Address):
-        raise UserError(f"DATA={data}: expected a folder on disk with WINDOW, found an address. Copy the rasters here.")

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import field_validator, model_validator
 
 from preprocess.addresses import Location
-from preprocess.chip_words import ChipWords, check_folder, refuse_windows_of
+from preprocess.chip_words import ChipWords, check_folder
 from preprocess.cluster_words import ClusterWords, ShareWords
 from preprocess.console import UserError
 from preprocess.file_patterns import BAND
@@ -168,8 +168,6 @@ class ConversionSettings(LabelWords, StoreWords):
 
     def check(self) -> None:
         """Refuse a DATA that is no folder, and a STORE that is a file."""
-        if self.window is not None:
-            refuse_windows_of(self.data)
         check_folder(self.data)
         if isinstance(self.labels, Path) and self.labels != FOLDERS and not self.labels.is_file():
             found = "a folder" if self.labels.exists() else "nothing"
@@ -239,7 +237,6 @@ class WindowsSettings(ChipWords):
 
     def check(self) -> None:
         """Refuse a DATA that is no folder."""
-        refuse_windows_of(self.data)
         check_folder(self.data)
 
 
@@ -279,7 +276,6 @@ def windows(settings: WindowsSettings) -> int:
     from preprocess.window_list import list_windows
 
     assert settings.cut is not None  # WINDOW must be set
-    assert isinstance(settings.data, Path)  # `check` refuses an address
     list_windows(
         settings.data, settings.out, settings.cut, files=settings.files, bands=settings.bands, axes=settings.axes
     )  # fmt: skip

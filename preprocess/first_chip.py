@@ -6,7 +6,6 @@ the names of the bands to `plan`.
 
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -75,7 +74,6 @@ def read_first_raster(
     bands = pattern.bands if pattern else ()
     count = 1 if bands else len(settings.bands) if settings.bands else None
     asked = Expected(axes=settings.axes, num_bands=count, is_rgb=settings.bands is None)
-    assert isinstance(settings.data, Path)  # the settings refuse an address
     rasters = read_rasters(find_rasters(settings.data, pattern), cut, bands=bands, asked=asked)
     shape = (len(bands) or rasters.count, cut.window, cut.window)
     if (num_bytes := math.prod(shape) * np.dtype(rasters.dtype).itemsize) > MAX_CHIP_BYTES:

@@ -7,17 +7,15 @@ compression has no such blocks: its rows are read in pieces. Leaves the header t
 `tiff_segments`, and which windows there are to `window_grid`.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import BinaryIO
 
 import numpy as np
 
 from preprocess import tiff_segments
 from preprocess.expected import Expected
-from preprocess.files import open_regular
 from preprocess.georeference import read_place
+from preprocess.raster_file import open_raster
 from preprocess.tiff import PageCheck, bands_first_shape, damage_named, open_checked
 from preprocess.tiff_header import Header, Segment, complaints_are_errors
 from preprocess.tiff_page import ChipError
@@ -28,8 +26,7 @@ PIECE_BYTES = 1 << 20  # of rows that are read at once from a file without compr
 class Raster:
     """The checked header of a raster. No file stays open, so several threads can read from one object.
 
-    shape: (bands, height, width). dtype, facts, place: of the file. state: its size in bytes and its time of
-    modification in ns.
+    shape: (bands, height, width). dtype, facts, place, state: of the file.
 
     Raises:
         ChipError: as `tiff.Reader.read` does, but the raster may be larger than a chip.
@@ -38,8 +35,8 @@ class Raster:
 
     def __init__(self, path: str, check_page: PageCheck | None, expected: Expected) -> None:
         self.path = path
-        with open_regular(path) as file:
-            self.state = _state(file)
+        with open_raster(path) as self._opened:
+            file, self.state = self._opened.file, self._opened.state
             opened = open_checked(file, path, check_page, replace(expected, is_raster=True))
             header, self.facts, self._order = opened.header, opened.facts, opened.axes
             with damage_named(file, path), complaints_are_errors():
@@ -71,17 +68,17 @@ class Raster:
         first = np.column_stack([np.zeros(len(corners), np.int64), corners])
         end = first + np.array([window.shape for window in out])
         errors: dict[int, ChipError] = {}
-        with open_regular(self.path) as file:
-            if _state(file) != self.state:
-                raise ChipError(self.path, "the file as listed", "a changed file", "Run the same command again.")
-            for number in self._near(first, end):
+        touched = {number: self._touched(number, first, end) for number in self._near(first, end)}
+        needed = [number for number in touched if touched[number]]
+        segments = [self._segments[number] for number in needed]
+        with open_raster(self.path, self._opened) as opened:
+            pieces = opened.pieces([(segment.offset, segment.count) for segment in segments])
+            for number, segment, data in zip(needed, segments, pieces, strict=True):
+                windows = touched[number]
                 lowest, highest = np.maximum(first, self._first[number]), np.minimum(end, self._end[number])
-                windows = np.flatnonzero((lowest < highest).all(axis=1)).tolist()
-                if not windows:
-                    continue
                 try:
-                    with damage_named(file, self.path), complaints_are_errors():
-                        values = self._decode(file, self._segments[number])
+                    with damage_named(opened.file, self.path), complaints_are_errors():
+                        values = self._decode(data, segment)
                 except ChipError as error:
                     errors = dict.fromkeys(windows, error) | errors
                     continue
@@ -95,19 +92,20 @@ class Raster:
         near = (self._first < end.max(axis=0)) & (self._end > first.min(axis=0))
         return [int(number) for number in np.flatnonzero(near.all(axis=1))]
 
-    def _decode(self, file: BinaryIO, segment: Segment) -> np.ndarray:
+    def _touched(self, number: int, first: np.ndarray, end: np.ndarray) -> list[int]:
+        """The windows that touch a block."""
+        touched: list[int] = np.flatnonzero(
+            ((first < self._end[number]) & (end > self._first[number])).all(axis=1)
+        ).tolist()
+        return touched
+
+    def _decode(self, data: bytes, segment: Segment) -> np.ndarray:
         """(bands, rows, columns) of one block."""
-        data = os.pread(file.fileno(), segment.count, segment.offset)
         if len(data) != segment.count:
             raise ValueError("the file ended early")
         values = tiff_segments.decode(self._pages[segment.page], data, segment.index, segment.shape)
         stored = values if self._axes == "YXS" else np.moveaxis(values, -1, 0)
         return np.moveaxis(stored, -1, 0) if self._order == "YXS" else stored
-
-
-def _state(file: BinaryIO) -> tuple[int, int]:
-    status = os.fstat(file.fileno())
-    return status.st_size, status.st_mtime_ns
 
 
 def _box(first: np.ndarray, end: np.ndarray) -> tuple[slice, ...]:

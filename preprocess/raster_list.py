@@ -7,9 +7,9 @@ how their windows are read. Reads headers and no pixels. Leaves labels to `windo
 import os
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 
-from preprocess.chip_reader import ChipFiles, state_of
+from preprocess.addresses import Location
+from preprocess.chip_reader import ChipFiles
 from preprocess.console import UserError, advice, say
 from preprocess.expected import Expected
 from preprocess.file_patterns import FilePattern
@@ -37,7 +37,7 @@ class Rasters:
     files: ChipFiles
 
 
-def find_rasters(folder: Path, pattern: FilePattern | None) -> list[tuple[str, str]]:
+def find_rasters(folder: Location, pattern: FilePattern | None) -> list[tuple[str, str]]:
     """(name, path) of every TIFF below a folder, or of the files of a pattern, sorted by name.
 
     Raises:
@@ -113,6 +113,7 @@ def read_grid(name: str, path: str, files: ChipFiles) -> Grid:
         OSError: raised by the operating system.
     """
     assert files.cut is not None
-    state, raster = state_of(path, files.bands), WindowReader(files).rasters(path)[0]
+    reader = WindowReader(files)
+    state, raster = reader.state(path), reader.rasters(path)[0]
     _, height, width = raster.shape
     return Grid(name=name, path=path, height=height, width=width, cut=files.cut, place=raster.place, state=state)

@@ -25,6 +25,7 @@ from obstore.store import from_url
 
 from preprocess.console import TemporaryError, UserError
 from preprocess.read_ahead import read_ahead
+from preprocess.remote_errors import ChangedObjectError as ChangedObjectError
 from preprocess.remote_errors import MissingObjectError as MissingObjectError
 from preprocess.remote_errors import refusal
 
@@ -87,6 +88,29 @@ class Objects:
             return response.bytes(), _etag(response.meta)
 
         return self._do(key, read)
+
+    def read_part(self, key: str, start: int, end: int, etag: str = "") -> tuple[bytes, int, str]:
+        """Bytes `start` to `end` of an object, its size, and its ETag.
+
+        Raises:
+            ChangedObjectError: it has another ETag than `etag`. The request has it as If-Match; an answer is compared
+                with it, too, because some servers ignore the condition.
+        """
+
+        def read(client: Any) -> tuple[bytes, int, str]:
+            try:
+                response = client.get(key, options={"range": (start, end), **_if_match(etag)})
+            except BaseError as error:
+                if not re.search(r"status code: 416|416 Range", str(error)):  # the object ends before `start`
+                    raise
+                meta = client.head(key)
+                return b"", int(meta["size"]), _etag(meta)
+            return bytes(response.bytes()), int(response.meta["size"]), _etag(response.meta)
+
+        data, size, found = self._do(key, read)
+        if etag and bare_etag(found) != bare_etag(etag):
+            raise ChangedObjectError(self.name(key))
+        return data, size, found
 
     def size(self, key: str) -> int | None:
         """Bytes of an object; None if there is none."""
@@ -208,6 +232,16 @@ class Objects:
 def _was_repeated(error: Exception) -> bool:
     """Whether the client has already repeated the request."""
     return re.search(r"after \d+ retries", str(error)) is not None
+
+
+def bare_etag(etag: str) -> str:
+    """An ETag without quotes: Azure lists them so."""
+    return etag.removeprefix("W/").strip('"')
+
+
+def _if_match(etag: str) -> dict[str, str]:
+    """The condition of a request: none without an ETag, or for one that the server did not give (see `_etag`)."""
+    return {} if not etag or etag.isdecimal() else {"if_match": f'"{bare_etag(etag)}"'}
 
 
 def _etag(meta: Any) -> str:

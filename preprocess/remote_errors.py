@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import PermissionDeniedError, PreconditionError, UnauthenticatedError
 
 from preprocess.console import AccessError, TemporaryError, UserError
 
@@ -28,11 +28,17 @@ class MissingObjectError(UserError):
     """There is no object with this key."""
 
 
+class ChangedObjectError(UserError):
+    """The object is not the one that was listed."""
+
+
 def refusal(error: Exception, name: str) -> UserError:
     """The line about an error. `name`: the address of the object or of the bucket."""
     whole, reason = str(error), _short(error)
     if "NoSuchBucket" in whole:
         return AccessError(f"{_bucket(name)}: expected a bucket, found none. Check its name{_server(name)}.")
+    if isinstance(error, PreconditionError):
+        return ChangedObjectError(f"{name}: expected the object as listed, found a changed one.")
     if isinstance(error, FileNotFoundError):
         return MissingObjectError(f"{name}: expected an object, found none.")
     if "recognise URL" in whole or "Unknown url" in whole:

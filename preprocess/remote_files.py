@@ -19,7 +19,7 @@ import xxhash
 from preprocess.addresses import Address
 from preprocess.console import UserError
 from preprocess.read_ahead import read_ahead
-from preprocess.remote import MissingObjectError, Objects
+from preprocess.remote import MissingObjectError, Objects, bare_etag
 
 REQUESTS = 32  # files that one process fetches at the same time, ahead of the encoder
 AHEAD_BYTES = 64 << 20  # of files that wait for the encoder: as much as a shard, decoded
@@ -43,7 +43,7 @@ def list_folder(folder: Address) -> dict[str, State]:
 
 def etag_number(etag: str) -> int:
     """A whole number of 63 bits for an ETag. Azure lists ETags without the quotes that its GET has."""
-    return xxhash.xxh3_64_intdigest(etag.removeprefix("W/").strip('"').encode()) >> 1
+    return xxhash.xxh3_64_intdigest(bare_etag(etag).encode()) >> 1
 
 
 def base_and_key(path: str) -> tuple[str, str]:
@@ -76,7 +76,7 @@ def read_file(path: Address) -> Any:
     try:
         return fetch(str(path))[0]
     except MissingObjectError as error:
-        raise _missing(path) from error
+        raise missing(path) from error
 
 
 def write_file(path: Address, data: bytes) -> None:
@@ -162,10 +162,11 @@ def _fetch_chip(path: str) -> tuple[Any, State] | FileNotFoundError:
     try:
         return fetch(path)
     except MissingObjectError:
-        return _missing(path)
+        return missing(path)
 
 
-def _missing(path: object) -> FileNotFoundError:
+def missing(path: object) -> FileNotFoundError:
+    """The error of a file that is not there, as a disk has it."""
     return FileNotFoundError(errno.ENOENT, "No such object", str(path))
 
 

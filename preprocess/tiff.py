@@ -17,6 +17,7 @@ import numpy as np
 import tifffile
 
 from preprocess import tiff_metadata, tiff_segments
+from preprocess.console import UserError
 from preprocess.expected import ANY as ANY
 from preprocess.expected import Expected as Expected
 from preprocess.files import open_regular
@@ -195,7 +196,7 @@ def damage_named(file: BinaryIO, path: str | Path) -> Iterator[None]:
     """Turn every error while reading a file into a ChipError that names the file."""
     try:
         yield
-    except (ChipError, MemoryError):
+    except (UserError, MemoryError):  # a ChipError; or a server failed
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -242,7 +243,8 @@ def _check_meaning(facts: Facts, path: str | Path, expected: Expected) -> None:
 
 
 def _not_tiff(file: BinaryIO) -> bool:
-    return os.pread(file.fileno(), 2, 0) not in (b"II", b"MM")
+    file.seek(0)
+    return file.read(2) not in (b"II", b"MM")
 
 
 def bands_first_shape(stored: tuple[int, ...], axes: str) -> tuple[int, int, int]:

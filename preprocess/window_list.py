@@ -9,12 +9,14 @@ import io
 import os
 from pathlib import Path
 
+from preprocess.addresses import Location
 from preprocess.console import UserError, say
 from preprocess.expected import Expected
 from preprocess.file_patterns import read_pattern
 from preprocess.files import atomic_file
 from preprocess.georeference import bounds
 from preprocess.raster_list import find_rasters, read_rasters
+from preprocess.sources import forget_objects
 from preprocess.window_cut import Cut
 from preprocess.window_grid import Grid, edge_line, num_windows
 from preprocess.window_reader import place_of
@@ -24,7 +26,7 @@ PLACE = ("crs", "left", "bottom", "right", "top")
 
 
 def list_windows(
-    folder: Path, out: Path, cut: Cut, *, files: str | None, bands: tuple[str, ...] | None, axes: str | None
+    folder: Location, out: Path, cut: Cut, *, files: str | None, bands: tuple[str, ...] | None, axes: str | None
 ) -> None:
     """Write the CSV.
 
@@ -33,6 +35,7 @@ def list_windows(
     """
     if out.exists():
         raise UserError(f"OUT={out}: exists. Choose another OUT, or remove the file.")
+    forget_objects(folder, None)
     pattern = read_pattern(files, bands) if files else None
     of_bands = pattern.bands if pattern else ()
     count = 1 if of_bands else len(bands) if bands else None

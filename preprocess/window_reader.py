@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from preprocess import presets
-from preprocess.chip_reader import ChipFiles, check_places, paths_of
+from preprocess.chip_reader import ChipFiles, check_places, joined_state, paths_of, state_of
+from preprocess.files import is_url
 from preprocess.fit import Window
 from preprocess.georeference import Place, place_in
 from preprocess.nodata import nodata_value
@@ -60,6 +61,17 @@ class WindowReader:
                 _pad(window, rasters[0].shape[1] - row, rasters[0].shape[2] - column, self._cut)
         place = next((raster.place for raster in rasters if raster.place), None)
         return [place and place_of(place, row, column) for row, column in corners.tolist()], errors
+
+    def state(self, path: str) -> tuple[int, int]:
+        """The state of a raster's files now, see `state_of`; in object storage, that of its header when it was read.
+
+        Raises:
+            ChipError, OSError: see `read`.
+        """
+        if not is_url(path):
+            return state_of(path, self._files.bands)
+        states = [raster.state for raster in self.rasters(path)]
+        return joined_state(states) if self._files.bands else states[0]
 
     def rasters(self, path: str) -> list[Raster]:
         """The raster of each file at a path, opened and compared with each other.

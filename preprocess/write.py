@@ -9,7 +9,7 @@ per shard and reused: in fresh memory, transposing (y, x, band) to (band, y, x) 
 import contextlib
 import errno
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,8 +22,9 @@ from preprocess.georeference import Place, place_arrays
 from preprocess.nodata import nodata_mask
 from preprocess.plan_file import ShardRun, ShardTask, load_plan
 from preprocess.progress import progress_name, progress_state
+from preprocess.raster_file import changed
 from preprocess.shard_writer import NotFiniteError, encode_shard
-from preprocess.sources import DISK, Source, source_of
+from preprocess.sources import source_of
 from preprocess.targets import Target, target_of
 from preprocess.tiff_page import ChipError
 from preprocess.window_reader import WindowReader
@@ -137,7 +138,7 @@ def _check_finite(task: ShardTask, index: int, chip: np.ndarray) -> None:
 
 def _read_planned(task: ShardTask, index: int, reader: ChipReader, places: list[Place | None]) -> np.ndarray:
     """Read one chip as planned, and add its place; the next one overwrites its array."""
-    with _planned(task, index, reader.source):
+    with _planned(task, index, lambda path: state_of(path, task.files.bands, reader.source)):
         chip = reader.read(task.paths[index])
     places.append(reader.place)
     return chip
@@ -160,7 +161,7 @@ def _windows(task: ShardTask, places: list[Place | None]) -> Iterator[np.ndarray
         of_path.setdefault(path, []).append(index)
     assert task.corners is not None
     for path, indices in of_path.items():
-        with _planned(task, indices[0], DISK):
+        with _planned(task, indices[0], reader.state):
             where, errors = reader.read(path, task.corners[indices], [chips[index] for index in indices])
             for error in errors.values():
                 raise error
@@ -170,12 +171,12 @@ def _windows(task: ShardTask, places: list[Place | None]) -> Iterator[np.ndarray
 
 
 @contextlib.contextmanager
-def _planned(task: ShardTask, index: int, source: Source) -> Iterator[None]:
+def _planned(task: ShardTask, index: int, state: Callable[[str], tuple[int, int]]) -> Iterator[None]:
     """Check that a chip's files are as they were listed, and turn the system's errors into a ChipError."""
     path = task.paths[index]
     try:
-        if state_of(path, task.files.bands, source) != (task.size[index], task.mtime_ns[index]):
-            raise ChipError(path, "the file as listed", "a changed file", "Run the same command again.")
+        if state(path) != (task.size[index], task.mtime_ns[index]):
+            raise changed(path)
         yield
     except OSError as error:
         reason = error.strerror or type(error).__name__

@@ -161,7 +161,7 @@ def test_files_ahead_of_the_encoder_fit_into_a_fixed_memory(bucket: Bucket, monk
     [
         ({"data": "s3://chips/nothing"}, "expected a folder of TIFFs, found no object below this address"),
         ({"labels": "s3://chips/no.csv"}, "s3://chips/no.csv: expected an object, found none"),
-        ({"window": 8}, "expected a folder on disk with WINDOW, found an address"),
+        ({"window": 8}, "s3://chips/one/a.tif: expected a valid TIFF, found a file that is damaged"),
     ],
 )
 def test_what_is_missing_is_named(

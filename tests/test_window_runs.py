@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyproj
 import pytest
+from helpers.buckets import bucket_server
 from helpers.commands import train
 from helpers.pictures import write_bands
 from helpers.places import UTM_33N, geo_tags
@@ -19,6 +20,7 @@ from tiny import tiny_networks
 
 from analysis import predict
 from analysis.finished_run import load_run
+from preprocess.addresses import Address, Location
 
 HEIGHT, WIDTH, WINDOW = 150, 330, 32
 BANDS = ("red", "green", "blue")
@@ -44,7 +46,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(folder=folder, data=folder / "in", windows=windows, ended=ended, run=folder / "run")
 
 
-def score(trained: SimpleNamespace, data: Path, out: Path, **settings: Any) -> int:
+def score(trained: SimpleNamespace, data: Location, out: Path, **settings: Any) -> int:
     with tiny_networks():
         return predict.predict(trained.run, data, out, bands=None, gpu="cpu", tta=False, **settings)
 
@@ -60,6 +62,15 @@ def test_all_windows_are_scored_and_those_of_the_run_equally(trained: SimpleName
     assert bounds.index.tolist() == scores.index.tolist()
     left, top = 510_000 + 96 * 10, 5_400_000 - 64 * 10
     assert bounds.loc["b/two_r00064_c00096"].tolist() == ["EPSG:32633", left, top - 320, left + 320, top]
+
+
+def test_rasters_in_a_bucket_get_the_scores_of_the_disk(trained: SimpleNamespace, tmp_path: Path) -> None:
+    assert score(trained, trained.data, tmp_path / "disk.csv") == 0
+    with bucket_server() as bucket:
+        assert score(trained, Address(bucket.upload(trained.data, "in")), tmp_path / "bucket.csv") == 0
+    for suffix in ("", "_bounds", "_submission"):
+        disk, remote = (tmp_path / f"{name}{suffix}.csv" for name in ("disk", "bucket"))
+        assert disk.read_bytes() == remote.read_bytes()
 
 
 def test_stride_may_be_set_and_the_common_windows_have_the_same_scores(

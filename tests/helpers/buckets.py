@@ -85,6 +85,8 @@ class Proxy(ThreadingHTTPServer):
         self.target, self.fault, self.lock = endpoint.removeprefix("http://"), fault, Lock()
         self.requests: list[tuple[str, str]] = []
         self.faults: list[str] = []
+        self.statuses: list[int] = []
+        self.sent = 0  # bytes of bodies
         self.hidden: tuple[str, ...] = ()  # headers that are not passed on
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -140,6 +142,8 @@ class _Handler(BaseHTTPRequestHandler):
         response = connection.getresponse()
         data, status, answer = response.read(), response.status, dict(response.getheaders())
         connection.close()
+        self.server.statuses.append(status)
+        self.server.sent += len(data)
         if fault == "lost answer":
             self._reset()
         else:

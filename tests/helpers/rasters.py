@@ -7,6 +7,7 @@ import numpy as np
 import tifffile
 
 from helpers.chips import conversion, smooth, write_csv
+from preprocess.addresses import Location
 from preprocess.convert import convert
 from preprocess.zarr_store import Store, open_store
 
@@ -42,7 +43,7 @@ def write_labels(folder: Path, windows: list[str]) -> None:
     write_csv(folder / "tags.csv", [(name, "ab"[index % 2]) for index, name in enumerate(windows)])
 
 
-def windows_store(folder: Path, store: Path, **settings: Any) -> Store:
+def windows_store(folder: Location, store: Path, **settings: Any) -> Store:
     """Convert the rasters in a folder with its tags.csv."""
     convert(conversion(data=folder, labels=folder / "tags.csv", store=store, **settings))
     return open_store(store)
