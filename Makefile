@@ -8,8 +8,8 @@ VENV ?= .venv
 CUDA ?= 13
 ARGS ?=# arguments for pytest: make test ARGS='-m slow'
 
-COMMANDS = train zarr windows audit preview info verify report curves reproduce ensemble predict export tune bench \
-	bench-report gpu-check demo soak fuzz
+COMMANDS = train zarr windows audit preview info verify report curves reproduce ensemble compare predict export tune \
+	bench bench-report gpu-check demo soak fuzz
 
 # The settings are what the user wrote on the command line, and not what the environment holds (DATA=..., CROP=...).
 OURS = PYTHON VENV CUDA ARGS

@@ -26,9 +26,10 @@ class Difference:
     ap_high: np.ndarray
 
 
-def check_comparable(run: Run, other: Run) -> None:
-    """Raise UserError unless both runs were scored on the same chips, classes and labels in the same order."""
-    setting = f"COMPARE={other.path}"
+def check_comparable(run: Run, other: Run, word: str = "COMPARE") -> None:
+    """Raise UserError unless both runs were scored on the same chips, classes and labels in the same order. `word`: the
+    setting that names `other`."""
+    setting = f"{word}={other.path}"
     if run.classes != other.classes:
         raise UserError(f"{setting}: expected the classes {', '.join(run.classes)}, found {', '.join(other.classes)}.")
     if not np.array_equal(run.names, other.names):
@@ -40,16 +41,16 @@ def check_comparable(run: Run, other: Run) -> None:
         raise UserError(f"{setting}: expected the labels of {run.path}, found others (SHUFFLE_LABELS=1?).")
 
 
-def difference(run: Run, other: Run, run_ap: np.ndarray) -> Difference:
+def difference(run: Run, other: Run, run_ap: np.ndarray, other_ap: np.ndarray | None = None) -> Difference:
     """Compare two runs.
 
     Args:
         run: the reported run.
         other: the run to compare with.
         run_ap: (resamples, classes), `bootstrap_ap` of `run`.
+        other_ap: that of `other`; None: it is computed here.
     """
-    check_comparable(run, other)
-    gaps = bootstrap_ap(other.labels, other.logits) - run_ap
+    gaps = (bootstrap_ap(other.labels, other.logits) if other_ap is None else other_ap) - run_ap
     low, high = interval(gaps)
     mean_low, mean_high = interval(mean_over_classes(gaps))
     return Difference(

@@ -1,4 +1,4 @@
-"""The settings of `make ensemble`, and what runs it. Imports nothing heavy before it runs."""
+"""The settings of `make ensemble` and `make compare`, and what runs them. Imports nothing heavy before they run."""
 
 from pathlib import Path
 
@@ -56,9 +56,35 @@ class EnsembleSettings(Settings):
                 )
 
 
+class CompareSettings(Settings):
+    """Runs side by side."""
+
+    runs: tuple[Path, ...] = setting(
+        ...,
+        "Folders of runs and of `make ensemble`, scored on the same test chips.",
+        hint="folder,folder",
+        example="RUNS=runs/task1,runs/task1-tta",
+    )
+
+    def check(self) -> None:
+        """Refuse RUNS that are no runs."""
+        for run in self.runs:
+            check_run("RUNS", run)
+        if len(self.runs) < 2:
+            raise UserError(f"RUNS={self.runs[0]}: expected two folders or more, found one.")
+
+
 def ensemble(settings: EnsembleSettings) -> int:
     """Average runs."""
     from analysis.ensemble import ensemble as average
 
     average(settings.runs, out=settings.out, tta=settings.tta, store=settings.store, gpu=settings.gpu)
+    return 0
+
+
+def compare(settings: CompareSettings) -> int:
+    """Print runs side by side."""
+    from analysis.compare import compare as print_rows
+
+    print_rows(settings.runs)
     return 0

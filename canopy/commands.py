@@ -127,6 +127,13 @@ COMMANDS = {
             function="analysis.ensemble_commands:ensemble",
         ),
         Command(
+            name="compare",
+            summary="print the test mAP of runs and ensembles side by side, with intervals of the differences",
+            example="RUNS=runs/task1,runs/task1-tta",
+            settings="analysis.ensemble_commands:CompareSettings",
+            function="analysis.ensemble_commands:compare",
+        ),
+        Command(
             name="predict",
             summary="score chips without labels",
             example="RUN=runs/task1 DATA=folder",

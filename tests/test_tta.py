@@ -1,5 +1,6 @@
 """Test-time augmentation is the mean over the 8 symmetries of a square."""
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -29,3 +30,26 @@ def test_tta_is_the_mean_over_the_8_symmetries() -> None:
         assert view.is_contiguous(memory_format=torch.channels_last)
         assert torch.allclose(Symmetries(_Corner())(view), expected, rtol=1e-12)
     assert len(views(torch.rand(1, 1, 3, 5))) == 4
+
+
+def test_the_views_are_the_flips_of_dihedral_augmentation_in_a_fixed_order() -> None:
+    chip = np.arange(9).reshape(1, 1, 3, 3)
+    turned = chip.swapaxes(2, 3)
+    expected = [np.flip(base, axes) if axes else base for base in (chip, turned) for axes in ((), (2,), (3,), (2, 3))]
+    found = [view.numpy() for view in views(torch.from_numpy(chip))]
+    assert [view.tolist() for view in found] == [view.tolist() for view in expected]
+    assert len({view.tobytes() for view in found}) == 8
+
+
+def test_with_amp_the_mean_is_taken_in_float32() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    image = torch.rand(5, 3, 4, 4)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = Symmetries(net)(image)
+        logits = [net(view) for view in views(image)]
+    assert logits[0].dtype == torch.bfloat16
+    total = np.zeros((5, 3), np.float32)
+    for each in logits:
+        total = total + each.float().numpy()
+    assert np.array_equal(found.numpy(), total / np.float32(8))
