@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.c_functions import array, memcpy, pointer
 from pipeline.kernels import payload
-from pipeline.vectors import as_float, transpose_4x4
+from pipeline.pixels import MOST_BANDS, PIXELS, as_float, scale_pixels
 from preprocess.codecs import (
     LZ4_INT16,
     LZ4_UINT8,
@@ -27,170 +27,101 @@ from preprocess.codecs import (
     NONE_UINT16,
 )
 
-BLOCK_VALUES = 16_384  # scaled at once, of all bands: 64 KiB, and as much again for the same pixels bands last
-LARGE_VALUES = 4096  # 16 KiB
+BLOCK_VALUES = 16_384  # written at once: 64 KiB
+# A block of this size or larger is written to a buffer and copied by memcpy, which does not read the memory that it
+# overwrites: writing line by line took 15 to 25 % longer. A small block fits into the cache, as does its batch: there
+# memcpy took longer.
+LARGE_BYTES = 16_384
 _compiled = numba.njit(nogil=True, cache=True)
 
 
 @_compiled
-def _bytes(address: int, count: Any) -> np.ndarray:
-    data: np.ndarray = array(pointer(address), count, np.uint8)
-    return data
+def _byte(address: int) -> int:
+    return int(array(pointer(address), 1, np.uint8)[0])
 
 
 @_compiled
-def _join(byte_0: int, byte_1: int, byte_2: int, byte_3: int) -> int:
-    """The uint32 of four bytes, the lowest first."""
-    low = np.uint32(byte_0) | (np.uint32(byte_1) << np.uint32(8))
-    return low | (np.uint32(byte_2) << np.uint32(16)) | (np.uint32(byte_3) << np.uint32(24))  # type: ignore[return-value]
-
-
-@_compiled
-def _scale(values: np.ndarray, mean: float, scale: float, mirror: bool, out: np.ndarray, first: Any, last: Any) -> None:
-    """out[first ... last] = (value - mean) * scale, in reverse if `mirror`; compiled for each dtype of `values`."""
-    if mirror:
-        for index in range(np.uintp(len(values))):
-            out[last - index] = (np.float32(values[index]) - mean) * scale
-    else:
-        for index in range(np.uintp(len(values))):
-            out[first + index] = (np.float32(values[index]) - mean) * scale
-
-
-@_compiled
-def _scale_two(
-    low_bytes: int, high_bytes: int, num: Any, kind: int, mean: float, scale: float, mirror: bool, out: np.ndarray,
-    first: Any, last: Any,
-) -> None:  # fmt: skip
-    """`_scale_block` of 16-bit values in two planes of bytes."""
-    low, high = _bytes(low_bytes, num), _bytes(high_bytes, num)
+def _value(source: int, plane: int, at: int, kind: int) -> Any:
+    """One value of a decoded chunk, for lines of fewer than `PIXELS` values."""
+    if kind == NONE_UINT8:
+        return np.float32(_byte(source + at))
+    if kind == NONE_UINT16:
+        return np.float32(array(pointer(source + 2 * at), 1, np.uint16)[0])
+    if kind == NONE_INT16:
+        return np.float32(array(pointer(source + 2 * at), 1, np.int16)[0])
+    if kind == NONE_FLOAT32:
+        return array(pointer(source + 4 * at), 1, np.float32)[0]
+    low = np.uint32(_byte(source + at)) | (np.uint32(_byte(source + plane + at)) << np.uint32(8))
     if kind == LZ4_UINT16:
-        if mirror:
-            for index in range(num):
-                value = np.uint16(low[index]) | (np.uint16(high[index]) << np.uint16(8))
-                out[last - index] = (np.float32(np.uint16(value)) - mean) * scale
-        else:
-            for index in range(num):
-                value = np.uint16(low[index]) | (np.uint16(high[index]) << np.uint16(8))
-                out[first + index] = (np.float32(np.uint16(value)) - mean) * scale
-    elif mirror:
-        for index in range(num):
-            value = np.uint16(low[index]) | (np.uint16(high[index]) << np.uint16(8))
-            out[last - index] = (np.float32(np.int16(value)) - mean) * scale
-    else:
-        for index in range(num):
-            value = np.uint16(low[index]) | (np.uint16(high[index]) << np.uint16(8))
-            out[first + index] = (np.float32(np.int16(value)) - mean) * scale
+        return np.float32(low)
+    if kind == LZ4_INT16:
+        return np.float32(np.int16(low))
+    high = np.uint32(_byte(source + 2 * plane + at)) | (np.uint32(_byte(source + 3 * plane + at)) << np.uint32(8))
+    return as_float(low | (high << np.uint32(16)))
 
 
 @_compiled
-def _scale_block(
-    source: int, values: int, at: int, count: int, kind: int, mean: float, scale: float, mirror: bool, out: np.ndarray,
-    start: int,
+def _write(
+    sources: np.ndarray, first: int, plane: int, kind: int, mean: np.ndarray, scale: np.ndarray,
+    rows: tuple[int, int, int], columns: tuple[int, int], target: Any, columns_first: bool,
 ) -> None:  # fmt: skip
-    """out[start : start + count] = (value - mean) * scale of the values from `at` on of a decoded chunk, in reverse if
-    `mirror`. A call costs 16 to 30 ns, as much as 400 values: so it should get the values of several lines."""
-    num, first, last = np.uintp(count), np.uintp(start), np.uintp(start + count - 1)
-    if kind in (LZ4_UINT16, LZ4_INT16):
-        _scale_two(source + at, source + values + at, num, kind, mean, scale, mirror, out, first, last)
-    elif kind == NONE_UINT16:
-        _scale(array(pointer(source + 2 * at), num, np.uint16), mean, scale, mirror, out, first, last)
-    elif kind == NONE_UINT8:
-        _scale(array(pointer(source + at), num, np.uint8), mean, scale, mirror, out, first, last)
-    elif kind == NONE_INT16:
-        _scale(array(pointer(source + 2 * at), num, np.int16), mean, scale, mirror, out, first, last)
-    elif kind == NONE_FLOAT32:
-        _scale(array(pointer(source + 4 * at), num, np.float32), mean, scale, mirror, out, first, last)
-    else:
-        byte_0, byte_1 = _bytes(source + at, num), _bytes(source + values + at, num)
-        byte_2, byte_3 = _bytes(source + 2 * values + at, num), _bytes(source + 3 * values + at, num)
-        if mirror:
-            for index in range(num):
-                bits = _join(byte_0[index], byte_1[index], byte_2[index], byte_3[index])
-                out[last - index] = (as_float(bits) - mean) * scale
-        else:
-            for index in range(num):
-                bits = _join(byte_0[index], byte_1[index], byte_2[index], byte_3[index])
-                out[first + index] = (as_float(bits) - mean) * scale
+    """Write a rectangle of all bands.
 
-
-@_compiled
-def _weave(lines: np.ndarray, first: int, step: int, count: int, bands: int, out: np.ndarray, start: int) -> None:
-    """Pixel i of all bands, lines[first + band * step + i], to out[start + i * bands ...]. 3 and 4 bands are
-    vectorised by the compiler."""
-    num, at = np.uintp(count), np.uintp(start)
-    red = np.uintp(first)
-    green, blue, nir = np.uintp(first + step), np.uintp(first + 2 * step), np.uintp(first + 3 * step)
-    if bands == 4:
-        for index in range(num):
-            pixel = at + np.uintp(4) * index
-            out[pixel] = lines[red + index]
-            out[pixel + np.uintp(1)] = lines[green + index]
-            out[pixel + np.uintp(2)] = lines[blue + index]
-            out[pixel + np.uintp(3)] = lines[nir + index]
-    elif bands == 3:
-        for index in range(num):
-            pixel = at + np.uintp(3) * index
-            out[pixel] = lines[red + index]
-            out[pixel + np.uintp(1)] = lines[green + index]
-            out[pixel + np.uintp(2)] = lines[blue + index]
-    else:
-        _weave_columns(lines, first, step, 0, 1, count, bands, out, start, bands, False)
-
-
-@_compiled
-def _weave_columns(
-    lines: np.ndarray, first: int, step: int, width: int, rows: int, count: int, bands: int, out: np.ndarray,
-    start: int, out_step: int, reverse: bool,
-) -> None:  # fmt: skip
-    """The same for `rows` lines that become columns: lines[first + band * step + row * width + i] to
-    out[start + i * out_step + row * bands + band], the rows in the opposite order if `reverse`.
-
-    4 x 4 values at a time, which is twice as fast as one at a time. The last four pixels or bands overlap the ones
-    before if the number is no multiple of 4.
+    Args:
+        sources: (bands,) addresses of decoded chunks. first: place of the rectangle's first value in each.
+        plane, kind, mean, scale: as in `scale_pixels`.
+        rows: how many, values from one to the next in the source, bytes from one to the next in the target.
+        columns: how many, bytes from one to the next in the target.
+        target: address of the pixel of the first value. columns_first: write all rows of eight columns, then the next.
     """
-    source, target = int(np.int64(lines.ctypes.data)) + 4 * first, int(np.int64(out.ctypes.data)) + 4 * start
-    if bands < 4 or count < 4:
-        for index in range(count):
-            for row in range(rows):
-                line = first + width * (rows - 1 - row if reverse else row) + index
-                pixel = start + index * out_step + row * bands
+    bands = len(sources)
+    count, width, row_step = rows
+    across, step = columns
+    if across < PIXELS:
+        for row in range(count):
+            for column in range(across):
+                pixel = array(pointer(target + row * row_step + column * step), bands, np.float32)
                 for band in range(bands):
-                    out[np.uintp(pixel + band)] = lines[np.uintp(line + band * step)]
+                    value = _value(sources[band], plane, first + row * width + column, kind)
+                    pixel[band] = (value - mean[band]) * scale[band]
         return
-    for block in range(0, count, 4):
-        index = min(block, count - 4)
-        for row in range(rows):
-            line = source + 4 * (width * (rows - 1 - row if reverse else row) + index)
-            pixel = target + 4 * (index * out_step + row * bands)
-            for group in range(0, bands, 4):
-                band = min(group, bands - 4)
-                transpose_4x4(line + 4 * step * band, 4 * step, pixel + 4 * band, 4 * out_step)
+    lines = (count, 1, count - 1, width, row_step)
+    pixels = ((across + PIXELS - 1) // PIXELS, PIXELS, across - PIXELS, 1, step)
+    for group in range(0, bands, MOST_BANDS):
+        band = max(0, min(group, bands - MOST_BANDS))  # the last four bands overlap the ones before
+        scale_pixels(
+            kind, min(bands, MOST_BANDS), np.int64(sources[band:].ctypes.data), first, plane,
+            np.int64(mean[band:].ctypes.data), np.int64(scale[band:].ctypes.data), target + 4 * band, step,
+            pixels if columns_first else lines, lines if columns_first else pixels,
+        )  # fmt: skip
 
 
 @_compiled
-def _weave_lines(
-    lines: np.ndarray, step: int, width: int, rows: int, count: int, bands: int, flip_rows: bool, mirror: bool,
-    out: np.ndarray,
+def _write_lines(
+    sources: np.ndarray, first: int, plane: int, kind: int, mean: np.ndarray, scale: np.ndarray,
+    rows: tuple[int, int], across: int, target: int, flip_rows: bool, mirror: bool, block: np.ndarray,
 ) -> None:  # fmt: skip
-    """Write `rows` lines of pixels, lines[0, band * step + row * width + i], to the start of `out`. With `mirror` the
-    lines lie in reverse.
-
-    A large block is written by memcpy, which does not read the memory that it overwrites: writing line by line took 15
-    to 25 % longer. A small block fits into the cache, as does its batch: there memcpy took longer.
-    """
-    size = rows * count * bands
-    woven = lines[1] if size >= LARGE_VALUES else out
-    for row in range(rows):
-        first = (rows - 1 - row if mirror else row) * width
-        place = (rows - 1 - row if flip_rows else row) * count * bands
-        _weave(lines[0], first, step, count, bands, woven, place)
-    if size >= LARGE_VALUES:
-        memcpy(np.uintp(out.ctypes.data), np.uintp(woven.ctypes.data), np.uintp(4 * size))
+    """`_write` of lines that stay lines. target: address of the line that comes first in the output."""
+    count, width = rows
+    pixel = 4 * len(sources)
+    line = pixel * across
+    large, buffer = count * line >= LARGE_BYTES, np.int64(block.ctypes.data)
+    at = buffer if large else target
+    if flip_rows:
+        at += (count - 1) * line
+    if mirror:
+        at += line - pixel
+    _write(
+        sources, first, plane, kind, mean, scale, (count, width, -line if flip_rows else line),
+        (across, -pixel if mirror else pixel), at, False,
+    )  # fmt: skip
+    if large:
+        memcpy(np.uintp(target), np.uintp(buffer), np.uintp(count * line))
 
 
 @_compiled
 def augment(
-    addresses: np.ndarray, sizes: np.ndarray, out: np.ndarray, scratch: np.ndarray, lines: np.ndarray,
+    addresses: np.ndarray, sizes: np.ndarray, out: np.ndarray, scratch: np.ndarray, block: np.ndarray,
     shape: tuple[int, int, int], kind: int, flip_rows: np.ndarray, transpose: np.ndarray,
     crop_y: np.ndarray, crop_x: np.ndarray, mirror: np.ndarray, mean: np.ndarray, scale: np.ndarray,
 ) -> int:  # fmt: skip
@@ -200,7 +131,7 @@ def augment(
         addresses, sizes: (N, bands, chunks) int64: encoded chunks in memory.
         out: (N, crop height, crop width, bands) float32, C-contiguous.
         scratch: (bands, chunk bytes) uint8.
-        lines: (2, at least bands * width) float32: scaled values, bands first and bands last. The longer, the faster.
+        block: (at least bands * crop width,) float32: lines of the output. The longer, the faster.
         shape: (height, width, rows of a chunk) of the chips.
         kind: of the chunks, see `codecs.Codec.kernel_kinds`.
         flip_rows, transpose, crop_y, crop_x, mirror: (N,), as in `order.Augmentation`.
@@ -211,9 +142,9 @@ def augment(
     """
     chips, crop_height, crop_width, bands = out.shape
     height, width, rows = shape
-    flat = out.reshape(out.size)
-    chunk_bytes, buffer = scratch.shape[1], np.int64(scratch.ctypes.data)
-    sources, most = np.zeros(bands, np.int64), lines.shape[1] // (bands * width)
+    pixel, line = 4 * bands, 4 * bands * crop_width  # bytes
+    chunk_bytes, buffer, target = scratch.shape[1], np.int64(scratch.ctypes.data), np.int64(out.ctypes.data)
+    sources, most = np.zeros(bands, np.int64), max(1, block.size // (bands * crop_width))
     line_kind = NONE_UINT8 if kind == LZ4_UINT8 else kind  # one byte per value: a single plane
     for chip in range(chips):
         # The crop in the chip as stored, before transposing: there (y, x) of the crop is (x, y).
@@ -222,7 +153,7 @@ def augment(
         else:
             top, left, down, across = crop_y[chip], crop_x[chip], crop_height, crop_width
         first = height - top - down if flip_rows[chip] else top  # row of the stored chip
-        start = chip * crop_height * crop_width * bands
+        start = target + chip * crop_height * line
         for chunk in range(first // rows, (first + down - 1) // rows + 1):
             for band in range(bands):
                 sources[band] = payload(
@@ -233,27 +164,21 @@ def augment(
                     return chip
             row, end = max(first, chunk * rows), min(first + down, (chunk + 1) * rows)
             while row < end:
-                # Several lines at once, with the values between the end of one crop line and the start of the next.
                 count = min(most, end - row)
-                span = (count - 1) * width + across
-                reverse = mirror[chip] and not transpose[chip]
-                for band in range(bands):
-                    _scale_block(
-                        sources[band], rows * width, (row - chunk * rows) * width + left, span, line_kind, mean[band],
-                        scale[band], reverse, lines[0], band * span,
-                    )  # fmt: skip
-                # The position of the first of these lines in the output.
-                to = first + down - row - count if flip_rows[chip] else row - first
+                # Of these lines: the first value in the chunk, and the first line's place in the crop.
+                source, to = (row - chunk * rows) * width + left, row - first
                 if transpose[chip]:
-                    column = crop_width - to - count if mirror[chip] else to
-                    _weave_columns(
-                        lines[0], 0, span, width, count, across, bands, flat, start + column * bands,
-                        crop_width * bands, flip_rows[chip] != mirror[chip],
+                    backward = flip_rows[chip] != mirror[chip]
+                    column = crop_width - 1 - to if backward else to
+                    _write(
+                        sources, source, rows * width, line_kind, mean, scale,
+                        (count, width, -pixel if backward else pixel), (across, line), start + column * pixel, True,
                     )  # fmt: skip
                 else:
-                    _weave_lines(
-                        lines, span, width, count, across, bands, flip_rows[chip], mirror[chip],
-                        flat[start + to * crop_width * bands :],
+                    _write_lines(
+                        sources, source, rows * width, line_kind, mean, scale, (count, width), across,
+                        start + (down - to - count if flip_rows[chip] else to) * line, flip_rows[chip], mirror[chip],
+                        block,
                     )  # fmt: skip
                 row += count
     return -1
@@ -261,7 +186,7 @@ def augment(
 
 @_compiled
 def augment_valid(
-    addresses: np.ndarray, sizes: np.ndarray, out: np.ndarray, scratch: np.ndarray, lines: np.ndarray,
+    addresses: np.ndarray, sizes: np.ndarray, out: np.ndarray, scratch: np.ndarray, block: np.ndarray,
     shape: tuple[int, int, int], kind: int, flip_rows: np.ndarray, transpose: np.ndarray,
     crop_y: np.ndarray, crop_x: np.ndarray, mirror: np.ndarray, mean: np.ndarray, scale: np.ndarray, nodata: np.float32,
 ) -> int:  # fmt: skip
@@ -276,7 +201,7 @@ def augment_valid(
     for chip in range(len(out)):
         one = slice(chip, chip + 1)
         damaged = augment(  # (value - 0) * 1 is the value itself
-            addresses[one], sizes[one], out[one], scratch, lines, shape, kind, flip_rows[one], transpose[one],
+            addresses[one], sizes[one], out[one], scratch, block, shape, kind, flip_rows[one], transpose[one],
             crop_y[one], crop_x[one], mirror[one], zeros, ones,
         )  # fmt: skip
         if damaged >= 0:

@@ -103,9 +103,9 @@ class ChunkReader:
         """
         layout = self.layout
         addresses, sizes, owner = self.locate(chips)
-        scratch, lines = self._scratch()
+        scratch, block = self._scratch()
         arguments = (
-            addresses, sizes, out, scratch, lines, (layout.height, layout.width, layout.chunk_rows),
+            addresses, sizes, out, scratch, block, (layout.height, layout.width, layout.chunk_rows),
             self._kernel_kind,
             parameters.flip_rows, parameters.transpose, parameters.crop_y.astype(np.int64),
             parameters.crop_x.astype(np.int64), parameters.mirror, mean, scale,
@@ -159,12 +159,12 @@ class ChunkReader:
         self._shards.forget()
 
     def _scratch(self) -> tuple[np.ndarray, np.ndarray]:
-        """This thread's working memory: decoded chunks of all bands, and scaled lines."""
+        """This thread's working memory: decoded chunks of all bands, and lines of the output."""
         scratch, bands = getattr(self._local, "scratch", None), len(self.bands)
         if scratch is None:
             scratch = self._local.scratch = (
                 np.empty((bands, self.layout.chunk_bytes), np.uint8),
-                np.empty((2, max(augment.BLOCK_VALUES, bands * self.layout.width)), np.float32),
+                np.empty(max(augment.BLOCK_VALUES, bands * self.layout.width), np.float32),
             )
         return scratch
 

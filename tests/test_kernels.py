@@ -46,14 +46,14 @@ def test_every_flipped_bit_is_refused(tmp_path: Path, codec: str, dtype: str) ->
     data = np.fromfile(path, np.uint8)
     addresses, no = offsets + data.ctypes.data, np.zeros(1, bool)
     chip, image = np.zeros((1, 1, 1, 4, 4), f"u{layout.itemsize}"), np.zeros((1, 4, 4, 1), np.float32)
-    scratch, lines = np.zeros((1, layout.chunk_bytes), np.uint8), np.zeros((2, 16), np.float32)
+    scratch, block = np.zeros((1, layout.chunk_bytes), np.uint8), np.zeros(16, np.float32)
     one, kind = np.ones(1, np.float32), CODECS[codec].kernel_kinds[dtype]
 
     def damaged() -> set[int]:
         results = {
             kernels.decode(addresses, sizes, chip, scratch[0], kind, no),
             augment.augment(
-                addresses, sizes, image, scratch, lines, (4, 4, 4), kind,
+                addresses, sizes, image, scratch, block, (4, 4, 4), kind,
                 no, no, np.zeros(1, np.int64), np.zeros(1, np.int64), no, one, one,
             ),
         }  # fmt: skip
