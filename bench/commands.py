@@ -21,12 +21,13 @@ ROWS_MODES = ("loader", "peers")
 class BenchSettings(Settings):
     """A measurement: interleaved rounds, a table, and a record."""
 
-    mode: Literal["loader", "peers", "io", "convert", "model", "e2e", "scale", "shapes"] = setting(
+    mode: Literal["loader", "peers", "io", "convert", "model", "e2e", "scale", "shapes", "cold"] = setting(
         "loader",
         "loader: batches, against a baseline. peers: against other libraries, which are installed into .venv-peers "
         "(1.3 GB). io: stored bytes to decoded chips. convert: TIFFs to a store. model: training steps on one batch in "
         "memory. e2e: loader and steps together. scale: speed, memory and first batch with 1,000 to 100,000 chips. "
-        "shapes: batches of chips of 32 to 1024 pixels and four dtypes, against a baseline.",
+        "shapes: batches of chips of 32 to 1024 pixels and four dtypes, against a baseline. cold: batches with an "
+        "empty page cache, and from object storage with a latency of 20 ms, against batches with a full page cache.",
     )
     rounds: int = setting(
         5, "Number of rounds. In each round all rows are measured in turn; medians are reported.", ge=1, le=1000

@@ -61,16 +61,17 @@ def find(name: str) -> Row:
 
 def prepare(name: str, work: Work) -> Iterator[None]:
     """Write the row's format if it does not exist yet."""
-    _format(find(name), work)
+    format_of(find(name), work)
     yield None
 
 
 def choose(name: str, work: Work) -> Iterator[Setting]:
     """Yield the setting with the highest rate."""
-    yield _fastest(find(name), work)
+    yield fastest(find(name), work)
 
 
-def _fastest(row: Row, work: Work, min_try_s: float = MIN_TRY_S) -> Setting:
+def fastest(row: Row, work: Work, min_try_s: float = MIN_TRY_S) -> Setting:
+    """The setting with the highest rate."""
     rates: dict[Setting, float] = {}
     for setting in row.settings:
         if len(row.settings) == 1:
@@ -88,7 +89,7 @@ def _fastest(row: Row, work: Work, min_try_s: float = MIN_TRY_S) -> Setting:
 def serve(name: str, work: Work, setting: Setting) -> Iterator[Ready | Pass]:
     """Yield `Ready`, then a `Pass` for every epoch number received."""
     row = find(name)
-    on_disk = _format(row, work)
+    on_disk = format_of(row, work)
     started = time.perf_counter()
     epoch = row.make(work, setting)
     batches = epoch(0)
@@ -114,8 +115,8 @@ def serve_quickly(
     """Choose the setting, check the first batch and yield the setting, all in one process; then a `Pass` for every
     number received. For many rows of which neither memory nor the time to the first batch is reported."""
     row = find(name)
-    _format(row, work)
-    setting = _fastest(row, work, min_try_s)
+    format_of(row, work)
+    setting = fastest(row, work, min_try_s)
     epoch = row.make(work, setting)
     batches = epoch(0)
     check(row, work, next(batches))
@@ -126,7 +127,7 @@ def serve_quickly(
         message = yield timed_pass(epoch, 1000 * (message + 1), min_s=min_pass_s)
 
 
-def _format(row: Row, work: Work) -> formats.OnDisk | None:
+def format_of(row: Row, work: Work) -> formats.OnDisk | None:
     """The format that the row reads. TIFFs and stores are made before any row starts."""
     if row.format == "tif":
         return None if work.tif is None else formats.OnDisk(path=work.tif, seconds=None, num_bytes=_tif_bytes(work.tif))

@@ -22,11 +22,15 @@ def measure(settings: BenchSettings) -> None:
 
 
 def _table(result: dict[str, Any]) -> str:
-    if result["mode"] != "shapes":
-        return record.table(result)
-    from bench.shapes import table
+    if result["mode"] == "shapes":
+        from bench.shapes import table as shapes
 
-    return table(result)
+        return shapes(result)
+    if result["mode"] == "cold":
+        from bench.cold import table as cold
+
+        return cold(result)
+    return record.table(result)
 
 
 def _run(settings: BenchSettings) -> dict[str, Any]:
@@ -57,6 +61,10 @@ def _on_chips(mode: str, only: tuple[str, ...]) -> Callable[[Work, int], dict[st
         from bench.e2e import run as e2e
 
         return e2e
+    if mode == "cold":
+        from bench.cold import run as cold
+
+        return cold
     from bench.storage import run as storage
 
     return lambda work, rounds: storage(mode, work, rounds)
