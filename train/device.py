@@ -129,7 +129,8 @@ def prepare_torch(config: Config, device: Device) -> None:
 def multiplies_bf16(flags: frozenset[str]) -> bool:
     """Whether a CPU with these flags has instructions for bf16; also True if none is known.
 
-    x86: AVX512-BF16 or AMX. ARM: "bf16". Without them each product converts to float32 and back (docs/log.md).
+    x86: AVX512-BF16 or AMX. ARM: "bf16". Without them a step took 1.7 times
+    (AVX512) to 10 times (AVX2) as long as in float32 (docs/log.md).
     """
     return not flags or bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
 
