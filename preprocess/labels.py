@@ -84,7 +84,7 @@ def read_tags(path: Location, settings: LabelSettings, classes: tuple[str, ...] 
         return _read_onehot(table, settings, classes)
     names = (settings.name_column, settings.tags_column, *settings.split_columns)
     places = column_places(table, names, settings)
-    rows = RowCollector()
+    rows = RowCollector(repeated_names=settings.format == "long")
     form = ""  # known from the first row with a tag on
     for line, (name, field, *split) in _of_columns(table, places):
         form = form or (settings.form_of(field) if field else "")
@@ -127,7 +127,7 @@ def read_labels(
         raise UserError(f"{path}: expected tags, found none in {len(rows)} rows.")
     labels = _multi_hot(path, rows, first, chip_of_row, order)
     has_split = bool(settings.split_column) or _split_folders(rows)
-    names = rows.names.take(first)
+    names = rows.names.take(rows.places()[first])
     padded = frozenset(index for index, name in enumerate(names) if name != name.strip())
     return LabelTable(
         names=PackedTexts.collect(name.strip() for name in names) if padded else names, labels=labels, classes=order,
@@ -138,26 +138,29 @@ def read_labels(
 
 def _chips(path: Location, rows: TagRows, settings: LabelSettings) -> tuple[np.ndarray, np.ndarray]:
     """(first row of each chip, index of the chip of each row). In the long format a chip has several rows."""
-    unsafe_row = next((row for row, name in enumerate(rows.names) if unsafe(name.strip())), len(rows))
-    names = rows.names if unsafe_row == len(rows) else rows.names[:unsafe_row]
+    names, first_rows = rows.names, rows.first_rows()
+    unsafe_place = next((place for place, name in enumerate(names) if unsafe(name.strip())), len(names))
+    if unsafe_place < len(names):
+        names = names[:unsafe_place]
     first = first_equal(names, lambda name: stem(name.strip()))
     again = np.flatnonzero(first != np.arange(len(first)))
     if settings.format == "long":
-        again = np.array([row for row in again.tolist() if names[row].strip() != names[int(first[row])].strip()], int)
+        again = np.array([one for one in again.tolist() if names[one].strip() != names[int(first[one])].strip()], int)
     if len(again):
         more = " LABELS_FORMAT=long reads one row per chip and tag." if settings.format == "tags" else ""
+        line, other = rows.lines[first_rows[[again[0], first[again[0]]]]].tolist()
         raise UserError(
-            f"{path} {number_of(path, int(rows.lines[again[0]]))}: {settings.name_column} {names[int(again[0])]!r} is "
-            f"also in {number_of(path, int(rows.lines[first[again[0]]]))}. Remove one of them.{more}"
+            f"{path} {number_of(path, line)}: {settings.name_column} {names[int(again[0])]!r} is also in "
+            f"{number_of(path, other)}. Remove one of them.{more}"
         )
-    if unsafe_row < len(rows):
-        name = rows.names[unsafe_row]
+    if unsafe_place < len(rows.names):
+        name, line = rows.names[unsafe_place], int(rows.lines[first_rows[unsafe_place]])
         raise UserError(
-            f"{path} {number_of(path, int(rows.lines[unsafe_row]))}: {settings.name_column} {name!r} "
-            f"{unsafe(name.strip())}; expected a file below the folder."
+            f"{path} {number_of(path, line)}: {settings.name_column} {name!r} {unsafe(name.strip())}; expected a file "
+            "below the folder."
         )
     is_first = first == np.arange(len(first))
-    return np.flatnonzero(is_first), (np.cumsum(is_first) - 1)[first]
+    return first_rows[is_first], (np.cumsum(is_first) - 1)[first][rows.places()]
 
 
 def _multi_hot(
@@ -203,7 +206,7 @@ def _splits(
             f"{where}: expected train, val (or validation) or test in column {settings.split_column}, found {text!r}."
         )
     raise UserError(
-        f"{where}: {settings.name_column} {rows.names[row]!r} is in the split {text!r} here and in another split "
+        f"{where}: {settings.name_column} {rows[row].name!r} is in the split {text!r} here and in another split "
         "above. Write one split in all its rows."
     )
 

@@ -98,10 +98,40 @@ class TextBuilder:
         self._data += os.fsencode(text[self._first :])
         self._ends.append(len(self._data))
 
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def has(self, place: int, text: str) -> bool:
+        """Whether the text at `place` is `text`."""
+        start = self._ends[place - 1] if place else 0
+        return self._data[start : self._ends[place]] == os.fsencode(text[self._first :])
+
     def packed(self) -> PackedTexts:
         """All texts so far. Nothing can be added afterwards."""
         data, ends = np.frombuffer(self._data, np.uint8), np.frombuffer(self._ends, np.int64)
         return PackedTexts(prefix=self._prefix, data=data, ends=ends)
+
+
+class TextNumbers:
+    """Numbers the different texts of a `TextBuilder` in the order in which they come first, and adds new ones. While
+    texts come, 110 bytes for each."""
+
+    def __init__(self, texts: TextBuilder) -> None:
+        self._texts, self._last = texts, ("", -1)
+        self._places: dict[int, int] = {}  # by hash
+        self._others: dict[str, int] = {}  # texts whose hash is that of another text before them
+
+    def number(self, text: str) -> int:
+        """The number of a text; a new one if it is new."""
+        if text != self._last[0] or self._last[1] < 0:
+            # 60 bits: a Python integer of 32 bytes, with 64 bits it has 48.
+            place = self._places.setdefault(_hash(text) >> 4, len(self._texts))
+            if place < len(self._texts) and not self._texts.has(place, text):
+                place = self._others.setdefault(text, len(self._texts))
+            if place == len(self._texts):
+                self._texts.append(text)
+            self._last = text, place
+        return self._last[1]
 
 
 class HashIndex:
