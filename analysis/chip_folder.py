@@ -7,7 +7,7 @@ are read as the conversion of the run's store read them: run.json says how, or e
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -90,10 +90,10 @@ def _of_suffix(folder: Location) -> tuple[PackedTexts, PackedTexts]:
     if not listing.names:
         kinds = ", ".join((*SUFFIXES, *PICTURES))
         raise UserError(f"DATA={folder}: expected TIFFs, PNGs or JPEGs ({kinds}), found none.")
-    listing.names.sort(key=chip_name)
-    start = str(folder / "x").removesuffix("x")
-    paths = PackedTexts.collect((start + name for name in listing.names), start)
-    return PackedTexts.collect(map(chip_name, listing.names)), paths
+    files = listing.names.sorted()
+    names = PackedTexts.collect(map(chip_name, files))
+    order = names.order()
+    return names.take(order), replace(files.take(order), prefix=str(folder / "x").removesuffix("x"))
 
 
 def _of_pattern(folder: Location, pattern: FilePattern) -> tuple[PackedTexts, PackedTexts]:

@@ -87,8 +87,7 @@ class _Similar:
     index: Index
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
-        for row, place in zip(self.rows.tolist(), self.places.tolist(), strict=True):
-            yield row, self.index.names[place]
+        return zip(self.rows.tolist(), self.index.names.at(self.places), strict=True)
 
 
 def _joined(folder: Location, exact: PackedTexts, similar: _Similar, found: np.ndarray) -> PackedTexts:
@@ -121,13 +120,12 @@ def _pictures(csv: Location, table: LabelTable, folder: Location) -> _Similar | 
 def _similar(csv: Location, table: LabelTable, folder: Location, rows: np.ndarray, index: Index) -> _Similar:
     """The only file below `folder` that the name of each of `rows` can mean; rows without one are skipped."""
     found, places = array("q"), array("q")
-    for row in rows.tolist():
-        files = index.places(table.names[row])
+    for row, files in zip(rows.tolist(), index.places(PackedTexts.of(table.names).at(rows)), strict=True):
         if len(files) > 1:
+            names = sorted(index.names[file] for file in files)
             raise UserError(
                 f"{csv} {number_of(csv, table.lines[row])}: {table.names[row]!r} can mean {len(files)} files in "
-                f"{folder}: {', '.join(repr(index.names[file]) for file in files[:3])}. Write the exact name of the "
-                "file."
+                f"{folder}: {', '.join(map(repr, names[:3]))}. Write the exact name of the file."
             )
         if files:
             found.append(row)

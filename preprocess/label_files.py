@@ -54,7 +54,7 @@ def rows_of_folders(folder: Location) -> TagRows:
         raise UserError(
             f"{folder}: expected a folder of class folders, found {'a file' if folder.exists() else 'nothing'}."
         )
-    files = list_chips(folder).names
+    files = list_chips(folder).names.sorted()
     rows, numbers = RowCollector(), dict[str, int]()
     outside = next((place for place, file in enumerate(files) if "/" not in file), len(files))
     first = first_equal(files[:outside] if outside < len(files) else files, chip_name)

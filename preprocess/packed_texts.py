@@ -7,8 +7,10 @@ files to others.
 import hashlib
 import json
 import os
+import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import overload
 
@@ -16,6 +18,8 @@ import numpy as np
 import xxhash
 
 _BLOCK = 4096  # texts that are made at a time
+_FEW = 1 << 16  # up to so many texts are sorted by Python: loading pyarrow takes 0.1 s and 33 MiB
+_CODEC = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()  # those of os.fsencode, which takes twice as long
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,7 +65,7 @@ class PackedTexts(Sequence[str]):
             return PackedTexts.collect((self[place] for place in range(*index.indices(len(self)))), self.prefix)
         place = range(len(self))[index]
         start = int(self.ends[place - 1]) if place else 0
-        return self.prefix + os.fsdecode(self.data[start : int(self.ends[place])].tobytes())
+        return self.prefix + self.data[start : int(self.ends[place])].tobytes().decode(*_CODEC)
 
     def __iter__(self) -> Iterator[str]:
         start = 0
@@ -69,8 +73,31 @@ class PackedTexts(Sequence[str]):
             ends = self.ends[first : first + _BLOCK].tolist()
             offset, data = start, self.data[start : ends[-1]].tobytes()
             for end in ends:
-                yield self.prefix + os.fsdecode(data[start - offset : end - offset])
+                yield self.prefix + data[start - offset : end - offset].decode(*_CODEC)
                 start = end
+
+    def at(self, places: np.ndarray) -> Iterator[str]:
+        """The texts at `places`, made in blocks: half the time of one after another."""
+        data = self.data.data
+        for first in range(0, len(places), _BLOCK):
+            block = places[first : first + _BLOCK]
+            starts = np.where(block > 0, self.ends[block - 1], 0).tolist()
+            for start, end in zip(starts, self.ends[block].tolist(), strict=True):
+                yield self.prefix + str(data[start:end], *_CODEC)
+
+    def order(self) -> np.ndarray:
+        """(texts,) int64: the positions of the texts in their order, equal ones as they come."""
+        if len(self) > _FEW:
+            import pyarrow
+            import pyarrow.compute
+
+            buffers = [None, pyarrow.py_buffer(np.concatenate([[0], self.ends])), pyarrow.py_buffer(self.data)]
+            texts = pyarrow.LargeStringArray.from_buffers(pyarrow.large_string(), len(self), buffers)
+            with suppress(pyarrow.ArrowInvalid):  # not UTF-8: Python orders such texts by other bytes
+                texts.validate(full=True)
+                return np.asarray(pyarrow.compute.array_sort_indices(texts)).astype(np.int64)
+        texts = list(self)
+        return np.array(sorted(range(len(self)), key=texts.__getitem__), np.int64)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or isinstance(other, str):
@@ -83,7 +110,11 @@ class PackedTexts(Sequence[str]):
         """The texts at `rows`; itself if these are all of them, in order."""
         if len(rows) == len(self) and (rows == np.arange(len(self))).all():
             return self
-        return PackedTexts.collect((self[row] for row in rows.tolist()), self.prefix)
+        return PackedTexts.collect(self.at(rows), self.prefix)
+
+    def sorted(self) -> "PackedTexts":
+        """The texts in order."""
+        return self.take(self.order())
 
 
 class TextBuilder:
@@ -95,7 +126,7 @@ class TextBuilder:
 
     def append(self, text: str) -> None:
         """Add a text."""
-        self._data += os.fsencode(text[self._first :])
+        self._data += text[self._first :].encode(*_CODEC)
         self._ends.append(len(self._data))
 
     def __len__(self) -> int:
@@ -104,7 +135,7 @@ class TextBuilder:
     def has(self, place: int, text: str) -> bool:
         """Whether the text at `place` is `text`."""
         start = self._ends[place - 1] if place else 0
-        return self._data[start : self._ends[place]] == os.fsencode(text[self._first :])
+        return self._data[start : self._ends[place]] == text[self._first :].encode(*_CODEC)
 
     def packed(self) -> PackedTexts:
         """All texts so far. Nothing can be added afterwards."""
@@ -151,6 +182,15 @@ class HashIndex:
         while last < len(self._sorted) and self._sorted[last] == value:
             last += 1
         return [int(place) for place in self._order[first:last]]
+
+    def find_all(self, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """(number of the key, position) of all positions that `find` gives for each of `keys`, in this order."""
+        hashes = np.fromiter(map(_hash, keys), np.uint64, len(keys))
+        first = self._sorted.searchsorted(hashes)
+        counts = self._sorted.searchsorted(hashes, side="right") - first
+        numbers = np.repeat(np.arange(len(keys)), counts)
+        within = np.arange(len(numbers)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return numbers, self._order[first[numbers] + within]
 
     def first_of_each(self, keys: Iterable[str], count: int) -> np.ndarray:
         """(count,) int64: for each key the first position with the same hash, -1 where there is none."""
