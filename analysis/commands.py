@@ -145,7 +145,7 @@ class AuditSettings(MadeStore, ClusterWords):
                 raise UserError(f"{word}={path}: found nothing there.")
 
 
-class PredictSettings(RunFolder):
+class PredictSettings(RunFolder, ClusterWords):
     """Scores of chips without labels."""
 
     data: Location = setting(
@@ -183,8 +183,9 @@ class PredictSettings(RunFolder):
         return None if text is None else check_gpu(text)
 
     def check(self) -> None:
-        """Refuse a RUN that is no run, and a DATA that is no folder."""
-        super().check()
+        """Refuse a RUN that is no run, a DATA that is no folder, and CLUSTER without Dask."""
+        RunFolder.check(self)
+        ClusterWords.check(self)
         check_folder(self.data)
 
 
@@ -248,7 +249,7 @@ def predict(settings: PredictSettings) -> int:
 
     return 1 if score(
         settings.run, settings.data, settings.out, bands=settings.bands, gpu=settings.gpu, tta=settings.tta,
-        stride=settings.stride, geojson=settings.geojson,
+        stride=settings.stride, geojson=settings.geojson, cluster=settings.cluster,
     ) else 0  # fmt: skip
 
 

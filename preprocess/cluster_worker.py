@@ -16,6 +16,7 @@ from typing import Any
 from preprocess.addresses import location
 from preprocess.console import UserError, machine_error
 from preprocess.csv_rows import is_file
+from preprocess.silence import silent
 from preprocess.write import is_machine_fault
 
 # By package of the function that workers run: the folders with its code and all that it imports, and the installed
@@ -44,9 +45,10 @@ def attempt(function: Callable[[Any], Any], task: Any, versions: dict[str, str])
     """Run a task, if this worker has the expected versions."""
     own = own_versions(package_of(function))
     if own != versions:
-        return Outcome("foreign", {**own, "address": _address()})
+        return Outcome("foreign", {**own, "address": worker_address()})
     try:
-        return Outcome("done", function(task))
+        with silent():  # what is said here would appear in the midst of the command's own lines, or in no terminal
+            return Outcome("done", function(task))
     except UserError as error:
         return Outcome("failed" if is_machine_fault(error) else "user", str(error))
     except Exception as error:
@@ -55,10 +57,18 @@ def attempt(function: Callable[[Any], Any], task: Any, versions: dict[str, str])
         return Outcome("stop" if full else "failed", text or f"{type(error).__name__}: {error}")
 
 
-def _address() -> str:
+def worker_address() -> str:
+    """The address of this worker."""
     from distributed import get_worker
 
     return str(get_worker().address)
+
+
+def local_rank() -> int:
+    """The number of this worker among those of CLUSTER=local, from 0."""
+    from distributed import get_worker
+
+    return int(get_worker().name)
 
 
 def probe(path: str, package: str) -> tuple[dict[str, str], bool]:

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NoReturn
 
+from preprocess.silence import is_silent
+
 # A terminal of 80 columns cuts the end: that is the unit of the rate, never a training's note.
 BAR = "{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}, {rate_fmt}"
 LOG_EVERY_S = 10.0  # a line of progress in a log file, where there is no terminal to redraw
@@ -84,8 +86,9 @@ def say(text: str) -> None:
     """Print one line at once, escaped, above a progress bar if one is being drawn."""
     from tqdm import tqdm  # here, as below: worker processes, which start with each conversion, draw nothing
 
-    tqdm.write(one_line(text), file=sys.stdout)
-    sys.stdout.flush()
+    if not is_silent():
+        tqdm.write(one_line(text), file=sys.stdout)
+        sys.stdout.flush()
 
 
 @functools.cache
@@ -260,7 +263,7 @@ class Progress:
             tqdm(
                 total=total, initial=done, desc=label, unit=f" {unit}", dynamic_ncols=True, leave=False, bar_format=BAR
             )
-            if sys.stderr.isatty()
+            if sys.stderr.isatty() and not is_silent()
             else None
         )
 
@@ -282,7 +285,7 @@ class Progress:
             if note:
                 self._bar.set_postfix_str(one_line(note), refresh=False)
             self._bar.update(count)
-        elif time.monotonic() - self._last_line_s >= self._every_s:
+        elif time.monotonic() - self._last_line_s >= self._every_s and not is_silent():
             self._last_line_s = time.monotonic()
             print(one_line(self._line(note)), flush=True)
 

@@ -173,7 +173,7 @@ def parse_plan(data: bytes, path: Location) -> WorkPlan:
             header = json.loads(file["header"].tobytes())
             paths = PackedTexts(prefix=header["prefix"], data=file["path_bytes"], ends=file["path_ends"])
             plan = WorkPlan(
-                layout=layout_from({"nodata": None, **header["layout"]}), files=_chip_files(header["files"]),
+                layout=layout_from({"nodata": None, **header["layout"]}), files=chip_files_from(header["files"]),
                 folder=header["folder"], paths=paths, size=file["size"], mtime_ns=file["mtime_ns"],
                 corners=file["corners"] if "corners" in file.files else None,
             )  # fmt: skip
@@ -184,7 +184,8 @@ def parse_plan(data: bytes, path: Location) -> WorkPlan:
     return plan
 
 
-def _chip_files(values: dict[str, Any]) -> ChipFiles:
+def chip_files_from(values: dict[str, Any]) -> ChipFiles:
+    """What `asdict` made, after JSON."""
     expected = tuple(
         Expected(**{**each, "shape": None if each["shape"] is None else tuple(each["shape"])})
         for each in values["expected"]

@@ -14,7 +14,7 @@ from helpers.commands import train
 from helpers.places import UTM_33N, WGS_84, geo_chips, geo_tags
 from tiny import tiny_networks
 
-from analysis import predict
+from analysis import block_scores, predict
 from analysis.duplicates import write_groups
 from analysis.finished_run import load_run
 from preprocess.splits import groups_path, make_split
@@ -77,7 +77,7 @@ def test_bounds_survive_an_interruption_and_leave_out_files_that_say_nothing(
     chips = geo_chips(tmp_path / "tif", places, bands=3, side=SIDE)
     (chips.folder / "t_4.tif").write_bytes(b"II*\0")
     out = tmp_path / "p.csv"
-    logits, calls = predict.predict_logits, []
+    logits, calls = block_scores.predict_logits, []
 
     def stop_at_the_third(*arguments: object, **more: object) -> object:
         if len(calls) == 2:
@@ -86,7 +86,7 @@ def test_bounds_survive_an_interruption_and_leave_out_files_that_say_nothing(
         return logits(*arguments, **more)  # type: ignore[arg-type]
 
     with mock.patch.object(predict, "BLOCK_BATCHES", 1):
-        with mock.patch.object(predict, "predict_logits", stop_at_the_third), pytest.raises(KeyboardInterrupt):
+        with mock.patch.object(block_scores, "predict_logits", stop_at_the_third), pytest.raises(KeyboardInterrupt):
             score(trained, chips.folder, out)
         assert not out.exists()
         assert score(trained, chips.folder, out) == 1

@@ -16,7 +16,7 @@ from helpers.commands import train
 from helpers.predictions import read, write_tiff
 from run_files import rewrite
 
-from analysis import f2_thresholds, predict, prediction_files
+from analysis import block_scores, f2_thresholds, predict, prediction_files
 from analysis.finished_run import load_run
 from preprocess.files import locked
 
@@ -79,7 +79,7 @@ def test_an_interrupted_prediction_resumes_and_writes_the_same_file(
     trained: SimpleNamespace, whole: Path, tmp_path: Path, torn: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.csv"
-    logits, calls = predict.predict_logits, []
+    logits, calls = block_scores.predict_logits, []
 
     def stop_at_the_second(*arguments: object, **more: object) -> object:
         if len(calls) == 1:
@@ -88,7 +88,7 @@ def test_an_interrupted_prediction_resumes_and_writes_the_same_file(
         return logits(*arguments, **more)  # type: ignore[arg-type]
 
     small = mock.patch.object(predict, "BLOCK_BATCHES", 1)
-    with small, mock.patch.object(predict, "predict_logits", stop_at_the_second), pytest.raises(KeyboardInterrupt):
+    with small, mock.patch.object(block_scores, "predict_logits", stop_at_the_second), pytest.raises(KeyboardInterrupt):
         score(trained, trained.new, out)
     assert not out.exists()
     if torn:
