@@ -24,7 +24,16 @@ from preprocess.write import is_machine_fault
 _CODE = {"preprocess": ("preprocess",), "analysis": ("preprocess", "pipeline", "models", "train", "analysis")}
 _PACKAGES: dict[str, tuple[str, ...]] = {
     "preprocess": ("numpy", "numba", "imagecodecs"),
-    "analysis": ("numpy", "numba", "imagecodecs", "scipy", "torch", "torchvision"),
+    "analysis": (
+        "numpy",
+        "numba",
+        "imagecodecs",
+        "scipy",
+        "torch",
+        "torchvision",
+        "nvidia-dali-cuda130",
+        "nvidia-dali-cuda120",
+    ),
 }
 
 
