@@ -18,7 +18,7 @@ from preprocess.remote import Objects
 from preprocess.shard import DamagedChunkError
 from preprocess.zarr_store import Store
 
-REQUESTS = 32  # ranged reads at the same time: an object store takes tens of milliseconds for each
+REQUESTS = 64  # ranged reads at the same time: an object store takes tens of milliseconds for each
 # Bytes between two ranges that are read with them, because a request costs more than they do. So the chips that are
 # announced (`announcements.AHEAD_CHIPS`) take at most 128 MiB more than their own bytes.
 REMOTE_GAP = 32 << 10

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from helpers.commands import here
 from tiny import outcome, tiny_networks
 
 from canopy.main import dispatch
-from preprocess.zarr_store import Store
+from pipeline.chunks import ChunkReader
+from preprocess.zarr_store import Store, encoded_bytes
 from train import tune
 from train.cuda_driver import gpu_available
 
@@ -43,6 +45,38 @@ def test_tune_measures_and_stores_the_best_setting(
     cores = len(os.sched_getaffinity(0))
     assert out.count("chips/s") == 2 * len({1, cores, *(n for n in (2, 4, 8, 16, 32, 64) if n < cores)})
     assert list(json.loads((tmp_path / "tune.json").read_text()).values()) == [vars(found)]
+
+
+@pytest.mark.parametrize(("spare", "is_cold"), [(0, False), (-1, True)])
+def test_a_store_larger_than_memory_is_tuned_with_chips_of_the_whole_store(
+    session_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    spare: int, is_cold: bool,
+) -> None:  # fmt: skip
+    """With a memory as large as the store, and one byte smaller. The sample would be 64 of the 300 chips."""
+    stored = encoded_bytes(session_store.local_path, session_store.layout, session_store.num_chips)
+    read: list[int] = []
+    augment = ChunkReader.augment
+
+    def note(self: ChunkReader, chips: np.ndarray, *arguments: Any) -> None:
+        read.extend(chips.tolist())
+        augment(self, chips, *arguments)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tune, "SAMPLE", 64)
+    monkeypatch.setattr(tune, "PASS_S", 0.01)
+    monkeypatch.setattr(tune, "host_bytes", lambda: stored + spare)
+    monkeypatch.setattr(ChunkReader, "augment", note)
+    assert dispatch("train", ["tune", f"STORE={session_store.path}", "GPU=cpu", "BATCH=32"]) == 0
+    out = capsys.readouterr().out
+    assert (max(read) >= 64) == is_cold
+    lines = [line for line in out.splitlines() if line.endswith("chips/s from the disk")]
+    assert bool(lines) == is_cold
+    if is_cold:
+        found = tune.lookup(session_store, "cpu")
+        assert found is not None
+        assert (
+            lines[0] == f"CODEC=lz4 DECODE=host WORKERS={found.workers}: {found.chips_per_s:,.0f} chips/s from the disk"
+        )
 
 
 def test_train_uses_the_stored_setting_and_prints_it(

@@ -2,7 +2,8 @@
 
 In: a store. Out: tune.json in the current folder, one entry per machine and kind of store: WORKERS and DECODE. `make
 train` uses them where these are not set, and prints that. Other codecs are measured on a sample of the store; the store
-itself is not changed. The settings change only the rate, never the images.
+itself is not changed. The settings change only the rate, never the images. A store that is larger than the memory is
+also measured with chips from the disk, and that rate decides.
 """
 
 import json
@@ -13,14 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from pipeline.cache import host_bytes
 from pipeline.chunks import ChunkReader
 from pipeline.inputs import raw_inputs
-from pipeline.loader import train_loader
+from pipeline.loader import ChipLoader, train_loader
 from preprocess import zarr_store
 from preprocess.arrays import array_specs
 from preprocess.codecs import CODECS
@@ -28,13 +29,14 @@ from preprocess.console import UserError, one_line, say
 from preprocess.files import shard_path, write_atomic
 from preprocess.header import version_of
 from preprocess.shard_writer import join_records, write_shard
-from preprocess.zarr_store import Store, open_store
+from preprocess.zarr_store import Store, encoded_bytes, open_store
 from train.config import make_config
 from train.device import choose_device
 
 PATH = Path("tune.json")
 SAMPLE = 512  # chips to measure with
 PASS_S, _ROUNDS = 1.5, 3
+_GIB = 1024**3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,22 +65,41 @@ def tune(path: str, *, gpu: str | None, batch: int) -> None:
         for codec in set() if store.is_remote else set(CODECS) - set(stores):
             stores[codec] = recode(store, codec, Path(folder) / "sample.zarr")
         rates = measure(stores, device, batch)
+    cold = {}
+    if (stored := _disk_bytes(store)) > (memory := host_bytes()):
+        say(
+            f"{path}: {stored / _GIB:.1f} GiB, more than the {memory / _GIB:.1f} GiB of memory. The rate for chips of "
+            "the whole store counts, most of which the disk must read."
+        )
+        cold = measure({store.layout.codec: store}, device, batch, whole=True)
+    for (codec, decode, workers), rate in sorted(cold.items(), key=lambda item: -item[1]):
+        say(f"CODEC={codec} DECODE={decode} WORKERS={workers}: {rate:,.0f} chips/s from the disk")
     for (codec, decode, workers), rate in sorted(rates.items(), key=lambda item: -item[1]):
         say(f"CODEC={codec} DECODE={decode} WORKERS={workers}: {rate:,.0f} chips/s")
-    usable = {key: rate for key, rate in rates.items() if key[0] == store.layout.codec}
+    usable = cold or {key: rate for key, rate in rates.items() if key[0] == store.layout.codec}
     best, overall = max(usable, key=lambda key: usable[key]), max(rates, key=lambda key: rates[key])
     keep(store, device, Tuned(workers=best[2], decode=best[1], chips_per_s=usable[best]))
     say(f"{PATH}: WORKERS={best[2]} DECODE={best[1]} for stores like {path} here; `make train` uses them")
-    if rates[overall] > 1.1 * usable[best]:
+    if not cold and rates[overall] > 1.1 * usable[best]:
         say(f"a store made with CODEC={overall[0]} would load {rates[overall] / usable[best]:.1f} times as fast")
 
 
-def measure(stores: dict[str, Store], device: str, batch: int) -> dict[tuple[str, str, int], float]:
-    """(codec, decode, threads) -> median chips/s. Candidates take turns, so that a slow minute affects all of them."""
+def _disk_bytes(store: Store) -> int:
+    """Bytes of the chips on a local disk; 0 for object storage, which is read from the network in every case."""
+    return 0 if store.is_remote else encoded_bytes(store.local_path, store.layout, store.num_chips)
+
+
+def measure(
+    stores: dict[str, Store], device: str, batch: int, *, whole: bool = False
+) -> dict[tuple[str, str, int], float]:  # fmt: skip
+    """(codec, decode, threads) -> median chips/s. Candidates take turns, so that a slow minute affects all of them.
+
+    whole: each pass reads other chips of the whole store, as an epoch of training does, and not the same few.
+    """
     threads = sorted({1, *(2**power for power in range(1, 7) if 2**power < _cores()), _cores()})
     loaders = {}
     for codec, store in stores.items():
-        chips = np.arange(min(store.num_chips, max(SAMPLE, batch)))
+        chips = np.arange(store.num_chips if whole else min(store.num_chips, max(SAMPLE, batch)))
         inputs = raw_inputs(store, store.layout.bands, chips)
         places = ("device", "host") if device != "cpu" and CODECS[codec].inflates else ("host",)
         for decode in places:
@@ -87,9 +108,11 @@ def measure(stores: dict[str, Store], device: str, batch: int) -> dict[tuple[str
                     store, chips, inputs, batch_size=batch, device=device, workers=workers, decode=decode
                 )
     samples: dict[tuple[str, str, int], list[float]] = {key: [] for key in loaders}
+    epochs = count()
     for number in range(_ROUNDS + 1):
         for key, loader in loaders.items():
-            rate = _rate(loader, device, 0.3 if number == 0 else PASS_S)
+            seconds = 0.3 if number == 0 else PASS_S
+            rate = _rate_of_one(loader, device, seconds, next(epochs)) if whole else _rate(loader, device, seconds)
             if number:  # the first round is a warm-up
                 samples[key].append(rate)
     for loader in loaders.values():
@@ -97,7 +120,7 @@ def measure(stores: dict[str, Store], device: str, batch: int) -> dict[tuple[str
     return {key: float(np.median(rates)) for key, rates in samples.items()}
 
 
-def _rate(loader: Any, device: str, seconds: float) -> float:
+def _rate(loader: ChipLoader, device: str, seconds: float) -> float:
     taken, started = 0, time.perf_counter()
     for epoch in count():
         for batch in loader.epoch(epoch):
@@ -107,6 +130,18 @@ def _rate(loader: Any, device: str, seconds: float) -> float:
         if time.perf_counter() - started > seconds:
             return taken / (time.perf_counter() - started)
     raise AssertionError("never ends")
+
+
+def _rate_of_one(loader: ChipLoader, device: str, seconds: float, epoch: int) -> float:
+    """The rate of the first `seconds` of an epoch whose order no other pass has."""
+    taken, started = 0, time.perf_counter()
+    for batch in loader.epoch(epoch):
+        taken += len(batch.chips)
+        if time.perf_counter() - started > seconds:
+            break
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return taken / (time.perf_counter() - started)
 
 
 def recode(store: Store, codec: str, path: Path) -> Store:
