@@ -8,6 +8,7 @@ The client repeats a request that fails (503 SlowDown, 500, a reset, a time-out,
 longer each time. Leaves the meaning of the objects to others.
 """
 
+import contextlib
 import functools
 import itertools
 import os
@@ -204,8 +205,17 @@ class Objects:
 
     def remove(self, keys: Iterable[str]) -> None:
         """Remove objects; one that does not exist is no error."""
-        if some := [*keys]:
-            self._do(some[0], lambda client: client.delete(some))
+        some = [*keys]
+
+        def remove(client: Any) -> None:
+            try:
+                client.delete(some)
+            except FileNotFoundError:  # of Google and Azure: the rest of the list may be left
+                with ThreadPoolExecutor(_TAIL_REQUESTS, thread_name_prefix="canopy-remove") as pool:
+                    list(pool.map(lambda key: _remove(client, key), some))
+
+        if some:
+            self._do(some[0], remove)
 
     def _do(self, key: str, request: Callable[[Any], Result]) -> Result:
         """The result of a request, which gets the client. Errors become one line that names the object.
@@ -227,6 +237,11 @@ class Objects:
                     raise refused from error
                 time.sleep(random.uniform(0.5, 1) * _WAIT_S * 2**attempt)
         raise AssertionError  # the loop ends by itself
+
+
+def _remove(client: Any, key: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        client.delete(key)
 
 
 def _was_repeated(error: Exception) -> bool:

@@ -35,7 +35,7 @@ class ChangedObjectError(UserError):
 def refusal(error: Exception, name: str) -> UserError:
     """The line about an error. `name`: the address of the object or of the bucket."""
     whole, reason = str(error), _short(error)
-    if "NoSuchBucket" in whole:
+    if "NoSuchBucket" in whole or "ContainerNotFound" in whole:
         return AccessError(f"{_bucket(name)}: expected a bucket, found none. Check its name{_server(name)}.")
     if isinstance(error, PreconditionError):
         return ChangedObjectError(f"{name}: expected the object as listed, found a changed one.")
@@ -53,16 +53,17 @@ def refusal(error: Exception, name: str) -> UserError:
     if re.search(r"status code: (5\d\d|429|408)|after \d+ retries", whole):
         return TemporaryError(f"{name}: the object store still fails ({reason}). Run the same command again.")
     return AccessError(
-        f"{name}: the object store reported an error ({reason}). Check the address and AWS_* in the environment."
+        f"{name}: the object store reported an error ({reason}). Check the address{_and_variables(name)}."
     )
 
 
 def _missing(error: Exception, whole: str, name: str) -> str:
     """What to set in the environment; "" if the error does not show it."""
     if "BadScheme" in whole:
-        return "The server's address begins with http://. Set AWS_ALLOW_HTTP=true."
+        return f"The server's address begins with http://. Set {_prefix(name)}ALLOW_HTTP=true."
     if any(each in whole for each in _OF_KEYS):
-        return f"There are no keys: set {' and '.join(_unset(name))}, or AWS_SKIP_SIGNATURE=true for a public bucket."
+        keys = " and ".join(_unset(name))
+        return f"There are no keys: set {keys}, or {_prefix(name)}SKIP_SIGNATURE=true for a public bucket."
     if "redirect" in whole or "PermanentRedirect" in whole or "AuthorizationHeaderMalformed" in whole:
         region = os.environ.get("AWS_REGION") or "not set"
         return f"AWS_REGION is {region}. Set it to the region of the bucket."
@@ -73,12 +74,23 @@ def _missing(error: Exception, whole: str, name: str) -> str:
     return ""
 
 
+def _prefix(name: str) -> str:
+    """How the variables for an address begin."""
+    return {"gs": "GOOGLE_", "az": "AZURE_"}.get(name.partition(":")[0], "AWS_")
+
+
+def _and_variables(name: str) -> str:
+    return "" if name.startswith("http") else f" and {_prefix(name)}* in the environment"
+
+
 def _unset(name: str) -> Iterator[str]:
     return (variable for variable in _KEYS.get(name.partition(":")[0], ()) if variable not in os.environ)
 
 
 def _server(name: str) -> str:
-    """Where requests about an address of S3 go."""
+    """Where requests about an address go, as the environment says."""
+    if name.startswith("az") and (endpoint := os.environ.get("AZURE_STORAGE_ENDPOINT")):
+        return f" and AZURE_STORAGE_ENDPOINT={endpoint}"
     if not name.startswith("s3"):
         return ""
     endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT")
