@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from bench import formats
+from bench.peers_pipelines import PIPELINES
 from bench.rows import PIL, PLAIN, Chips, ReadChip, augment, mean_std, tif_path, with_dataloader
 from bench.work import BATCH, SEED, THREADS, Epoch, Row, RowBatch, Setting, Work
 from pipeline.order import Augmentation, epoch_order
@@ -228,4 +229,5 @@ PEERS = (
     _library("ffcv", ffcv, "ffcv", "ffcv", settings=THREADS,
          note="crop, flips, scaling: an operation written for this benchmark (ffcv has none for 16 bits), "
               "with the same augmentation each epoch"),
+    *PIPELINES,
 )  # fmt: skip

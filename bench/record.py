@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.zarr_store import write_atomic
-from train import run_folder
 
 RESULTS = Path("bench/results")
 
 
 def conditions(mode: str) -> dict[str, Any]:
     """Machine, versions, commit."""
+    from train import run_folder  # here: it imports torch, which `make bench-report` does not need
+
     with open("/proc/cpuinfo") as file:
         model = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "unknown")
     return {

@@ -4,6 +4,7 @@ In: `Work`. Out: rows. All make the same batches from the order and augmentation
 be checked before it is timed. `peers` has the libraries that must be installed.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,7 @@ from bench.work import FLIPS, SEED, THREADS, Epoch, Row, RowBatch, Setting, Work
 from pipeline.chunks import ChunkReader
 from pipeline.inputs import COURSE_MEAN, COURSE_STD
 from pipeline.loader import train_loader
-from pipeline.order import augmentation, epoch_order
+from pipeline.order import Augmentation, augmentation, epoch_order
 
 RGB = ("red", "green", "blue")
 ReadChip = Callable[[int], np.ndarray]  # chip -> (band, y, x)
@@ -80,7 +81,6 @@ class Chips(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         self._read: ReadChip | None = None
         self._labels = torch.from_numpy(work.store().labels.astype(np.float32))
         self._mean, self._std = mean_std(work, values)
-        self._epoch = -1
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -89,9 +89,8 @@ class Chips(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         if self._read is None:  # opened in the worker: open files do not survive a fork well
             self._read = self._open(self._work)
         epoch, position = index
-        if epoch != self._epoch:
-            self._draw(epoch)
-        chip, drawn = int(self._order[position]), self._augmentation
+        order, drawn = _drawn(len(self._labels), epoch, self._work.height, self._work.width, self._work.crop)
+        chip = int(order[position])
         image = augment(
             torch.from_numpy(self._read(chip)), self._work.crop,
             (bool(drawn.flip_rows[position]), int(drawn.crop_y[position]), int(drawn.crop_x[position]),
@@ -99,12 +98,14 @@ class Chips(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         )  # fmt: skip
         return (image.float() - self._mean) / self._std, self._labels[chip], chip
 
-    def _draw(self, epoch: int) -> None:
-        work, self._epoch = self._work, epoch
-        self._order = epoch_order(SEED, epoch, np.arange(len(self._labels)))
-        self._augmentation = augmentation(
-            SEED, epoch, self._order, height=work.height, width=work.width, crop=work.crop, flips=FLIPS
-        )
+
+@functools.lru_cache(maxsize=4)  # threads of a library may be in two epochs at once
+def _drawn(
+    num_chips: int, epoch: int, height: int, width: int, crop: tuple[int, int]
+) -> tuple[np.ndarray, Augmentation]:
+    """Order and augmentation of an epoch."""
+    order = epoch_order(SEED, epoch, np.arange(num_chips))
+    return order, augmentation(SEED, epoch, order, height=height, width=width, crop=crop, flips=FLIPS)
 
 
 def mean_std(work: Work, values: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -174,7 +175,8 @@ def _zarr(work: Work) -> ReadChip:
     return lambda chip: np.asarray(chips[chip])
 
 
-def _npy(work: Work) -> ReadChip:
+def read_npy(work: Work) -> ReadChip:
+    """Chips of the memory-mapped .npy file."""
     values = np.load(formats.written(work, "npy").path / "chips.npy", mmap_mode="r")
     return lambda chip: values[chip].copy()
 
@@ -195,7 +197,7 @@ PLAIN = (
     Row(
         name="dataloader-zarr-python", make=with_dataloader(_zarr), format="lz4", note="reads the LZ4 store",
     ),
-    Row(name="dataloader-npy-memmap", make=with_dataloader(_npy), format="npy", note="one .npy file of all chips"),
+    Row(name="dataloader-npy-memmap", make=with_dataloader(read_npy), format="npy", note="one .npy file of all chips"),
 )  # fmt: skip
 PIL = Row(
     name="dataloader-pil", make=with_dataloader(_pil, values="course"), values="course", modules=("PIL.Image",),

@@ -75,16 +75,22 @@ Epoch = Callable[[int], Iterator[RowBatch]]
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One candidate of which each row uses its fastest. `persistent`: a DataLoader keeps its workers between epochs."""
+    """One candidate of which each row uses its fastest.
+
+    persistent: a DataLoader keeps its workers between epochs. processes: the workers of a library that has both are
+    processes, not threads.
+    """
 
     workers: int
     persistent: bool = False
+    processes: bool = False
 
     def __str__(self) -> str:
-        return f"{self.workers}{' kept' if self.persistent else ''}"
+        return f"{self.workers}{' kept' if self.persistent else ''}{' processes' if self.processes else ''}"
 
 
 THREADS = (Setting(workers=1), Setting(workers=2))
+PROCESSES = tuple(Setting(workers=count, processes=True) for count in (1, 2))
 DATALOADER = (Setting(workers=0), *THREADS, *(Setting(workers=count, persistent=True) for count in (1, 2)))
 
 

@@ -16,6 +16,7 @@ from bench import e2e, environments, model, record, scale
 from bench.check import WrongBatchError, check, expected_images
 from bench.chips import make_chips
 from bench.peers import PEERS
+from bench.peers_pipelines import Batches
 from bench.process_usage import PeakMemory
 from bench.remote_generator import Remote, RemoteError
 from bench.rows import BASELINE, OURS, PLAIN, Order
@@ -102,6 +103,26 @@ def test_our_rows_give_the_right_first_batch(row: Row, work: Work) -> None:
 @pytest.mark.parametrize("row", [*PLAIN, ROWS["dataloader-pil"]], ids=lambda row: str(row.name))
 def test_plain_rows_give_the_right_first_batch(row: Row, work: Work) -> None:
     check(row, work, next(row.make(work, Setting(workers=0))(0)))
+
+
+@pytest.mark.parametrize("row", [row for row in PEERS if row.library], ids=lambda row: str(row.name))
+def test_a_library_that_is_installed_gives_the_right_first_batch(row: Row, request: pytest.FixtureRequest) -> None:
+    if reason := environments.why_not(row.library):
+        pytest.skip(f"{row.library}: {reason}")
+    work: Work = request.getfixturevalue("work")
+    Remote("bench.measure:serve", row.name, work, row.settings[0], python=environments.python(row.library)).close()
+
+
+@pytest.mark.slow
+def test_batches_of_pipelines_follow_the_order_over_epochs(work: Work) -> None:
+    batches = Batches(work)
+    check(ROWS["spdl"], work, RowBatch(*batches.load(batches.keys(0)[0])))
+    for number, epoch in ((0, 0), (3, 1)):
+        images, labels, chips = batches.numbered(number)
+        by_key = batches.load(batches.keys(epoch)[number % 2])
+        assert np.array_equal(images, by_key[0])
+        assert np.array_equal(labels, by_key[1])
+        assert np.array_equal(chips, by_key[2])
 
 
 @pytest.mark.slow

@@ -8,10 +8,9 @@ import hashlib
 import math
 import time
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from preprocess.console import UserError, one_line
 from preprocess.files import named_errors
@@ -32,17 +31,21 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Logs to runs/<name>/tensorboard; `tensorboard --logdir runs` shows it."""
+    """Logs to runs/<name>/tensorboard from the first epoch on; `tensorboard --logdir runs` shows it."""
 
     def __init__(self, run: Path) -> None:
         self._folder = run / "tensorboard"
-        # A resumed run removes what was logged and logs it again.
-        with named_errors(self._folder):
-            self._writer = SummaryWriter(str(self._folder), purge_step=1)
+        self._writer: Any = None
 
     def log(self, scalars: dict[str, float], epoch: int) -> None:
         """Add one point to each curve."""
         with named_errors(self._folder):
+            if self._writer is None:
+                # Here, because this import takes 0.1 to 0.3 s, which the first step need not wait for.
+                from torch.utils.tensorboard import SummaryWriter
+
+                # A resumed run removes what was logged and logs it again.
+                self._writer = SummaryWriter(str(self._folder), purge_step=1)
             for name, value in scalars.items():
                 self._writer.add_scalar(name, value, epoch)
             self._writer.flush()
@@ -50,7 +53,8 @@ class TensorBoard:
     def close(self) -> None:
         """Close the file."""
         with named_errors(self._folder):
-            self._writer.close()
+            if self._writer is not None:
+                self._writer.close()
 
 
 class Wandb:
