@@ -4,6 +4,7 @@ In: words. Out: a `TrainRequest`, whose configuration and conversion are checked
 it. `early_checks` then holds them against the chips. Torch and DALI load after both.
 """
 
+import gc
 import os
 import re
 from collections.abc import Sequence
@@ -276,8 +277,13 @@ def train(request: TrainRequest) -> int:
 
         convert(request.conversion, partial(check_plan, request.config))
     opened = None if request.resume else open_checked(request.config)
-    from train.start import start
-
+    # While 3,000 modules are imported, the garbage collector would look 1,000 times through objects that all stay: 3.3
+    # instead of 2.3 CPU-seconds.
+    gc.disable()
+    try:
+        from train.start import start
+    finally:
+        gc.enable()
     return start(request, opened)
 
 
