@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "audit": {"numpy", "zarr", "tifffile", "numba", "scipy", "sklearn", "pandas", "pyarrow", "matplotlib", "obstore"},
     "report": {"numpy", "zarr", "numba", "scipy", "sklearn", "pandas", "pyarrow", "matplotlib"},
     "curves": {"numpy", "scipy", "sklearn", "pandas", "pyarrow", "matplotlib"},
+    "compare": {"numpy", "numba", "scipy", "sklearn", "pandas", "pyarrow"},
     "bench-report": {"numpy", "zarr", "matplotlib"},
 }
 _END = "print([name for name in sys.argv[1].split(',') if name in sys.modules], flush=True)"
@@ -66,6 +67,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("loaded")
     shutil.copytree(FIXTURE / "store.zarr", folder / "store.zarr")
     shutil.copytree(FIXTURE / "run", folder / "run")
+    shutil.copytree(FIXTURE / "run", folder / "copy")
     chips = write_chips(folder / "tif", count=12, width=32)
     return SimpleNamespace(folder=folder, store=folder / "store.zarr", run=folder / "run", chips=chips)
 
@@ -80,6 +82,7 @@ def words_of(command: str, files: SimpleNamespace) -> list[str]:
         "audit": [f"STORE={files.store}"],
         "report": [f"RUN={files.run}", f"STORE={files.store}"],
         "curves": [f"RUN={files.run}"],
+        "compare": [f"RUNS={files.run},{files.run.with_name('copy')}"],
         "bench-report": [f"RESULTS={ROOT / 'bench/results'}", f"OUT={files.folder}"],
     }[command]
 
