@@ -82,15 +82,16 @@ def test_jobs_beside_cluster_is_refused(store: Store, refused: Callable[..., str
     assert line == "JOBS has no effect with CLUSTER; leave it out."
 
 
-def audited(store: Store, *words: str) -> tuple[dict[str, str], str]:
-    """(SHA-256 of the files, lines) of an audit."""
+def audited(store: Store, *words: str) -> tuple[dict[str, str], list[str]]:
+    """(SHA-256 of the files, lines) of an audit. Lines of progress depend on the time that it takes."""
     ended = here("analysis", "audit", f"STORE={store.path}", *words)
     assert (ended.returncode, ended.stderr) == (0, "")
     folder, groups = Path(f"{store.path}.audit"), Path(f"{store.path}.groups.json")
     files = {**tree(folder), groups.name: groups.read_bytes()}
     shutil.rmtree(folder)
     groups.unlink()
-    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}, ended.stdout
+    lines = [line for line in ended.stdout.splitlines() if not line.startswith("audit: ")]
+    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}, lines
 
 
 @pytest.mark.slow
