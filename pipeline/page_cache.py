@@ -3,9 +3,9 @@
 In: addresses of ranges. Out: nothing; the disk reads. Without it a thread waits for each page fault: with an empty page
 cache, two threads loaded 1,371 chips/s, sixteen 4,738, and two with read-ahead 5,735 (256 x 256 x 4, LZ4).
 
-Asking costs about 0.5 us for a system call and 0.06 us per page: for cached chips of 256 x 256 x 4 that is 4 to 7 % of
-the time that the loader needs for them, for chips of 32 x 32 x 3 10 %. So `Pages` watches whether this process reads
-from the disk at all. Leaves the order of the chips to `announcements`.
+Asking costs about 0.5 us for a system call and 0.06 us per page: for cached chips of 256 x 256 x 4 that is 3 to 7 % of
+the time that the loader needs for them, for chips of 32 x 32 x 3 10 %. So `Evidence` watches whether this process reads
+from a disk at all. Leaves the order of the chips to `announcements`.
 """
 
 import mmap

@@ -37,6 +37,7 @@ def test_a_dropped_file_is_not_in_the_page_cache_and_a_read_one_is(tmp_path: Pat
 def test_files_that_stay_in_the_page_cache_stop_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(bytes(1 << 20))
     monkeypatch.setattr(cold_files, "drop", lambda path: None)
+    monkeypatch.setattr(cold.time, "sleep", lambda seconds: None)
     with pytest.raises(UserError, match=r"100% of it lie in the page cache after they were dropped"):
         cold._dropped(tmp_path)
 
@@ -60,15 +61,18 @@ def test_the_server_gives_the_batches_of_the_folder_and_waits_before_each_answer
 
 
 ROWS = [
-    {"name": name, "chips_per_s": 4321.4, "warm_chips_per_s": 5000.0, "share_of_warm": 0.864, "cpu_s_per_1000": 0.3,
-     "warm_cpu_s_per_1000": 0.25}
+    {"name": name, "chips_per_s": 4321.4, "warm_chips_per_s": 5000.0, "share_of_warm": 0.864,
+     "share_of_disk": None if name == cold.STORAGE else 0.5, "cpu_s_per_1000": 0.3, "warm_cpu_s_per_1000": 0.25}
     for name in cold.ROWS
 ]  # fmt: skip
 
 
 def test_the_printed_table_has_a_line_per_row() -> None:
     lines = cold.table({"rows": ROWS}).splitlines()[2:]
-    assert lines == [f"| {name} | 4,321 | 5,000 | 0.86 | 0.30 | 0.25 |" for name in cold.ROWS]
+    assert lines == [
+        f"| {name} | 4,321 | 5,000 | 0.86 | {'-' if name == cold.STORAGE else '0.50'} | 0.30 | 0.25 |"
+        for name in cold.ROWS
+    ]
 
 
 def test_the_newest_record_has_its_table_in_the_docs() -> None:
@@ -94,4 +98,5 @@ def test_the_mode_makes_a_row_per_loader(tmp_path: Path, monkeypatch: pytest.Mon
         ratios = [one / other for one, other in zip(row["samples"], row["warm_samples"], strict=True)]
         assert row["share_of_warm"] == median(ratios)
         assert row["mapped_mib"] > 0
+        assert (row["share_of_disk"] is None) == (row["name"] == cold.STORAGE)
     json.dumps(result)
