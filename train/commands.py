@@ -8,7 +8,7 @@ import gc
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -25,6 +25,7 @@ from preprocess.setting_specs import specs, words_of
 from preprocess.settings import Answer, Settings, read_words, setting
 from train import chip_checks
 from train.config import RUNTIME_SETTINGS, TASK_2, Config, check_effect, make_config
+from train.lr_words import FIND_LR, check_find_lr
 from train.setting_groups import check_gpu
 
 DEMO = Path("demo")
@@ -118,7 +119,7 @@ class TrainRequest:
     """A training that was asked for.
 
     `conversion` comes first, if there is one; `is_demo`: of demo chips, which are made before. `values` are the
-    settings that the user gave, and defaults that stand in their place.
+    settings that the user gave, and defaults that stand in their place. `find_lr`: find a learning rate instead.
     """
 
     config: Config
@@ -129,6 +130,7 @@ class TrainRequest:
     machines: MachineWords = field(default_factory=MachineWords)
     conversion: ConversionSettings | None = None
     is_demo: bool = False
+    find_lr: bool = False
 
     @classmethod
     def from_words(cls, words: Sequence[str], command: str) -> "TrainRequest":
@@ -140,12 +142,14 @@ class TrainRequest:
         """
         if "TASK=2" in words:
             raise Answer(TASK_2)
-        values = read_words(words, *cls.shown_models(), command=command)
+        others = [word for word in words if word != FIND_LR]
+        values = read_words(others, *cls.shown_models(), command=command)
         if "gpu" in values:
             values["gpu_given"] = True
-        if values.get("resume"):
-            return _resumed(values)
-        return _new(values)
+        if len(others) < len(words):
+            check_find_lr(values)
+            return replace(_new(values), find_lr=True)
+        return _resumed(values) if values.get("resume") else _new(values)
 
     @staticmethod
     def shown_models() -> tuple[type[Settings], ...]:

@@ -209,7 +209,9 @@ class OptimisationSettings(Settings):
         le=2**20,
     )
     optimizer: Literal["sgd", "adamw"] = by_recipe("optimizer", "The optimizer.")
-    lr: float = by_recipe("lr", "Highest learning rate.", gt=0, le=1e30)
+    lr: float = by_recipe(
+        "lr", "Highest learning rate. LR=find: measure which suits; nothing is trained.", gt=0, le=1e30
+    )
     trunk_lr: float = setting(1.0, "All layers before the last have the learning rate TRUNK_LR x LR.", gt=0, le=1e6)
     momentum: float = by_recipe("momentum", "Momentum of SGD.", ge=0, le=1)
     weight_decay: float = by_recipe("weight_decay", "Weight decay.", ge=0, le=1e6)

@@ -25,6 +25,8 @@ from train.device import AMP_SETTING, Device, amp_name, choose_device, processes
 from train.distributed import World, join_world, leave_world, lost_another, timed_out, under_torchrun
 from train.fit import fit
 from train.initial_weights import resolve_weights
+from train.lr_curve import lr_lines, suggest
+from train.lr_find import find_lr
 from train.memory import is_out_of_memory, too_much
 from train.messages import end_lines, next_lines
 from train.record import check_inputs
@@ -59,7 +61,10 @@ def start(request: TrainRequest, opened: tuple[Store, Split] | None) -> int:
         with _explained_errors(config, world):
             if resume is None:
                 config = resolve_weights(config)
-            folder = fit(Job(config=config, data=data, device=device, world=world), request.run, resume)
+            job = Job(config=config, data=data, device=device, world=world)
+            if request.find_lr:
+                return _find_lr(request, job)
+            folder = fit(job, request.run, resume)
     except Stopped as stopped:
         return stopped.code
     finally:
@@ -73,6 +78,20 @@ def start(request: TrainRequest, opened: tuple[Store, Split] | None) -> int:
         request.run_file.write_text(f"{folder}\n")
         return 0
     for line in next_lines(folder):
+        say(line)
+    return 0
+
+
+def _find_lr(request: TrainRequest, job: Job) -> int:
+    """LR=find: measure, keep the curve, and say what is suggested."""
+    curve, path = find_lr(job), run_folder.RUNS / f"lr-find-task{job.config.task}.csv"
+    curve.write(path)
+    say(f"{path}: {len(curve.rates)} steps from LR {curve.rates[0]:.1e} to {curve.rates[-1]:.1e}")
+    suggestion = suggest(curve)
+    if request.run_file:  # the caller draws the curve, and then says what is suggested
+        request.run_file.write_text(f"{path}\n")
+        return 0
+    for line in lr_lines(request, suggestion):
         say(line)
     return 0
 
