@@ -86,6 +86,9 @@ class ReportSettings(MovedStore):
         hint="name",
         default_text="the class with the highest AP",
     )
+    cam: bool = setting(
+        False, "1: show beside each top loss where the network looks for the class (Grad-CAM). Only for ResNets."
+    )
 
     def check(self) -> None:
         """Refuse what is no run."""
@@ -223,7 +226,8 @@ def report(settings: ReportSettings) -> int:
 
     check_writable(settings.run / "report", settings.run)
     make_report(
-        settings.run, compare=settings.compare, class_name=settings.class_name, store_path=settings.store
+        settings.run, compare=settings.compare, class_name=settings.class_name, store_path=settings.store,
+        cam=settings.cam,
     )  # fmt: skip
     return 0
 

@@ -6,6 +6,8 @@ In: the CSV that `train LR=find` wrote. Out: a PNG beside it.
 import io
 from pathlib import Path
 
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
 from analysis import figures
 from preprocess.files import write_atomic
 from train.lr_curve import read_curve, suggest
@@ -27,8 +29,10 @@ def draw_lr_curve(path: Path) -> Path:
     ):
         axes.axvline(at, linestyle=style, color=colour, linewidth=1.4, label=f"{at:.1e}: {label}")
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))  # no $: see `figures`
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(bottom=0, top=1.3 * max(curve.smoothed[: len(curve.smoothed) // 2]))
-    axes.legend(fontsize=8.5)
+    axes.legend(fontsize=8.5, loc="lower left", frameon=True, framealpha=1, edgecolor="none")
     target, png = path.with_suffix(".png"), io.BytesIO()
     figure.savefig(png, format="png", dpi=figures.PNG_DPI, facecolor="white")
     write_atomic(target, png.getvalue())

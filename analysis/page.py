@@ -61,12 +61,19 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One chip: its images as data URIs ("" for none), its name and lines of text."""
+    """One chip: its images as data URIs ("" for none), its name and lines of text. `more`: (data URI, what it shows) of
+    further images of the same size."""
 
     name: str
     colour: str
     nir: str
     lines: list[str]
+    more: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def num_images(self) -> int:
+        """Images side by side."""
+        return 1 + bool(self.nir) + len(self.more)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,13 +143,14 @@ def _cell(value: object, digits: int) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def card(name: str, chip: ChipImages | None, lines: list[str]) -> Card:
+def card(name: str, chip: ChipImages | None, lines: list[str], more: tuple[tuple[str, str], ...] = ()) -> Card:
     """A chip's card; without images if `chip` is None."""
     return Card(
         name=name,
         colour=data_uri(chip.colour) if chip else "",
         nir=data_uri(chip.nir) if chip and chip.nir else "",
         lines=lines,
+        more=more if chip else (),
     )
 
 

@@ -7,6 +7,7 @@ to `chip_sections`, `top_losses`, `score_sections` and `run_sections`.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,9 +25,14 @@ from analysis.top_losses import top_losses
 from preprocess.console import Progress, UserError, say
 from preprocess.zarr_store import Store, open_store
 
+if TYPE_CHECKING:  # it needs torch
+    from analysis.grad_cam import CamMaker
 
-def report(run_path: Path, *, compare: tuple[Path, ...], class_name: str | None, store_path: str | None) -> Path:
-    """Make the report and return its path.
+
+def report(
+    run_path: Path, *, compare: tuple[Path, ...], class_name: str | None, store_path: str | None, cam: bool = False
+) -> Path:
+    """Make the report and return its path. `cam`: show where the network looks in the top losses; needs torch.
 
     Raises:
         UserError: a run cannot be read, runs cannot be compared, or the class does not exist.
@@ -40,6 +46,7 @@ def report(run_path: Path, *, compare: tuple[Path, ...], class_name: str | None,
         comparison.check_comparable(run, other)
     ranking = rank(run, class_name)
     store = _store(run, store_path)
+    cam_maker = _cam_maker(run, store) if cam else None
     folder = run_path / "report"
     artifacts = Artifacts(figures=Figures(folder=folder / "figures"), tables=Tables(folder=folder / "tables"))
     resampled = bootstrap.bootstrap_ap(run.labels, run.logits)
@@ -49,7 +56,7 @@ def report(run_path: Path, *, compare: tuple[Path, ...], class_name: str | None,
         lambda: summary(run, store, artifacts),
         lambda: members(run, artifacts) if run.record.evaluation else curves(run, artifacts),
         lambda: task_2(run, ranking, store, artifacts),
-        lambda: top_losses(run, store, artifacts),
+        lambda: top_losses(run, store, artifacts, cam_maker),
         *([lambda: one_class_section(run, single, artifacts)] if single else []),
         lambda: each_class(run, resampled, artifacts),
         lambda: decided(run, artifacts),
@@ -97,6 +104,12 @@ def _epoch(run: Run) -> str:
 
 def _number(value: float) -> str:
     return "none" if np.isnan(value) else f"{value:.4f}"
+
+
+def _cam_maker(run: Run, store: Store | str) -> "CamMaker":
+    from analysis.grad_cam import CamMaker
+
+    return CamMaker(run, store)
 
 
 def _store(run: Run, store_path: str | None) -> Store | str:
