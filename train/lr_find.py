@@ -7,7 +7,7 @@ of fastai's `lr_find`: an exponential sweep that ends when the loss diverges. Th
 its own; these are those of the training, so AMP, ACCUMULATE, BALANCE, SMOOTHING, TRUNK_LR and FINETUNE act as there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 
 import numpy as np
@@ -78,7 +78,7 @@ def _sweep(trainer: Trainer, loader: ChipLoader) -> LrCurve:
     return LrCurve(rates=np.array([rate(step) for step in range(len(losses))]), losses=np.array(losses))
 
 
-def _forever(loader: ChipLoader) -> "Iterator[Batch]":
+def _forever(loader: ChipLoader) -> Generator[Batch, None, None]:
     """The batches of epoch 0, 1, 2 and so on."""
     epoch = 0
     while True:
