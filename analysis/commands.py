@@ -3,13 +3,12 @@
 To add a setting, add a field here and use it where it acts. Imports nothing heavy before a command runs.
 """
 
-import shlex
 from pathlib import Path
 from typing import Literal
 
 from pydantic import field_validator
 
-from analysis.run_paths import check_run, tta_folder
+from analysis.run_paths import check_run
 from preprocess.addresses import Location
 from preprocess.chip_words import check_folder
 from preprocess.cluster_words import ClusterWords
@@ -56,21 +55,6 @@ class ReproduceSettings(MovedStore):
     @classmethod
     def _gpu_is_a_list_of_numbers(cls, text: str | None) -> str | None:
         return None if text is None else check_gpu(text)
-
-    def check(self) -> None:
-        """Refuse a RUN that is no run, and TTA=1 without TTA scores."""
-        super().check()
-        folder = tta_folder(self.run)
-        if self.tta and not (folder / "run.json").exists():
-            command = f"make ensemble RUNS={shlex.quote(str(self.run))} TTA=1"
-            raise UserError(
-                f"TTA=1: expected the TTA scores of RUN={self.run} in {folder}, found none. Make them: {command}"
-            )
-
-    @property
-    def scores(self) -> Path:
-        """The folder whose scores are checked."""
-        return tta_folder(self.run) if self.tta else self.run
 
 
 class ReportSettings(MovedStore):
@@ -214,10 +198,12 @@ def curves(settings: CurvesSettings) -> int:
 
 def reproduce(settings: ReproduceSettings) -> int:
     """Predict the test split again and compare; 1 if the result is another."""
+    from analysis.members import tta_scores
     from analysis.reproduce import reproduce as predict_again
 
-    check_writable(settings.scores, settings.scores)
-    return 0 if predict_again(settings.scores, store=settings.store, gpu=settings.gpu) else 1
+    run = tta_scores(settings.run) if settings.tta else settings.run
+    check_writable(run, run)
+    return 0 if predict_again(run, store=settings.store, gpu=settings.gpu) else 1
 
 
 def report(settings: ReportSettings) -> int:

@@ -7,6 +7,7 @@ averaged, so nothing is predicted. Leaves predicting to `scoring` and the mean t
 
 import hashlib
 import math
+import os
 import shlex
 import shutil
 import time
@@ -50,6 +51,9 @@ def ensemble(
     folder = out or (tta_folder(paths[0]) if len(paths) == 1 else ensemble_folder(tta=tta))
     if folder.exists():
         raise UserError(f"OUT={folder}: exists already. Choose another name, or remove it.")
+    parent = next(path for path in folder.absolute().parents if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):  # said before minutes of TTA
+        raise UserError(f"OUT={folder}: expected a folder that can be written, found {parent}. Choose another OUT.")
     runs = [load_run(path) for path in paths]
     check_members(runs)
     parts = [_with_tta(folder, run, store, gpu) if tta else _as_saved(folder, run) for run in runs]

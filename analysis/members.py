@@ -6,14 +6,18 @@ torch. Leaves predicting to `scoring` and `predict`.
 
 import hashlib
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from analysis.finished_run import Run, load_run
+from analysis.run_paths import tta_folder
 from preprocess.console import UserError
 from preprocess.files import open_regular
+from train.contract.evaluation import Evaluation
+from train.contract.record import read_record
 
 
 def members_of(run: Run) -> list[Run]:
@@ -41,6 +45,30 @@ def members_of(run: Run) -> list[Run]:
             )
         members.append(loaded)
     return members
+
+
+def tta_scores(run: Path) -> Path:
+    """The folder with the TTA scores of a run or an ensemble: beside it with the name NAME-tta, or itself.
+
+    Raises:
+        UserError: there is none, or it is of another run.
+    """
+    own = read_record(run).evaluation
+    if own and own.tta:
+        return run
+    folder = tta_folder(run)
+    if not (folder / "run.json").exists():
+        command = "" if own else f" Make them: make ensemble RUNS={shlex.quote(str(run))} TTA=1"
+        raise UserError(f"TTA=1: expected the TTA scores of RUN={run} in {folder}, found none.{command}")
+    if _paths(folder, read_record(folder).evaluation) != _paths(run, own):
+        raise UserError(f"TTA=1: expected the TTA scores of RUN={run} in {folder}, found scores of other runs.")
+    return folder
+
+
+def _paths(folder: Path, evaluation: Evaluation | None) -> list[Path]:
+    """The folders of the runs whose scores a folder has."""
+    members = evaluation.members if evaluation else ()
+    return [member_path(folder, member.path).resolve() for member in members] or [folder.resolve()]
 
 
 def member_path(folder: Path, member: str) -> Path:

@@ -13,6 +13,7 @@ import numpy as np
 
 from analysis import bootstrap, class_metrics, comparison
 from analysis.chip_sections import Artifacts, curves, task_2
+from analysis.compare import how_scored
 from analysis.figure_fonts import without_glyph
 from analysis.figures import Figures
 from analysis.finished_run import Run, load_run
@@ -76,9 +77,8 @@ def report(
     split, chance = run.made_with.split, run.positives / len(run.labels)
     render(
         folder / "report.html",
-        title=f"{run.name}: task {run.config.task}, {run.config.arch}",
-        subtitle=f"{len(run.names):,} test chips, {len(run.classes)} classes; recipe {run.config.recipe}; "
-        + _epoch(run),
+        title=f"{run.name}: {_network(run)}",
+        subtitle=f"{len(run.names):,} test chips, {len(run.classes)} classes; {_origin(run)}",
         facts=[
             ("test mAP", _number(run.mean_ap)),
             ("95 % interval", f"{_number(low)} to {_number(high)}" if low <= high else "none"),
@@ -96,10 +96,15 @@ def report(
     return folder / "report.html"
 
 
-def _epoch(run: Run) -> str:
+def _network(run: Run) -> str:
+    return how_scored(run) if run.record.evaluation else f"task {run.config.task}, {run.config.arch}"
+
+
+def _origin(run: Run) -> str:
     if run.record.evaluation:
         return how_averaged(run.record.evaluation)
-    return f"epoch {run.epoch} of {len(run.history)}, chosen on {run.made_with.split.epoch_chosen_on}"
+    epoch = f"epoch {run.epoch} of {len(run.history)}, chosen on {run.made_with.split.epoch_chosen_on}"
+    return f"recipe {run.config.recipe}; {epoch}"
 
 
 def _number(value: float) -> str:

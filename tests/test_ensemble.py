@@ -57,6 +57,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(folder=folder, store=store, runs=runs, printed=ended.stdout, chips=chips)
 
 
+@pytest.fixture
+def copies(made: SimpleNamespace, tmp_path: Path) -> SimpleNamespace:
+    """Copies of the first two runs, and their ensemble in OUT."""
+    runs = [Path(shutil.copytree(run, tmp_path / run.name)) for run in made.runs[:2]]
+    words = ["ensemble", f"RUNS={runs[0]},{runs[1]}", f"OUT={tmp_path / 'out'}"]
+    return SimpleNamespace(runs=runs, words=words, out=tmp_path / "out", folder=tmp_path)
+
+
 def refused(*words: object) -> str:
     ended = here("", *words)
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended
@@ -129,11 +137,20 @@ def test_reproduce_finds_the_same_scores_to_the_bit(made: SimpleNamespace, name:
     assert f"{made.folder / name}: BIT-IDENTICAL" in ended.stdout
 
 
-def test_reproduce_with_tta_checks_the_tta_scores_of_a_run(made: SimpleNamespace) -> None:
-    ended = here("", "reproduce", f"RUN={made.runs[0]}", "TTA=1")
+@pytest.mark.parametrize(("name", "scores"), [("a", "a-tta"), ("a-tta", "a-tta"), ("mean", "mean-tta")])
+def test_reproduce_with_tta_checks_the_tta_scores_of_a_folder(made: SimpleNamespace, name: str, scores: str) -> None:
+    ended = here("", "reproduce", f"RUN={made.folder / name}", "TTA=1")
     assert ended.returncode == 0, ended.stderr
-    assert f"{made.folder / 'a-tta'}: BIT-IDENTICAL" in ended.stdout
+    assert f"{made.folder / scores}: BIT-IDENTICAL" in ended.stdout
+
+
+def test_reproduce_with_tta_names_the_command_that_makes_the_scores(made: SimpleNamespace) -> None:
     assert f"make ensemble RUNS={made.runs[1]} TTA=1" in refused("reproduce", f"RUN={made.runs[1]}", "TTA=1")
+
+
+def test_reproduce_with_tta_takes_no_scores_of_another_run(made: SimpleNamespace, copies: SimpleNamespace) -> None:
+    shutil.copytree(made.folder / "a-tta", copies.folder / "b-tta")
+    assert "found scores of other runs" in refused("reproduce", f"RUN={copies.runs[1]}", "TTA=1")
 
 
 @pytest.mark.parametrize("name", ["mean", "mean-tta", "a-tta"])
@@ -195,14 +212,6 @@ def test_commands_that_need_one_network_refuse_an_ensemble(made: SimpleNamespace
     assert words in refused(command, f"{setting}={made.folder / 'mean'}")
 
 
-@pytest.fixture
-def copies(made: SimpleNamespace, tmp_path: Path) -> SimpleNamespace:
-    """Copies of the first two runs, and their ensemble in OUT."""
-    runs = [Path(shutil.copytree(run, tmp_path / run.name)) for run in made.runs[:2]]
-    words = ["ensemble", f"RUNS={runs[0]},{runs[1]}", f"OUT={tmp_path / 'out'}"]
-    return SimpleNamespace(runs=runs, words=words, out=tmp_path / "out", folder=tmp_path)
-
-
 def test_an_ensemble_can_be_moved_together_with_its_runs(copies: SimpleNamespace, tmp_path: Path) -> None:
     assert here("", *copies.words).returncode == 0
     (tmp_path / "moved").mkdir()
@@ -262,6 +271,7 @@ def test_other_weights_the_same_run_twice_and_ensembles_are_refused(copies: Simp
     assert here("", *copies.words).returncode == 0
     assert "expected a trained run" in refused("ensemble", f"RUNS={a},{copies.out}", f"OUT={copies.folder / 'x'}")
     assert "exists already" in refused(*copies.words)
+    assert "expected a folder that can be written" in refused(*copies.words[:2], f"OUT={a / 'run.json' / 'x'}")
     assert "TTA=1 evaluates one run" in refused("ensemble", f"RUNS={a}")
     assert "GPU has no effect without TTA=1" in refused("ensemble", f"RUNS={a},{b}", "GPU=cpu")
     shutil.copy(a / "model.safetensors", b)
