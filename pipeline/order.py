@@ -54,6 +54,13 @@ class Augmentation:
         return Augmentation(**{name: values[rows] for name, values in vars(self).items()})
 
 
+def joined(parameters: list[Augmentation]) -> Augmentation:
+    """The parameters of all chips, in this order."""
+    return Augmentation(
+        **{name: np.concatenate([getattr(one, name) for one in parameters]) for name in vars(parameters[0])}
+    )
+
+
 def augmentation(
     seed: int, epoch: int, chips: np.ndarray, *, height: int, width: int, crop: tuple[int, int], flips: str
 ) -> Augmentation:

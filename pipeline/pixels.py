@@ -197,6 +197,23 @@ def _as_float(context: Any, bits: Any) -> Any:
     return types.float32(types.uint32), code
 
 
+def _fetch_line(context: Any, address: Any) -> Any:
+    """Tell the CPU that the cache line at an address will be read. An address outside of any memory does no harm."""
+    del context, address
+
+    def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        pointer, number = ir.PointerType(ir.IntType(8)), ir.IntType(32)
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", [pointer], ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        )
+        read, keep, data = (ir.Constant(number, value) for value in (0, 3, 1))
+        builder.call(function, [builder.inttoptr(arguments[0], pointer), read, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), code
+
+
 _LOOP = types.UniTuple(types.int64, 5)  # type: ignore[no-untyped-call]
 scale_pixels: Any = intrinsic(_scale_pixels)
 as_float: Any = intrinsic(_as_float)
+fetch_line: Any = intrinsic(_fetch_line)

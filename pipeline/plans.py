@@ -4,12 +4,13 @@ In: chip numbers, the batch size and, for training, the seed. Out: `BatchPlan`s.
 step only, so that a resumed epoch plans the same batches. Leaves reading and images to the engines.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
-from pipeline.order import Augmentation, augmentation, epoch_order
+from pipeline.order import Augmentation, augmentation, epoch_order, joined
 from preprocess.console import ArgumentError
 
 
@@ -20,6 +21,26 @@ class BatchPlan:
     chips: np.ndarray
     num_valid: int
     augmentation: Augmentation | None  # None: a test batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinedPlan(BatchPlan):
+    """Several batches in a row, to be read as one."""
+
+    plans: tuple[BatchPlan, ...]
+
+
+def join(plans: Iterable[BatchPlan], count: int) -> Iterator[JoinedPlan]:
+    """`count` batches at a time; the last ones may be fewer. All have parameters of augmentation, or none has."""
+    plans = iter(plans)
+    while batches := tuple(islice(plans, count)):
+        parameters = [plan.augmentation for plan in batches if plan.augmentation is not None]
+        yield JoinedPlan(
+            chips=np.concatenate([plan.chips for plan in batches]),
+            num_valid=sum(plan.num_valid for plan in batches),
+            augmentation=joined(parameters) if parameters else None,
+            plans=batches,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -13,6 +13,7 @@ from helpers.chips import BANDS, DTYPES, to_store, write_chips
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline import direct
 from pipeline.chunks import ChunkReader
 from pipeline.inputs import course_inputs, raw_inputs
 from pipeline.loader import eval_loader, train_loader
@@ -136,7 +137,28 @@ def test_a_held_batch_is_not_overwritten(session_store: Store) -> None:
     before = {images.data_ptr() for images in held}
     del held
     assert {batch.images_nchw.data_ptr() for batch in loader.epoch(1)} - before == set()
-    assert len({batch.images_nchw.data_ptr() for batch in loader.epoch(2)}) <= 5
+    assert len({batch.images_nchw.untyped_storage().data_ptr() for batch in loader.epoch(2)}) <= 5
+
+
+@pytest.mark.parametrize(("batch_size", "count"), [(1, 5), (7, 3), (64, 2)])
+def test_batches_that_are_made_together_are_each_their_own(
+    session_store: Store, monkeypatch: pytest.MonkeyPatch, batch_size: int, count: int
+) -> None:
+    """However many batches share one piece of memory: the same images, and none changes while it is held."""
+    inputs, chips = raw_inputs(session_store, BANDS, np.arange(300)), np.arange(299)
+    bytes_per_batch = 4 * batch_size * 14 * 14 * len(BANDS)
+
+    def batches(joined: int) -> list[tuple[torch.Tensor, np.ndarray, int]]:
+        monkeypatch.setattr(direct, "JOINED_BYTES", joined * bytes_per_batch)
+        train = train_loader(session_store, chips, inputs, batch_size=batch_size, engine="direct")
+        test = eval_loader(session_store, chips, inputs, batch_size=batch_size, engine="direct")
+        every = (batch for loader in (train, test) for batch in loader.epoch(1))
+        return [(batch.images_nchw, batch.chips, batch.num_valid) for batch in every]
+
+    for (ours, *place), (alone, *other_place) in zip(batches(count), batches(1), strict=True):
+        assert torch.equal(ours, alone)
+        assert np.array_equal(place[0], other_place[0])
+        assert place[1] == other_place[1]
 
 
 def test_batches_are_channels_last(session_store: Store) -> None:
