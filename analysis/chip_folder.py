@@ -17,7 +17,7 @@ from pipeline.inputs import Inputs
 from pipeline.loader import ChipLoader, reader_loader
 from pipeline.view import View
 from preprocess.addresses import Location
-from preprocess.chip_reader import ChipFiles, ChipReader, FileReader, paths_of, state_of
+from preprocess.chip_reader import ChipFiles, ChipReader, FileReader, state_of
 from preprocess.chip_words import check_folder
 from preprocess.console import SHORTAGES, UserError, say, setting_names
 from preprocess.expected import Expected
@@ -31,7 +31,7 @@ from preprocess.packed_texts import PackedTexts
 from preprocess.pattern_matching import list_pattern
 from preprocess.raster_file import changed
 from preprocess.reading import reading_of, unknown_keys
-from preprocess.sources import Source, listed, source_of
+from preprocess.sources import Source, begin, etags_of, listed, source_of
 from preprocess.suffixes import PICTURES, SUFFIXES
 from preprocess.tiff_page import ChipError
 from preprocess.write import check_finite
@@ -46,7 +46,7 @@ class Files:
     """Chips below a folder, sorted by name; `names` are paths below the folder, without the suffix.
 
     `bands`: the names that replace {band} in a path; () if a chip is one file. `corners`: (N, 2), the first row and
-    column of each window if the chips are windows of rasters, see `raster_folder`.
+    column of each window if the chips are windows of rasters, see `raster_folder`. `etags`: see `sources.etags_of`.
     """
 
     names: Sequence[str]
@@ -55,6 +55,7 @@ class Files:
     mtime_ns: np.ndarray
     bands: tuple[str, ...] = ()
     corners: np.ndarray | None = None
+    etags: Sequence[str] | None = None
 
 
 def list_files(folder: Location, pattern: FilePattern | None = None) -> Files:
@@ -79,7 +80,8 @@ def list_files(folder: Location, pattern: FilePattern | None = None) -> Files:
     source = listed(folder)
     for chip, path in enumerate(paths):
         size[chip], mtime_ns[chip] = _state(path, bands, source)
-    return Files(names=names, paths=paths, size=size, mtime_ns=mtime_ns, bands=bands)
+    etags = etags_of(folder, paths, bands)
+    return Files(names=names, paths=paths, size=size, mtime_ns=mtime_ns, bands=bands, etags=etags)
 
 
 def _of_suffix(folder: Location) -> tuple[PackedTexts, PackedTexts]:
@@ -212,8 +214,8 @@ class FolderReader:
         assert flip_rows is None  # test batches are never flipped
         files = self.files
         source = source_of(files.paths[chips[0]])
-        of_chips = (file for chip in chips.tolist() for file in paths_of(files.paths[chip], files.bands))
-        source.begin(dict.fromkeys(of_chips), int(files.size[chips].max()))
+        etags = None if files.etags is None else [files.etags[chip] for chip in chips.tolist()]
+        begin(source, [files.paths[chip] for chip in chips.tolist()], files.bands, files.size[chips], etags)
         reader = ChipReader(self._chip_files(), source)  # one per call: several threads read
         for row, chip in enumerate(chips.tolist()):
             if row and chip == chips[row - 1]:  # the last batch is padded with its last chip

@@ -12,7 +12,7 @@ import xxhash
 
 from preprocess import presets, tiff
 from preprocess.expected import Expected
-from preprocess.file_patterns import BAND
+from preprocess.file_patterns import paths_of as paths_of
 from preprocess.fit import Fit, FitCounts, Fitter, window_of
 from preprocess.georeference import Place, place_in
 from preprocess.image_file import ImageReader, read_facts
@@ -37,11 +37,6 @@ class ChipFiles:
     preset: str | None = None
     fit: Fit | None = None
     cut: Cut | None = None
-
-
-def paths_of(path: str, bands: tuple[str, ...]) -> list[str]:
-    """The files of a chip."""
-    return [path.replace(BAND, band) for band in bands] if bands else [path]
 
 
 def state_of(path: str, bands: tuple[str, ...], source: Source = DISK) -> tuple[int, int]:

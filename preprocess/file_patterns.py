@@ -59,3 +59,8 @@ def read_pattern(text: str, bands: tuple[str, ...] | None) -> FilePattern:
 
 def _num_fixed(parts: tuple[str, ...]) -> int:
     return next(index for index, part in enumerate(parts) if NAME in part or BAND in part)
+
+
+def paths_of(path: str, bands: tuple[str, ...]) -> list[str]:
+    """The files of a chip."""
+    return [path.replace(BAND, band) for band in bands] if bands else [path]

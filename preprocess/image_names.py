@@ -13,15 +13,11 @@ import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from preprocess.addresses import Address, Location
 from preprocess.console import UserError, advice
 from preprocess.packed_texts import HashIndex, PackedTexts, TextBuilder
 from preprocess.suffixes import PICTURES, SUFFIXES
-
-if TYPE_CHECKING:
-    from preprocess.remote_files import State
 
 _BLOCK = 4096  # names that are looked up at a time
 _FIRST = (".tif", ".tiff", ".TIF", ".TIFF")  # tried by name; other spellings are found in the folder's listing
@@ -170,12 +166,14 @@ def _take(entry: os.DirEntry[str], below: str, listing: Listing) -> bool:
 def state_below(folder: Location, name: str) -> tuple[int, int]:
     """Size and time in ns of a file below a folder; in object storage, as the listing says, the number of its ETag."""
     if isinstance(folder, Address):
-        return _objects(folder)[name]
+        from preprocess.remote_files import listed_state
+
+        return listed_state(folder, name)
     status = os.stat(os.path.join(folder, name))
     return status.st_size, status.st_mtime_ns
 
 
-def _objects(folder: Address) -> "dict[str, State]":
+def _objects(folder: Address) -> "dict[str, tuple[int, str]]":
     from preprocess.remote_files import list_folder
 
     return list_folder(folder)

@@ -30,7 +30,7 @@ from preprocess.packed_texts import PackedTexts, json_digest
 from preprocess.pattern_matching import match_pattern
 from preprocess.plan_file import WorkPlan
 from preprocess.preset_settings import with_preset
-from preprocess.sources import forget_objects
+from preprocess.sources import etags_of, forget_objects
 from preprocess.suffixes import FOLDERS
 from preprocess.tiff_metadata import Facts
 from preprocess.window_matching import match_windows
@@ -41,7 +41,8 @@ class Plan:
     """Everything that decides a store's bytes. Arrays have one row per chip.
 
     `files`: how the files of a chip are read, and what each must have. `source`: what the store keeps about the files:
-    metadata of the first one, and settings. `notes`: lines to print. `corners`: see `ShardTask`.
+    metadata of the first one, and settings. `notes`: lines to print. `corners`: see `ShardTask`. `etags`: see
+    `sources.etags_of`.
     """
 
     store: Location
@@ -60,6 +61,7 @@ class Plan:
     source: dict[str, str]
     notes: tuple[str, ...]
     corners: np.ndarray | None = None
+    etags: PackedTexts | None = None
 
     def work(self) -> WorkPlan:
         """The part of the plan that worker processes need."""
@@ -68,6 +70,7 @@ class Plan:
         return WorkPlan(
             layout=self.layout, files=self.files, folder="" if is_whole else str(Path.cwd()),
             paths=paths, size=self.size, mtime_ns=self.mtime_ns, corners=self.corners,
+            etags=self.etags,
         )  # fmt: skip
 
     def settings(self) -> dict[str, str]:
@@ -128,6 +131,8 @@ def make_plan(settings: ConversionSettings) -> Plan:
         mtime_ns=files.mtime_ns,
         files=_files(settings, first, layout),
         corners=corners,
+        # The windows of a raster are read with the ETag that its header had.
+        etags=etags_of(settings.data, files.paths, first.files.bands) if corners is None else None,
         source=_source(settings, first),
         notes=(
             *_label_notes(labels, table),

@@ -56,7 +56,8 @@ class ShardRun:
 class ShardTask:
     """The planned chips of one shard. `root` is NAME.partial, which holds `store/`, `progress/` and `temporary/`.
 
-    corners: (chips, 2), first row and column of each window of a raster; None if a chip is a file.
+    corners: (chips, 2), first row and column of each window of a raster; None if a chip is a file. etags: of the files
+    of each chip in object storage, see `remote_files.etags_of`.
     """
 
     shard: int
@@ -67,6 +68,7 @@ class ShardTask:
     mtime_ns: np.ndarray
     files: ChipFiles
     corners: np.ndarray | None = None
+    etags: tuple[str, ...] | None = None
 
     def where(self, index: int) -> str:
         """The file of a chip, and its window in it, for messages."""
@@ -80,7 +82,7 @@ class ShardTask:
 class WorkPlan:
     """What a process needs to convert shards. Arrays have one row per chip.
 
-    folder: the folder from which relative paths start; "" if paths are absolute. corners: see `ShardTask`.
+    folder: the folder from which relative paths start; "" if paths are absolute. corners, etags: see `ShardTask`.
     """
 
     layout: Layout
@@ -90,6 +92,7 @@ class WorkPlan:
     size: np.ndarray
     mtime_ns: np.ndarray
     corners: np.ndarray | None = None
+    etags: PackedTexts | None = None
 
     @property
     def num_shards(self) -> int:
@@ -115,6 +118,7 @@ class WorkPlan:
             shard=shard, root=root, layout=self.layout, paths=paths, size=self.size[chips],
             mtime_ns=self.mtime_ns[chips], files=self.files,
             corners=None if self.corners is None else self.corners[chips],
+            etags=None if self.etags is None else tuple(self.etags[chips]),
         )  # fmt: skip
 
     @functools.cached_property
@@ -137,6 +141,8 @@ class WorkPlan:
         arrays |= {"size": self.size, "mtime_ns": self.mtime_ns}
         if self.corners is not None:
             arrays["corners"] = self.corners
+        if self.etags is not None:
+            arrays |= {"etag_bytes": self.etags.data, "etag_ends": self.etags.ends}
         return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
     def encode(self) -> bytes:
@@ -176,6 +182,8 @@ def parse_plan(data: bytes, path: Location) -> WorkPlan:
                 layout=layout_from({"nodata": None, **header["layout"]}), files=chip_files_from(header["files"]),
                 folder=header["folder"], paths=paths, size=file["size"], mtime_ns=file["mtime_ns"],
                 corners=file["corners"] if "corners" in file.files else None,
+                etags=PackedTexts(prefix="", data=file["etag_bytes"], ends=file["etag_ends"])
+                if "etag_bytes" in file.files else None,
             )  # fmt: skip
     except (EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: damaged. Remove {path.parent} to start again.") from error

@@ -81,11 +81,15 @@ class Objects:
 
         return self._do(key, read)
 
-    def read_version(self, key: str) -> tuple[Any, str]:
-        """All bytes of an object (a buffer), and the ETag that they have."""
+    def read_version(self, key: str, etag: str = "") -> tuple[Any, str]:
+        """All bytes of an object (a buffer), and the ETag that they have; with `etag` the request has it as If-Match.
+
+        Raises:
+            ChangedObjectError: the server says that it has another ETag. Some servers ignore the condition.
+        """
 
         def read(client: Any) -> tuple[Any, str]:
-            response = client.get(key)
+            response = client.get(key, options=_if_match(etag))
             return response.bytes(), _etag(response.meta)
 
         return self._do(key, read)
@@ -255,8 +259,9 @@ def bare_etag(etag: str) -> str:
 
 
 def _if_match(etag: str) -> dict[str, str]:
-    """The condition of a request: none without an ETag, or for one that the server did not give (see `_etag`)."""
-    return {} if not etag or etag.isdecimal() else {"if_match": f'"{bare_etag(etag)}"'}
+    """The condition of a request: none without an ETag, for one that the server did not give (see `_etag`), and for a
+    weak one, which fulfils no condition."""
+    return {} if not etag or etag.isdecimal() or etag.startswith("W/") else {"if_match": f'"{bare_etag(etag)}"'}
 
 
 def _etag(meta: Any) -> str:

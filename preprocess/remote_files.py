@@ -9,17 +9,22 @@ per file. Leaves requests to `remote`.
 import errno
 import functools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import xxhash
 
 from preprocess.addresses import Address
 from preprocess.console import UserError
+from preprocess.file_patterns import paths_of
+from preprocess.packed_texts import PackedTexts
+from preprocess.raster_file import changed
 from preprocess.read_ahead import read_ahead
-from preprocess.remote import MissingObjectError, Objects, bare_etag
+from preprocess.remote import ChangedObjectError, MissingObjectError, Objects, bare_etag
+from preprocess.sources import NO_ETAGS
+from preprocess.tiff_page import ChipError
 
 REQUESTS = 32  # files that one process fetches at the same time, ahead of the encoder
 AHEAD_BYTES = 64 << 20  # of files that wait for the encoder: as much as a shard, decoded
@@ -32,13 +37,37 @@ class State(NamedTuple):
     etag_number: int
 
 
+Fetched: TypeAlias = tuple[Any, State] | FileNotFoundError | ChipError
+
+
 @functools.lru_cache(maxsize=1)
-def list_folder(folder: Address) -> dict[str, State]:
-    """Every object below an address, by its name relative to it: one listing, which a plan uses for all its questions.
+def list_folder(folder: Address) -> dict[str, tuple[int, str]]:
+    """Size and ETag of every object below an address, by its name relative to it: one listing, which a plan uses for
+    all its questions.
 
     The last listing is kept; `list_folder.cache_clear` before a new plan.
     """
-    return {each.key: State(each.size, etag_number(each.etag)) for each in Objects(str(folder)).list()}
+    return {each.key: (each.size, each.etag) for each in Objects(str(folder)).list()}
+
+
+def listed_state(folder: Address, name: str) -> State:
+    """The state of an object below an address, as the listing says.
+
+    Raises:
+        KeyError: the listing does not have it.
+    """
+    size, etag = list_folder(folder)[name]
+    return State(size, etag_number(etag))
+
+
+def etags_of(folder: Address, paths: Iterable[str], bands: tuple[str, ...]) -> PackedTexts:
+    """The ETags of each chip's files as the listing says, a line each; "" for one that is missing."""
+    listing, start = list_folder(folder), f"{folder}/"
+
+    def etag(path: str) -> str:
+        return listing.get(path.removeprefix(start), (0, ""))[1]
+
+    return PackedTexts.collect("\n".join(map(etag, paths_of(path, bands))) for path in paths)
 
 
 def etag_number(etag: str) -> int:
@@ -54,10 +83,10 @@ def base_and_key(path: str) -> tuple[str, str]:
     return f"{scheme}://{'/'.join(parts[:depth])}", "/".join(parts[depth:])
 
 
-def fetch(path: str) -> tuple[Any, State]:
-    """The bytes of a file, and their state."""
+def fetch(path: str, etag: str = "") -> tuple[Any, State]:
+    """The bytes of a file, and their state. See `Objects.read_version`."""
     base, key = base_and_key(path)
-    data, etag = Objects(base).read_version(key)
+    data, etag = Objects(base).read_version(key, etag)
     return data, State(len(data), etag_number(etag))
 
 
@@ -101,9 +130,9 @@ class ListedFiles:
     """States of the files below an address, from its listing: no request per file."""
 
     def __init__(self, folder: Address) -> None:
-        self._states, self._start = list_folder(folder), f"{folder}/"
+        self._folder, self._start = folder, f"{folder}/"
 
-    def begin(self, paths: Iterable[str], largest: int) -> None:
+    def begin(self, paths: Iterable[str], largest: int, etags: Mapping[str, str] = NO_ETAGS) -> None:
         """Nothing to do: no file is opened."""
 
     def state(self, path: str) -> State:
@@ -112,9 +141,10 @@ class ListedFiles:
         Raises:
             FileNotFoundError: the listing does not have it.
         """
-        if (state := self._states.get(path.removeprefix(self._start))) is None:
-            raise FileNotFoundError(path)
-        return state
+        try:
+            return listed_state(self._folder, path.removeprefix(self._start))
+        except KeyError as error:
+            raise FileNotFoundError(path) from error
 
     def open(self, path: str | Path) -> BinaryIO:
         """A file in memory."""
@@ -125,13 +155,15 @@ class RemoteFiles:
     """Opens files at addresses. After `begin`, it fetches the next ones while the caller works."""
 
     def __init__(self) -> None:
-        self._fetched: dict[str, tuple[Any, State] | FileNotFoundError] = {}
-        self._ahead: Iterator[tuple[str, tuple[Any, State] | FileNotFoundError]] = iter(())
+        self._fetched: dict[str, Fetched] = {}
+        self._ahead: Iterator[tuple[str, Fetched]] = iter(())
+        self._etags = NO_ETAGS
 
-    def begin(self, paths: Iterable[str], largest: int) -> None:
+    def begin(self, paths: Iterable[str], largest: int, etags: Mapping[str, str] = NO_ETAGS) -> None:
         """Fetch these files in order, at most AHEAD_BYTES ahead if none has more than `largest` bytes."""
         count = max(1, min(REQUESTS, AHEAD_BYTES // max(largest, 1)))
-        self._ahead = _fetch_all(paths, count)
+        self._etags = etags
+        self._ahead = _fetch_all(paths, count, etags)
 
     def state(self, path: str) -> State:
         """The state of a file, which is fetched and kept until it is opened."""
@@ -151,18 +183,20 @@ class RemoteFiles:
         while path not in self._fetched and (following := next(self._ahead, None)) is not None:
             self._fetched[following[0]] = following[1]
         if path not in self._fetched:
-            self._fetched[path] = _fetch_chip(path)
-        if isinstance(fetched := self._fetched[path], FileNotFoundError):
+            self._fetched[path] = _fetch_chip(path, self._etags)
+        if isinstance(fetched := self._fetched[path], Exception):
             raise fetched
         return fetched
 
 
-def _fetch_chip(path: str) -> tuple[Any, State] | FileNotFoundError:
-    """The file; or that it is missing, so that the files after it are still fetched ahead."""
+def _fetch_chip(path: str, etags: Mapping[str, str]) -> Fetched:
+    """The file; or that it is missing or changed, so that the files after it are still fetched ahead."""
     try:
-        return fetch(path)
+        return fetch(path, etags.get(path, ""))
     except MissingObjectError:
         return missing(path)
+    except ChangedObjectError:
+        return changed(path)
 
 
 def missing(path: object) -> FileNotFoundError:
@@ -170,6 +204,6 @@ def missing(path: object) -> FileNotFoundError:
     return FileNotFoundError(errno.ENOENT, "No such object", str(path))
 
 
-def _fetch_all(paths: Iterable[str], count: int) -> Iterator[tuple[str, tuple[Any, State] | FileNotFoundError]]:
+def _fetch_all(paths: Iterable[str], count: int, etags: Mapping[str, str]) -> Iterator[tuple[str, Fetched]]:
     with ThreadPoolExecutor(count, thread_name_prefix="canopy-chips") as pool:
-        yield from read_ahead(pool, lambda path: (path, _fetch_chip(path)), paths, count)
+        yield from read_ahead(pool, lambda path: (path, _fetch_chip(path, etags)), paths, count)

@@ -5,19 +5,29 @@ readers, and requests to `remote_files`, which is loaded for addresses only.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+import numpy as np
 
 from preprocess.addresses import Address, Location, is_url
+from preprocess.file_patterns import paths_of
 from preprocess.files import open_regular
+
+if TYPE_CHECKING:
+    from preprocess.packed_texts import PackedTexts
+
+
+NO_ETAGS: Mapping[str, str] = {}
 
 
 class Source(Protocol):
     """Opens files, and says in which state they are."""
 
-    def begin(self, paths: Iterable[str], largest: int) -> None:
-        """These files are needed next, in this order; none has more than `largest` bytes."""
+    def begin(self, paths: Iterable[str], largest: int, etags: Mapping[str, str] = NO_ETAGS) -> None:
+        """These files are needed next, in this order; none has more than `largest` bytes. `etags`: those of the
+        listing; a file with another one raises a ChipError."""
 
     def state(self, path: str) -> tuple[int, int]:
         """The size of a file in bytes, and a number that changes with its content: its time in ns, or its ETag's."""
@@ -29,7 +39,7 @@ class Source(Protocol):
 class Disk:
     """Files on a disk. The operating system reads ahead."""
 
-    def begin(self, paths: Iterable[str], largest: int) -> None:
+    def begin(self, paths: Iterable[str], largest: int, etags: Mapping[str, str] = NO_ETAGS) -> None:
         """Nothing to do."""
 
     def state(self, path: str) -> tuple[int, int]:
@@ -52,6 +62,30 @@ def listed(folder: Location) -> Source:
     from preprocess.remote_files import ListedFiles
 
     return ListedFiles(folder)
+
+
+def etags_of(folder: Location, paths: Iterable[str], bands: tuple[str, ...]) -> "PackedTexts | None":
+    """The ETags of each chip's files, see `remote_files.etags_of`; None on a disk."""
+    if not isinstance(folder, Address):
+        return None
+    from preprocess import remote_files
+
+    return remote_files.etags_of(folder, paths, bands)
+
+
+def begin(
+    source: Source, paths: Sequence[str], bands: tuple[str, ...], size: np.ndarray, etags: Sequence[str] | None
+) -> None:
+    """Tell a source which chips are needed next: their paths, sizes and ETags."""
+    files = dict.fromkeys(file for path in paths for file in paths_of(path, bands))
+    known = NO_ETAGS
+    if etags is not None:
+        known = {
+            file: etag
+            for path, of_chip in zip(paths, etags, strict=True)
+            for file, etag in zip(paths_of(path, bands), of_chip.split("\n"), strict=True)
+        }
+    source.begin(files, int(size.max()), known)
 
 
 def forget_objects(data: Location, labels: Location | None) -> None:

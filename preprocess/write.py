@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocess.addresses import location
-from preprocess.chip_reader import ChipReader, paths_of, state_of
+from preprocess.chip_reader import ChipReader, state_of
 from preprocess.console import TemporaryError, advice
 from preprocess.georeference import Place, place_arrays
 from preprocess.nodata import nodata_mask
@@ -24,7 +24,7 @@ from preprocess.plan_file import ShardRun, ShardTask, load_plan
 from preprocess.progress import progress_name, progress_state
 from preprocess.raster_file import changed
 from preprocess.shard_writer import NotFiniteError, encode_shard
-from preprocess.sources import source_of
+from preprocess.sources import begin, source_of
 from preprocess.targets import Target, target_of
 from preprocess.tiff_page import ChipError
 from preprocess.window_reader import WindowReader
@@ -109,6 +109,7 @@ def _bad_chips(task: ShardTask) -> list[str]:
         chip = replace(
             task, paths=task.paths[index : index + 1], size=task.size[index : index + 1],
             mtime_ns=task.mtime_ns[index : index + 1], corners=corners,
+            etags=None if task.etags is None else task.etags[index : index + 1],
         )  # fmt: skip
         try:
             for values in _all_chips(chip, _reader(chip), []):
@@ -123,7 +124,7 @@ def _bad_chips(task: ShardTask) -> list[str]:
 def _reader(task: ShardTask) -> ChipReader:
     """A reader of the task's chips; those in object storage are fetched ahead of it."""
     source = source_of(task.paths[0])
-    source.begin((file for path in task.paths for file in paths_of(path, task.files.bands)), int(task.size.max()))
+    begin(source, task.paths, task.files.bands, task.size, task.etags)
     return ChipReader(task.files, source)
 
 
