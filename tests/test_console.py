@@ -8,6 +8,7 @@ import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -73,6 +74,30 @@ def test_lines_errors_and_progress_are_escaped(capsys: pytest.CaptureFixture[str
     assert [seen_as_it_is(part) for part in (printed.out + printed.err).split("\n")] == [True] * 4
     assert printed.err == f"error: {one_line(text)}\n"
     assert printed.out.startswith(one_line(text) + "\n")
+
+
+@pytest.mark.parametrize(("every_s", "seconds"), [(60.0, 60), (None, 10)])
+def test_a_log_gets_a_line_of_progress_per_minute_or_per_ten_seconds(
+    capsys: pytest.CaptureFixture[str], every_s: float | None, seconds: int
+) -> None:
+    clock = SimpleNamespace(now=1000.0)
+    made = SimpleNamespace(monotonic=lambda: clock.now)
+    lines = []
+    with (
+        mock.patch("preprocess.console.time", made),
+        Progress("convert", total=400, unit="chips", done=100, every_s=every_s, megabytes=30) as progress,
+    ):
+        for tenth in range(1, 251):  # a chip per tenth of the interval
+            clock.now = 1000 + seconds * tenth / 10
+            progress.update(1, "2 workers, 7 shards left")
+            if printed := capsys.readouterr().out:
+                lines.append((tenth, printed))
+    assert [tenth for tenth, _ in lines] == list(range(10, 251, 10))
+    rate = 10 / seconds
+    assert lines[0][1] == (
+        f"convert: 110/400 chips (27 %), {rate:.1f} chips/s, {290 / rate:.0f} s left; {30 * rate:.0f} MB/s, "
+        "2 workers, 7 shards left\n"
+    )
 
 
 def test_a_bar_on_a_terminal_is_escaped() -> None:

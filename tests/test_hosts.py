@@ -2,12 +2,15 @@
 cable is cut. The machines are network namespaces (`helpers.hosts`)."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.chips import to_store, write_chips
@@ -84,7 +87,7 @@ def canopy(*words: str) -> list[list[str]]:
     return [[*start, f"NODE={node}", *words] for node in range(2)]
 
 
-def wait_for(condition: Callable[[], object], processes: "Sequence[subprocess.Popen[str]]") -> None:
+def wait_for(condition: Callable[[], object], processes: "Sequence[subprocess.Popen[Any]]") -> None:
     while not condition():
         assert all(process.poll() is None for process in processes), [process.communicate() for process in processes]
         time.sleep(0.01)
@@ -217,6 +220,43 @@ def test_after_a_cut_the_commands_end_with_75_and_one_line(hosts: Network, store
         assert process.returncode == 75
         assert stderr == f"{lost(rank)}\n"
         assert stdout.count("To resume it") == 1 - rank
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("node", [0, 1])
+def test_a_machine_that_has_finished_waits_a_limited_time_for_one_that_hangs(node: int) -> None:
+    """The launcher of the other machine is stopped while its process still runs. Torchrun waits 300 s for it; on
+    machine 1 it waits for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    hangs = [*TORCHRUN, "--nnodes", "2", "--node-rank", str(1 - node), "--rdzv-id", "canopy", "--master-addr",
+             "127.0.0.1", "--master-port", port, "--no-python", "sleep", "1000"]  # fmt: skip
+    ends = (
+        "import sys; from train.commands import MachineWords; from train.launch import launch; "
+        f"machines = MachineWords(nodes=2, node={node}, head='127.0.0.1:{port}'); "
+        "sys.exit(launch(1, ['--help'], machines, timeout_s=1.0))"
+    )
+    with (
+        subprocess.Popen(hangs, start_new_session=True, cwd=ROOT) as other,
+        subprocess.Popen([sys.executable, "-c", ends], start_new_session=True, cwd=ROOT) as finished,
+    ):
+        try:
+            wait_for(lambda: runs(other, b"sleep") and runs(finished, b"-m\0train"), [other, finished])
+            os.kill(other.pid, signal.SIGSTOP)
+            assert finished.wait(timeout=250) == 0
+            assert other.poll() is None
+        finally:
+            for process in (other, finished):
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+
+
+def runs(process: "subprocess.Popen[bytes]", words: bytes) -> bool:
+    """Whether a process has a child with these words in its command."""
+    with suppress(FileNotFoundError):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        return any(words in Path(f"/proc/{child}/cmdline").read_bytes() for child in children)
+    return False
 
 
 @pytest.mark.slow

@@ -1,26 +1,33 @@
 """GPU=0,1,2,3 and NODES=2: run the command once per GPU, with torchrun's launcher. Leaves ranks to `distributed`."""
 
+import functools
 import logging
 import os
 import signal
 import sys
+import threading
 import uuid
 from typing import Any
 
 from torch.distributed import DistError
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.launcher import api
+from torch.distributed.launcher.api import LaunchConfig
 
 from preprocess.console import StoppedError, UserError, say
 from train.commands import MachineWords
 from train.signals import CTRL_C, STOPPED
 
+_ANSWER_S = 5  # for machine 0 to say that it waits no more
 _JOIN_MINUTES = 15  # how long a machine waits for the others to start the same command
 
 
-def launch(processes: int, arguments: list[str], machines: MachineWords) -> int:
+def launch(processes: int, arguments: list[str], machines: MachineWords, timeout_s: float) -> int:
     """Run `python -m train ARGUMENTS` in that many processes here; returns the exit code that one process would have.
+
+    When they have ended, machine 0 waits at most `timeout_s` for the others, and the others as long for its answer.
 
     A signal is passed on to all of them. They write a checkpoint and end, and the launcher waits for that.
 
@@ -39,8 +46,10 @@ def launch(processes: int, arguments: list[str], machines: MachineWords) -> int:
         if os.environ.get("TORCH_CPP_LOG_LEVEL") == "FATAL":
             os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # of the ranks; see `commands.train`
         say(f"waits at most {_JOIN_MINUTES} minutes for NODES={machines.nodes} machines (HEAD={machines.head})")
+    # `elastic_launch` takes the class from its module.
+    api.LocalElasticAgent = functools.partial(_Agent, timeout_s)  # type: ignore[attr-defined,assignment]
     try:
-        elastic_launch(config, sys.executable)("-m", "train", *arguments)
+        api.elastic_launch(config, sys.executable)("-m", "train", *arguments)
     except ChildFailedError as error:
         _, first = error.get_first_failure()
         return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
@@ -54,6 +63,23 @@ def launch(processes: int, arguments: list[str], machines: MachineWords) -> int:
             f"{_JOIN_MINUTES} minutes, found fewer, or no connection to this address."
         ) from error
     return 0
+
+
+class _Agent(LocalElasticAgent):
+    """Torchrun's launcher of one machine, which waits a limited time for the others after its processes have ended.
+
+    Torchrun waits 300 s. And if the network is gone, a machine that is not the first waits for an answer of machine 0
+    until the system gives up the connection: the request has no limit of its own.
+    """
+
+    def __init__(self, timeout_s: float, **named: Any) -> None:
+        super().__init__(exit_barrier_timeout=timeout_s, **named)
+        self._timeout_s = timeout_s
+
+    def _exit_barrier(self) -> None:
+        waits = threading.Thread(target=super()._exit_barrier, daemon=True)
+        waits.start()
+        waits.join(self._timeout_s + _ANSWER_S)
 
 
 def _rendezvous(machines: MachineWords) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def start(request: TrainRequest, opened: tuple[Store, Split] | None) -> int:
         check_batch(config, count * nodes)
         from train.launch import launch  # here: torchrun's launcher imports 100 modules that one process never uses
 
-        return launch(count, request.words(), request.machines)
+        return launch(count, request.words(), request.machines, 60 * config.rank_timeout_minutes)
     device = _device(config, data, resume, local_rank)
     world = join_world(device.device, timedelta(minutes=config.rank_timeout_minutes))
     try:
