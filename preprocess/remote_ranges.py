@@ -14,7 +14,8 @@ from typing import Any, BinaryIO, cast
 from preprocess.raster_file import changed
 from preprocess.read_ahead import read_ahead
 from preprocess.remote import ChangedObjectError, MissingObjectError, Objects
-from preprocess.remote_files import AHEAD_BYTES, REQUESTS, State, base_and_key, etag_number, missing
+from preprocess.remote_chips import AHEAD_BYTES, REQUESTS
+from preprocess.remote_files import State, base_and_key, etag_number, missing
 
 _PIECE_BYTES = 1 << 18  # of a header: most headers are one piece, and a table of 60,000 blocks takes two
 _PIECES = 8  # that are kept

@@ -1,7 +1,7 @@
 """Where the files of chips come from: a disk, or object storage.
 
 In: paths or addresses. Out: a `Source`, which opens files and knows their states. Leaves what is in a file to the
-readers, and requests to `remote_files`, which is loaded for addresses only.
+readers, and requests to `remote_chips`, which is loaded for addresses only.
 """
 
 import os
@@ -59,7 +59,7 @@ def listed(folder: Location) -> Source:
     """The source for the states of files below a folder: an address is listed once."""
     if not isinstance(folder, Address):
         return DISK
-    from preprocess.remote_files import ListedFiles
+    from preprocess.remote_chips import ListedFiles
 
     return ListedFiles(folder)
 
@@ -103,6 +103,6 @@ def source_of(path: str) -> Source:
     """The source of a chip's files."""
     if not is_url(path):
         return DISK
-    from preprocess.remote_files import RemoteFiles
+    from preprocess.remote_chips import RemoteFiles
 
     return RemoteFiles()

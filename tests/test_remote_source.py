@@ -16,7 +16,7 @@ from helpers.published import write_bigearthnet
 from PIL import Image
 
 from canopy.main import dispatch
-from preprocess import remote_files
+from preprocess import remote_chips
 from preprocess.addresses import Address
 from preprocess.convert import convert
 from preprocess.plan import Plan
@@ -147,10 +147,10 @@ def test_a_second_conversion_notices_unchanged_and_changed_chips(
 def test_files_ahead_of_the_encoder_fit_into_a_fixed_memory(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     for index in range(20):
         bucket.client.put_object(Bucket="chips", Key=f"ahead/{index}", Body=bytes(1000))
-    monkeypatch.setattr(remote_files, "AHEAD_BYTES", 5000)
+    monkeypatch.setattr(remote_chips, "AHEAD_BYTES", 5000)
     names = [f"s3://chips/ahead/{index}" for index in range(20)]
     with proxy(bucket) as counted:
-        files = remote_files.RemoteFiles()
+        files = remote_chips.RemoteFiles()
         files.begin(names, 1000)
         for opened, name in enumerate(names[:10], start=1):
             with files.open(name) as file:
