@@ -48,7 +48,8 @@ def test_the_processes_of_other_gpus_get_the_same_configuration(data: st.DataObj
     words = [
         f"{name.upper()}={int(value) if isinstance(value, bool) else value}"
         for name, value in settings.items()
-        if name not in ("conv1", "pool", "momentum", "warmup", "step_epochs", "step_gamma", "trunk_lr", "crop_share")
+        if name
+        not in ("conv1", "pool", "stem", "momentum", "warmup", "step_epochs", "step_gamma", "trunk_lr", "crop_share")
         and name not in ("cache", "decode", "store")
     ]
     request = TrainRequest.from_words([*words, f"RUN=a b, {words[0]}"], "train")
