@@ -18,7 +18,7 @@ def draw_lr_curve(path: Path) -> Path:
     curve = read_curve(path)
     suggestion = suggest(curve)
     figure, axes = figures.new(
-        f"LR=find: suggested LR={suggestion.lr:g}", "learning rate", "loss of the step", width=7.0, height=4.2
+        f"LR=find: suggested LR={suggestion.lr:g}", "learning rate", "loss of the step", width=7.0, height=4.8
     )  # fmt: skip
     axes.plot(curve.rates, curve.losses, ".", color=figures.FAINT, markersize=4, label="loss of each step")
     axes.plot(curve.rates, curve.smoothed, color=figures.BLUE, label="mean of neighbouring steps")
@@ -32,7 +32,7 @@ def draw_lr_curve(path: Path) -> Path:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))  # no $: see `figures`
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(bottom=0, top=1.3 * max(curve.smoothed[: len(curve.smoothed) // 2]))
-    axes.legend(fontsize=8.5, loc="lower left", frameon=True, framealpha=1, edgecolor="none")
+    figure.legend(fontsize=8.5, loc="outside lower center", ncols=2)
     target, png = path.with_suffix(".png"), io.BytesIO()
     figure.savefig(png, format="png", dpi=figures.PNG_DPI, facecolor="white")
     write_atomic(target, png.getvalue())

@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from train.loop import RunLoop
 from train.preview_words import SEEN, seen_words
 
 
-def config_of(store: Store, recipe: str = "default", **settings: object) -> Config:
+def config_of(store: Store, recipe: str = "default", **settings: Any) -> Config:
     return make_config(recipe, **{"task": 4, "store": str(store.path), "batch": 20, **settings})
 
 
@@ -42,7 +43,7 @@ def undone(title: str, stored: np.ndarray, side: int) -> np.ndarray:
 
 @pytest.mark.parametrize("settings", [{}, {"flips": "both", "crop": 9}, {"flips": "none", "crop_share": 1.0}])
 def test_the_lower_panels_are_the_upper_ones_augmented_as_their_title_says(
-    session_store: Store, session_chips: Chips, settings: dict[str, object]
+    session_store: Store, settings: dict[str, Any]
 ) -> None:
     config = config_of(session_store, **settings)
     first = first_batch(config)
