@@ -13,20 +13,26 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
-from helpers.chips import to_store, write_chips
+from helpers.chips import BANDS, to_store, write_chips
 from helpers.clusters import Cluster, cluster
 from helpers.commands import ROOT, train
 from helpers.files import tree
 from tiny import tiny_networks
 
 from analysis import cluster_scores, predict
+from analysis.chip_folder import Files
 from analysis.cluster_scores import BlockTask, score_block
 from analysis.commands import PredictSettings
-from analysis.score_plan import PLAN, read_plan
+from analysis.raster_folder import RasterReader, window_files
+from analysis.score_plan import PLAN, ScorePlan, read_plan
 from preprocess.addresses import Location
 from preprocess.console import UserError
 from preprocess.engine import Pool
+from preprocess.file_patterns import read_pattern
+from preprocess.layout import plan_layout
+from preprocess.window_cut import Cut
 
 
 def trained_run(folder: Path, *words: str) -> SimpleNamespace:
@@ -114,6 +120,33 @@ def test_a_prediction_is_resumed_by_the_other_way(
             score(tiny_run, folder, first)
         assert score(tiny_run, folder, second) == whole
         assert "resuming: 3 of 8 blocks are done." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", [None, "{name}_{band}.tif"])
+def test_a_plan_of_windows_is_read_as_it_was_written(tmp_path: Path, text: str | None) -> None:
+    """In another folder, relative paths begin with the folder of the command."""
+    pattern = read_pattern(text, BANDS) if text else None
+    cut = Cut(window=8, stride=4, pad=True, nodata="0")
+    how = window_files(bands=BANDS, dtype="uint16", axes=None, cut=cut, pattern=pattern)
+    paths = ["tif/a.tif", "tif/a.tif", "tif/b.tif"]
+    files = Files(
+        names=paths, paths=paths, size=np.arange(3), mtime_ns=np.arange(3) + 7, bands=how.bands,
+        corners=np.arange(6).reshape(3, 2),
+    )  # fmt: skip
+    layout = plan_layout(bands=BANDS, height=8, width=8, dtype="uint16", codec="none", nodata="0")
+    reader = RasterReader(files=files, layout=layout, bands=(), how=how)
+    written = ScorePlan(
+        run="run", models=("a", "b"), reader=reader, folder="/of/the/command", gpu=None, tta=True, is_local=False
+    )  # fmt: skip
+    data, digest = written.encode()
+    (tmp_path / PLAN).write_bytes(data)
+    read = read_plan(tmp_path / PLAN, digest)
+    assert isinstance(read.reader, RasterReader)
+    assert (read.reader.how, read.reader.layout, read.reader.bands) == (how, layout, ())
+    assert list(read.reader.files.paths) == [f"/of/the/command/{path}" for path in paths]
+    for name in ("size", "mtime_ns", "corners"):
+        assert (getattr(read.reader.files, name) == getattr(files, name)).all()
+    assert replace(read, reader=reader) == written
 
 
 @pytest.fixture
