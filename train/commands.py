@@ -177,7 +177,8 @@ class TrainRequest:
                 known.check(self.config)
             split, weights = self.config.split, self.config.weights
             if split.endswith(".csv") and not Path(split).is_file():
-                raise UserError(f"SPLIT={split}: expected a CSV file, found {_kind(Path(split))}.")
+                kind = "a folder" if Path(split).exists() else "nothing"
+                raise UserError(f"SPLIT={split}: expected a CSV file, found {kind}.")
             if weights.endswith(".safetensors") and not Path(weights).is_file():
                 raise UserError(
                     f"WEIGHTS={weights}: expected imagenet, none or a .safetensors file, found no such file."
@@ -254,10 +255,6 @@ def _resumed(values: dict[str, Any]) -> TrainRequest:
     return TrainRequest(
         config=config, values=values, resume=resume, run_file=values.get("run_file"), machines=_machines(values)
     )
-
-
-def _kind(path: Path) -> str:
-    return "a folder" if path.exists() else "nothing"
 
 
 def _text(value: Any) -> str:
