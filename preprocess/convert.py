@@ -28,7 +28,6 @@ from preprocess.georeference import has_place, places_line, unit_of_crs
 from preprocess.labels import settings_of
 from preprocess.layout import MIB
 from preprocess.nodata import nodata_lines
-from preprocess.packed_texts import PackedTexts
 from preprocess.partials import Partial, partial_of
 from preprocess.plan import Plan, make_plan
 from preprocess.plan_file import WorkPlan, plan_path, shard_runs
@@ -191,7 +190,7 @@ def _say_nodata(path: Location, plan: Plan) -> None:
     if plan.layout.nodata is not None:
         store = zarr_store.open_store(path)
         pixels = plan.layout.height * plan.layout.width
-        first, *others = nodata_lines(plan.layout.nodata, store.valid_count, pixels, store.names)
+        first, *others = nodata_lines(plan.layout.nodata, store.valid_count, pixels, store.name_texts)
         for line in (f"nodata {first}", *others):
             say(f"{path}: {line}.")
 
@@ -247,7 +246,7 @@ def _compare_with_complete(plan: Plan) -> None:
     store = zarr_store.open_store(plan.store)
     before = replace(
         plan, layout=store.layout, classes=store.classes, num_csv_rows=store.num_csv_rows,
-        names=PackedTexts.collect(map(str, store.names)), labels=store.labels, csv_row=store.csv_row,
+        names=store.name_texts, labels=store.labels, csv_row=store.csv_row,
         split=store.split, source=store.source, label_settings=settings_of(store),
     )  # fmt: skip
     found = differences(before.settings(), plan.settings())

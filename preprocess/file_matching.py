@@ -10,9 +10,11 @@ import posixpath
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from preprocess.absent_names import surely_absent
 from preprocess.addresses import Location
 from preprocess.console import UserError, say
 from preprocess.image_names import (
@@ -29,6 +31,8 @@ from preprocess.label_files import number_of
 from preprocess.labels import LabelTable
 from preprocess.packed_texts import HashIndex, PackedTexts, TextBuilder, first_equal
 from preprocess.suffixes import PICTURES
+
+_PROBED = 256  # if no name until there is exact, few others are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +62,12 @@ def match_files(csv: Location, table: LabelTable, folder: Location, *, allow_mis
     def take(row: int, state: tuple[int, int]) -> None:
         found[row], (size[row], mtime_ns[row]) = True, state
 
+    absent = np.zeros(count, bool)
     for row, name in enumerate(table.names):
+        if row == _PROBED and not found.any() and isinstance(folder, Path):
+            absent = surely_absent(folder, table.names)
         # A name with surrounding spaces in the CSV may also mean a file that has them.
-        if row not in table.padded and (chip := find_exactly(folder, name)) is not None:
+        if not absent[row] and row not in table.padded and (chip := find_exactly(folder, name)) is not None:
             exact.append(chip[0])
             take(row, chip[1])
     paths = exact.packed()

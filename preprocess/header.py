@@ -81,15 +81,12 @@ class StoreHeader:
         """The small arrays that the store must have."""
         return array_specs(self.layout, self.num_chips, len(self.classes), self.version, self.records or ())
 
-    def read(self, name: str) -> np.ndarray:
-        """One small array.
+    def read(self, name: str, *, as_objects: bool = False) -> np.ndarray:
+        """One small array. `as_objects`: strings stay Python's, in half of the memory.
 
         Raises:
             UserError: it is not what the conversion wrote; names its file.
         """
-        return self._read(name)
-
-    def _read(self, name: str, *, as_objects: bool = False) -> np.ndarray:
         record = self.records[name] if self.records else None
         try:
             return read_array(self.read_file, name, self.specs[name], record, as_objects=as_objects)
@@ -105,7 +102,7 @@ class StoreHeader:
         all_read = True
         for name in self.specs:
             try:
-                self._check_values(name, self._read(name, as_objects=True))
+                self._check_values(name, self.read(name, as_objects=True))
             except AccessError:
                 raise
             except UserError as error:

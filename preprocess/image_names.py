@@ -19,7 +19,7 @@ from preprocess.console import UserError, advice
 from preprocess.packed_texts import HashIndex, PackedTexts, TextBuilder
 from preprocess.suffixes import PICTURES, SUFFIXES
 
-_BLOCK = 4096  # names that are looked up at a time
+_BLOCK = 512  # names that are looked up at a time
 _FIRST = (".tif", ".tiff", ".TIF", ".TIFF")  # tried by name; other spellings are found in the folder's listing
 
 

@@ -73,7 +73,7 @@ def _say_store(path: Location, store: Store, encoded_bytes: int) -> None:
     where = "on disk" if isinstance(path, Path) else "stored"
     say(f"size         {encoded_bytes / MIB:.1f} MiB {where}, {raw / MIB:.1f} MiB raw, {ratio}")
     if layout.nodata is not None:
-        first, *others = nodata_lines(layout.nodata, store.valid_count, layout.height * layout.width, store.names)
+        first, *others = nodata_lines(layout.nodata, store.valid_count, layout.height * layout.width, store.name_texts)
         say(f"nodata       {first}; left out of mean and std")
         for line in others:
             say(f"             {line}")

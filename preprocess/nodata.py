@@ -6,6 +6,7 @@ another. Leaves what a reader does with such pixels to the readers.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -49,20 +50,20 @@ def valid_counts(chip: np.ndarray, nodata: str) -> np.ndarray:
     return np.asarray(chip[0].size - missing, np.uint32)
 
 
-def nodata_lines(nodata: str, valid: np.ndarray, pixels: int, names: np.ndarray) -> list[str]:
+def nodata_lines(nodata: str, valid: np.ndarray, pixels: int, names: Sequence[str]) -> list[str]:
     """What to say about the nodata of chips.
 
     Args:
         nodata: the store's text.
         valid: (chips, bands) valid pixels, of `pixels` in each band.
-        names: (chips,) of the chips.
+        names: of the chips.
     """
-    some, empty = (valid < pixels).any(axis=1), names[~valid.any(axis=1)]
+    some, empty = (valid < pixels).any(axis=1), np.flatnonzero(~valid.any(axis=1)).tolist()
     share = 1 - valid.sum(dtype=np.float64) / (valid.size * pixels)
     lines = [f"{nodata}: {100 * share:.3g} % of the values, in {int(some.sum())} of {len(valid)} chips"]
     if len(empty):
         chips = "1 chip holds" if len(empty) == 1 else f"{len(empty)} chips hold"
-        first = ", ".join(one_line(str(name)) for name in empty[:_SHOWN])
+        first = ", ".join(one_line(str(names[chip])) for chip in empty[:_SHOWN])
         rest = f" and {len(empty) - _SHOWN} more; `make audit` lists all" if len(empty) > _SHOWN else ""
         lines.append(f"{chips} nothing but nodata: {first}{rest}")
     return lines

@@ -62,7 +62,7 @@ class PackedTexts(Sequence[str]):
     def __getitem__(self, index: slice) -> "PackedTexts": ...
     def __getitem__(self, index: int | slice) -> "str | PackedTexts":
         if isinstance(index, slice):
-            return PackedTexts.collect((self[place] for place in range(*index.indices(len(self)))), self.prefix)
+            return PackedTexts.collect(self.at(np.arange(*index.indices(len(self)))), self.prefix)
         place = range(len(self))[index]
         start = int(self.ends[place - 1]) if place else 0
         return self.prefix + self.data[start : int(self.ends[place])].tobytes().decode(*_CODEC)
@@ -91,13 +91,14 @@ class PackedTexts(Sequence[str]):
             import pyarrow
             import pyarrow.compute
 
-            buffers = [None, pyarrow.py_buffer(np.concatenate([[0], self.ends])), pyarrow.py_buffer(self.data)]
-            texts = pyarrow.LargeStringArray.from_buffers(pyarrow.large_string(), len(self), buffers)
+            ends = np.concatenate([np.zeros(1, np.int64), self.ends])
+            texts = pyarrow.LargeStringArray.from_buffers(
+                len(self), pyarrow.py_buffer(ends), pyarrow.py_buffer(self.data)
+            )
             with suppress(pyarrow.ArrowInvalid):  # not UTF-8: Python orders such texts by other bytes
                 texts.validate(full=True)
                 return np.asarray(pyarrow.compute.array_sort_indices(texts)).astype(np.int64)
-        texts = list(self)
-        return np.array(sorted(range(len(self)), key=texts.__getitem__), np.int64)
+        return np.array(sorted(range(len(self)), key=list(self).__getitem__), np.int64)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or isinstance(other, str):

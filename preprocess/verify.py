@@ -20,6 +20,7 @@ from preprocess.files import FILE_FAULTS, named_errors, open_regular
 from preprocess.header import StoreHeader, read_header
 from preprocess.layout import Layout
 from preprocess.nodata import valid_counts
+from preprocess.packed_texts import PackedTexts
 
 _MODULES = ("preprocess.verify", "preprocess.lz4")  # what processes of CLUSTER=local:8 import before they start
 MAX_LINES = 20  # findings on the terminal; the count includes all
@@ -34,7 +35,7 @@ class _Task:
     first: int
     count: int
     digest: int | None
-    names: np.ndarray | None
+    names: PackedTexts | None
     checksum: np.ndarray | None
     band_sum: np.ndarray | None
     band_sumsq: np.ndarray | None
@@ -45,7 +46,7 @@ class _Task:
 
     def name(self, index: int) -> str:
         """Name of one chip; its number if the names are damaged."""
-        return f"number {self.first + index}" if self.names is None else str(self.names[index])
+        return f"number {self.first + index}" if self.names is None else self.names[index]
 
 
 def verify(path: Location, *, jobs: int, cluster: str | None = None) -> int:
@@ -86,10 +87,10 @@ def _findings(path: Location, header: StoreHeader, engine: Engine) -> Iterator[s
 
 def _tasks(path: Location, header: StoreHeader) -> list[_Task]:
     """One task per shard, without the arrays that are damaged: `StoreHeader.findings` has reported them."""
-    arrays: dict[str, np.ndarray | None] = {}
+    arrays: dict[str, np.ndarray | PackedTexts | None] = {}
     for name in ("names", "checksum", "band_sum", "band_sumsq", "valid_count", "shard_digest"):
         try:
-            arrays[name] = header.read(name) if name in header.specs else None
+            arrays[name] = _read(header, name) if name in header.specs else None
         except AccessError:
             raise
         except UserError:
@@ -110,6 +111,11 @@ def _tasks(path: Location, header: StoreHeader) -> list[_Task]:
         )
         for number in range(header.layout.num_shards(header.num_chips))
     ]
+
+
+def _read(header: StoreHeader, name: str) -> np.ndarray | PackedTexts:
+    """A small array; the names packed: an array of them has 4 bytes per character."""
+    return PackedTexts.collect(header.read(name, as_objects=True)) if name == "names" else header.read(name)
 
 
 def _check_shard(task: _Task) -> tuple[int, list[str]]:

@@ -53,12 +53,13 @@ from preprocess.files import shard_path as shard_path
 from preprocess.files import write_atomic as write_atomic
 from preprocess.header import FORMAT, StoreHeader, fingerprint_of, read_header, sha256_of_json, version_of
 from preprocess.layout import Layout
+from preprocess.packed_texts import PackedTexts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """A complete store, open. Labels and CSV rows are in memory, about 30 bytes per chip. Every other array is read
-    when it is asked for and is not kept, so memory hardly grows with the number of chips.
+    """A complete store, open. Labels and CSV rows are in memory, about 30 bytes per chip. Others are read when asked
+    for and not kept, so memory hardly grows with the number of chips.
 
     path: a folder, or the address of a store in object storage.
     read: returns an array by name; the array is checked each time.
@@ -74,7 +75,7 @@ class Store:
     fingerprint: str
     labels: np.ndarray
     csv_row: np.ndarray
-    read: Callable[[str], np.ndarray]
+    read: Callable[..., np.ndarray]
     version: int = 2
     source: dict[str, Any] = field(default_factory=dict)
     has_split: bool = False
@@ -89,6 +90,11 @@ class Store:
     def names(self) -> np.ndarray:
         """(chips,) str, as in the CSV."""
         return self.read("names")
+
+    @property
+    def name_texts(self) -> PackedTexts:
+        """The names in a quarter of the memory."""
+        return PackedTexts.collect(self.read("names", as_objects=True))
 
     @property
     def band_sum(self) -> np.ndarray:
@@ -156,11 +162,7 @@ class Store:
 
     @property
     def local_path(self) -> Path:
-        """The folder.
-
-        Raises:
-            UserError: the store is in object storage.
-        """
+        """The folder. UserError: the store is in object storage."""
         if isinstance(self.path, str):
             raise UserError(f"{self.path}: expected a store on disk, found an address. Copy the store to disk first.")
         return self.path

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from preprocess import file_matching
+from preprocess.absent_names import surely_absent
 from preprocess.console import UserError
 from preprocess.convert import convert
 from preprocess.image_names import difference, list_tiffs, stem
@@ -164,6 +165,25 @@ def test_listing_follows_links_and_skips_hidden_files(tmp_path: Path) -> None:
     assert listing.skipped() == (
         "skipped: 3 hidden files and folders (first: ._a.tif) and 1 links without a target (first: gone.tif)."
     )
+
+
+def test_a_name_is_surely_absent_only_if_no_file_has_it(tmp_path: Path) -> None:
+    folder = files(tmp_path / "in", "a.tif", "b.TIFF", "s/c.Tif", ".h.tif", "folder.tif/f.tif", "x.png")
+    (folder / "linked").symlink_to(folder / "s")
+    names = ["a", "a.tif", "A", "b", "s/c", "./s//c", "c", "linked/c", "linked/d", ".h", "folder", "gone/a", "x.png"]
+    absent = surely_absent(folder, names)
+    assert [name for name, is_absent in zip(names, absent, strict=True) if is_absent] == [
+        "A", "c", "linked/d", "gone/a",
+    ]  # fmt: skip
+    assert not surely_absent(folder, ["x" * 300])[0]  # the system refuses it, which is shown
+
+
+@pytest.mark.parametrize("names", [["A", "b"], ["a", "B"]])
+def test_names_that_are_surely_absent_are_found_by_their_other_spelling(tmp_path: Path, names: list[str]) -> None:
+    folder = files(tmp_path / "in", "a.tif", "b.tif")
+    with mock.patch.object(file_matching, "_PROBED", 0):
+        found = match(folder, *names)
+    assert [os.path.relpath(path, folder) for path in found.paths] == ["a.tif", "b.tif"]
 
 
 def test_a_folder_that_cannot_be_listed_is_one_line(tmp_path: Path, refused: Callable) -> None:

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -10,8 +11,10 @@ from helpers.chips import conversion
 from hypothesis import given
 from hypothesis import strategies as st
 
+from preprocess import packed_texts
 from preprocess.packed_texts import HashIndex, PackedTexts, first_equal
 from preprocess.plan import make_plan
+from preprocess.suffixes import FOLDERS
 from preprocess.tag_rows import RowCollector, TagRow
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=3), max_size=20)
@@ -60,20 +63,43 @@ def test_rows_of_tags_are_the_rows_that_were_added(rows: list[tuple[str, list[st
     ]
 
 
-def test_a_planned_chip_takes_at_most_400_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("few", [0, 1 << 16])
+@given(TEXTS, st.booleans())
+def test_texts_are_sorted_as_python_sorts_them(few: int, texts: list[str], is_utf8: bool) -> None:
+    texts = [*texts, *texts[:3], *([] if is_utf8 else ["\udcff", "\uffff", "\U00010000"])]
+    with mock.patch.object(packed_texts, "_FEW", few):
+        packed = PackedTexts.collect(f"p/{text}" for text in texts)
+        assert packed.sorted() == sorted(f"p/{text}" for text in texts)
+        assert packed.order().tolist() == sorted(range(len(texts)), key=texts.__getitem__)
+
+
+SLOW = pytest.mark.slow  # some seconds each: tracemalloc looks at every allocation
+FORMS = [
+    pytest.param("{name},{tag}", {}, id="exact"),
+    pytest.param("{lower},{tag}", {}, id="another case", marks=SLOW),
+    pytest.param("{name}.jpg,{tag}", {}, id="another suffix", marks=SLOW),
+    pytest.param("{name},{tag}\n{name},c\n{name},d", {"labels_format": "long"}, id="a row per tag", marks=SLOW),
+    pytest.param("", {"labels": FOLDERS}, id="class folders", marks=SLOW),
+]
+
+
+@pytest.mark.parametrize(("row", "settings"), FORMS)
+def test_a_planned_chip_takes_at_most_400_bytes(row: str, settings: dict[str, Any], tmp_path: Path) -> None:
     """Names of 90 characters, as BigEarthNet has them. What is loaded once is loaded by a first, small plan."""
-    folder = tmp_path / "tif"
-    folder.mkdir()
-    template = folder / "template"
+    template = tmp_path / "template"
     template.write_bytes(tiff())
     names = [f"S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_{index:045d}" for index in range(8_000)]
-    for name in names:
-        (folder / f"{name}.tif").hardlink_to(template)
-    for count in (10, len(names)):
-        rows = "".join(f"{name},{'ab'[index % 2]}\n" for index, name in enumerate(names[:count]))
-        (tmp_path / "tags.csv").write_text(f"image_name,tags\n{rows}")
+    for count in (300, len(names)):
+        folder, rows = tmp_path / f"tif{count}", []
+        for index, name in enumerate(names[:count]):
+            below = folder / "ab"[index % 2] if settings.get("labels") else folder
+            below.mkdir(exist_ok=True, parents=True)
+            (below / f"{name}.tif").hardlink_to(template)
+            rows.append(row.format(name=name, lower=name.lower(), tag="ab"[index % 2]))
+        (tmp_path / "tags.csv").write_text("\n".join(["image_name,tags", *rows]) + "\n")
+        values = {"labels": tmp_path / "tags.csv", **settings}
         tracemalloc.start()
-        make_plan(conversion(data=folder, labels=tmp_path / "tags.csv", store=tmp_path / "s.zarr", bands=("gray",)))
+        make_plan(conversion(data=folder, store=tmp_path / "s.zarr", bands=("gray",), **values))
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert peak <= 400 * len(names) + 2**20  # a block of the file is 1 MiB
