@@ -4,6 +4,7 @@ In: a store's labels; optionally its CSV and a run's scores. Out: `Finding`s. Th
 repetitions can only be found in the CSV.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from preprocess.addresses import Location
 from preprocess.console import UserError
 from preprocess.image_names import stem
 from preprocess.label_files import number_of
-from preprocess.labels import read_labels, read_tags, settings_of
+from preprocess.label_settings import LabelSettings
+from preprocess.labels import LabelTable, chips_of_rows, read_labels, read_tags, settings_of
+from preprocess.packed_texts import PackedTexts, positions
 from preprocess.splits import SPLIT_NAMES, Split
 from preprocess.tag_rows import TagRow
 from preprocess.zarr_store import Store
@@ -107,29 +110,41 @@ def csv_findings(store: Store, path: Location | None) -> list[Finding]:
     if settings.format == "folders" and isinstance(path, Path) and not path.is_dir():
         raise UserError(f"LABELS={path}: expected the folder of class folders that the store was made from.")
     table = read_labels(path, store.classes, settings)
-    chip_of = {stem(str(name).strip()): chip for chip, name in enumerate(store.names)}
-    row_of = {stem(name): row for row, name in enumerate(table.names)}
-    if absent := [name for name in chip_of if name not in row_of]:
+    names = store.name_texts
+    rows = positions(names, PackedTexts.of(table.names), lambda name: stem(name.strip()))
+    if len(absent := np.flatnonzero(rows < 0)):
         raise UserError(
             f"LABELS={path}: expected a row for every chip of the store, found none for {len(absent)} "
-            f"(for example {absent[0]})."
+            f"(for example {stem(names[int(absent[0])].strip())})."
         )
+    chip_of = np.full(len(table.names), -1)
+    chip_of[rows] = np.arange(len(rows))
     repeated = []
-    rows_of: dict[str, list[TagRow]] = {}  # several in the long format
-    for row in read_tags(path, settings, store.classes):
-        rows_of.setdefault(stem(row.name.strip()), []).append(row)
-    for name, same in rows_of.items():
-        tags = [tag for row in same for tag in row.tags]
+    for row, same in _rows_with_repeated_tags(path, table, settings):
+        tags = [tag for each in same for tag in each.tags]
         twice = sorted({tag for tag in tags if tags.count(tag) > 1})
-        if twice and name in chip_of:
-            line = next(row.line for row in same[::-1] if set(twice) & set(row.tags))
-            repeated.append((chip_of[name], f"{number_of(path, line)}: {listed(twice)} repeated"))
-    rows = np.array([row_of[name] for name in chip_of])
+        if chip_of[row] >= 0:
+            line = next(each.line for each in same[::-1] if set(twice) & set(each.tags))
+            repeated.append((int(chip_of[row]), f"{number_of(path, line)}: {listed(twice)} repeated"))
     differ = np.flatnonzero((table.labels[rows] != store.labels).any(axis=1))
     return [
         _finding(titles[0], "A repeated tag counts once.", sorted(repeated)),
         _finding(titles[1], "The CSV has changed since the conversion.", [(int(chip), "") for chip in differ]),
     ]
+
+
+def _rows_with_repeated_tags(
+    path: Location, table: LabelTable, settings: LabelSettings
+) -> Iterator[tuple[int, list[TagRow]]]:
+    """(row of the table, its rows in the file, several in the long format) of each chip with a tag more than once."""
+    rows = read_tags(path, settings, table.classes)
+    _, chip_of_row = chips_of_rows(path, rows, settings)
+    lengths = np.array([len(tags) for tags in rows.tags])[rows.kinds]
+    more = np.bincount(chip_of_row, lengths) > table.labels.sum(axis=1)
+    order = np.argsort(chip_of_row, kind="stable")
+    ends = np.cumsum(np.bincount(chip_of_row))
+    for chip in np.flatnonzero(more).tolist():
+        yield chip, [rows[row] for row in order[ends[chip - 1] if chip else 0 : ends[chip]].tolist()]
 
 
 def doubted_labels(store: Store, run: Run | None) -> Finding:
@@ -143,8 +158,8 @@ def doubted_labels(store: Store, run: Run | None) -> Finding:
     title = "Labels that the model doubts"
     if run is None:
         return Finding(title=title, about="", missing="needs the scores of a run, RUN=runs/task1.")
-    chip_of = {str(name): chip for chip, name in enumerate(store.names)}
-    if run.classes != store.classes or any(name not in chip_of for name in run.names.tolist()):
+    chips = positions(run.names, store.name_texts)
+    if run.classes != store.classes or (chips < 0).any():
         raise UserError(f"RUN={run.path}: expected a run on {store.path}, found other chips or classes.")
     rows: list[tuple[float, int, str]] = []
     for index, name in enumerate(run.classes):
@@ -156,7 +171,7 @@ def doubted_labels(store: Store, run: Run | None) -> Finding:
         quality = get_label_quality_scores(truth, scores)
         for row in np.flatnonzero(doubted).tolist():
             reason = f"{name}: {'tagged' if truth[row] else 'not tagged'}, p = {scores[row, 1]:.4f}"
-            rows.append((float(quality[row]), chip_of[str(run.names[row])], reason))
+            rows.append((float(quality[row]), int(chips[row]), reason))
     about = (
         f"cleanlab found these from the scores of {run.name} on its {len(run.names):,} test chips. Classes with fewer "
         f"than {MIN_EXAMPLES} positives or fewer than {MIN_EXAMPLES} negatives are skipped."

@@ -113,7 +113,7 @@ def read_labels(
     """
     settings = settings or LabelSettings()
     rows = read_tags(path, settings, classes)
-    first, chip_of_row = _chips(path, rows, settings)
+    first, chip_of_row = chips_of_rows(path, rows, settings)
     first_line: dict[str, int] = {}
     for line, row_tags in zip(rows.first_lines(), rows.tags, strict=True):
         for tag in row_tags:
@@ -136,7 +136,7 @@ def read_labels(
     )  # fmt: skip
 
 
-def _chips(path: Location, rows: TagRows, settings: LabelSettings) -> tuple[np.ndarray, np.ndarray]:
+def chips_of_rows(path: Location, rows: TagRows, settings: LabelSettings) -> tuple[np.ndarray, np.ndarray]:
     """(first row of each chip, index of the chip of each row). In the long format a chip has several rows."""
     names, first_rows = rows.names, rows.first_rows()
     unsafe_place = next((place for place, name in enumerate(names) if unsafe(name.strip())), len(names))

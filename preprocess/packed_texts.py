@@ -214,6 +214,17 @@ def first_equal(texts: Sequence[str], key: Callable[[str], str] = str) -> np.nda
     return result
 
 
+def positions(texts: Sequence[str], others: "PackedTexts", key: Callable[[str], str] = str) -> np.ndarray:
+    """(texts,) int64: for each text the position in `others` of the first one with an equal key; -1 without one."""
+    index = HashIndex(map(key, others), len(others))
+    result = index.first_of_each(map(key, texts), len(texts))
+    found = np.flatnonzero(result >= 0)
+    for place, other in zip(found.tolist(), others.at(result[found]), strict=True):
+        if (wanted := key(texts[place])) != key(other):
+            result[place] = next((each for each in index.find(wanted) if key(others[each]) == wanted), -1)
+    return result
+
+
 def json_digest(texts: Iterable[str]) -> "hashlib._Hash":
     """SHA-256 of the list of all texts as `json.dumps` writes it, without that list in memory."""
     digest, separator = hashlib.sha256(b"["), ""

@@ -7,6 +7,7 @@ leaks from train to test; a file that divides by scene does not.
 import hashlib
 import json
 import math
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from preprocess.csv_rows import is_file, read_table
 from preprocess.image_names import Index, stem
 from preprocess.label_settings import LabelSettings
 from preprocess.labels import HasSource, read_rows, settings_of
+from preprocess.packed_texts import HashIndex, PackedTexts
 from preprocess.split_rules import BLOCK_KM, read_fractions
 from preprocess.split_rules import SPLIT_NAMES as SPLIT_NAMES
 from preprocess.zarr_store import Store
@@ -143,7 +145,8 @@ def _split_rows(rule: str, store: ChipTable) -> dict[str, np.ndarray]:
             )
         return {name: store.csv_row[split == index] for index, name in enumerate(SPLIT_NAMES)}
     if rule.endswith(".csv"):
-        return _from_file(Path(rule), store, store.names, store.csv_row)
+        names = store.name_texts if isinstance(store, Store) else PackedTexts.collect(map(str, store.names))
+        return _from_file(Path(rule), store, names)
     return _from_fractions(rule, store.num_csv_rows)
 
 
@@ -236,32 +239,35 @@ def _from_fractions(rule: str, num_rows: int) -> dict[str, np.ndarray]:
     return {"train": pieces[0], "val": pieces[1] if len(pieces) == 3 else np.empty(0, int), "test": pieces[-1]}
 
 
-def _from_file(path: Path, store: ChipTable, names: np.ndarray, csv_row: np.ndarray) -> dict[str, np.ndarray]:
+def _from_file(path: Path, store: ChipTable, names: PackedTexts) -> dict[str, np.ndarray]:
     """Read a split file. It may have the separator and the name column of the store's own CSV."""
     settings = settings_of(store)
-    rows: dict[str, list[int]] = {name: [] for name in SPLIT_NAMES}
-    row_of = {stem(str(name)): int(row) for name, row in zip(names, csv_row, strict=True)}
+    chips = {name: array("q") for name in SPLIT_NAMES}  # in the order of the file, which VAL draws from
+    stems = PackedTexts.collect(map(stem, names))
+    places = HashIndex(stems, len(stems))
     index: Index | None = None
-    seen: dict[str, str] = {}
+    line_of = np.zeros(len(stems), np.int64)
     for line, (written, text) in _file_rows(path, settings):
         name, split = stem(written.strip()), text.strip()
-        if split not in rows:
+        if split not in chips:
             raise UserError(f"{path} line {line}: expected {', '.join(SPLIT_NAMES)} as the split, found {split!r}.")
-        if name not in row_of:
-            index = index or Index(row_of)
+        chip = next((place for place in places.find(name) if stems[place] == name), None)
+        if chip is None:
+            index = index or Index(stems)
             name = _only_match(index.find(written), f"{path} line {line}: image_name {written!r}")
-        if name in seen:
-            same = "" if seen[name] == written else f", as {seen[name]!r}"
+            chip = next(place for place in places.find(name) if stems[place] == name)
+        if line_of[chip]:
+            first = next(each for number, (each, _) in _file_rows(path, settings) if number == line_of[chip])
+            same = "" if first == written else f", as {first!r}"
             raise UserError(f"{path} line {line}: image_name {written!r} occurs twice{same}. Remove one of the rows.")
-        seen[name] = written
-        rows[split].append(row_of[name])
-    absent = [name for name in row_of if name not in seen]
-    if absent:
+        line_of[chip] = line
+        chips[split].append(chip)
+    if len(absent := np.flatnonzero(line_of == 0)):
         raise UserError(
             f"{path}: expected a split for every chip of the store, found none for {len(absent)} "
-            f"(for example {', '.join(absent[:3])})."
+            f"(for example {', '.join(stems.at(absent[:3]))})."
         )
-    return {name: np.array(numbers, int) for name, numbers in rows.items()}
+    return {name: store.csv_row[np.array(numbers, np.int64)] for name, numbers in chips.items()}
 
 
 def _only_match(names: list[str], what: str) -> str:

@@ -1,7 +1,7 @@
 """Convert, open, read and verify very many tiny chips with few open files: `python tests/million.py --folder DIR`.
 
 In: a number of chips and a folder. Out: one line per step with its seconds and the peak memory of its largest process.
-Every step is a separate process that may open 256 files. The chips (8 x 8 uint8 TIFFs of one band, 10,000 per
+Every step is a separate process that may open 256 files. The chips (uint8 TIFFs of one band, 10,000 per
 subfolder) are kept; the store is converted again. Not part of the tests: a million files take 4 GB and several
 minutes.
 """
@@ -22,7 +22,7 @@ import tifffile
 from bench.process_usage import process_tree
 
 OPEN_FILES = 256
-_SIDE, _PER_FOLDER = 8, 10_000
+_PER_FOLDER = 10_000
 _OPEN = """
 import sys
 from pipeline.inputs import raw_inputs
@@ -39,22 +39,22 @@ print(sum(len(plan.chips) for plan in loader.plans(0)), "chips are planned")
 _READ = _PLAN + 'print(sum(batch.num_valid for batch in loader.epoch(0)), "chips are read")\n'
 
 
-def make_chips(folder: Path, count: int) -> Path:
+def make_chips(folder: Path, count: int, side: int) -> Path:
     """Write chips that differ only in their pixels, from one template. Returns their CSV."""
     labels = folder / "labels.csv"
     if labels.exists():
         return labels
     data = io.BytesIO()
-    tifffile.imwrite(data, np.full((_SIDE, _SIDE), 0xA5, np.uint8), photometric="minisblack")
+    tifffile.imwrite(data, np.full((side, side), 0xA5, np.uint8), photometric="minisblack")
     template = bytearray(data.getvalue())
-    start = template.index(b"\xa5" * _SIDE * _SIDE)
+    start = template.index(b"\xa5" * side * side)
     rng = np.random.default_rng(0)
     for first in range(0, count, _PER_FOLDER):
         below = folder / f"f{first // _PER_FOLDER}"
         below.mkdir(parents=True, exist_ok=True)
-        pixels = rng.integers(0, 256, (min(_PER_FOLDER, count - first), _SIDE * _SIDE), np.uint8)
+        pixels = rng.integers(0, 256, (min(_PER_FOLDER, count - first), side * side), np.uint8)
         for index, values in enumerate(pixels):
-            template[start : start + _SIDE * _SIDE] = values.tobytes()
+            template[start : start + side * side] = values.tobytes()
             opened = os.open(below / f"c{index}.tif", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.write(opened, template)
             os.close(opened)
@@ -102,11 +102,12 @@ def main() -> None:
     """Write the chips, then measure every step."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chips", type=int, default=1_000_000)
+    parser.add_argument("--side", type=int, default=8, help="pixels; 16 for an audit, which needs edges that differ")
     parser.add_argument("--folder", type=Path, required=True, help="for the chips and the store; they are not removed")
     parser.add_argument("--steps", default="convert,again,open,plan,read,info,verify")
     args = parser.parse_args()
     folder: Path = args.folder
-    labels, store = make_chips(folder / "tif", args.chips), folder / "chips.zarr"
+    labels, store = make_chips(folder / "tif", args.chips, args.side), folder / "chips.zarr"
     convert = (
         "-m", "preprocess", "zarr", f"DATA={folder / 'tif'}", f"LABELS={labels}", "BANDS=gray", f"STORE={store}",
     )  # fmt: skip
@@ -118,6 +119,7 @@ def main() -> None:
         "read": ("-c", _OPEN + _READ, str(store)),
         "info": ("-m", "preprocess", "info", f"STORE={store}"),
         "verify": ("-m", "preprocess", "verify", f"STORE={store}"),
+        "audit": ("-m", "analysis", "audit", f"STORE={store}"),
     }
     for name in args.steps.split(","):
         if name == "convert":

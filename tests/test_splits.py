@@ -27,7 +27,11 @@ def chips_of(store: Store, num_rows: int, rows: list[int] | np.ndarray) -> Store
     names = np.array([f"folder {row % 3}/é{row}" for row in rows])
     csv_row = np.array(rows, store.csv_row.dtype)
     return replace(
-        store, num_csv_rows=num_rows, csv_row=csv_row, labels=np.zeros((len(rows), 3), np.uint8), read=lambda _: names
+        store,
+        num_csv_rows=num_rows,
+        csv_row=csv_row,
+        labels=np.zeros((len(rows), 3), np.uint8),
+        read=lambda _, **__: names,
     )
 
 
@@ -222,7 +226,7 @@ def test_a_name_that_fits_two_chips_and_a_chip_named_twice_are_refused(
     tmp_path: Path, session_store: Store, refused: Callable
 ) -> None:
     names = ["T_0", "t_0", *session_store.names[2:].tolist()]
-    store = replace(session_store, read=lambda name: np.array(names))
+    store = replace(session_store, read=lambda _, **__: np.array(names))
     path = tmp_path / "s.csv"
     path.write_text("image_name,part\nt_0.jpg,train\n")
     assert "line 2: image_name 't_0.jpg' can mean 'T_0', 't_0'" in refused(lambda: make_split(str(path), store))
