@@ -158,7 +158,7 @@ def doubted_labels(store: Store, run: Run | None) -> Finding:
     title = "Labels that the model doubts"
     if run is None:
         return Finding(title=title, about="", missing="needs the scores of a run, RUN=runs/task1.")
-    chips = positions(run.names, store.name_texts)
+    chips = positions(run.names.tolist(), store.name_texts)
     if run.classes != store.classes or (chips < 0).any():
         raise UserError(f"RUN={run.path}: expected a run on {store.path}, found other chips or classes.")
     rows: list[tuple[float, int, str]] = []

@@ -8,6 +8,7 @@ shard is read once: time grows with the bytes, memory with the small arrays. Lea
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,7 +88,7 @@ def _findings(path: Location, header: StoreHeader, engine: Engine) -> Iterator[s
 
 def _tasks(path: Location, header: StoreHeader) -> list[_Task]:
     """One task per shard, without the arrays that are damaged: `StoreHeader.findings` has reported them."""
-    arrays: dict[str, np.ndarray | PackedTexts | None] = {}
+    arrays: dict[str, Any] = {}
     for name in ("names", "checksum", "band_sum", "band_sumsq", "valid_count", "shard_digest"):
         try:
             arrays[name] = _read(header, name) if name in header.specs else None
