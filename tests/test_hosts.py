@@ -247,15 +247,22 @@ def test_a_machine_that_has_finished_waits_a_limited_time_for_one_that_hangs(nod
             assert other.poll() is None
         finally:
             for process in (other, finished):
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+                for child in (*children(process), process.pid):  # torchrun gives each child a session of its own
+                    with suppress(ProcessLookupError):
+                        os.killpg(child, signal.SIGKILL)
+
+
+def children(process: "subprocess.Popen[bytes]") -> list[int]:
+    """The numbers of a process's children."""
+    with suppress(FileNotFoundError):
+        return [*map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())]
+    return []
 
 
 def runs(process: "subprocess.Popen[bytes]", words: bytes) -> bool:
     """Whether a process has a child with these words in its command."""
     with suppress(FileNotFoundError):
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        return any(words in Path(f"/proc/{child}/cmdline").read_bytes() for child in children)
+        return any(words in Path(f"/proc/{child}/cmdline").read_bytes() for child in children(process))
     return False
 
 
