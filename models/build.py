@@ -43,7 +43,8 @@ def build(arch: str, branches: tuple[Branch, ...], num_classes: int, weights: We
         num_classes: outputs.
         weights: pretrained weights that the trunks start from, or None. The last layer always starts random.
         new_bands: conv1's filters for bands that have none in `weights`; one of `resnet.NEW_BANDS`.
-        pool, stem: see `resnet.make_resnet`.
+        pool: see `resnet.make_resnet`.
+        stem: see `resnet.make_resnet`.
         size: (height, width) of the images in pixels; networks of timm may depend on it.
 
     Raises:
