@@ -131,7 +131,7 @@ def test_the_page_shows_the_chips_of_every_finding(planted: SimpleNamespace) -> 
 
 def test_arrays_of_the_store_are_read_once_and_not_once_per_pair(planted: SimpleNamespace, tmp_path: Path) -> None:
     reads: list[str] = []
-    store = replace(planted.store, read=lambda name: reads.append(name) or planted.store.read(name))
+    store = replace(planted.store, read=lambda name, **how: reads.append(name) or planted.store.read(name, **how))
     features = read_features(store)
     alike = replace(features, hash=np.zeros_like(features.hash))  # so every pair is compared
     reads.clear()

@@ -19,6 +19,7 @@ from analysis.finding_sections import finding_section
 from analysis.page import Table, Tables
 from analysis.pictures import ImageBudget
 from preprocess.labels import read_labels
+from preprocess.packed_texts import PackedTexts
 from preprocess.presets import PRESETS, exclusive_classes
 from preprocess.zarr_store import Store
 
@@ -91,7 +92,9 @@ def test_each_finding_ends_with_what_to_do_and_a_link_to_its_table(title: str, s
 def test_the_real_labels_repeat_a_tag_73_times_and_miss_the_weather_once(shared: Path) -> None:
     path = shared / "data/planet/train_v2.csv"
     table = read_labels(path, PRESETS["planet"].classes)
-    store: Any = SimpleNamespace(names=np.array(table.names), labels=table.labels, classes=table.classes, source={})
+    store: Any = SimpleNamespace(
+        name_texts=PackedTexts.of(table.names), labels=table.labels, classes=table.classes, source={}
+    )
     repeated, differ = label_checks.csv_findings(store, path)
     assert len(repeated.chips) == 73
     assert len(differ.chips) == 0
