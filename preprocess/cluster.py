@@ -155,7 +155,7 @@ def _client(place: ClusterAddress, modules: Sequence[str], stack: contextlib.Exi
                 dashboard_address=":0" if has_dashboard else None, silence_logs=logging.CRITICAL,
                 env=dict(os.environ),  # the server that forks workers has the environment of its own start
             )  # fmt: skip
-        stack.callback(_close, cluster, timeout_s=10)
+        stack.callback(_close, cluster, timeout_s=60)
         client = distributed.Client(cluster, set_as_default=False)
         stack.callback(client.close, timeout=5)
         return client

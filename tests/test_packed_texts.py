@@ -1,6 +1,7 @@
 """Very many texts in arrays: what Python's own lists and dicts find, and how many bytes a planned chip takes."""
 
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -85,13 +86,13 @@ FORMS = [
 
 @pytest.mark.parametrize(("row", "settings"), FORMS)
 def test_a_planned_chip_takes_at_most_400_bytes(row: str, settings: dict[str, Any], tmp_path: Path) -> None:
-    """Names of 90 characters, as BigEarthNet has them. Two plans are compared, so that blocks do not count. What is
-    loaded once is loaded by a first, small plan."""
+    """Names of 90 characters, as BigEarthNet has them. Two plans are compared, so blocks do not count. Each is made
+    twice and the smaller peak counts: the first one also loads modules, and other threads may allocate meanwhile."""
     peaks = []
     template = tmp_path / "template"
     template.write_bytes(tiff())
     names = [f"S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_{index:045d}" for index in range(8_000)]
-    for count in (300, 2_000, len(names)):
+    for count in (2_000, len(names)):
         folder, rows = tmp_path / f"tif{count}", []
         for index, name in enumerate(names[:count]):
             below = folder / "ab"[index % 2] if settings.get("labels") else folder
@@ -100,11 +101,19 @@ def test_a_planned_chip_takes_at_most_400_bytes(row: str, settings: dict[str, An
             rows.append(row.format(name=name, lower=name.lower(), tag="ab"[index % 2]))
         (tmp_path / "tags.csv").write_text("\n".join(["image_name,tags", *rows]) + "\n")
         values = {"labels": tmp_path / "tags.csv", **settings}
-        tracemalloc.start()
-        make_plan(conversion(data=folder, store=tmp_path / "s.zarr", bands=("gray",), **values))
-        peaks.append(tracemalloc.get_traced_memory()[1])
+        settings_of_plan = conversion(data=folder, store=tmp_path / "s.zarr", bands=("gray",), **values)
+        peaks.append(min(peak_of(lambda settings=settings_of_plan: make_plan(settings)) for _ in range(2)))
+    assert peaks[1] - peaks[0] <= 400 * 6_000
+
+
+def peak_of(call: Callable[[], object]) -> int:
+    """Bytes of Python at the highest point of a call."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
         tracemalloc.stop()
-    assert peaks[2] - peaks[1] <= 400 * 6_000
 
 
 def tiff() -> bytes:
