@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from helpers.commands import here, python
 
-from bench import e2e, environments, model, record, scale
+from bench import e2e, environments, measure, model, record, scale
 from bench.check import WrongBatchError, check, expected_images
 from bench.chips import make_chips
 from bench.peers import PEERS
@@ -260,6 +262,15 @@ def test_a_simulated_accelerator_is_busy_except_while_it_waits(monkeypatch: pyte
     assert e2e.busy_share(epoch, 64 / 0.02, 0) == pytest.approx(1.0)
     waits_ms, works_ms = 4 * 60, 5 * 20  # the clock starts with the first batch
     assert e2e.busy_share(epoch, 64 / 0.02, 60) == pytest.approx(works_ms / (works_ms + waits_ms))
+
+
+def test_one_disturbed_try_does_not_choose_a_slower_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, fast = Setting(workers=1), Setting(workers=2)
+    rates = iter([0.0, 900.0, 500.0, 950.0, 1700.0])  # the very first pass does not count
+    monkeypatch.setattr(measure, "timed_pass", lambda *_, **__: SimpleNamespace(chips_per_s=next(rates)))
+    row = Row(name="x", make=lambda work, setting: lambda epoch: iter(()), settings=(slow, fast))
+    assert measure.fastest(row, cast(Work, None)) == fast
+    assert next(rates, None) is None
 
 
 def test_ratios_of_model_rows_are_relative_to_the_trainers_setting(monkeypatch: pytest.MonkeyPatch) -> None:
