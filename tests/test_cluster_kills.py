@@ -197,7 +197,8 @@ def test_ctrl_c_at_any_moment_is_one_line(chips: Chips, tmp_path: Path) -> None:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGINT)
         output = process.communicate()[0]
-        assert process.returncode in (0, 130), output
+        assert process.returncode in (0, 130, -signal.SIGINT), output  # the last: while Python itself ends
+        assert process.returncode != -signal.SIGINT or (tmp_path / "s.zarr").exists()
         assert output.count("\n") == 1, output
         assert ("stopped by Ctrl-C" in output) == (process.returncode == 130)
         stopped += process.returncode == 130
