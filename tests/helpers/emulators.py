@@ -88,20 +88,19 @@ def _google(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[None]:
     with socket.create_server(("127.0.0.1", 0)) as free:  # the server prints port 0 if it chooses one itself
         port = free.getsockname()[1]
     words = ["-backend", "memory", "-scheme", "http", "-host", "127.0.0.1", "-port", str(port)]
-    front = ThreadingHTTPServer(("127.0.0.1", 0), _GoogleFront)
-    host = f"127.0.0.1:{front.server_address[1]}"
-    words += ["-public-host", host, "-external-url", f"http://{host}"]
-    with _server(FAKE_GCS, words, folder / "gcs.log", "server started at ") as address:
-        _GoogleFront.target = address.removeprefix("http://")
-        Thread(target=front.serve_forever, daemon=True).start()
-        keys = {"gcs_base_url": f"http://{host}", "disable_oauth": True, "client_email": "", "private_key": ""}
-        (folder / "keys.json").write_text(json.dumps({**keys, "private_key_id": ""}))
-        patch.setenv("GOOGLE_SERVICE_ACCOUNT", str(folder / "keys.json"))
-        body, kind = json.dumps({"name": "chips"}).encode(), {"Content-Type": "application/json"}
-        urllib.request.urlopen(urllib.request.Request(f"{address}/storage/v1/b?project=p", body, kind)).close()
-        yield
-    front.shutdown()
-    front.server_close()
+    with ThreadingHTTPServer(("127.0.0.1", 0), _GoogleFront) as front:  # closed also if the test is skipped
+        host = f"127.0.0.1:{front.server_address[1]}"
+        words += ["-public-host", host, "-external-url", f"http://{host}"]
+        with _server(FAKE_GCS, words, folder / "gcs.log", "server started at ") as address:
+            _GoogleFront.target = address.removeprefix("http://")
+            Thread(target=front.serve_forever, daemon=True).start()
+            keys = {"gcs_base_url": f"http://{host}", "disable_oauth": True, "client_email": "", "private_key": ""}
+            (folder / "keys.json").write_text(json.dumps({**keys, "private_key_id": ""}))
+            patch.setenv("GOOGLE_SERVICE_ACCOUNT", str(folder / "keys.json"))
+            body, kind = json.dumps({"name": "chips"}).encode(), {"Content-Type": "application/json"}
+            urllib.request.urlopen(urllib.request.Request(f"{address}/storage/v1/b?project=p", body, kind)).close()
+            yield
+            front.shutdown()
 
 
 @contextmanager
