@@ -103,7 +103,7 @@ def _forward(
 
 
 def grad_cam(network: CamNetwork, images: torch.Tensor, classes: np.ndarray) -> list[np.ndarray]:
-    """Maps of (B, channels, height, width) images for a class of each: per trunk (B, cells, cells), 0 or more."""
+    """Grad-CAM of images (B, channels, height, width), one class per image: per trunk (B, cells, cells), at least 0."""
     with torch.enable_grad():
         logits, maps = _forward(network.net, list(network.layers), images)
         chosen = logits.gather(1, torch.from_numpy(classes)[:, None]).sum()
@@ -131,7 +131,7 @@ class CamMaker:
         )
 
     def images(self, chips: np.ndarray, classes: np.ndarray) -> list[list[CamImage]]:
-        """For each chip of the store, with a class, one image per trunk."""
+        """One image per trunk for each pair of chip and class."""
         if not len(chips):
             return []
         model, store = self._model, self._store
@@ -180,7 +180,7 @@ class CamMaker:
 
 
 def overlay(grey: np.ndarray, heat: np.ndarray) -> str:
-    """A data URI of a chip in grey, 0 to 255, with a map of 0 to 1 in colours over it: (height, width) each."""
+    """A data URI: a grey chip (0 to 255) under a coloured map (0 to 1), both (height, width)."""
     colours = 255 * matplotlib.colormaps["inferno"](heat)[..., :3]
     alpha = OPACITY * heat[..., None]
     mixed = np.rint((1 - alpha) * grey[..., None] + alpha * colours).astype(np.uint8)

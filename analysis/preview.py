@@ -103,7 +103,7 @@ def unscaled(images_nchw: torch.Tensor, inputs: Inputs) -> np.ndarray:
 
 
 def band_groups(bands: tuple[str, ...], rgb: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """The panels of a chip: true colours, false colours, and each band that is not in the true colours in grey."""
+    """The panels of a chip: true colours, false colours, and every other band in grey."""
     colour = rgb if set(rgb) <= set(bands) else ()
     colour = colour or true_colour(bands)
     groups = [group for group in (colour, false_colour(bands)) if group]
@@ -151,7 +151,7 @@ def shown_chip(first: FirstBatch, row: int, panels: tuple[list[np.ndarray], list
 
 
 def augmented(first: FirstBatch, row: int) -> str:
-    """What the augmentation did to a chip, in the order in which it acts."""
+    """The steps of a chip's augmentation, in order."""
     made, layout = first.augmentation, first.data.store.layout
     words = ["rows flipped"] if made.flip_rows[row] else []
     words += ["transposed"] if made.transpose[row] else []

@@ -62,7 +62,7 @@ def draw(chips: list[ShownChip], head: list[str]) -> Image.Image:
 
 
 def _block(chip: ShownChip, width: int) -> Image.Image:
-    """Name and tags of a chip, and its rows of panels below them."""
+    """A chip: its name, its tags, and the rows of panels."""
     tags = wrapped(chip.tags, width, SIZE, most=TAG_LINES)
     texts = (SIZE + 4) * (1 + len(tags)) + 4
     heights = [max(panel.shape[0] for panel in row.panels) + SMALL + 8 for row in chip.rows]

@@ -217,13 +217,11 @@ def test_settings_that_need_pretrained_filters_are_refused_with_another_stem(
     store: Path, runs: Callable[..., Path], refused: Callable[..., str]
 ) -> None:
     path = runs(1)
-    text = refused(lambda: start_from(store, path, stem="small", finetune="head"))
-    assert text == (
+    assert refused(lambda: start_from(store, path, stem="small", finetune="head")) == (
         f"FINETUNE=head: conv1 would keep random weights, because WEIGHTS={path} has another stem than STEM=small. Set "
         "STEM=imagenet."
     )
-    text = refused(lambda: start_from(store, path, 4, stem="small", conv1="mean"))
-    assert text == (
+    assert refused(lambda: start_from(store, path, 4, stem="small", conv1="mean")) == (
         f"CONV1=mean has no effect with STEM=small: WEIGHTS={path} has another stem. Set STEM=imagenet, or leave CONV1 "
         "out."
     )

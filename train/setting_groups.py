@@ -168,8 +168,8 @@ class ModelSettings(Settings):
     )
     stem: Literal["imagenet", "small", "auto"] = by_recipe(
         "stem",
-        "conv1, the first convolution. imagenet: 7 x 7 filters and stride 2. small: 3 x 3 filters and stride 1; later "
-        "layers see twice the resolution. auto: small if the crop is smaller than 64 pixels.",
+        "conv1, the first convolution. imagenet: 7 x 7 filters, stride 2. small: 3 x 3 filters, stride 1, for twice "
+        "the resolution later. auto: small if the crop is smaller than 64 pixels.",
         "imagenet",
     )
 
@@ -209,9 +209,7 @@ class OptimisationSettings(Settings):
         le=2**20,
     )
     optimizer: Literal["sgd", "adamw"] = by_recipe("optimizer", "The optimizer.")
-    lr: float = by_recipe(
-        "lr", "Highest learning rate. LR=find: measure which suits; nothing is trained.", gt=0, le=1e30
-    )
+    lr: float = by_recipe("lr", "Highest learning rate. LR=find: a test of many rates, no training.", gt=0, le=1e30)
     trunk_lr: float = setting(1.0, "All layers before the last have the learning rate TRUNK_LR x LR.", gt=0, le=1e6)
     momentum: float = by_recipe("momentum", "Momentum of SGD.", ge=0, le=1)
     weight_decay: float = by_recipe("weight_decay", "Weight decay.", ge=0, le=1e6)
