@@ -6,7 +6,6 @@ dropping to `cold_files`.
 """
 
 import gc
-import time
 from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -19,21 +18,20 @@ import numpy as np
 from bench import cold_files, formats
 from bench.check import check
 from bench.latency_server import BUCKET, latency_server
+from bench.loader import start_row
 from bench.measure import Pass, fastest, find, format_of, timed_pass
 from bench.process_usage import status_mib
-from bench.remote_generator import Remote, RemoteError
+from bench.remote_generator import Remote
 from bench.rows import BASELINE
 from bench.work import FLIPS, SEED, Epoch, Row, RowBatch, Setting, Work
 from pipeline.loader import default_workers, train_loader
-from preprocess.console import UserError, say
+from preprocess.console import say
 from preprocess.zarr_store import open_store
 
 STORAGE = "canopy-lz4-storage"
 ROWS = ("canopy-lz4", "canopy-none", BASELINE, "dataloader-npy-memmap", STORAGE)
 LATENCY_S = 0.02
 TRY_S, PASS_S = 0.4, 1.0
-MOST_CACHED = 0.02  # of the pages of the files, after they were dropped
-_DROPS = 10  # tries
 
 
 def run(work: Work, rounds: int) -> dict[str, Any]:
@@ -48,24 +46,15 @@ def run(work: Work, rounds: int) -> dict[str, Any]:
     with ExitStack() as stack:
         stack.enter_context(latency_server(work.folder, LATENCY_S))
         for name in ROWS:
-            remotes[name] = _start(name, work)
+            remotes[name] = start_row(name, "bench.cold:serve", name, work, TRY_S, PASS_S)
             stack.callback(remotes[name].close)
+            say(f"{name}: batch checked; workers {remotes[name].first[0]}")
         for number in range(rounds):
             disk.append(cold_files.disk_bytes_per_s(work.stores["lz4"]))
             for name, remote in remotes.items():
                 passes[name].append(remote.ask(number))
-    warm_here = [one["warm"] for one in passes["canopy-lz4"]]
-    rows = [_numbers(name, remotes[name].first, passes[name], disk, warm_here) for name in ROWS]
+    rows = [_numbers(name, remotes[name].first, passes, disk) for name in ROWS]
     return {"latency_ms": 1000 * LATENCY_S, "disk_gb_per_s": median(disk) / 1e9, "disk_samples": disk, "rows": rows}
-
-
-def _start(name: str, work: Work) -> Remote:
-    try:
-        remote = Remote("bench.cold:serve", name, work, TRY_S, PASS_S)
-    except RemoteError as error:
-        raise UserError(f"{name}: {error}") from error
-    say(f"{name}: batch checked; workers {remote.first[0]}")
-    return remote
 
 
 def serve(
@@ -80,6 +69,7 @@ def serve(
     batches = row.make(work, setting)(0)
     check(row, work, next(batches))
     del batches
+    gc.collect()
     chip_bytes = (on_disk.num_bytes if (on_disk := format_of(row, work)) else 0) / work.store().num_chips
     number = yield setting, chip_bytes
     while True:
@@ -91,38 +81,17 @@ def _round(
 ) -> dict[str, Any]:  # fmt: skip
     """One epoch with an empty page cache, then whole epochs with a full one. Object storage is read once."""
     epoch: Epoch = row.make(work, setting)
-    gc.collect()  # mapped pages cannot be dropped: no loader of the last round may live
-    cached = 0.0 if files is None else _dropped(files)
+    cached = 0.0 if files is None else cold_files.dropped(files)
     cold: Pass = timed_pass(epoch, 1000 * (number + 1), min_s=0)
     memory = {f"{kind}_mib": status_mib(field) for kind, field in (("anonymous", "RssAnon"), ("mapped", "RssFile"))}
-    warm = cold
+    numbers = {"cold": cold.chips_per_s, "cold_cpu": cold.cpu_s_per_1000, "cached": cached, **memory}
     if files is not None:
         timed_pass(epoch, 1000 * (number + 1) + 1, min_s=0)
-        warm = timed_pass(epoch, 1000 * (number + 1) + 2, min_s=min_pass_s)
-    return {
-        "cold": cold.chips_per_s, "warm": warm.chips_per_s, "cached": cached, **memory,
-        "cold_cpu": cold.cpu_s_per_1000, "warm_cpu": warm.cpu_s_per_1000,
-    }  # fmt: skip
-
-
-def _dropped(files: Path) -> float:
-    """Drop the files from the page cache; returns the share that is left.
-
-    Raises:
-        UserError: more than `MOST_CACHED` is left.
-    """
-    for attempt in range(_DROPS):
-        cold_files.drop(files)
-        share = cold_files.cached_share(files)
-        if share <= MOST_CACHED:
-            break
-        time.sleep(0.1 * attempt)  # a page that a core has just read or written stays for a moment
-    else:
-        raise UserError(
-            f"{files}: {share:.0%} of it lie in the page cache after they were dropped. Another program has it open, "
-            "or the file system (such as tmpfs) has no other place for it."
-        )
-    return share
+        warm: Pass = timed_pass(epoch, 1000 * (number + 1) + 2, min_s=min_pass_s)
+        numbers |= {"warm": warm.chips_per_s, "warm_cpu": warm.cpu_s_per_1000}
+    del epoch
+    gc.collect()  # mapped pages cannot be dropped: no loader may live when the next probe or row drops them
+    return numbers
 
 
 def _row(name: str) -> Row:
@@ -147,42 +116,51 @@ def _files(row: Row, work: Work) -> Path | None:
 
 
 def _numbers(
-    name: str, first: tuple[Setting, float], passes: list[dict[str, Any]], disk: list[float], warm_here: list[float]
+    name: str, first: tuple[Setting, float], passes: dict[str, list[dict[str, Any]]], disk: list[float]
 ) -> dict[str, Any]:
-    """`share_of_warm`: median of each round's cold rate divided by its warm rate. Object storage is always cold: its
-    warm rate is that of the same store on the disk. `share_of_disk`: bytes per second, as a share of those of whole
-    files."""
+    """Shares are medians of each round's own. `share_of_warm`: of the warm rate. `share_of_limit`: of the warm rate or
+    of the chips that the disk can read, whichever is less. `share_of_disk`: bytes per second, as a share of those of
+    whole files. Object storage is always cold: its warm numbers are those of the same store on the disk."""
     setting, chip_bytes = first
-    warm = warm_here if name == STORAGE else [one["warm"] for one in passes]
-    cold = [one["cold"] for one in passes]
+    here, there = passes[name], passes["canopy-lz4" if name == STORAGE else name]
+    cold, warm = [one["cold"] for one in here], [one["warm"] for one in there]
+    readable = None if name == STORAGE or not chip_bytes else [rate / chip_bytes for rate in disk]
+    limits = None if readable is None else [min(both) for both in zip(readable, warm, strict=True)]
     return {
         "name": name,
         "workers": str(setting),
         "chips_per_s": median(cold),
         "warm_chips_per_s": median(warm),
-        "share_of_warm": median(one / other for one, other in zip(cold, warm, strict=True)),
-        "share_of_disk": None
-        if name == STORAGE
-        else median(one * chip_bytes / rate for one, rate in zip(cold, disk, strict=True)),
-        "cpu_s_per_1000": median(one["cold_cpu"] for one in passes),
-        "warm_cpu_s_per_1000": median(one["warm_cpu"] for one in passes),
-        "anonymous_mib": max(one["anonymous_mib"] for one in passes),
-        "mapped_mib": max(one["mapped_mib"] for one in passes),
+        "share_of_warm": _share(cold, warm),
+        "share_of_disk": _share(cold, readable),
+        "share_of_limit": _share(cold, limits),
+        "cpu_s_per_1000": median(one["cold_cpu"] for one in here),
+        "warm_cpu_s_per_1000": median(one["warm_cpu"] for one in there),
+        "anonymous_mib": max(one["anonymous_mib"] for one in here),
+        "mapped_mib": max(one["mapped_mib"] for one in here),
         "samples": cold,
         "warm_samples": warm,
-        "cached_samples": [one["cached"] for one in passes],
+        "limit_samples": limits,
+        "cached_samples": [one["cached"] for one in here],
     }
 
 
+def _share(rates: list[float], limits: list[float] | None) -> float | None:
+    return None if limits is None else median(rate / limit for rate, limit in zip(rates, limits, strict=True))
+
+
 def table(result: dict[str, Any]) -> str:
-    """A record's rows as the Markdown table of docs/results.md."""
-    lines = [
-        "| loader | chips/s, cold | chips/s, warm | share of warm | share of disk | CPU-s per 1,000, cold | warm |",
-        "|" + "---|" * 7,
-    ]
+    """A record's rows as the Markdown table of docs/results.md. Old records have no share of the limit."""
+    names = (
+        "loader", "chips/s, cold", "chips/s, warm", "share of warm", "of the disk", "of the limit",
+        "CPU-s per 1,000, cold", "warm",
+    )  # fmt: skip
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     for row in result["rows"]:
         rates = f"{row['chips_per_s']:,.0f} | {row['warm_chips_per_s']:,.0f} | {row['share_of_warm']:.2f}"
-        cpu = f"{row['cpu_s_per_1000']:.2f} | {row['warm_cpu_s_per_1000']:.2f}"
-        disk = "-" if row["share_of_disk"] is None else f"{row['share_of_disk']:.2f}"
-        lines.append(f"| {row['name']} | {rates} | {disk} | {cpu} |")
+        shares = (row.get(name) for name in ("share_of_disk", "share_of_limit"))
+        limits = " | ".join("-" if share is None else f"{share:.2f}" for share in shares)
+        lines.append(
+            f"| {row['name']} | {rates} | {limits} | {row['cpu_s_per_1000']:.2f} | {row['warm_cpu_s_per_1000']:.2f} |"
+        )
     return "\n".join(lines)

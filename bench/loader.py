@@ -106,6 +106,18 @@ def _prepare(rows: Sequence[Row], work: Work) -> None:
         os.sync()
 
 
+def start_row(label: str, function: str, name: str, work: Work, *arguments: Any) -> Remote:
+    """Start a row that has no reason to be skipped.
+
+    Raises:
+        UserError: it cannot run, or gives a wrong batch.
+    """
+    try:
+        return Remote(function, name, work, *arguments)
+    except RemoteError as error:
+        raise UserError(f"{label}: {error}") from error
+
+
 def _start(row: Row, work: Work, entry: dict[str, Any]) -> tuple[Remote, Setting]:
     python = environments.python(row.library)
     chooser = Remote("bench.measure:choose", row.name, work, python=python)

@@ -10,13 +10,13 @@ from typing import Any
 
 from bench.chips import BANDS, Shape, make_shape
 from bench.limits import BareLoader
-from bench.loader import bytes_a_chip, check_limits, r_sol
+from bench.loader import bytes_a_chip, check_limits, r_sol, start_row
 from bench.measure import Pass, find
-from bench.remote_generator import Remote, RemoteError
+from bench.remote_generator import Remote
 from bench.rows import BASELINE
 from bench.work import BATCH, Work
 from pipeline.loader import CROP_SHARE
-from preprocess.console import UserError, say
+from preprocess.console import say
 
 ROWS = ("canopy-lz4", "canopy-none", BASELINE, "dataloader-npy-memmap")
 TRY_S, PASS_S = 0.4, 1.0
@@ -69,7 +69,9 @@ def _time(shape: Shape, work: Work, rounds: int) -> list[dict[str, Any]]:
     bare: dict[str, BareLoader] = {}
     try:
         for name in ROWS:
-            remote = remotes[name] = _start(name, shape, work)
+            label = f"{shape}, {name}"
+            remote = remotes[name] = start_row(label, "bench.measure:serve_quickly", name, work, TRY_S, PASS_S)
+            say(f"{label}: batch checked; fastest with workers {remote.first}")
             codec = find(name).codec
             if codec is not None:
                 bare[name] = BareLoader(work, codec, work.bands, remote.first.workers)
@@ -101,15 +103,6 @@ def _time(shape: Shape, work: Work, rounds: int) -> list[dict[str, Any]]:
         }
         for name in ROWS
     ]
-
-
-def _start(name: str, shape: Shape, work: Work) -> Remote:
-    try:
-        remote = Remote("bench.measure:serve_quickly", name, work, TRY_S, PASS_S)
-    except RemoteError as error:
-        raise UserError(f"{shape}, {name}: {error}") from error
-    say(f"{shape}, {name}: batch checked; fastest with workers {remote.first}")
-    return remote
 
 
 def table(result: dict[str, Any]) -> str:

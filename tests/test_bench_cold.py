@@ -37,9 +37,9 @@ def test_a_dropped_file_is_not_in_the_page_cache_and_a_read_one_is(tmp_path: Pat
 def test_files_that_stay_in_the_page_cache_stop_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(bytes(1 << 20))
     monkeypatch.setattr(cold_files, "drop", lambda path: None)
-    monkeypatch.setattr(cold.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(cold_files.time, "sleep", lambda seconds: None)
     with pytest.raises(UserError, match=r"100% of it lie in the page cache after they were dropped"):
-        cold._dropped(tmp_path)
+        cold_files.disk_bytes_per_s(tmp_path)
 
 
 def test_the_server_gives_the_batches_of_the_folder_and_waits_before_each_answer(session_store: Store) -> None:
@@ -62,7 +62,8 @@ def test_the_server_gives_the_batches_of_the_folder_and_waits_before_each_answer
 
 ROWS = [
     {"name": name, "chips_per_s": 4321.4, "warm_chips_per_s": 5000.0, "share_of_warm": 0.864,
-     "share_of_disk": None if name == cold.STORAGE else 0.5, "cpu_s_per_1000": 0.3, "warm_cpu_s_per_1000": 0.25}
+     "share_of_disk": None if name == cold.STORAGE else 0.5, "share_of_limit": None,
+     "cpu_s_per_1000": 0.3, "warm_cpu_s_per_1000": 0.25}
     for name in cold.ROWS
 ]  # fmt: skip
 
@@ -70,7 +71,7 @@ ROWS = [
 def test_the_printed_table_has_a_line_per_row() -> None:
     lines = cold.table({"rows": ROWS}).splitlines()[2:]
     assert lines == [
-        f"| {name} | 4,321 | 5,000 | 0.86 | {'-' if name == cold.STORAGE else '0.50'} | 0.30 | 0.25 |"
+        f"| {name} | 4,321 | 5,000 | 0.86 | {'-' if name == cold.STORAGE else '0.50'} | - | 0.30 | 0.25 |"
         for name in cold.ROWS
     ]
 
@@ -99,4 +100,9 @@ def test_the_mode_makes_a_row_per_loader(tmp_path: Path, monkeypatch: pytest.Mon
         assert row["share_of_warm"] == median(ratios)
         assert row["mapped_mib"] > 0
         assert (row["share_of_disk"] is None) == (row["name"] == cold.STORAGE)
+        assert (row["share_of_limit"] is None) == (row["name"] == cold.STORAGE)
+    ours, storage = result["rows"][0], result["rows"][-1]
+    assert storage["warm_samples"] == ours["warm_samples"]
+    assert storage["warm_cpu_s_per_1000"] == ours["warm_cpu_s_per_1000"]
+    assert ours["share_of_limit"] >= ours["share_of_disk"]
     json.dumps(result)
