@@ -16,6 +16,7 @@ from train.hooks import Hooks
 from train.losses import loss_function
 from train.messages import advice, epoch_lines, time_lines
 from train.metrics import class_ap
+from train.mixup import epoch_mixup
 from train.nan_checks import check_losses, check_scores
 from train.predict import predict
 from train.record import selection_split
@@ -105,6 +106,7 @@ class RunLoop:
             config, state = self.job.config, self.state
             self.trainer.net.train()
             loss_meter = LossMeter(self.job.device)
+            mixup = epoch_mixup(config, state.epoch, self.job.data.store)
             split = selection_split(self.job.data)
             previous = f" {split} mAP {state.lines[-1].mean_ap(split):.3f}" if state.lines else ""
             first = state.step * config.accumulate  # micro-batch
@@ -116,7 +118,7 @@ class RunLoop:
             ) as progress:  # fmt: skip
                 for index in range(first, self.run.steps_per_epoch * config.accumulate):
                     batch = self._next_batch(micro_batches, is_first=index == first)
-                    self._train_batch(batch, index % config.accumulate, loss_meter)
+                    self._train_batch(mixup.blend(batch) if mixup else batch, index % config.accumulate, loss_meter)
                     gpu.sample()
                     if loss_meter.failed:
                         check_losses(state, config, self.job.data.store)

@@ -234,6 +234,12 @@ class OptimisationSettings(Settings):
         ge=0,
         le=1,
     )
+    mixup: float = setting(
+        0.0,
+        "Mixup: train on blends of two chips and their labels, in shares from Beta(MIXUP, MIXUP). 0: no mixup.",
+        ge=0,
+        le=100,
+    )
     ema: float = setting(0.0, "Decay of the moving average of the weights. 0: no average.", ge=0, lt=1)
     seed: int = setting(
         0, "Seed of the order of chips, of the augmentation and of the initial weights.", ge=0, le=2**63 - 1
