@@ -67,8 +67,9 @@ def _fit(run: Run) -> str:
     train, test, epochs = line.mean_ap("train"), line.mean_ap("test"), len(run.history)
     if train - test > OVERFIT:
         return (
-            f"Overfitting: train mAP {train:.3f}, test mAP {test:.3f}. More chips help most; else try a larger "
-            "WEIGHT_DECAY, SMOOTHING=0.1, a smaller ARCH, or pretrained WEIGHTS."
+            f"Overfitting: train mAP {train:.3f}, test mAP {test:.3f}. More chips help most; else try "
+            f"{'a larger MIXUP' if run.config.mixup else 'MIXUP=0.2'}, a larger WEIGHT_DECAY, a smaller ARCH, or "
+            "pretrained WEIGHTS."
         )
     if text := _underfit(run):
         return text
@@ -93,7 +94,7 @@ def _underfit(run: Run) -> str:
     if not len(both):
         return ""
     train, test = both.mean(axis=0)
-    if train > test or test > LEARNT:
+    if train > test or test > LEARNT or run.config.mixup:  # blended chips are harder than those of the test
         return ""
     only = "" if len(both) == len(pairs) else f" over the {len(both)} classes with positives in both"
     return (

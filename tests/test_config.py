@@ -190,7 +190,7 @@ def test_settings_that_always_have_an_effect() -> None:
         "crop", "amp", "deterministic", "workers", "shuffle_labels", "compile", "accumulate", "checkpoint_minutes",
         "rank_timeout_minutes",
         "tracker", "recipe", "epochs", "batch", "test_batch", "flips", "optimizer", "lr", "weight_decay", "schedule",
-        "loss", "ema", "smoothing", "balance", "bands_in", "trunks", "bands_rgb",
+        "loss", "ema", "mixup", "smoothing", "balance", "bands_in", "trunks", "bands_rgb",
     }  # fmt: skip
     sometimes = {name for setting, _, _ in WITHOUT_EFFECT for name in setting}
     assert sometimes == {name for name, _, _ in NO_EFFECT}
@@ -216,7 +216,7 @@ def test_the_list_of_settings_is_frozen() -> None:
         "crop", "amp", "deterministic", "workers", "cache", "decode", "shuffle_labels", "conv1", "compile",
         "accumulate", "checkpoint_minutes", "rank_timeout_minutes", "tracker",
         "recipe", "epochs", "batch", "test_batch", "flips", "optimizer", "lr", "momentum", "weight_decay", "schedule",
-        "step_epochs", "step_gamma", "loss", "warmup", "ema", "smoothing", "balance", "trunk_lr",
+        "step_epochs", "step_gamma", "loss", "warmup", "ema", "mixup", "smoothing", "balance", "trunk_lr",
         "pool", "stem", "crop_share", "bands_in", "trunks", "bands_rgb", "block_km",
     }  # fmt: skip
 

@@ -101,6 +101,14 @@ def test_underfitting_is_judged_over_the_classes_with_positives_in_both_splits(r
     assert lines(made(run, history=(*first, better))) == []
 
 
+def test_train_scores_of_blended_chips_say_nothing_about_underfitting(run: Run) -> None:
+    blended: Any = made(run, history=epochs(run, (0.6, 0.6), (0.5, 0.6)))
+    (line,) = lines(blended)
+    assert line.startswith("Underfitting")
+    blended.config = run.config.model_copy(update={"mixup": 0.2})
+    assert lines(blended) == []
+
+
 def test_a_network_that_has_learnt_its_chips_does_not_underfit(run: Run) -> None:
     assert lines(made(run, history=epochs(run, (0.98, 0.985), (0.98, 0.985)))) == []
 

@@ -110,12 +110,13 @@ def test_a_resumed_run_can_be_stopped_and_resumed_again(
     assert resume(tmp_path / "run").stderr.startswith(f"error: RESUME={tmp_path / 'run'}: the run is done.")
 
 
-@pytest.mark.parametrize("recipe", ["course", "sgd", "cosine"])
+@pytest.mark.parametrize("recipe", ["course", "sgd", "cosine", "mixup"])
 def test_optimizers_and_schedules_are_resumed_to_the_bit(store: Store, tmp_path: Path, recipe: str) -> None:
     settings = {
         "course": ("RECIPE=course", "BATCH=20", "AMP=bf16"),
         "sgd": ("BATCH=20", "OPTIMIZER=sgd", "ACCUMULATE=2"),
         "cosine": ("BATCH=20", "SCHEDULE=cosine", "WARMUP=0.2", "TRUNK_LR=0.3", "BALANCE=0.5", "SMOOTHING=0.1"),
+        "mixup": ("BATCH=20", "ACCUMULATE=2", "MIXUP=0.2", "EMA=0.9"),
     }[recipe]
     whole, first, second = Steps(), Steps(stop_at(6)), Steps()
     with whole.watch:

@@ -1,7 +1,8 @@
 """A run's whole configuration, checked where it is made. Imports nothing heavy.
 
 A recipe (`recipes`) gives the training settings; whatever the user sets goes over it. The run folder keeps the
-result, and `config_from(json)` brings it back. Leaves the definitions of the settings to `setting_groups`.
+result, and `config_from(json)` brings it back. Leaves the definitions of the settings to `setting_groups` and
+`optimisation`.
 """
 
 from collections.abc import Callable, Collection
@@ -16,8 +17,9 @@ from preprocess.messages import bad, did_you_mean, shown
 from preprocess.setting_specs import specs
 from train.band_choice import TASKS as TASKS
 from train.band_choice import BandChoice
+from train.optimisation import OptimisationSettings
 from train.recipes import RECIPES
-from train.setting_groups import DataSettings, ModelSettings, OptimisationSettings, RunSettings
+from train.setting_groups import DataSettings, ModelSettings, RunSettings
 
 TASK_2 = (
     "TASK=2 trains nothing: it is the analysis (tail accuracy, best and worst chips) of a Task 1 run. "

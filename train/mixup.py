@@ -1,4 +1,4 @@
-"""Mixup (Zhang et al. 2018): each training chip and its labels are blended with the next chip of its micro-batch.
+"""Mixup (Zhang et al. 2018): each training chip and its labels are blended with the chip before it in its micro-batch.
 
 In: a batch on its device. Out: blended images and labels. A chip's share is a function of (seed, epoch, chip), so a
 resumed run blends as an uninterrupted one does. Its partner is in the same micro-batch: another BATCH, ACCUMULATE or
@@ -32,20 +32,20 @@ class Mixup:
         self._uniform = (words(seed, epoch, num_chips, 3) >> np.uint64(11)) * 2.0**-53
 
     def shares(self, chips: np.ndarray) -> np.ndarray:
-        """(B,) float32: how much of each chip is in its blended image, .5 to 1. The rest is the next chip's."""
+        """(B,) float64: how much of each chip is in its blended image, .5 to 1. The rest is its partner's."""
         drawn = betaincinv(self._alpha, self._alpha, self._uniform[chips])
-        return np.maximum(drawn, 1 - drawn).astype(np.float32)  # the distribution is symmetric
+        return np.asarray(np.maximum(drawn, 1 - drawn))  # the distribution is symmetric
 
     def blend(self, batch: Batch) -> Batch:
-        """The batch with blended images and labels. The last chip's partner is the first one."""
+        """The batch with blended images and labels. The first chip's partner is the last one."""
         images, labels = batch.images_nchw, batch.labels
-        shares = torch.from_numpy(self.shares(batch.chips))
+        shares = torch.from_numpy(self.shares(batch.chips).astype(np.float32))
         if images.is_cuda:  # the host does not wait for this copy
             shares = shares.pin_memory().to(images.device, non_blocking=True)
         return replace(
             batch,
-            images_nchw=torch.lerp(images.roll(-1, 0), images, shares.to(images.dtype)[:, None, None, None]),
-            labels=torch.lerp(labels.roll(-1, 0), labels, shares[:, None]),
+            images_nchw=torch.lerp(images.roll(1, 0), images, shares.to(images.dtype)[:, None, None, None]),
+            labels=torch.lerp(labels.roll(1, 0), labels, shares[:, None]),
         )
 
 

@@ -1,6 +1,10 @@
-"""Recipes: functions that return all training settings. Imports nothing; `config` checks what comes out."""
+"""Recipes: functions that return training settings, and settings whose default is the recipe's. `config` checks what
+comes out. Imports nothing heavy.
+"""
 
-from typing import Any
+from typing import Any, cast
+
+from preprocess.settings import setting
 
 
 def course() -> dict[str, Any]:
@@ -28,3 +32,11 @@ def best() -> dict[str, Any]:
 
 
 RECIPES = {"default": default, "course": course, "best": best}
+
+
+def by_recipe(name: str, description: str, default: Any = ..., *, more: str = "", **limits: float) -> Any:
+    """A setting whose default is the recipe's. `default` is for recipes that do not say; `more` is shown behind it."""
+    values = {recipe: make().get(name, default) for recipe, make in RECIPES.items()}
+    others = [f"RECIPE={recipe}: {value}" for recipe, value in values.items() if value != values["default"]]
+    text = f"{values['default']} ({', '.join(others)})" if others else str(values["default"])
+    return setting(default, description, default_text=text + more, **cast(Any, limits))

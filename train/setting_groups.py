@@ -1,11 +1,12 @@
-"""The settings of a training, in four groups. `config` puts them together and checks what must fit.
+"""The settings of a training's data, network and execution; `optimisation` has those of the training itself. `config`
+puts them together and checks what must fit.
 
-To add a setting, add its field here and use `config.NAME` where it acts. The checks, the help, the did-you-mean lines,
-docs/settings.md and run.json follow from the field. Imports nothing heavy.
+To add a setting, add its field to a group and use `config.NAME` where it acts. The checks, the help, the did-you-mean
+lines, docs/settings.md and run.json follow from the field. Imports nothing heavy.
 """
 
 import re
-from typing import Any, ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 from pydantic import ValidationInfo, field_validator
 
@@ -13,18 +14,10 @@ from models.archs import ARCHS
 from preprocess.settings import Settings, setting
 from preprocess.split_rules import BLOCK_KM, check_rule
 from train.band_choice import split_groups
-from train.recipes import RECIPES
+from train.recipes import by_recipe
 
 _ARCH = re.compile("[A-Za-z0-9_]{1,100}")
 _GPU_NUMBER = re.compile("0|[1-9][0-9]{0,3}")
-
-
-def by_recipe(name: str, description: str, default: Any = ..., *, more: str = "", **limits: float) -> Any:
-    """A setting whose default is the recipe's. `default` is for recipes that do not say; `more` is shown behind it."""
-    values = {recipe: make().get(name, default) for recipe, make in RECIPES.items()}
-    others = [f"RECIPE={recipe}: {value}" for recipe, value in values.items() if value != values["default"]]
-    text = f"{values['default']} ({', '.join(others)})" if others else str(values["default"])
-    return setting(default, description, default_text=text + more, **cast(Any, limits))
 
 
 def check_gpu(text: str) -> str:
@@ -186,64 +179,6 @@ class ModelSettings(Settings):
         if text not in ("auto", "imagenet", "none") and not text.endswith(".safetensors"):
             raise ValueError("imagenet, none or a .safetensors file")
         return text
-
-
-class OptimisationSettings(Settings):
-    """How the network is trained. Lengths are in epochs."""
-
-    heading: ClassVar[str] = "Optimisation"
-
-    recipe: str = setting(
-        "default",
-        "A named set of defaults. default: AdamW, one cycle, 8 symmetries. best: default on whole chips, without max "
-        "pooling if chips are smaller than 64 pixels. course: SGD, step schedule and horizontal flips of the reference "
-        "project.",
-        hint="|".join(RECIPES),
-    )
-    epochs: int = by_recipe("epochs", "Epochs.", more="; 8 for the demo chips", ge=1, le=100_000)
-    batch: int = by_recipe("batch", "Chips per optimizer step, over all GPUs and micro-batches.", ge=1, le=2**20)
-    accumulate: int = setting(
-        1,
-        "Gradient accumulation: micro-batches per optimizer step. BATCH must be a multiple of ACCUMULATE x processes.",
-        ge=1,
-        le=2**20,
-    )
-    optimizer: Literal["sgd", "adamw"] = by_recipe("optimizer", "The optimizer.")
-    lr: float = by_recipe("lr", "Highest learning rate. LR=find: a test of many rates, no training.", gt=0, le=1e30)
-    trunk_lr: float = setting(1.0, "All layers before the last have the learning rate TRUNK_LR x LR.", gt=0, le=1e6)
-    momentum: float = by_recipe("momentum", "Momentum of SGD.", ge=0, le=1)
-    weight_decay: float = by_recipe("weight_decay", "Weight decay.", ge=0, le=1e6)
-    schedule: Literal["step", "onecycle", "cosine"] = by_recipe(
-        "schedule",
-        "How the learning rate changes. onecycle: up and down once. cosine: up in a "
-        "straight line during WARMUP, then down along a cosine.",
-    )
-    warmup: float = setting(0.3, "Share of all steps in which onecycle and cosine raise the learning rate.", ge=0, lt=1)
-    step_epochs: int = by_recipe("step_epochs", "Epochs between two steps of SCHEDULE=step.", ge=1, le=100_000)
-    step_gamma: float = by_recipe(
-        "step_gamma", "Factor of the learning rate at each step of SCHEDULE=step.", gt=0, le=1
-    )
-    loss: Literal["bce", "soft_margin", "asymmetric"] = by_recipe(
-        "loss", "The loss. bce: binary cross-entropy. asymmetric: easy negatives count less."
-    )
-    smoothing: float = setting(0.0, "Label smoothing.", ge=0, lt=1)
-    balance: float = setting(
-        0.0,
-        "Class balance: the loss of a positive label is multiplied by (negatives / positives of the class) ** BALANCE. "
-        "0: no balancing.",
-        ge=0,
-        le=1,
-    )
-    mixup: float = setting(
-        0.0,
-        "Mixup: train on blends of two chips and their labels, in shares from Beta(MIXUP, MIXUP). 0: no mixup.",
-        ge=0,
-        le=100,
-    )
-    ema: float = setting(0.0, "Decay of the moving average of the weights. 0: no average.", ge=0, lt=1)
-    seed: int = setting(
-        0, "Seed of the order of chips, of the augmentation and of the initial weights.", ge=0, le=2**63 - 1
-    )
 
 
 class RunSettings(Settings):
