@@ -1,8 +1,8 @@
 """`make preview`: a picture of the first train batch, as stored and as the network sees it.
 
-In: the configuration of a training. Out: a PNG, and lines that say what to look for and what to do next. The batch
-comes from the loader that the training would use. Randomness is a function of (seed, epoch, chip), so the picture shows
-the first chips of the run's first step. Leaves drawing to `preview_picture`.
+In: the configuration of a training, its store and split. Out: a PNG, and lines that say what to look for and what to do
+next. The batch comes from the loader that the training would use. Randomness is a function of (seed, epoch, chip), so
+the picture shows the first chips of the run's first step. Leaves drawing to `preview_picture`.
 """
 
 import io
@@ -18,14 +18,14 @@ from analysis.slugs import listed
 from pipeline.inputs import Inputs
 from pipeline.loader import Batch
 from pipeline.order import Augmentation
-from preprocess.band_names import COLOURS, false_colour, true_colour
+from preprocess.band_names import false_colour, true_colour
 from preprocess.console import say
 from preprocess.files import write_atomic
 from preprocess.nodata import nodata_mask
-from preprocess.zarr_store import open_store
+from preprocess.splits import Split
+from preprocess.zarr_store import Store
 from train.config import Config
 from train.device import choose_device
-from train.early_checks import open_checked
 from train.preview_words import seen_words
 from train.setup import Data, make_train_loader, open_data
 
@@ -42,21 +42,19 @@ class FirstBatch:
     crop: tuple[int, int]
 
 
-def preview(config: Config, *, chips: int, out: Path, all_bands: bool) -> None:
+def preview(config: Config, opened: tuple[Store, Split], *, chips: int, out: Path) -> None:
     """Draw the first train batch.
 
     Args:
         config: of the training.
+        opened: its store and split, from `open_checked`.
         chips: how many chips of the batch are shown.
         out: the PNG.
-        all_bands: take all bands of the store instead of those of the task.
 
     Raises:
         UserError: what the training would refuse, too.
     """
-    if all_bands:
-        config = with_all_bands(config, open_store(config.store).layout.bands)
-    first = first_batch(config)
+    first = first_batch(config, opened)
     shown = [shown_chip(first, row, panels) for row, panels in enumerate(_panels(config, first, chips))]
     count = f"{len(shown)} of {len(first.batch.chips)} chips of the first train batch"
     picture = draw(shown, [f"{Path(config.store).name}: {count} (SEED={config.seed})", *_legend(config, first.data)])
@@ -69,21 +67,11 @@ def preview(config: Config, *, chips: int, out: Path, all_bands: bool) -> None:
     say(" ".join(["make train", *seen_words(config)]))
 
 
-def with_all_bands(config: Config, bands: tuple[str, ...]) -> Config:
-    """The configuration whose network sees all bands of the store; TASK alone, where that is enough."""
-    if not config.bands_rgb:
-        if set(bands) == {*COLOURS}:
-            return config.replace(task=1)
-        if set(bands) == {*COLOURS, "nir"}:
-            return config.replace(task=4)
-    return config.replace(task=4, bands_in=",".join(bands))
-
-
-def first_batch(config: Config) -> FirstBatch:
+def first_batch(config: Config, opened: tuple[Store, Split]) -> FirstBatch:
     """The first batch of the first epoch, from the loader of a training on the CPU."""
     config = config.replace(gpu="cpu", gpu_given=False)
     device = choose_device(config)
-    data = open_data(config, open_checked(config))
+    data = open_data(config, opened)
     loader = make_train_loader(config, data, device)
     plan, batches = next(iter(loader.plans(0))), loader.epoch(0)
     batch = next(iter(batches))

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import create_model
 
+from preprocess.band_names import COLOURS
 from preprocess.console import UserError
 from preprocess.files import is_url, partial_path, store_place
 from preprocess.setting_specs import specs
@@ -82,9 +83,26 @@ class PreviewRequest:
             raise UserError(f"OUT={self.out}: expected a file NAME.png in a folder that exists.")
 
 
+def with_all_bands(config: Config, bands: tuple[str, ...]) -> Config:
+    """The configuration whose network sees all bands of the store; TASK alone, where that is enough."""
+    if not config.bands_rgb:
+        if set(bands) == {*COLOURS}:
+            return config.replace(task=1)
+        if set(bands) == {*COLOURS, "nir"}:
+            return config.replace(task=4)
+    return config.replace(task=4, bands_in=",".join(bands))
+
+
 def preview(request: PreviewRequest) -> int:
     """Draw the first train batch as the network sees it."""
+    from preprocess.zarr_store import open_store
+    from train.early_checks import open_checked
+
+    config = request.config
+    if request.all_bands:
+        config = with_all_bands(config, open_store(config.store).layout.bands)
+    opened = open_checked(config)  # before torch loads
     from analysis.preview import preview as draw
 
-    draw(request.config, chips=request.chips, out=request.out, all_bands=request.all_bands)
+    draw(config, opened, chips=request.chips, out=request.out)
     return 0

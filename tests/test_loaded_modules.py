@@ -34,6 +34,13 @@ MAY_IMPORT = {
 }
 _END = "print([name for name in sys.argv[1].split(',') if name in sys.modules], flush=True)"
 _RUN = f"import sys\nfrom canopy.main import dispatch\nassert dispatch('', sys.argv[2:]) == 0\n{_END}"
+_REFUSED = f"""import sys
+from canopy.main import dispatch
+from preprocess.console import UserError
+try:
+    dispatch('', sys.argv[2:])
+except UserError:
+    {_END}"""
 _SETTINGS = f"""import sys
 from canopy import help_text
 from canopy.commands import COMMANDS
@@ -94,6 +101,12 @@ def test_the_settings_of_every_command_are_read_without_any_heavy_library() -> N
 @pytest.mark.parametrize("command", ["info", "verify", "windows"])
 def test_short_commands_import_only_what_they_use(files: SimpleNamespace, command: str) -> None:
     assert loaded(_RUN, command, *words_of(command, files), cwd=files.folder) - MAY_IMPORT[command] == set()
+
+
+@pytest.mark.parametrize("command", ["train", "preview"])
+def test_a_batch_that_is_too_large_is_refused_before_torch_is_loaded(files: SimpleNamespace, command: str) -> None:
+    words = ("TASK=1", f"STORE={files.store}", "BATCH=1000")
+    assert loaded(_REFUSED, command, *words, cwd=files.folder) <= {"numpy", "zarr", "tifffile"}
 
 
 @pytest.mark.slow

@@ -14,12 +14,13 @@ from helpers.commands import here, train
 from PIL import Image
 from tiny import tiny_networks
 
-from analysis.preview import _panels, band_groups, first_batch, shown_chip, with_all_bands
+from analysis.preview import _panels, band_groups, first_batch, shown_chip
 from analysis.preview_picture import LARGEST, Row, ShownChip, draw, wrapped
-from analysis.preview_settings import PreviewRequest
+from analysis.preview_settings import PreviewRequest, with_all_bands
 from pipeline.loader import Batch
 from preprocess.zarr_store import Store
 from train.config import Config, make_config
+from train.early_checks import open_checked
 from train.hooks import Hooks, use_hooks
 from train.loop import RunLoop
 from train.preview_words import SEEN, seen_words
@@ -46,7 +47,7 @@ def test_the_lower_panels_are_the_upper_ones_augmented_as_their_title_says(
     session_store: Store, settings: dict[str, Any]
 ) -> None:
     config = config_of(session_store, **settings)
-    first = first_batch(config)
+    first = first_batch(config, open_checked(config))
     side = first.batch.images_nchw.shape[2]
     titles = set()
     for row, panels in enumerate(_panels(config, first, 20)):
@@ -67,7 +68,7 @@ def test_the_batch_is_that_of_the_first_step_of_the_run(session_store: Store, tm
     with tiny_networks(), use_hooks(Hooks(on_batch_end=note)):
         ended = train(session_store.path, tmp_path / "run", *words, task=4)
     config = config_of(session_store, seed=3, split="0.5,0.5", shuffle_labels=True)
-    found = first_batch(config).batch
+    found = first_batch(config, open_checked(config)).batch
     assert found.chips.tolist() == seen[0].chips.tolist()
     assert torch.equal(found.images_nchw, seen[0].images_nchw)
     assert torch.equal(found.labels, seen[0].labels)
@@ -78,7 +79,7 @@ def test_the_batch_is_that_of_the_first_step_of_the_run(session_store: Store, tm
 
 def test_names_and_tags_are_those_of_the_chips(session_store: Store, session_chips: Chips) -> None:
     config = config_of(session_store, bands_in="nir,blue")
-    first = first_batch(config)
+    first = first_batch(config, open_checked(config))
     for row, panels in enumerate(_panels(config, first, 20)):
         shown = shown_chip(first, row, panels)
         index = int(shown.name.removeprefix("t_"))
@@ -91,7 +92,7 @@ def test_names_and_tags_are_those_of_the_chips(session_store: Store, session_chi
 @pytest.mark.slow  # DALI's pipeline takes 5 s
 def test_a_course_batch_is_shown_as_pil_decodes_it(session_store: Store) -> None:
     config = config_of(session_store, "course", input="course", crop_share=1.0, flips="none")
-    first = first_batch(config)
+    first = first_batch(config, open_checked(config))
     (seen,) = [after for _, after in _panels(config, first, 1)]
     mean, std = (np.array(values)[:, None, None] for values in (first.data.inputs.mean, first.data.inputs.std))
     blue, green, red, _ = np.rint(np.clip(first.batch.images_nchw[0].numpy() * std + mean, 0, 255))
