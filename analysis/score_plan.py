@@ -56,6 +56,10 @@ class ScorePlan:
         arrays = {"path_bytes": paths.data, "path_ends": paths.ends, "size": files.size, "mtime_ns": files.mtime_ns}
         if files.corners is not None:
             arrays["corners"] = files.corners
+        if files.etags is not None:
+            etags = PackedTexts.of(files.etags)
+            header["etag_prefix"] = etags.prefix
+            arrays |= {"etag_bytes": etags.data, "etag_ends": etags.ends}
         file = io.BytesIO()
         np.savez(file, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
         return file.getvalue(), xxhash.xxh3_128_hexdigest(file.getvalue())
@@ -76,6 +80,8 @@ def read_plan(path: Path, digest: str) -> ScorePlan:
         files = Files(  # the names are not needed here
             names=paths, paths=_from_here(paths, header["folder"]), size=file["size"], mtime_ns=file["mtime_ns"],
             bands=tuple(header["bands"]), corners=file["corners"] if "corners" in file.files else None,
+            etags=PackedTexts(prefix=header["etag_prefix"], data=file["etag_bytes"], ends=file["etag_ends"])
+            if "etag_bytes" in file.files else None,
         )  # fmt: skip
     layout = layout_from({"nodata": None, **header["layout"]})
     if header["how"]:

@@ -131,7 +131,7 @@ def test_a_plan_of_windows_is_read_as_it_was_written(tmp_path: Path, text: str |
     paths = ["tif/a.tif", "tif/a.tif", "tif/b.tif"]
     files = Files(
         names=paths, paths=paths, size=np.arange(3), mtime_ns=np.arange(3) + 7, bands=how.bands,
-        corners=np.arange(6).reshape(3, 2),
+        corners=np.arange(6).reshape(3, 2), etags=['"etag of a"', '"etag of a"', '"b"\n"b2"'],
     )  # fmt: skip
     layout = plan_layout(bands=BANDS, height=8, width=8, dtype="uint16", codec="none", nodata="0")
     reader = RasterReader(files=files, layout=layout, bands=(), how=how)
@@ -144,6 +144,7 @@ def test_a_plan_of_windows_is_read_as_it_was_written(tmp_path: Path, text: str |
     assert isinstance(read.reader, RasterReader)
     assert (read.reader.how, read.reader.layout, read.reader.bands) == (how, layout, ())
     assert list(read.reader.files.paths) == [f"/of/the/command/{path}" for path in paths]
+    assert read.reader.files.etags == files.etags
     for name in ("size", "mtime_ns", "corners"):
         assert (getattr(read.reader.files, name) == getattr(files, name)).all()
     assert replace(read, reader=reader) == written
