@@ -33,6 +33,7 @@ from preprocess.zarr_store import Store, write_atomic
 MAX_HAMMING = 8
 # Root mean square difference of the thumbnails, as a share of their contrast.
 MAX_DIFFERENCE = 0.15
+_AT_ONCE = 1 << 20  # values of thumbnails; 4 MiB
 # Smallest rank correlation of two lines' steps from pixel to pixel; `neighbours` has the other conditions.
 MIN_CORRELATION = 0.5
 # Factor above the best correlation by chance, in Fisher's z. z is about normal, and the best of n^2 pairs lies 4 (n =
@@ -79,15 +80,22 @@ def near_duplicates(store: Store, features: Features) -> Pairs:
     checksum = store.checksum  # read once: there can be more pairs than chips
     usable = np.flatnonzero((features.low < features.high).any(axis=1))
     rows = close_hashes(features.hash[usable], MAX_HAMMING)
-    found = []
-    for one, two in usable[rows].tolist():
-        if checksum[one] == checksum[two]:
-            continue
-        a, b = features.thumbnail[one], features.thumbnail[two]
-        contrast = np.sqrt((a.var(axis=(1, 2)).mean() + b.var(axis=(1, 2)).mean()) / 2)
-        if np.sqrt(((a - b) ** 2).mean()) <= MAX_DIFFERENCE * contrast:
-            found.append((one, two, "nearly the same"))
-    return _pairs(found)
+    pairs = usable[rows]
+    pairs = pairs[checksum[pairs[:, 0]] != checksum[pairs[:, 1]]]
+    count = max(1, _AT_ONCE // features.thumbnail[0].size)
+    blocks = (pairs[first : first + count] for first in range(0, len(pairs), count))
+    alike = [block[_look_alike(*features.thumbnail[block.T])] for block in blocks]
+    return _pairs([(one, two, "nearly the same") for block in alike for one, two in block.tolist()])
+
+
+def _look_alike(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(P,) bool: whether two of (P, bands, height, width) thumbnails differ by a small share of their contrast."""
+    contrast = np.sqrt((_variance(a) + _variance(b)) / 2)
+    return np.asarray(np.sqrt(((a - b) ** 2).reshape(len(a), -1).mean(axis=1)) <= MAX_DIFFERENCE * contrast)
+
+
+def _variance(thumbnails: np.ndarray) -> np.ndarray:
+    return np.asarray(thumbnails.var(axis=(2, 3)).mean(axis=1))
 
 
 def neighbours(features: Features) -> tuple[Pairs, float]:
