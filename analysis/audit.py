@@ -72,7 +72,7 @@ def audit(
         store_path.name + ".audit"
     )
     tables, figures = Tables(folder=folder / "tables"), Figures(folder=folder / "figures")
-    names = store.names  # read once: the page names some hundred chips
+    names = store.name_texts  # read once: the page names some hundred chips
     budget = ImageBudget(blocks=sum(1 for finding in findings if len(finding.chips)))
     sections = [summary(findings, tables)]
     makers = [finding for finding in findings if finding.count]

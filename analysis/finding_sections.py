@@ -12,6 +12,7 @@ from analysis.chip_sections import left_out, shown_side
 from analysis.label_checks import Finding, tags_of
 from analysis.page import Cards, Section, Table, Tables, card
 from analysis.pictures import ImageBudget, pictures
+from preprocess.packed_texts import PackedTexts
 from preprocess.zarr_store import Store
 
 MAX_SHOWN = 12  # chips or pairs per finding on the page; the table has all of them
@@ -62,7 +63,7 @@ def summary(findings: list[Finding], tables: Tables) -> Section:
 
 
 def finding_section(
-    store: Store, names: np.ndarray, split_names: np.ndarray, finding: Finding, tables: Tables, budget: ImageBudget
+    store: Store, names: PackedTexts, split_names: np.ndarray, finding: Finding, tables: Tables, budget: ImageBudget
 ) -> Section:  # fmt: skip
     """The chips or rows of a finding that has some, and what to do about them."""
     name = finding.title.lower().replace(",", "").replace(" ", "_")
@@ -73,7 +74,10 @@ def finding_section(
         return section
     frame = pd.DataFrame(
         {
-            **{f"image_name{'' if k == 0 else f' {k + 1}'}": names[column] for k, column in enumerate(finding.chips.T)},
+            **{
+                f"image_name{'' if k == 0 else f' {k + 1}'}": list(names.at(column))
+                for k, column in enumerate(finding.chips.T)
+            },
             **{
                 f"split{'' if k == 0 else f' {k + 1}'}": split_names[column] for k, column in enumerate(finding.chips.T)
             },
@@ -85,7 +89,7 @@ def finding_section(
     images = pictures(store, shown, budget)
     remaining = iter(images)
     cards = [
-        [card(str(names[chip]), next(remaining), [*([reason] if index == 0 and reason else []),
+        [card(names[chip], next(remaining), [*([reason] if index == 0 and reason else []),
                  split_names[chip] or "in no split", tags_of(store, chip)])
             for index, chip in enumerate(group)
         ]
