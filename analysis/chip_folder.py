@@ -45,8 +45,9 @@ from train.gpu_proof import check_images, first_images
 class Files:
     """Chips below a folder, sorted by name; `names` are paths below the folder, without the suffix.
 
-    `bands`: the names that replace {band} in a path; () if a chip is one file. `corners`: (N, 2), the first row and
-    column of each window if the chips are windows of rasters, see `raster_folder`. `etags`: see `sources.etags_of`.
+    `bands`: with a file per band, the bands' names, which replace {band} in a path; otherwise (). `corners`: if the
+    chips are windows of rasters, (N, 2), the first row and column of each window, see `raster_folder`; otherwise None.
+    `etags`: see `sources.etags_of`.
     """
 
     names: Sequence[str]

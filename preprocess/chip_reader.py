@@ -27,9 +27,9 @@ from preprocess.window_cut import Cut
 class ChipFiles:
     """How the files of a chip become its bands.
 
-    `expected`: what each file must have: one entry, or one per band. `bands`: the names that replace {band} in a path;
-    () if a chip is one file. `preset`: a key of PRESETS, whose rule for TIFFs holds. `fit`: the size to bring chips
-    to, if sizes differ. `cut`: chips are windows of rasters, which `window_reader` reads.
+    `expected`: what each file must have: one entry, or one per band. `bands`: with a file per band, the bands' names,
+    which replace {band} in a path; otherwise (). `preset`: a key of PRESETS, whose rule for TIFFs holds. `fit`: the
+    size to bring chips to, if sizes differ. `cut`: chips are windows of rasters, which `window_reader` reads.
     """
 
     expected: tuple[Expected, ...]

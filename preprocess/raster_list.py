@@ -69,7 +69,7 @@ def read_rasters(
     Args:
         named: from `find_rasters`.
         cut: how windows are cut.
-        bands: the names that replace {band} in a path; () if a raster is one file.
+        bands: with a file per band, the bands' names, which replace {band} in a path; otherwise ().
         asked: what every file must have; the first one decides the rest.
 
     Raises:

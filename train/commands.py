@@ -283,9 +283,10 @@ def train(request: TrainRequest) -> int:
     # instead of 2.3 CPU-seconds. Frozen, they are left out later, too. Only once: it would also keep a former run.
     is_first = "torch" not in sys.modules
     gc.disable()
-    from train.start import start
-
-    gc.enable()
+    try:
+        from train.start import start
+    finally:
+        gc.enable()
     if is_first:
         gc.freeze()
     return start(request, opened)
