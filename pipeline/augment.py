@@ -32,7 +32,8 @@ BLOCK_VALUES = 16_384  # written at once: 64 KiB
 # overwrites: writing line by line took 15 to 25 % longer. A small block fits into the cache, as does its batch: there
 # memcpy took longer.
 LARGE_BYTES = 16_384
-CACHE_LINE, FETCHED_BYTES = 64, 8192
+# Uncompressed chunks of 64 x 64 uint16 have 8,196 bytes: fetched ahead, 13 of them took 19.8 us of CPU, before 23.6.
+CACHE_LINE, FETCHED_BYTES = 64, 16_384
 _compiled = numba.njit(nogil=True, cache=True)
 
 
