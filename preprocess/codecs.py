@@ -57,7 +57,7 @@ class Codec(ABC):
 
     @abstractmethod
     def encoder(self) -> EncodeChunks:
-        """A function that encodes chunks. It has its own working memory, so each thread needs its own function.
+        """A function that encodes chunks.
 
         Its arguments:
             chunks: (N, chunk_bytes) uint8, C-contiguous.
@@ -100,9 +100,8 @@ class Lz4(Codec):
         """See `preprocess.lz4`. Its compiled code is loaded here, so only a process that encodes waits for it."""
         from preprocess import lz4
 
-        table = np.empty(lz4.TABLE_SIZE, np.uint64)
-
         def encode(chunks: np.ndarray, out: np.ndarray, sizes: np.ndarray, gap: int) -> None:
+            table = lz4.make_table(chunks.shape[1])
             lz4.encode_blocks(chunks, out, sizes, table, LZ4_HEADER_BYTES, gap)
             sizes += LZ4_HEADER_BYTES
             start, data = 0, memoryview(out.data)
