@@ -26,14 +26,16 @@ RGB = ("red", "green", "blue")
 ReadChip = Callable[[int], np.ndarray]  # chip -> (band, y, x)
 
 
-def canopy(codec: str, bands: tuple[str, ...] | None = None) -> Callable[[Work, Setting], Epoch]:
+def canopy(
+    codec: str, bands: tuple[str, ...] | None = None, page_cache: int | None = None
+) -> Callable[[Work, Setting], Epoch]:
     """canopy's loader on the CPU."""
 
     def make(work: Work, setting: Setting) -> Epoch:
         store = work.store(codec)
         loader = train_loader(
             store, np.arange(store.num_chips), work.scaling(bands or work.bands), batch_size=work.batch, seed=SEED,
-            flips=FLIPS, crop=work.crop, workers=setting.workers,
+            flips=FLIPS, crop=work.crop, workers=setting.workers, page_cache=page_cache,
         )  # fmt: skip
         return lambda epoch: (RowBatch(batch.images_nchw, batch.labels, batch.chips) for batch in loader.epoch(epoch))
 

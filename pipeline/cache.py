@@ -9,12 +9,12 @@ import os
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from pipeline.chunks import ChunkReader
+from pipeline.host_memory import free_host_bytes
 from preprocess.codecs import CODECS
 from preprocess.console import Progress, say
 from preprocess.zarr_store import Store
@@ -22,7 +22,6 @@ from preprocess.zarr_store import Store
 MAX_SHARE = 0.5  # of the free memory, for a cache: batches, the model and the page cache need the rest
 _BLOCK = 64  # chips decoded at a time
 _GIB = 1024**3
-_GROUP = Path("/sys/fs/cgroup")
 _on_host: weakref.WeakValueDictionary[tuple[str, tuple[str, ...]], "ResidentReader"] = weakref.WeakValueDictionary()
 _on_device: weakref.WeakValueDictionary[tuple[str, tuple[str, ...], str], torch.Tensor] = weakref.WeakValueDictionary()
 
@@ -116,28 +115,6 @@ def _fill_all(fill: Callable[[int], None], num_chips: int, workers: int) -> None
     with Progress("cache", total=num_chips, unit="chips") as progress, ThreadPoolExecutor(workers) as pool:
         for first, _ in enumerate(pool.map(fill, range(0, num_chips, _BLOCK))):
             progress.update(min(_BLOCK, num_chips - first * _BLOCK))
-
-
-def free_host_bytes() -> int:
-    """Memory available without swapping: the system's, or the control group's where that is less."""
-    free, limit = _meminfo("MemAvailable"), _group_limit()
-    return free if limit is None else min(free, max(0, limit - int((_GROUP / "memory.current").read_text())))
-
-
-def host_bytes() -> int:
-    """All memory of this machine, or of the control group where that is less."""
-    limit = _group_limit()
-    return _meminfo("MemTotal") if limit is None else min(_meminfo("MemTotal"), limit)
-
-
-def _meminfo(name: str) -> int:
-    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(lines[name].split()[0]) * 1024
-
-
-def _group_limit() -> int | None:
-    limit = _GROUP / "memory.max"
-    return int(text) if limit.exists() and (text := limit.read_text().strip()) != "max" else None
 
 
 def _num_bytes(store: Store, bands: tuple[str, ...]) -> int:

@@ -28,12 +28,14 @@ _ADVICE = "`make verify STORE=...` lists all damage; remove the store and conver
 class ChunkReader:
     """Reads `bands` of a store's chips, in that order. Many threads can share it. Its index takes 8 bytes per chunk.
 
-    shards: only chips of these are read, and only their indexes; None: all.
+    shards: only chips of these are read, and only their indexes; None: all. page_cache: see `Shards.divide`.
 
     All methods take chip numbers (N,) int64. They raise DamagedChunkError with the chip, the band and the shard.
     """
 
-    def __init__(self, store: Store, bands: tuple[str, ...], shards: range | None = None) -> None:
+    def __init__(
+        self, store: Store, bands: tuple[str, ...], shards: range | None = None, page_cache: int | None = None
+    ) -> None:  # fmt: skip
         self.layout = store.layout
         self.bands = bands
         self._store = store
@@ -46,15 +48,22 @@ class ChunkReader:
         self._starts, self._offsets = np.empty(count, np.int64), np.empty(shape, np.int32)
         self._sizes = np.empty(shape, np.int32)
         try:
-            self._read_indexes(list(store.band_indices(bands)), shards)
+            read = self._read_indexes(list(store.band_indices(bands)), shards)
         except DamagedChunkError as error:
             raise type(error)(f"{error} {_ADVICE}") from error
+        self.bytes_per_chip = int(read.sum()) / count
+        self._shards.divide(read, page_cache)
         self._kernel_kind = CODECS[self.layout.codec].kernel_kinds[self.layout.dtype]
         self._local = threading.local()
 
-    def _read_indexes(self, band_indices: list[int], shards: range) -> None:
-        """Read the index of every one of `shards`, and keep where the chunks of each chip lie."""
-        store, layout, digests, total = self._store, self.layout, self._store.shard_digest, 0
+    def _read_indexes(self, band_indices: list[int], shards: range) -> np.ndarray:
+        """Read the index of every one of `shards`, and keep where the chunks of each chip lie.
+
+        Returns:
+            (shards of the store,) int64, bytes of each that are read for its chips.
+        """
+        store, layout, digests = self._store, self.layout, self._store.shard_digest
+        read = np.zeros(layout.num_shards(store.num_chips), np.int64)
         for index, (data, end) in zip(shards, self._shards.tails(shard.tail_bytes(layout), shards), strict=True):
             first = index * layout.shard_tiles - self._first
             count = min(layout.shard_tiles, store.num_chips - index * layout.shard_tiles)
@@ -62,11 +71,11 @@ class ChunkReader:
             offsets, sizes = shard.parse_index(data, end, self._shards.name(index), layout, count, digest)
             offsets, sizes = offsets[:, band_indices], sizes[:, band_indices]
             starts = offsets.min(axis=(1, 2))
-            total += int(((offsets + sizes).max(axis=(1, 2)) - starts).sum())
+            read[index] = int(((offsets + sizes).max(axis=(1, 2)) - starts).sum())
             self._starts[first : first + count] = starts
             self._offsets[first : first + count] = offsets - starts[:, None, None]
             self._sizes[first : first + count] = sizes
-        self.bytes_per_chip = total / len(self._starts)
+        return read
 
     @property
     def chunks_per_chip(self) -> int:

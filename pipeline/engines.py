@@ -200,8 +200,10 @@ def _make(
         return GatherEngine(values, view.inputs, crop=view.crop, dtype=view.dtype, nodata=layout.nodata)
     if not isinstance(source, Store):
         reader: ChipReader | None = source
+    elif choice.cache == "none":
+        reader = ChunkReader(source, bands, page_cache=reading.page_cache)
     else:
-        reader = ChunkReader(source, bands) if choice.cache == "none" else host_reader(source, bands, workers)
+        reader = host_reader(source, bands, workers)
     if reader is None:
         return None
     if isinstance(reader, ChunkReader) and choice.row.engine == "direct":

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-_MAX_SHARD_BITS = 40  # a shard has at most 2**40 bytes
+SHARD_BITS = 40  # a shard has at most 2**40 bytes
 
 
 class Pieces(NamedTuple):
@@ -21,7 +21,7 @@ class Pieces(NamedTuple):
 
 def merge(shards: np.ndarray, starts: np.ndarray, ends: np.ndarray, gap: int) -> Pieces:
     """Merge ranges (N,) int64, N >= 1, of the same shard that overlap, or have at most `gap` bytes between them."""
-    base = shards << _MAX_SHARD_BITS
+    base = shards << SHARD_BITS
     order = np.argsort(base + starts, kind="stable")
     begin, end = (base + starts)[order], np.maximum.accumulate((base + ends)[order])
     apart = (begin[1:] > end[:-1] + gap) | (shards[order][1:] != shards[order][:-1])
@@ -34,5 +34,5 @@ def merge(shards: np.ndarray, starts: np.ndarray, ends: np.ndarray, gap: int) ->
     piece_of[order] = place[np.concatenate([[0], np.cumsum(apart)])]
     first, last = first[by_use], last[by_use]
     return Pieces(
-        shards[order[first]], starts[order[first]], end[last] - (shards[order[first]] << _MAX_SHARD_BITS), piece_of
+        shards[order[first]], starts[order[first]], end[last] - (shards[order[first]] << SHARD_BITS), piece_of
     )

@@ -67,6 +67,9 @@ class RemoteShards:
         addresses = [buffers[one].ctypes.data + one[1] - pieces[one].start for one in ranges]
         return Span(np.array(addresses, np.int64), buffers)
 
+    def divide(self, sizes: np.ndarray, page_cache: int | None) -> None:
+        """Nothing is kept."""
+
     def reads_ahead(self) -> bool:
         """Always: nothing is kept."""
         return True

@@ -1,7 +1,8 @@
 """The bytes of a store's shards in memory: mapped files, or objects (`remote_shards`).
 
 In: shard numbers and byte ranges. Out: addresses for the compiled kernels. A mapped file needs no read and no copy.
-Leaves which ranges to read to `chunks`, and reading ahead to `page_cache`.
+Where a store does not fit into memory, the page cache keeps its first shards, and the others are read past it.
+Leaves which ranges to read to `chunks`, reading ahead to `page_cache`, and reading past it to `disk_reads`.
 """
 
 import errno
@@ -13,10 +14,13 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
+from pipeline.disk_reads import DiskReads, open_file, supported
+from pipeline.host_memory import free_host_bytes
 from pipeline.mapped_files import FileIdentity, MappedFile, identity, map_file
 from pipeline.page_cache import Evidence, will_need
 from pipeline.ranges import merge
 from preprocess import zarr_store
+from preprocess.console import say_once
 from preprocess.files import FILE_FAULTS, named_errors, open_regular
 from preprocess.shard import DamagedChunkError
 from preprocess.zarr_store import Store
@@ -24,6 +28,9 @@ from preprocess.zarr_store import Store
 # Bytes between two ranges that are read with them, because a request costs more than they do: what Linux reads around a
 # page fault by default.
 DISK_GAP = 128 << 10
+# Of the free memory, for pages of the store. If all of a larger store went through the page cache, a shuffled epoch
+# would find few of them: 48 % of a store of 1.25 times that memory, 15 % of one of twice that memory.
+PAGE_CACHE_SHARE = 0.75
 
 
 class Span(NamedTuple):
@@ -44,6 +51,10 @@ class Shards(Protocol):
 
     def fetch(self, shards: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Span:
         """Bytes starts[i] to ends[i] of shards[i], all (N,) int64."""
+
+    def divide(self, sizes: np.ndarray, page_cache: int | None) -> None:
+        """Decide where shards are kept that have `sizes` bytes to read, (shards,) int64. `page_cache`: bytes for them
+        in the page cache; None: a share of the free memory."""
 
     def reads_ahead(self) -> bool:
         """Whether the next call of `announce` is worth its cost. Ask once before each."""
@@ -72,6 +83,8 @@ class LocalShards:
         self._evidence, self._is_first = Evidence(), True
         self._announcing = ThreadPoolExecutor(1, thread_name_prefix="canopy-ahead")
         self._announced: list[Future[None]] = []
+        self._past: DiskReads | None = None
+        self._is_past = np.zeros(count, bool)  # read past the page cache
 
     def name(self, shard: int) -> str:
         """The file."""
@@ -86,25 +99,61 @@ class LocalShards:
                 file.seek(max(0, end - count))
                 yield file.read(), end
 
+    def divide(self, sizes: np.ndarray, page_cache: int | None) -> None:
+        """Read shards past the page cache once those before them fill it. A file system without O_DIRECT is told."""
+        kept = int(PAGE_CACHE_SHARE * free_host_bytes()) if page_cache is None else page_cache
+        is_past = (np.cumsum(sizes) > kept) & (sizes > 0)
+        if not is_past.any():
+            return
+        if supported(self.name(int(np.argmax(is_past)))):
+            self._past, self._is_past = DiskReads(self._open_past), is_past
+        else:
+            say_once(
+                f"{self._root}: the store is larger than the free memory, and its file system cannot read past the "
+                "page cache (O_DIRECT). Chips are read through it, which costs more CPU time."
+            )
+
     def fetch(self, shards: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Span:
         """Mapped files are not read here: the OS reads a page when it is touched."""
+        if self._past is None:
+            return self._fetch_cached(shards, starts, ends)
+        addresses, owner = self._past.take(shards, starts)
+        rest = np.flatnonzero(addresses <= 0)
+        if not len(rest):
+            return Span(addresses, owner)
+        # What the disk could not read is read again without a map, where an error is an exception and not a signal.
+        cached = self._fetch_cached(shards[rest], starts[rest], ends[rest], addresses[rest] < 0)
+        addresses[rest] = cached.addresses
+        return Span(addresses, (owner, cached.owner))
+
+    def _fetch_cached(
+        self, shards: np.ndarray, starts: np.ndarray, ends: np.ndarray, unmapped: np.ndarray | None = None
+    ) -> Span:  # fmt: skip
         addresses = self._addresses[shards]
-        if np.count_nonzero(addresses) == len(addresses):
-            return Span(addresses + starts, self._maps)
-        for shard in np.unique(shards[(addresses == 0) & ~self._cannot_map[shards]]).tolist():
-            self._map(shard)
-        addresses = self._addresses[shards]
+        if np.count_nonzero(addresses) != len(addresses):
+            for shard in np.unique(shards[(addresses == 0) & ~self._cannot_map[shards]]).tolist():
+                self._map(shard)
+            addresses = self._addresses[shards]
+        if unmapped is not None:
+            addresses[unmapped] = 0
         if np.count_nonzero(addresses) == len(addresses):
             return Span(addresses + starts, self._maps)
         return self._read(addresses, shards, starts, ends)
 
     def reads_ahead(self) -> bool:
         """False while everything lies in the page cache."""
-        return self._evidence.says_read()
+        return self._past is not None or self._evidence.says_read()
 
     def announce(self, shards: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
         """Another thread asks the OS, which blocks while the disk's queue is full. The first announcement after
         `forget` is waited for: it shows whether others are worth their cost."""
+        if self._past is not None:
+            past = self._is_past[shards]
+            if past.any():
+                self._past.announce(shards[past], starts[past], ends[past])
+            shards, starts, ends = shards[~past], starts[~past], ends[~past]
+            if not len(shards):
+                return
         asked = self._announcing.submit(self._will_need, shards, starts, ends)
         if self._is_first:
             self._is_first = False
@@ -117,6 +166,8 @@ class LocalShards:
             asked.cancel() or asked.exception()
         self._announced, self._is_first = [], True
         self._evidence.reset()
+        if self._past is not None:
+            self._past.forget()
 
     def _will_need(self, shards: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
         """A file that is missing or has changed is an error where it is read, not here."""
@@ -130,6 +181,17 @@ class LocalShards:
                 with self._opened(int(shards[row])) as file:
                     start, end = int(starts[row]), int(ends[row])
                     os.posix_fadvise(file.fileno(), start, end - start, os.POSIX_FADV_WILLNEED)
+
+    def _open_past(self, shard: int) -> int | None:
+        """A descriptor with O_DIRECT; None for a file that is missing or has changed: `_opened` gives the reason."""
+        try:
+            descriptor = open_file(self.name(shard))
+        except OSError:
+            return None
+        if identity(descriptor) == self._identities[shard]:
+            return descriptor
+        os.close(descriptor)
+        return None
 
     def _map(self, shard: int) -> None:
         with self._opened(shard) as file:

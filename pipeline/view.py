@@ -56,7 +56,7 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How batches are made: device, reading threads, engine, cache, where LZ4 chunks are decoded.
+    """How batches are made: device, reading threads, engine, cache, where LZ4 chunks are decoded, page cache.
 
     These are arguments of `loader.train_loader`. `engines.choose_engine` may fall back to a smaller cache.
 
@@ -69,6 +69,7 @@ class Reading:
     engine: str = "auto"
     cache: str = "none"
     decode: str = "auto"
+    page_cache: int | None = None
 
     def __post_init__(self) -> None:
         _check_choice("engine", self.engine, ENGINE_NAMES)

@@ -91,7 +91,7 @@ def test_the_mode_makes_a_row_per_loader(tmp_path: Path, monkeypatch: pytest.Mon
     if cold_files.cached_share(probe):
         pytest.skip("this file system keeps its files in memory")
     work = make_shape(tmp_path / "data", 20, Shape(side=16), batch=8)
-    monkeypatch.setattr(cold, "ROWS", ("canopy-lz4", cold.STORAGE))
+    monkeypatch.setattr(cold, "ROWS", ("canopy-lz4", "canopy-none-first", cold.STORAGE))
     monkeypatch.setattr(cold, "PASS_S", 0.0)
     result = cold.run(work, 1)
     assert [row["name"] for row in result["rows"]] == list(cold.ROWS)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.chips import BANDS, DTYPES, to_store, write_chips
 
-from pipeline import cache
+from pipeline import cache, host_memory
 from pipeline.cache import to_device
 from pipeline.chunks import ChunkReader
 from pipeline.gather import GatherEngine
@@ -119,7 +119,7 @@ def test_too_big_is_one_line_and_streams(
 
 
 def test_free_memory_is_what_the_system_says() -> None:
-    assert 2**28 < cache.free_host_bytes() < 2**50
+    assert 2**28 < host_memory.free_host_bytes() < 2**50
 
 
 def test_damage_is_found_while_filling(tmp_path: Path, refused: Callable[..., str]) -> None:

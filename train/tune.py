@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.cache import host_bytes
 from pipeline.chunks import ChunkReader
+from pipeline.host_memory import host_bytes
 from pipeline.inputs import raw_inputs
 from pipeline.loader import ChipLoader, train_loader
 from preprocess import zarr_store
