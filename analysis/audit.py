@@ -16,7 +16,15 @@ from analysis.features import Features, read_features
 from analysis.figures import Figures
 from analysis.finding_sections import finding_section, summary
 from analysis.finished_run import load_run
-from analysis.label_checks import Finding, absent_classes, csv_findings, doubted_labels, exclusive_findings
+from analysis.label_checks import (
+    Finding,
+    absent_classes,
+    csv_findings,
+    doubted_labels,
+    exclusive_findings,
+    unjudged_classes,
+    untagged,
+)
 from analysis.page import Section, Tables, render
 from analysis.pictures import ImageBudget
 from analysis.pixel_checks import jpeg_findings, jpeg_paths, nodata_findings, outliers, pixel_findings
@@ -65,7 +73,8 @@ def audit(
     findings = [
         *[finding for pairs in similar for finding in (pairs, _across(pairs, split_names))],
         *nodata_findings(store), *pixel_findings(store, features), outliers(store),
-        jpeg_findings(store, features, jpegs), *label_findings, absent_classes(store, split),
+        jpeg_findings(store, features, jpegs), *label_findings, untagged(store),
+        absent_classes(store, split), unjudged_classes(store, split),
     ]  # fmt: skip
     # Beside a store on disk; of a store in object storage in the current folder.
     folder = (store_path if isinstance(store_path, Path) else Path(store_path.name)).with_name(
@@ -74,7 +83,7 @@ def audit(
     tables, figures = Tables(folder=folder / "tables"), Figures(folder=folder / "figures")
     names = store.name_texts  # read once: the page names some hundred chips
     budget = ImageBudget(blocks=sum(1 for finding in findings if len(finding.chips)))
-    sections = [summary(findings, tables)]
+    sections = [summary(findings, store, tables)]
     makers = [finding for finding in findings if finding.count]
     sections += [finding_section(store, names, split_names, finding, tables, budget) for finding in makers]
     sections.append(_counts(store, split, figures, tables))
@@ -88,7 +97,10 @@ def audit(
         facts=[
             ("checks that found something", f"{sum(1 for f in findings if f.count)} of {len(findings)}"),
             ("checks that were not made", f"{sum(1 for f in findings if f.missing)}"),
-            ("chips with a duplicate or neighbour", f"{linked:,} in {len(chip_groups):,} groups"),
+            (
+                "chips with a duplicate or neighbour",
+                f"{linked:,} in {len(chip_groups):,} groups" if chip_groups else "0",
+            ),
             ("test chips in a group with train or val chips", f"{_leaking(chip_groups, split_names):,}"),
             ("chips without a tag", f"{int((store.labels.sum(axis=1) == 0).sum()):,}"),
         ],
@@ -99,8 +111,8 @@ def audit(
     for finding in findings:
         found = f"{finding.count}" if finding.count else "none"
         say(f"{finding.title}: {f'not looked for: {finding.missing}' if finding.missing else found}")
-    blocked = f"SPLIT=blocked keeps each of the {len(chip_groups):,} groups ({linked:,} chips) in one split"
-    say(f"{folder / 'audit.html'}: the audit. {blocked}.")
+    blocked = f" SPLIT=blocked keeps each of the {len(chip_groups):,} groups ({linked:,} chips) in one split."
+    say(f"{folder / 'audit.html'}: the audit.{blocked if chip_groups else ''}")
     return findings
 
 

@@ -16,9 +16,10 @@ from preprocess.packed_texts import PackedTexts
 from preprocess.zarr_store import Store
 
 MAX_SHOWN = 12  # chips or pairs per finding on the page; the table has all of them
-_BLOCKED = "Keep them in one split: make train TASK=1 STORE={store} SPLIT=blocked. All of them:"
-_LABELS = "Correct the tags of these chips in the labels file, then convert again with make zarr. All of them:"
-_PIXELS = "To leave some of these chips out, remove their rows from the labels file and convert again. All of them:"
+_BLOCKED = "Keep them in one split: make train TASK=1 STORE={store} SPLIT=blocked"
+_LABELS = "Correct the tags of these chips in the labels file, then convert again with make zarr."
+_REMOVE = "remove its row from the labels file and convert again."
+_PIXELS = "To leave some of these chips out, remove their rows from the labels file and convert again."
 # What to do about a finding, by the first words of its title. The address of the CSV follows.
 _ACTIONS = {
     "Exact duplicates": _BLOCKED,
@@ -27,11 +28,15 @@ _ACTIONS = {
     "Contradictory tags": _LABELS,
     "None of the exclusive tags": _LABELS,
     "Repeated tags": _LABELS,
-    "Tags differ from the CSV": "Convert again with make zarr: the store then has the tags of the file. All of them:",
+    "Tags differ from the CSV": "Convert again with make zarr: the store then has the tags of the file.",
     "Labels that the model doubts": _LABELS,
-    "Different from the JPEG": "Compare both files; one of them belongs to another chip. All of them:",
+    "Different from the JPEG": "Compare both files; one of them belongs to another chip.",
     "Classes absent from a split": "Choose another split, such as SPLIT=0.8,0.2@1 (another seed), or label more chips "
-    "of the class. All of them:",
+    "of the class.",
+    "Classes that test chips cannot judge": "Judge a model by the other classes. Label more chips, or choose a split "
+    "with more test chips.",
+    "No tag": "A chip without a tag is a negative of every class. If nobody looked at a chip, " + _REMOVE,
+    "Saturated": "Clouds and bright roofs are often saturated: nothing to do. If other chips are, " + _REMOVE,
 }
 
 
@@ -40,7 +45,11 @@ def _action(finding: Finding, store: Store) -> str:
     return text.format(store=shlex.quote(str(store.path)))
 
 
-def summary(findings: list[Finding], tables: Tables) -> Section:
+def _caption(finding: Finding, store: Store) -> str:
+    return f"{_action(finding, store)} All of them:"
+
+
+def summary(findings: list[Finding], store: Store, tables: Tables) -> Section:
     """Three lists: found, looked for and not found, not looked for. The CSV has all in one."""
     section = Section(id="findings", title="Findings")
     rows = [
@@ -48,11 +57,10 @@ def summary(findings: list[Finding], tables: Tables) -> Section:
         for finding in findings
     ]
     table = tables.add("findings", pd.DataFrame(rows, columns=["finding", "count", "meaning"]))
-    found = [row for row, finding in zip(rows, findings, strict=True) if finding.count]
+    found = [[*row, _action(finding, store)] for row, finding in zip(rows, findings, strict=True) if finding.count]
     if found:
-        section.blocks.append(
-            Table(columns=table.columns, rows=found, caption="All checks:", words=True, csv=table.csv)
-        )
+        columns = [*table.columns, "what to do"]
+        section.blocks.append(Table(columns=columns, rows=found, caption="All checks:", words=True, csv=table.csv))
     none = [finding.title for finding in findings if not finding.count and not finding.missing]
     section.note(f"Found none: {'; '.join(none) or '-'}.")
     missing = [[finding.title, finding.missing] for finding in findings if finding.missing]
@@ -70,7 +78,7 @@ def finding_section(
     section = Section(id=name, title=f"{finding.title} ({finding.count:,})")
     section.note(finding.about)
     if finding.table is not None:
-        section.blocks.append(tables.add(name, finding.table, _action(finding, store)))
+        section.blocks.append(tables.add(name, finding.table, _caption(finding, store)))
         return section
     frame = pd.DataFrame(
         {
@@ -84,7 +92,7 @@ def finding_section(
             "reason": finding.reasons,
         }
     )
-    table = tables.add(name, frame, _action(finding, store), show=0)
+    table = tables.add(name, frame, _caption(finding, store), show=0)
     shown = finding.chips[:MAX_SHOWN]
     images = pictures(store, shown, budget)
     remaining = iter(images)

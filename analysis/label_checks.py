@@ -13,6 +13,7 @@ import pandas as pd
 from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
 
+from analysis.class_metrics import FEW_POSITIVES
 from analysis.finished_run import Run
 from analysis.slugs import listed
 from preprocess.addresses import Location
@@ -61,8 +62,30 @@ def absent_classes(store: Store, split: Split) -> Finding:
     return Finding(
         title="Classes absent from a split",
         about="A class that no train chip has cannot be learnt. A class that no val or test chip has gets no AP there.",
-        table=pd.DataFrame(rows, columns=["class", "split", "chips with the class"]),
+        table=pd.DataFrame(rows, columns=["class", "split", "chips of the store with the class"]),
     )
+
+
+def unjudged_classes(store: Store, split: Split) -> Finding:
+    """Classes that too few test chips have, or too few lack. Classes that no test chip has are absent instead."""
+    chips = split.indices("test")
+    positives = store.labels[chips].sum(axis=0, dtype=int)
+    rows = []
+    for c, count in enumerate(positives.tolist()):
+        if 0 < count < FEW_POSITIVES or len(chips) - count < FEW_POSITIVES <= count:
+            rows.append((store.classes[c], count, len(chips) - count))
+    return Finding(
+        title="Classes that test chips cannot judge",
+        about=f"Fewer than {FEW_POSITIVES} test chips have the class: its AP is very uncertain. Or fewer than "
+        f"{FEW_POSITIVES} test chips lack it: its AP is high for any scores.",
+        table=pd.DataFrame(rows, columns=["class", "test chips with it", "test chips without it"]),
+    )
+
+
+def untagged(store: Store) -> Finding:
+    """Chips without a tag."""
+    chips = np.flatnonzero(~store.labels.any(axis=1)).tolist()
+    return _finding("No tag", "The labels file has no tag for the chip.", [(chip, "") for chip in chips])
 
 
 def _finding(title: str, about: str, rows: list[tuple[int, str]]) -> Finding:
@@ -157,7 +180,7 @@ def doubted_labels(store: Store, run: Run | None) -> Finding:
     """
     title = "Labels that the model doubts"
     if run is None:
-        return Finding(title=title, about="", missing="needs the scores of a run, RUN=runs/task1.")
+        return Finding(title=title, about="", missing="needs the scores of a run: RUN=runs/NAME, after a training.")
     chips = positions(run.names.tolist(), store.name_texts)
     if run.classes != store.classes or (chips < 0).any():
         raise UserError(f"RUN={run.path}: expected a run on {store.path}, found other chips or classes.")

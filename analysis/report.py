@@ -54,7 +54,7 @@ def report(
     differences = [comparison.difference(run, other, resampled) for other in others]
     single = single_label(run.labels, run.logits) if has_one_class(run.labels) else None
     makers: list[Callable[[], Section]] = [
-        lambda: summary(run, store, artifacts),
+        lambda: summary(run, store, artifacts, bootstrap.interval(resampled)),
         lambda: members(run, artifacts) if run.record.evaluation else curves(run, artifacts),
         lambda: task_2(run, ranking, store, artifacts),
         lambda: top_losses(run, store, artifacts, cam_maker),
@@ -161,7 +161,8 @@ def _warn(run: Run, section: Section) -> None:
         )
     elif rule != "column" and not rule.endswith(".csv"):
         warnings.append(
-            "Neighbouring chips come from one scene, so a random split leaks from train to test; scores are optimistic."
+            "Where chips are neighbours in one scene, a random split leaks from train to test, and scores are "
+            "optimistic. `make audit` looks for neighbours; SPLIT=blocked keeps those that it finds in one split."
         )
     if not run.positives.any():
         warnings.append("No chip of the test split has any class, so there is no AP and no statement about the model.")

@@ -6,6 +6,7 @@ In: a run. Out: `page.Section`s, and the `make train` command of a configuration
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from analysis import class_metrics
@@ -39,16 +40,18 @@ def train_command(config: Config) -> str:
     return " ".join(["make train", *words])
 
 
-def summary(run: Run, store: Store | str, artifacts: Artifacts) -> Section:
+def summary(run: Run, store: Store | str, artifacts: Artifacts, interval: tuple[np.ndarray, np.ndarray]) -> Section:
     """What is worst and what to do about it, and the scores beside those of guesses."""
     section = Section(id="summary", title="What to do")
     place = None if isinstance(store, str) else store.path
     audit_folder = place.with_name(f"{place.name}.audit") if isinstance(place, Path) else None
-    texts = advice(run, class_metrics.calibrations(run.labels, run.probabilities), audit_folder)
+    texts = advice(run, class_metrics.calibrations(run.labels, run.probabilities), audit_folder, interval)
     if texts:
         section.blocks.append(Lines(texts=texts))
     else:
-        section.note("No limit of the checks was passed. They look at weak and rare classes, leaks, fit, calibration.")
+        section.note(
+            "Nothing was found. The checks look at frequent, weak and rare classes, leaks, fit and probabilities."
+        )
     frame = baselines(run.labels, run.logits, run.mean_ap)
     section.blocks.append(
         artifacts.tables.add(

@@ -162,8 +162,8 @@ PRESETS = {
 
 
 def exclusive_classes(classes: tuple[str, ...]) -> tuple[str, ...]:
-    """The exclusive classes of the preset with exactly these classes; () without such a preset."""
-    return next((preset.exclusive for preset in PRESETS.values() if preset.classes == classes), ())
+    """The exclusive classes of the preset with exactly these classes, in any order; () without such a preset."""
+    return next((preset.exclusive for preset in PRESETS.values() if set(preset.classes) == set(classes)), ())
 
 
 def find(data: Location, preset: Preset) -> tuple[Download, Location]:

@@ -108,13 +108,14 @@ def doubting_run(path: Path, store: Store, swapped: tuple[int, int]) -> Path:
         ("Outliers", ["far"]), ("Different from the JPEG", ["jpeg"]), ("Contradictory tags", ["contradictory"]),
         ("None of the exclusive tags", ["none"]), ("Repeated tags", ["repeated"]), ("Tags differ from the CSV", []),
         ("Labels that the model doubts", ["swapped 0", "swapped 1"]), ("Classes absent from a split", []),
+            ("No tag", []),
     ],
 )  # fmt: skip
 def test_each_planted_fault_is_found_and_nothing_else(planted: SimpleNamespace, title: str, where: list[str]) -> None:
     rows = {**planted.rows, "swapped 0": planted.rows["swapped"][0], "swapped 1": planted.rows["swapped"][1]}
     expected = sorted(sorted(np.atleast_1d(rows[name]).tolist()) for name in where)
     assert sorted(planted.found[title].chips.tolist()) == expected
-    assert len(planted.found) == 17
+    assert len(planted.found) == 19
 
 
 def test_the_page_shows_the_chips_of_every_finding(planted: SimpleNamespace) -> None:

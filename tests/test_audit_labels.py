@@ -77,6 +77,26 @@ def test_a_class_without_a_chip_in_a_split_is_a_finding_with_its_splits(tmp_path
     assert "tables/classes_absent_from_a_split.csv" in page.links
 
 
+def test_classes_that_few_test_chips_have_or_lack_and_chips_without_a_tag_are_findings(tmp_path: Path) -> None:
+    chips = write_chips(tmp_path / "tif", count=70)
+    tags = [
+        ("a " if row != 5 else "") + ("b " if row < 40 else "") + ("c" if row in (0, 65) else "") for row in range(70)
+    ]
+    write_csv(chips.csv, [(f"t_{row}", tags[row] if row != 69 else "") for row in range(70)])
+    store = to_store(chips, tmp_path / "chips.zarr")
+    (tmp_path / "split.csv").write_text(
+        "image_name,split\n" + "".join(f"t_{row},{'test' if row < 60 else 'train'}\n" for row in range(70))
+    )
+    found = findings_of(store, split_rule=str(tmp_path / "split.csv"))
+    table = found["Classes that test chips cannot judge"].table
+    assert table is not None
+    assert table.to_numpy().tolist() == [["a", 59, 1], ["b", 40, 20], ["c", 1, 59]]
+    assert found["No tag"].chips.tolist() == [[69]]
+    page = Page(Path(f"{store.path}.audit/audit.html"))
+    assert "what to do" in page.text
+    assert page.text.index("If nobody looked at a chip, remove its row") < page.text.index("Found none")
+
+
 @pytest.mark.parametrize("title", ["Exact duplicates", "Saturated", "Repeated tags"])
 def test_each_finding_ends_with_what_to_do_and_a_link_to_its_table(title: str, session_store: Store) -> None:
     finding = label_checks.Finding(title=title, about="x", chips=np.array([[0, 1]]), reasons=["y"])

@@ -1,0 +1,115 @@
+"""Sentences for the first lines of a report about classes: too frequent, no better than chance, weak, too rare.
+
+In: a run and the 95 % intervals of its AP. Out: texts, or "". The limits below are chosen, not measured.
+"""
+
+import shlex
+
+import numpy as np
+
+from analysis.class_metrics import FEW_POSITIVES, mean_over_classes
+from analysis.finished_run import Run
+
+WEAK = 0.7  # times the mAP
+FEWEST = 10  # positives for a statement about chance; with fewer, the interval of AP has no meaning
+_NAMES = 4  # of classes in a sentence
+
+
+def listed_some(names: list[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    rest = len(names) - _NAMES
+    return ", ".join(names) if rest <= 0 else f"{', '.join(names[:_NAMES])} and {rest} more"
+
+
+def _frequent(run: Run) -> list[int]:
+    """Classes that almost every test chip has, the most frequent first."""
+    lacking = len(run.labels) - run.positives
+    return [int(c) for c in np.argsort(lacking, kind="stable")
+            if lacking[c] < FEW_POSITIVES <= run.positives[c]]  # fmt: skip
+
+
+def frequent(run: Run) -> str:
+    """Classes whose AP is near 1 for any scores, and the mean AP of the others."""
+    classes = _frequent(run)
+    if not classes:
+        return ""
+    lacking, chance = len(run.labels) - run.positives, run.positives / len(run.labels)
+    names = listed_some([f"{run.classes[c]} ({lacking[c]})" for c in classes])
+    others = [c for c in range(len(run.classes)) if c not in classes and run.positives[c]]
+    judge = "Only a test split with more chips without them can judge the run."
+    if others:
+        ap, by_chance = (float(mean_over_classes(values[others])) for values in (run.ap, chance))
+        judge = f"Judge the run by the other classes: mean AP {ap:.3f}, by chance {by_chance:.3f}."
+    return (
+        f"{len(classes)} of {len(run.classes)} classes are absent from fewer than {FEW_POSITIVES} test chips: {names}. "
+        f"Their AP is high for any scores. {judge}"
+    )
+
+
+def _by_chance(run: Run, low: np.ndarray) -> list[int]:
+    """Classes whose interval of AP holds the AP of random scores, the lowest AP first."""
+    chance, skipped = run.positives / len(run.labels), _frequent(run)
+    return [int(c) for c in np.argsort(run.ap, kind="stable")
+            if run.positives[c] >= FEWEST and c not in skipped and low[c] <= chance[c]]  # fmt: skip
+
+
+def no_better_than_chance(run: Run, interval: tuple[np.ndarray, np.ndarray]) -> str:
+    """Classes that the network has not learnt, and the bands that it does not see."""
+    low, high = interval
+    classes = _by_chance(run, low)
+    if not classes:
+        return ""
+    chance = run.positives / len(run.labels)
+    names = listed_some([
+        f"{run.classes[c]} (AP {run.ap[c]:.3f}, 95 % interval {low[c]:.3f} to {high[c]:.3f}, chance {chance[c]:.3f})"
+        for c in classes
+    ])  # fmt: skip
+    return f"No better than chance: {names}. {_unused_bands(run) or _LOOK}"
+
+
+_LOOK = "Look at their chips under Top losses: can you see the class in them, and do the labels fit?"
+
+
+def _unused_bands(run: Run) -> str:
+    """What to set, if the store has bands that the network does not see."""
+    inputs = run.record.inputs
+    bands = inputs.chip.bands if inputs.chip else ()
+    unused = [band for band in bands if band not in inputs.bands]
+    if not unused or inputs.kind != "raw":
+        return ""
+    setting = "TASK=4" if unused == ["nir"] else f"TASK=4 BANDS_IN={shlex.quote(','.join(bands))}"
+    return f"The network does not see {'band' if len(unused) == 1 else 'bands'} {listed_some(unused)}: try {setting}."
+
+
+def weakest(run: Run, low: np.ndarray) -> str:
+    """The classes whose AP is above chance, but far below the mean, among those with enough positives."""
+    known = (run.positives >= FEW_POSITIVES) & ~np.isnan(run.ap)
+    known[_by_chance(run, low)] = False
+    weak = [int(c) for c in np.argsort(run.ap, kind="stable") if known[c] and run.ap[c] < WEAK * run.mean_ap]
+    if not weak:
+        return ""
+    chance = run.positives / len(run.labels)
+    names = listed_some([f"{run.classes[c]} ({run.ap[c]:.3f}, chance {chance[c]:.3f})" for c in weak])
+    return (
+        f"Weakest classes (AP below {WEAK} times the mAP, {FEW_POSITIVES} positives or more): {names}. Look at their "
+        "false positives and false negatives under Top losses, and correct wrong labels before you change settings."
+    )
+
+
+def rare(run: Run) -> str:
+    """The classes with too few positives to judge, and those without any."""
+    order = [int(c) for c in np.argsort(run.positives, kind="stable")]
+    absent = [run.classes[c] for c in order if not run.positives[c]]
+    few = [f"{run.classes[c]} ({run.positives[c]})" for c in order if 0 < run.positives[c] < FEW_POSITIVES]
+    texts = []
+    if absent:
+        texts.append(
+            f"No test chip has {listed_some(absent)}, so there is no AP: choose another split, such as SPLIT=0.8,0.2@1."
+        )
+    if few:
+        texts.append(
+            f"{len(few)} of {len(run.classes)} classes have fewer than {FEW_POSITIVES} positive test chips: "
+            f"{listed_some(few)}. Their AP is very uncertain. Label more chips of them; BALANCE=0.5 gives rare labels "
+            "more weight in training."
+        )
+    return " ".join(texts)
