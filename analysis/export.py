@@ -85,22 +85,27 @@ def export(run_path: Path, *, store_path: str | None, export_input: str = "store
 def _write_network(folder: Path, run: Run, store: Store, net: RawNetwork, dtype: np.dtype) -> None:
     """model.onnx and model.pt2."""
     example = torch.from_numpy(read_chips(store, np.arange(2) % store.num_chips, store.layout.bands).astype(dtype))
-    batch = torch.export.Dim("batch")
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations inside the exporter, useless to the user
-        program = torch.export.export(net, (example,), dynamic_shapes=({0: batch},))
-        converted = torch.onnx.export(
-            program, input_names=["chips"], output_names=["logits"], opset_version=OPSET, verbose=False,
-            dynamic_shapes=({0: batch},),
-        )  # fmt: skip
-    assert converted is not None  # None only if a path is given
-    model = converted.model_proto
+    program, model = converted(net, example)
     for name, value in _metadata(run, store, dtype).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = name, value
     onnx.checker.check_model(model)
     write_atomic(folder / "model.onnx", model.SerializeToString())
     torch.export.save(program, folder / "model.pt2")
+
+
+def converted(net: RawNetwork, example: torch.Tensor) -> tuple[torch.export.ExportedProgram, onnx.ModelProto]:
+    """The network for batches of any size, as torch.export and ONNX have it. `example`: two raw chips."""
+    batch = torch.export.Dim("batch")
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside the exporter, useless to the user
+        program = torch.export.export(net, (example,), dynamic_shapes=({0: batch},))
+        exported = torch.onnx.export(
+            program, input_names=["chips"], output_names=["logits"], opset_version=OPSET, verbose=False,
+            dynamic_shapes=({0: batch},),
+        )  # fmt: skip
+    assert exported is not None  # None only if a path is given
+    return program, exported.model_proto
 
 
 def _store(run: Run, store_path: str | None) -> Store:

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 NO_TIMM = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
 NO_PYPROJ = pytest.mark.skipif(importlib.util.find_spec("pyproj") is None, reason="pyproj is not installed")
 COVER = ("水体和湿地", "Broad-leaved forest", f"Land {'principally ' * 6}occupied")
-NEEDS = ("needs timm", "")  # reasons of blocks that are run here
+NEEDS = ("needs timm", "needs three runs", "")  # reasons of blocks that are run here
 TRAIN = ("EPOCHS=1", "BATCH=8", "GPU=cpu")
 
 
@@ -43,11 +43,12 @@ BLOCKS = [
     *blocks_of("formats.md", "make train", "make info STORE=geo", "make zarr DATA=planet", "make zarr DATA=cover"),
     *blocks_of("formats.md", "make windows DATA=rasters", "make predict RUN=runs/task4 DATA=new"),
 ]
+ENSEMBLES = blocks_of("training.md", "make ensemble")
 
 
 def needs(block: Block) -> list[pytest.MarkDecorator]:
     """What must be installed for a block."""
-    return [NO_TIMM] * bool(block.reason) + [NO_PYPROJ] * any("GEOJSON" in line for line in block.lines)
+    return [NO_TIMM] * (block.reason == "needs timm") + [NO_PYPROJ] * any("GEOJSON" in line for line in block.lines)
 
 
 def write_geo_store(folder: Path) -> None:
@@ -99,6 +100,12 @@ def write_timm(path: Path) -> None:
     save_file(timm.create_model("convnext_tiny", num_classes=7).state_dict(), path)
 
 
+def write_three_runs(folder: Path) -> None:
+    write_bands(folder, "chips.zarr", ("blue", "green", "red", "nir"))
+    for seed in range(3):
+        assert dispatch("", ["train", "TASK=1", "STORE=chips.zarr", f"SEED={seed}", *TRAIN, "WEIGHTS=none"]) == 0
+
+
 MAKERS: dict[str, Callable[[Path], object]] = {
     "STORE=chips.zarr": lambda folder: write_bands(folder, "chips.zarr", ("blue", "green", "red", "nir")),
     "STORE=s2.zarr": lambda folder: write_bands(folder, "s2.zarr", ("B02", "B03", "B04", "B08", "B11", "B12")),
@@ -111,6 +118,7 @@ MAKERS: dict[str, Callable[[Path], object]] = {
     ),
     "DATA=cover": write_cover,
     "DATA=rasters": write_rasters,
+    "ensemble RUNS=runs/task1": write_three_runs,
     "GEOJSON=1": write_run_and_new_chips,
     "DATA=planet": lambda folder: write_planet(folder / "planet"),
     "DATA=bigearthnet": lambda folder: write_bigearthnet(folder / "bigearthnet"),
@@ -123,7 +131,9 @@ MAKERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("block", [pytest.param(block, id=block.where, marks=needs(block)) for block in BLOCKS])
+@pytest.mark.parametrize(
+    "block", [pytest.param(block, id=block.where, marks=needs(block)) for block in [*BLOCKS, *ENSEMBLES]]
+)
 def test_the_commands_of_a_block_run(
     block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_figures: None
 ) -> None:

@@ -14,8 +14,8 @@ import tifffile
 import torch
 from helpers.chips import to_store, write_chips
 from helpers.commands import here
+from helpers.tensorrt import outside_of_tensorrt
 from helpers.trained import train_once
-from onnx import TensorProto
 from oracle import pil_course, scale
 from tiny import tiny_networks
 from torch import nn
@@ -24,43 +24,6 @@ import canopy
 from analysis.model_card import _text
 from analysis.raw_network import raw_network
 from pipeline.inputs import COURSE_BANDS, Inputs
-
-FLOAT, INT32, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL
-# The types of inputs in the table for TensorRT 8.5, the newest of its kind (onnx/onnx-tensorrt, docs/operators.md).
-ANY, NUMBERS = {FLOAT, INT32, BOOL}, {FLOAT, INT32}
-TENSORRT = {
-    "Add": NUMBERS, "Cast": ANY, "Clip": {FLOAT}, "Concat": ANY, "Constant": ANY, "Conv": {FLOAT}, "Div": NUMBERS,
-    "Equal": NUMBERS, "Flatten": ANY, "Floor": {FLOAT}, "Gather": ANY, "Gemm": {FLOAT},
-    "GlobalAveragePool": {FLOAT}, "Greater": NUMBERS, "Identity": ANY, "IsNaN": NUMBERS, "Max": NUMBERS,
-    "MaxPool": {FLOAT}, "Min": NUMBERS, "Mul": NUMBERS, "Or": {BOOL}, "ReduceMean": {FLOAT}, "Relu": {FLOAT},
-    "Reshape": ANY, "Slice": ANY, "Sub": NUMBERS, "Where": ANY,
-}  # fmt: skip
-COMPARISONS = {"Equal", "Greater", "IsNaN"}  # their outputs are BOOL
-
-
-def types_of(model: onnx.ModelProto) -> dict[str, int]:
-    """The type of each tensor of a graph."""
-    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
-    typed = [*graph.input, *graph.value_info, *graph.output]
-    return {value.name: value.type.tensor_type.elem_type for value in typed} | {
-        value.name: value.data_type for value in graph.initializer
-    }
-
-
-def outside_of_tensorrt(path: Path) -> list[str]:
-    """Operators of a graph that TensorRT's parser does not list with these types. Inputs: float32 or int32."""
-    model = onnx.load(path)
-    types, wrong = types_of(model), []
-    for entry in model.graph.input:
-        if types[entry.name] not in (FLOAT, INT32):
-            wrong.append(f"input {entry.name}")
-    constant = {value.name for value in model.graph.initializer if value.data_type == INT64}  # indices, axes, shapes
-    for node in model.graph.node:
-        allowed = TENSORRT.get(node.op_type, set())
-        wrong += [f"{node.op_type} {name}" for name in {*node.input} - constant - {""} if types[name] not in allowed]
-        results = {BOOL} if node.op_type in COMPARISONS else allowed
-        wrong += [f"{node.op_type} {name}" for name in node.output if types[name] not in results]
-    return wrong
 
 
 def exported(folder: Path, *words: str, dtype: str, **store: object) -> SimpleNamespace:
@@ -101,11 +64,11 @@ def test_the_exported_network_gives_the_runs_logits_and_tensorrt_lists_its_opera
     assert f"(batch, 4, 40, 32) {input_dtype}, raw file values" in card
     assert ("PIL's 8-bit values" in card) == bool(words)
     if dtype != "store":
-        assert outside_of_tensorrt(made.onnx) == []
+        assert outside_of_tensorrt(model) == []
     else:  # the cast is the only operation on the input
         readers = [node.op_type for node in model.graph.node if "chips" in node.input]
         assert readers == ["Cast"]
-        assert outside_of_tensorrt(made.onnx) == ["input chips", "Cast chips"]
+        assert outside_of_tensorrt(model) == ["input chips", "Cast chips"]
 
 
 @pytest.mark.parametrize("channels", [3, 4])
