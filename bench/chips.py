@@ -64,11 +64,16 @@ def chip(index: int, shape: Shape = PLANET) -> np.ndarray:
 
 def _write(task: tuple[str, int, int, Shape]) -> int:
     folder, first, count, shape = task
-    kinds: dict[int, dict[str, Any]] = {3: {"photometric": "rgb"}, 4: {"photometric": "rgb", "extrasamples": [1]}}
     for index in range(first, first + count):
-        options = kinds.get(len(shape.bands), {"photometric": "minisblack", "planarconfig": "contig"})
-        tifffile.imwrite(Path(folder) / f"chip_{index}.tif", chip(index, shape), **options)
+        write_tiff(Path(folder) / f"chip_{index}.tif", chip(index, shape))
     return count
+
+
+def write_tiff(path: Path, values: np.ndarray) -> None:
+    """Write (height, width, band) values as GDAL writes them: RGB if there are 3 or 4."""
+    kinds: dict[int, dict[str, Any]] = {3: {"photometric": "rgb"}, 4: {"photometric": "rgb", "extrasamples": [1]}}
+    options = kinds.get(values.shape[2], {"photometric": "minisblack", "planarconfig": "contig"})
+    tifffile.imwrite(path, values, **options)
 
 
 def make_chips(folder: Path, count: int = NUM_CHIPS) -> Work:

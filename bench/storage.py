@@ -1,6 +1,6 @@
 """Modes `io` (stored bytes to decoded chips) and `convert` (TIFFs to a store), each compared with zarr-python.
 
-In: the bench chips. Out: a record's rows.
+In: the bench chips. Out: a record's rows. Leaves other kinds of files to `conversions`.
 """
 
 import os
@@ -17,6 +17,7 @@ import tifffile
 import zarr
 from numcodecs import Shuffle
 
+from bench import conversions
 from bench.work import Work
 from pipeline.chunks import ChunkReader
 from preprocess import tiff, zarr_store
@@ -43,6 +44,8 @@ def run(mode: str, work: Work, rounds: int) -> dict[str, Any]:
         row["ratio_to_zarr_python"] = row["chips_per_s"] / median[peer]
         if mode == "convert":
             row["share_of_limit"] = row["chips_per_s"] / median["limit"]
+    if mode == "convert":
+        rows += conversions.rows(work.folder / "convert", rounds)
     return {"rows": rows}
 
 

@@ -96,16 +96,19 @@ def named_errors(path: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_file(path: Path, *, durable: bool = False, temporary: Path | None = None) -> Iterator[BinaryIO]:
+def atomic_file(
+    path: Path, *, durable: bool = False, temporary: Path | None = None, buffer_bytes: int = -1
+) -> Iterator[BinaryIO]:
     """Write a file beside `path` and rename it to `path`: a reader sees the old file or the new one, never a part.
 
     With `temporary`, it is written beside that path instead, which must be on the same file system.
     With `durable`, file and folder are synced: even a power cut leaves the old file or the new one.
+    `buffer_bytes`: writes of fewer bytes are collected; -1: as `open` does.
     """
     # A random name: hosts that share the disk can have equal process numbers.
     beside = (temporary or path).with_name(f".{(temporary or path).name}.{secrets.token_hex(8)}")
     try:
-        with named_errors(path), open(beside, "wb") as file:
+        with named_errors(path), open(beside, "wb", buffering=buffer_bytes) as file:
             yield file
             if durable:
                 file.flush()

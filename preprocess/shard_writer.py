@@ -80,7 +80,7 @@ def encode_shard(file: BinaryIO, layout: Layout, chips: Iterable[np.ndarray]) ->
         sizes.append(chunk_sizes.copy())
         crcs.update(chunk_crcs)
         band_sum, band_sumsq = band_sums(chip, layout)
-        if not np.isfinite(band_sum).all():
+        if layout.dtype == "float32" and not np.isfinite(band_sum).all():
             raise NotFiniteError(index, chip)
         sums.append(band_sum)
         squares.append(band_sumsq)

@@ -16,6 +16,7 @@ from typing import BinaryIO, Protocol
 from preprocess.addresses import Address, Location, location
 from preprocess.files import atomic_file, shard_key, shard_path, write_atomic
 
+_BUFFER_BYTES = 32 * 1024  # small chips are written several at a time
 TEMPORARY = "temporary"  # folder in NAME.partial for unfinished shard files: the store is renamed without them
 
 
@@ -65,7 +66,8 @@ class DiskTarget:
     def shard_file(self, shard: int) -> Iterator[BinaryIO]:
         """See `Target.shard_file`."""
         path = _make_shard_folder(self._root / "store", shard)
-        with atomic_file(path, temporary=self._root / TEMPORARY / str(shard)) as file:
+        temporary = self._root / TEMPORARY / str(shard)
+        with atomic_file(path, temporary=temporary, buffer_bytes=_BUFFER_BYTES) as file:
             yield file
 
 
