@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.c_functions import array, memcpy, pointer
 from pipeline.kernels import payload
-from pipeline.pixels import MOST_BANDS, PIXELS, as_float, fetch_line, scale_pixels
+from pipeline.pixels import MOST_BANDS, PIXELS, as_float, fetch_line, write_pixels
 from preprocess.codecs import (
     LZ4_INT16,
     LZ4_UINT8,
@@ -71,7 +71,7 @@ def _write(
 
     Args:
         sources: (bands,) addresses of decoded chunks. first: place of the rectangle's first value in each.
-        plane, kind, mean, scale: as in `scale_pixels`.
+        plane, kind, mean, scale: as in `write_pixels`.
         rows: how many, values from one to the next in the source, bytes from one to the next in the target.
         columns: how many, bytes from one to the next in the target.
         target: address of the pixel of the first value. columns_first: write all rows of eight columns, then the next.
@@ -91,7 +91,7 @@ def _write(
     pixels = ((across + PIXELS - 1) // PIXELS, PIXELS, across - PIXELS, 1, step)
     for group in range(0, bands, MOST_BANDS):
         band = max(0, min(group, bands - MOST_BANDS))  # the last four bands overlap the ones before
-        scale_pixels(
+        write_pixels(
             kind, min(bands, MOST_BANDS), np.int64(sources[band:].ctypes.data), first, plane,
             np.int64(mean[band:].ctypes.data), np.int64(scale[band:].ctypes.data), target + 4 * band, step,
             pixels if columns_first else lines, lines if columns_first else pixels,

@@ -88,6 +88,37 @@ def _store(builder: Any, value: Any, address: Any) -> None:
 
 def _store_pixels(builder: Any, bands: list[Any], target: Any, step: Any) -> None:
     """Value i of each of one to four bands to `target` + i * `step`, side by side."""
+    if len(bands) == MOST_BANDS:
+        _store_each(builder, bands, target, step)
+        return
+    # Pixels of these bands alone lie side by side: three stores of eight values, where 3 bands need sixteen of one or
+    # two. The others are those of a mirrored line.
+    size = 4 * len(bands)
+    is_forward, is_backward = (builder.icmp_signed("==", step, ir.Constant(step.type, way * size)) for way in (1, -1))
+    with builder.if_else(is_forward) as (forward, other):
+        with forward:
+            _store_line(builder, bands, target, range(PIXELS))
+        with other, builder.if_else(is_backward) as (backward, separate):
+            with backward:
+                first = builder.sub(target, ir.Constant(target.type, (PIXELS - 1) * size))
+                _store_line(builder, bands, first, range(PIXELS - 1, -1, -1))
+            with separate:
+                _store_each(builder, bands, target, step)
+
+
+def _store_line(builder: Any, bands: list[Any], target: Any, order: range) -> None:
+    """The eight pixels in this order, without a gap."""
+    places = [(at, band) for at in order for band in range(len(bands))]
+    for start in range(0, len(places), PIXELS):
+        part = places[start : start + PIXELS]
+        value = bands[0]
+        for band in range(len(bands)):
+            mask = [at + PIXELS if of == band else place for place, (at, of) in enumerate(part)]
+            value = _shuffle(builder, value, bands[band], *mask)
+        _store(builder, value, builder.add(target, ir.Constant(target.type, 4 * start)))
+
+
+def _store_each(builder: Any, bands: list[Any], target: Any, step: Any) -> None:
     rows = [*bands, *bands[-1:] * (MOST_BANDS - len(bands))]
     # Lanes of four values stay where they are, as the instructions want it: 0 is beside 4.
     low = [_shuffle(builder, rows[at], rows[at + 1], 0, 8, 1, 9, 4, 12, 5, 13) for at in (0, 2)]
@@ -149,7 +180,7 @@ def _loops(builder: Any, kind: int, num_bands: int, arguments: list[Any]) -> Non
             _store_pixels(builder, bands, pixel, step)
 
 
-def _scale_pixels(
+def _write_pixels(
     context: Any, kind: Any, num_bands: Any, sources: Any, first: Any, plane: Any, means: Any, scales: Any, target: Any,
     step: Any, outer: Any, inner: Any,
 ) -> Any:  # fmt: skip
@@ -214,6 +245,6 @@ def _fetch_line(context: Any, address: Any) -> Any:
 
 
 _LOOP = types.UniTuple(types.int64, 5)  # type: ignore[no-untyped-call]
-scale_pixels: Any = intrinsic(_scale_pixels)
+write_pixels: Any = intrinsic(_write_pixels)
 as_float: Any = intrinsic(_as_float)
 fetch_line: Any = intrinsic(_fetch_line)
