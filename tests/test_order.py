@@ -32,6 +32,12 @@ def test_the_order_is_a_permutation_that_keeps_relative_places() -> None:
     assert np.array_equal(some, whole[np.isin(whole, CHIPS)])
 
 
+def test_the_order_is_that_of_the_keys_also_if_chips_occur_twice() -> None:
+    keys = words(1, 2, 300, 0)
+    for chips in (np.arange(300), np.array([5, 2, 5, 299, 2, 0, 5])):
+        assert epoch_order(1, 2, chips).tolist() == sorted(chips.tolist(), key=lambda chip: int(keys[chip]))
+
+
 def test_seeds_and_epochs_differ() -> None:
     orders = {tuple(epoch_order(seed, epoch, np.arange(50))) for seed in range(3) for epoch in range(3)}
     assert len(orders) == 9
