@@ -83,7 +83,9 @@ def task_2(run: Run, ranking: Ranking, store: Store | str, artifacts: Artifacts)
                          "classes that count": common.num_classes})  # fmt: skip
     each = pd.DataFrame(common.accuracy, columns=list(run.classes))
     artifacts.tables.add("tail_common_each_class", pd.concat([mean, each], axis=1))
-    section.blocks.append(artifacts.tables.add("tail_common", mean, "At thresholds common to all classes."))
+    section.blocks.append(
+        artifacts.tables.add("tail_common", mean, "Values at thresholds common to all classes:", show=0)
+    )
     name, ap, budget = run.classes[ranking.class_index], run.ap[ranking.class_index], ImageBudget(blocks=2)
     section.note(
         f"All test chips, ordered by their score for {name} (AP {'none' if np.isnan(ap) else f'{ap:.4f}'}); equal "

@@ -49,7 +49,7 @@ class Plot:
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """Cells as text; the first column holds names. `muted` rows are grey; `words`: cells are sentences; `csv`: the
-    address of the file with all rows, beside the page."""
+    address of the file with all rows, beside the page. `folded`: shown when a reader opens this title."""
 
     columns: list[str]
     rows: list[list[str]]
@@ -57,6 +57,7 @@ class Table:
     muted: frozenset[int] = frozenset()
     words: bool = False
     csv: str = ""
+    folded: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,14 +38,16 @@ def lowest(scores: np.ndarray, names: np.ndarray, count: int) -> np.ndarray:
 def choose_class(run: Run, class_name: str | None) -> int:
     """Index of the class, by default of the class with the highest AP (the first of several).
 
-    A class with few positives is chosen only if all have few: its chips with the highest scores show chance.
+    A class with few positives is chosen only if all have few: its chips with the highest scores show chance. So is a
+    class that few chips lack: all its pictures show the same.
 
     Raises:
         UserError: no such class.
     """
     if class_name is None:
         enough = np.where(run.positives >= FEW_POSITIVES, run.ap, np.nan)
-        ap = run.ap if np.isnan(enough).all() else enough
+        lacked = np.where(len(run.labels) - run.positives >= FEW_POSITIVES, enough, np.nan)
+        ap = next((values for values in (lacked, enough) if not np.isnan(values).all()), run.ap)
         return 0 if np.isnan(ap).all() else int(np.nanargmax(ap))
     if class_name not in run.classes:
         raise UserError(f"CLASS={class_name}: expected one of {', '.join(run.classes)}.")

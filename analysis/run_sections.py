@@ -172,7 +172,15 @@ def provenance(run: Run) -> Section:
     section.blocks.append(
         Table(columns=["fact", "value"], rows=[[str(cell) for cell in row] for row in rows], words=True)
     )
-    settings = [[name, str(value)] for name, value in run.config.model_dump().items()]
-    caption = "All settings of the first run." if run.record.evaluation else "All settings."
-    section.blocks.append(Table(columns=["setting", "value"], rows=settings, caption=caption, words=True))
+    values = run.config.model_dump()
+    settings = [[spec.word, _as_typed(values[name])] for name, spec in specs(Config).items() if not spec.hidden]
+    title = "All settings of the first run" if run.record.evaluation else "All settings"
+    section.blocks.append(Table(columns=["setting", "value"], rows=settings, words=True, folded=title))
     return section
+
+
+def _as_typed(value: object) -> str:
+    """A setting as a user writes it."""
+    if value is None:
+        return "not set"
+    return str(int(value) if isinstance(value, bool) else value)

@@ -157,12 +157,14 @@ def decided(run: Run, artifacts: Artifacts) -> Section:
         section, artifacts, "false_alarms", run, class_metrics.false_alarms(truth, after),
         ("False positives by true class, tuned thresholds", "predicted as (but not labelled)", "chips with"),
         "Each cell: of the chips that have the row's class and not the column's class, the share for which the "
-        "column's class is predicted. Diagonal: of the chips with the class, the share for which it is not predicted.",
+        "column's class is predicted. Diagonal: of the chips with the class, the share for which it is not predicted. "
+        "White: there are no such chips.",
     )  # fmt: skip
     muted = frozenset(np.flatnonzero(~thresholds.tuned).tolist())
     section.blocks.append(
         artifacts.tables.add("thresholds", each, muted=muted,
-                        caption=f"Grey: fewer than {f2_thresholds.NUM_FOLDS} positives to tune on; threshold 0.5.")
+                        caption=f"Grey: fewer than {f2_thresholds.NUM_FOLDS} positives to tune on; threshold 0.5."
+                        if muted else "")
     )  # fmt: skip
     return section
 

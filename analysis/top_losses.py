@@ -90,10 +90,7 @@ def top_losses(run: Run, store: Store | str, artifacts: Artifacts, cam: "CamMake
     for index in chosen.tolist():
         both = [worst_of_class(run, index, label, SHOWN_OF_CLASS) for _, label in KINDS]
         rows = np.concatenate(both)
-        title = (
-            f"{run.classes[index]} (AP {run.ap[index]:.4f}): the {len(both[0])} highest scores without the label, then "
-            f"the {len(both[1])} lowest with it"
-        )
+        title = f"{run.classes[index]} (AP {run.ap[index]:.4f}): {_kinds_shown(*map(len, both))}"
         _cards(section, run, store, budget, maps, title, rows, np.full(len(rows), index))
     if len(chosen) < len(run.classes):
         section.note(f"Pictures: the {len(chosen)} classes with the lowest AP" + (
@@ -102,6 +99,16 @@ def top_losses(run: Run, store: Store | str, artifacts: Artifacts, cam: "CamMake
         ))  # fmt: skip
     section.blocks.append(table)
     return section
+
+
+def _kinds_shown(without: int, labelled: int) -> str:
+    """The pictures of a class in words."""
+    words = [
+        f"the {'highest score' if count == 1 else f'{count} highest scores'} without the label" if not label else
+        f"the {'lowest score' if count == 1 else f'{count} lowest scores'} with it"
+        for label, count in enumerate((without, labelled)) if count
+    ]  # fmt: skip
+    return ", then ".join(words) if without else ", then ".join(words).replace("with it", "with the label")
 
 
 @dataclass(kw_only=True)

@@ -204,7 +204,8 @@ def test_a_split_without_positives_has_nan_scores_and_no_warning() -> None:
 def test_an_unknown_class_is_refused(refused: Callable[..., str]) -> None:
     from types import SimpleNamespace
 
-    run = SimpleNamespace(classes=("a", "b"), ap=np.array([np.nan, 0.3]), positives=np.array([0, 40]))
+    labels = np.repeat([[0, 0], [0, 1]], 40, axis=0)
+    run = SimpleNamespace(classes=("a", "b"), ap=np.array([np.nan, 0.3]), positives=np.array([0, 40]), labels=labels)
     assert ranking.choose_class(run, None) == 1  # type: ignore[arg-type]
     assert ranking.choose_class(run, "a") == 0  # type: ignore[arg-type]
     assert "CLASS=road: expected one of a, b" in refused(lambda: ranking.choose_class(run, "road"))  # type: ignore[arg-type]
