@@ -190,6 +190,7 @@ def test_a_scheduler_that_starts_after_the_command_is_waited_for(
     two: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The file is missing at first, then that of a scheduler that has ended, then the right one."""
+    two.wait_for_workers(2)
     file, said = tmp_path / "scheduler.json", []
 
     def next_file(line: str) -> None:
