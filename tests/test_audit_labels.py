@@ -102,7 +102,7 @@ def test_each_finding_ends_with_what_to_do_and_a_link_to_its_table(title: str, s
     finding = label_checks.Finding(title=title, about="x", chips=np.array([[0, 1]]), reasons=["y"])
     tables = Tables(folder=Path(f"{session_store.path}.tables"))
     splits = np.full(session_store.num_chips, "train")
-    section = finding_section(session_store, session_store.names, splits, finding, tables, ImageBudget(blocks=1))
+    section = finding_section(session_store, session_store.name_texts, splits, finding, tables, ImageBudget(blocks=1))
     table = section.blocks[-1]
     assert isinstance(table, Table)
     assert table.caption.endswith("All of them:")
