@@ -49,8 +49,8 @@ def draw_curves(run: Path) -> Path:
         right.plot(epoch, test_map, "o", markersize=11, markerfacecolor="none", color="#333333")
     figure.suptitle(
         f"{run.name}: task {config.task}, {config.arch}, recipe {config.recipe}; "
-        f"test mAP {'none' if math.isnan(test_map) else format(test_map, '.4f')} at epoch {epoch} "
-        f"(chosen on {chosen_on})",
+        f"test mAP {_score(test_map)} at epoch {epoch} (chosen on {chosen_on}), "
+        f"{_score(lines[-1].mean_ap('test'))} at the last",
         fontsize=11,
     )
     target = run / "curves.png"
@@ -59,6 +59,10 @@ def draw_curves(run: Path) -> Path:
     plt.close(figure)
     temporary.replace(target)
     return target
+
+
+def _score(value: float) -> str:
+    return "none" if math.isnan(value) else f"{value:.4f}"
 
 
 def _draw(axes: Axes, lines: tuple[EpochLine, ...], quantity: str, title: str) -> None:
