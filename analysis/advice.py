@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.baselines import below_majority
 from analysis.class_advice import frequent, listed_some, no_better_than_chance, rare, weakest
 from analysis.class_metrics import FEW_POSITIVES, Calibration
 from analysis.finished_run import Run
@@ -28,8 +29,9 @@ def advice(
     """The sentences. `audit_folder`: where an audit of the run's store would be; None if that is not known. `interval`:
     (low, high) of each class's AP."""
     lines = [
-        frequent(run), no_better_than_chance(run, interval), _leak(run, audit_folder), _no_audit(run, audit_folder),
-        weakest(run, interval[0]), fit(run), rare(run), _decisions(run, calibrations),
+        frequent(run), no_better_than_chance(run, interval), below_majority(run.labels, run.logits),
+        _leak(run, audit_folder), _no_audit(run, audit_folder), weakest(run, interval[0]), fit(run), rare(run),
+        _decisions(run, calibrations),
     ]  # fmt: skip
     return [line for line in lines if line][:MOST]
 

@@ -31,3 +31,15 @@ def baselines(labels: np.ndarray, logits: np.ndarray, mean_ap: float) -> pd.Data
         scores = f2_thresholds.scores(labels, predicted)
         rows.append([name, ap, scores["F2 samples"], scores["F1 macro"], float((predicted == labels).mean())])
     return pd.DataFrame(rows, columns=["prediction", "mAP", "F2 samples", "F1 macro", "labels right"])
+
+
+def below_majority(labels: np.ndarray, logits: np.ndarray) -> str:
+    """A sentence if, at threshold 0.5, the majority guess has a higher F2 than the run; otherwise ""."""
+    majority = np.broadcast_to(labels.mean(axis=0) > 0.5, labels.shape)
+    of_run, of_majority = (f2_thresholds.scores(labels, one)["F2 samples"] for one in (logits > 0, majority))
+    if of_run >= of_majority:
+        return ""
+    return (
+        f"At threshold 0.5 the majority guess, the same labels for every chip, has a higher F2 ({of_majority:.3f}) "
+        f"than this run ({of_run:.3f}). Do not use its decisions."
+    )

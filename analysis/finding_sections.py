@@ -36,7 +36,7 @@ _ACTIONS = {
     "Classes that test chips cannot judge": "Judge a model by the other classes. Label more chips, or choose a split "
     "with more test chips.",
     "No tag": "A chip without a tag is a negative of every class. If nobody looked at a chip, " + _REMOVE,
-    "Saturated": "Clouds and bright roofs are often saturated: nothing to do. If other chips are, " + _REMOVE,
+    "Saturated": "Clouds and bright roofs are often saturated: nothing to do. If another chip is, " + _REMOVE,
 }
 
 
