@@ -50,9 +50,12 @@ def test_course_is_the_reference_recipe() -> None:
     assert {name: getattr(config, name) for name in expected} == expected
 
 
-def test_best_keeps_the_pooling_of_large_chips_only() -> None:
+def test_best_has_a_small_stem_for_small_chips_only() -> None:
     config = make_config("best", **SETTINGS)
-    assert [config.pools(side, side) for side in (32, 63, 64, 256)] == [False, False, True, True]
+    assert [config.stem_of(side, side) for side in (32, 63, 64, 256)] == ["small", "small", "imagenet", "imagenet"]
+    assert config.pools(32, 32)
+    auto = make_config("best", **SETTINGS, pool="auto")
+    assert [auto.pools(side, side) for side in (32, 63, 64, 256)] == [False, False, True, True]
     assert config.crop_of(32, 40) == (32, 40)
     assert make_config("best", **SETTINGS, crop=28).crop_of(32, 40) == (28, 28)
     assert make_config("default", **SETTINGS).crop_of(256, 128) == (224, 112)

@@ -16,9 +16,9 @@ class OptimisationSettings(Settings):
 
     recipe: str = setting(
         "default",
-        "A named set of defaults. default: AdamW, one cycle, 8 symmetries. best: default on whole chips, without max "
-        "pooling if chips are smaller than 64 pixels. course: SGD, step schedule and horizontal flips of the reference "
-        "project.",
+        "A named set of defaults. default: AdamW, one cycle, 8 symmetries. best: default on whole chips, 30 epochs, "
+        "and STEM=small if chips are smaller than 64 pixels. course: SGD, step schedule and horizontal flips of the "
+        "reference project.",
         hint="|".join(RECIPES),
     )
     epochs: int = by_recipe("epochs", "Epochs.", more="; 8 for the demo chips", ge=1, le=100_000)

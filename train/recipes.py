@@ -26,9 +26,9 @@ def default() -> dict[str, Any]:
 
 
 def best() -> dict[str, Any]:
-    """`default` on whole chips (tags are of the whole chip), without the pooling that small chips cannot afford: what
-    won on chips of 32 pixels (docs/log.md). Larger chips keep their pooling."""
-    return default() | {"crop_share": 1.0, "pool": "auto"}
+    """What won on chips of 32 pixels (docs/log.md): `default` on whole chips (tags are of the whole chip), longer, with
+    a first convolution that keeps the resolution of small chips. Larger chips keep ImageNet's."""
+    return default() | {"crop_share": 1.0, "stem": "auto", "epochs": 30}
 
 
 RECIPES = {"default": default, "course": course, "best": best}

@@ -153,11 +153,10 @@ class ModelSettings(Settings):
     finetune: Literal["full", "head"] = setting(
         "full", "full: train all layers. head: train the last layer only, on pretrained weights."
     )
-    pool: Literal["on", "off", "auto"] = by_recipe(
-        "pool",
+    pool: Literal["on", "off", "auto"] = setting(
+        "on",
         "Max pooling after conv1, the first convolution. off: later layers see twice the resolution. auto: off if the "
         "crop is smaller than 64 pixels.",
-        "on",
     )
     stem: Literal["imagenet", "small", "auto"] = by_recipe(
         "stem",
