@@ -124,7 +124,8 @@ def test_the_table_of_loaders_is_that_of_its_record() -> None:
 
 def test_the_table_of_trainings_is_that_of_its_records() -> None:
     files = {
-        "RECIPE=best": "best_s{}", "RECIPE=course (its batch size is 16)": "course_s{}",
+        "RECIPE=best": "best_s{}", "RECIPE=best EPOCHS=12 STEM=imagenet POOL=off": "best12_s{}",
+        "RECIPE=course (its batch size is 16)": "course_s{}",
         "RECIPE=course BATCH=64": "course_batch64_s{}", "RECIPE=default": "default",
         "control: labels shuffled within each split, 2 epochs": "shuffled",
     }  # fmt: skip
