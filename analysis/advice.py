@@ -63,7 +63,7 @@ def _miscalibrated(run: Run, calibrations: list[Calibration]) -> str:
 
 
 def _never_found(run: Run) -> str:
-    """Classes with enough positives, none of which has a probability above 0.5."""
+    """Classes with enough positive chips that the model gives no chip at threshold 0.5."""
     hits = ((run.logits > 0) & (run.labels == 1)).sum(axis=0)
     missed = [run.classes[c] for c in np.flatnonzero((hits == 0) & (run.positives >= FEW_POSITIVES)).tolist()]
     return f"At threshold 0.5 no chip with {' or '.join(missed)} is found." if 0 < len(missed) < 3 else (

@@ -124,8 +124,8 @@ class DiskReads:
                 self._announced.setdefault(key, []).append((block, row))
 
     def take(self, shards: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, list[_Block]]:
-        """Addresses (N,) int64 of announced ranges, and their owners: 0 for what was not announced, -1 for what could
-        not be read. Each is released."""
+        """Addresses (N,) int64 of ranges, and the blocks that own them. 0: the range was not announced. -1: it could
+        not be read. The ranges are no longer announced afterwards."""
         keys = ((shards << SHARD_BITS) + starts).tolist()
         with self._lock:
             taken = [self._pop(key) for key in keys]

@@ -23,7 +23,7 @@ def _blocks(seed: int, epoch: int, num_chips: int) -> Iterator[tuple[slice, np.n
 
 
 def words(seed: int, epoch: int, num_chips: int, word: int) -> np.ndarray:
-    """(num_chips,) uint64, one of a chip's four words; entry t depends on (seed, epoch, t) only."""
+    """(num_chips,) uint64: one of the four words of each chip. Entry t depends on (seed, epoch, t) only."""
     values = np.empty(num_chips, np.uint64)
     for places, block in _blocks(seed, epoch, num_chips):
         values[places] = block[:, word]

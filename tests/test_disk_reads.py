@@ -24,7 +24,7 @@ from preprocess.zarr_store import Store, open_store, shard_path
 
 
 def large(store: Store, page_cache: int | None = 0) -> Any:
-    """A reader of a store of which `page_cache` bytes fit into memory."""
+    """A reader whose page cache may keep `page_cache` bytes of the store."""
     if not disk_reads.supported(str(shard_path(store.local_path, 0))):
         pytest.skip("this file system has no O_DIRECT")
     return ChunkReader(store, BANDS, page_cache=page_cache)
