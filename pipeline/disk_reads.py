@@ -10,7 +10,6 @@ Leaves to `shards` which files are read in this way, and what to do with a range
 import errno
 import mmap
 import os
-import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +21,7 @@ import numba
 import numpy as np
 from numba import types
 
+from pipeline.announced import Announced
 from pipeline.c_functions import external, libc_address
 from pipeline.ranges import SHARD_BITS, merge
 
@@ -93,8 +93,7 @@ class DiskReads:
     def __init__(self, open_shard: Callable[[int], int | None]) -> None:
         self._open = open_shard
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="canopy-disk")
-        self._lock = threading.Lock()
-        self._announced: dict[int, list[tuple[_Block, int]]] = {}
+        self._announced = Announced[int, tuple[_Block, int]]()
         self._futures: list[Future[None]] = []
         self._free: list[mmap.mmap] = []
 
@@ -119,16 +118,13 @@ class DiskReads:
         block.futures = [self._pool.submit(self._read, block, merged.shards[piece], rows, share) for share in shares]
         self._futures = [one for one in self._futures if not one.done()] + block.futures
         keys = ((shards << SHARD_BITS) + starts).tolist()
-        with self._lock:
-            for row, key in enumerate(keys):
-                self._announced.setdefault(key, []).append((block, row))
+        self._announced.add((key, (block, row)) for row, key in enumerate(keys))
 
     def take(self, shards: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, list[_Block]]:
         """Addresses (N,) int64 of ranges, and the blocks that own them. 0: the range was not announced. -1: it could
         not be read. The ranges are no longer announced afterwards."""
         keys = ((shards << SHARD_BITS) + starts).tolist()
-        with self._lock:
-            taken = [self._pop(key) for key in keys]
+        taken = self._announced.take(keys)
         blocks = {id(one[0]): one[0] for one in taken if one is not None}
         addresses = {key: block.wait() for key, block in blocks.items()}
         found = [0 if one is None else addresses[id(one[0])][one[1]] for one in taken]
@@ -136,19 +132,10 @@ class DiskReads:
 
     def forget(self) -> None:
         """Ranges that were announced and not taken yet will not be taken. No thread reads any more."""
-        with self._lock:
-            self._announced = {}
+        self._announced.clear()
         for future in self._futures:
             future.cancel() or future.exception()
         self._futures = []
-
-    def _pop(self, key: int) -> tuple[_Block, int] | None:
-        places = self._announced.get(key)
-        if places is None:
-            return None
-        if len(places) == 1:
-            del self._announced[key]
-        return places.pop()
 
     def _read(self, block: _Block, shards: np.ndarray, rows: np.ndarray, share: np.ndarray) -> None:
         """Read a share of the rows, in the order of their shards."""

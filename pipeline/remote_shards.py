@@ -4,13 +4,13 @@ In: shard numbers and byte ranges. Out: addresses for the compiled kernels, in t
 addresses only. Leaves requests and their repeats to `preprocess.remote`.
 """
 
-import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from pipeline.announced import Announced
 from pipeline.ranges import merge
 from pipeline.shards import Span
 from preprocess import zarr_store
@@ -43,8 +43,7 @@ class RemoteShards:
     def __init__(self, store: Store) -> None:
         self._objects = Objects(str(store.path))
         self._pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="canopy-fetch")
-        self._lock = threading.Lock()
-        self._announced: dict[ByteRange, list[_Piece]] = {}
+        self._announced = Announced[ByteRange, _Piece]()
 
     def name(self, shard: int) -> str:
         """The object's URL."""
@@ -59,8 +58,7 @@ class RemoteShards:
         """One request per piece; equal ranges share it."""
         ranges = [*zip(shards.tolist(), starts.tolist(), ends.tolist(), strict=True)]
         pieces: dict[ByteRange, _Piece] = {}
-        for one in ranges:
-            taken = self._take(one)
+        for one, taken in zip(ranges, self._announced.take(ranges), strict=True):
             if taken is not None or one not in pieces:
                 pieces[one] = taken or _Piece(one[1], self._pool.submit(self._get, one))
         buffers = {one: piece.data.result() for one, piece in pieces.items()}
@@ -82,27 +80,12 @@ class RemoteShards:
             for one in zip(merged.shards.tolist(), merged.starts.tolist(), merged.ends.tolist(), strict=True)
         ]
         ranges = zip(shards.tolist(), starts.tolist(), ends.tolist(), strict=True)
-        with self._lock:
-            for one, piece in zip(ranges, merged.piece_of.tolist(), strict=True):
-                self._announced.setdefault(one, []).append(pieces[piece])
+        self._announced.add(zip(ranges, (pieces[piece] for piece in merged.piece_of.tolist()), strict=True))
 
     def forget(self) -> None:
         """Cancel requests that were not sent yet."""
-        with self._lock:
-            announced, self._announced = self._announced, {}
-        for pieces in announced.values():
-            for piece in pieces:
-                piece.data.cancel()
-
-    def _take(self, byte_range: ByteRange) -> _Piece | None:
-        """The piece with an announced range."""
-        with self._lock:
-            pieces = self._announced.get(byte_range)
-            if pieces is None:
-                return None
-            if len(pieces) == 1:
-                del self._announced[byte_range]
-            return pieces.pop()
+        for piece in self._announced.clear():
+            piece.data.cancel()
 
     def _get(self, byte_range: ByteRange) -> np.ndarray:
         shard, start, end = byte_range

@@ -148,11 +148,11 @@ def test_an_announced_range_is_requested_once_and_released_when_it_is_read(
         assert len(reader._shards._announced) == 4
         pixels, local = (np.empty((5, 4, 16, 16), np.uint16) for _ in range(2))
         reader.decode(chips, pixels)
-        assert reader._shards._announced == {}
+        assert not len(reader._shards._announced)
         assert len(counted.requests) - before == 2  # chips 7, 8 and 20 lie close together; 290 is in another shard
         reader.announce(chips)
         reader.forget()
-        assert reader._shards._announced == {}
+        assert not len(reader._shards._announced)
     ChunkReader(session_store, BANDS).decode(chips, local)
     assert np.array_equal(pixels, local)
 
