@@ -14,7 +14,7 @@ import pytest
 import torch
 from helpers.commands import here, python
 
-from bench import e2e, environments, measure, model, record, scale
+from bench import e2e, environments, measure, model, record
 from bench.check import WrongBatchError, check, expected_images
 from bench.chips import make_chips
 from bench.peers import PEERS
@@ -22,11 +22,8 @@ from bench.peers_pipelines import Batches
 from bench.process_usage import PeakMemory
 from bench.remote_generator import Remote, RemoteError
 from bench.rows import BASELINE, OURS, PLAIN, Order
-from bench.small_stores import SIDE, chips_store, windows
 from bench.work import BATCH, FLIPS, SEED, Row, RowBatch, Setting, Work
-from pipeline.chunks import ChunkReader
 from pipeline.order import augmentation, epoch_order
-from preprocess.zarr_store import open_store
 
 ROWS = {row.name: row for row in (*OURS, *PLAIN, *PEERS)}
 IMAGES = [row for row in ROWS.values() if row.name != "canopy-device-host"]
@@ -212,30 +209,6 @@ def test_the_table_shows_why_a_row_was_skipped() -> None:
 def test_a_remote_generator_raises_the_error_of_its_process() -> None:
     with pytest.raises(RemoteError, match="ModuleNotFoundError"):
         Remote("bench.nothing:here")
-
-
-@pytest.mark.slow
-def test_chips_of_the_scale_store_are_windows_of_the_bench_chips(tmp_path: Path) -> None:
-    store = open_store(chips_store(tmp_path, 300))
-    assert chips_store(tmp_path, 300) == store.path
-    expected = np.stack(windows(0, 300))
-    reader = ChunkReader(store, store.layout.bands)
-    out = np.empty((4, SIDE, SIDE), np.uint16)
-    for chip in (0, 17, 255, 256, 299):
-        reader.decode(np.array([chip]), out[None])
-        assert np.array_equal(out, expected[chip])
-    mean, _ = store.band_statistics(np.arange(300))
-    assert np.allclose(mean, expected.mean(axis=(0, 2, 3)))
-
-
-def test_scale_reports_memory_first_and_rates_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scale, "CHIPS_PER_PASS", 128)
-    monkeypatch.setattr(scale, "MEMORY_BATCHES", 3)
-    rounds = scale.serve(chips_store(tmp_path, 150))
-    first = next(rounds)
-    assert first["peak_mib"] > 10
-    assert first["first_batch_s"] > 0
-    assert rounds.send(0) > 0
 
 
 class Clock:

@@ -1,27 +1,23 @@
-"""The first lines of a report follow from the run's numbers; top losses are the most wrong scores."""
+"""The first lines of a report follow from the run's numbers."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.changed_runs import changed, epochs, made
 from helpers.made_runs import write_run
 from helpers.pages import Page
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import average_precision_score, f1_score, fbeta_score
+from sklearn.metrics import average_precision_score
 
 from analysis.advice import MOST, advice
-from analysis.baselines import baselines
 from analysis.bootstrap import bootstrap_ap, interval
-from analysis.class_metrics import FEW_POSITIVES, calibrations, cooccurrence, similar_first
+from analysis.class_metrics import calibrations
 from analysis.finished_run import Run, load_run
-from analysis.ranking import choose_class
 from analysis.report import report
-from analysis.top_losses import shown_classes, worst_of_class, worst_pairs
 from preprocess.zarr_store import Store
 
 
@@ -30,43 +26,9 @@ def run(session_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return load_run(write_run(tmp_path_factory.mktemp("summary") / "run", session_store))
 
 
-def changed(run: Run, **fields: Any) -> Any:
-    """A run with other numbers; AP and probabilities follow from labels and logits."""
-    made = SimpleNamespace(**{**vars(run), **fields})
-    made.positives = made.labels.sum(axis=0)
-    made.probabilities = 1 / (1 + np.exp(-made.logits))
-    made.config, made.path = run.config, run.path
-    return made
-
-
 def lines(run: Any, folder: Path | None = None) -> list[str]:
     bounds = interval(bootstrap_ap(run.labels, run.logits, num_resamples=200))
     return advice(run, calibrations(run.labels, run.probabilities), folder, bounds)
-
-
-def epochs(run: Run, *scores: tuple[float, float]) -> tuple[Any, ...]:
-    """History of an epoch per (train mAP, test mAP)."""
-    return tuple(
-        replace(
-            run.history[0], epoch=number, train_map=train, test_map=test, train_ap=dict.fromkeys(run.classes, train),
-            test_ap=dict.fromkeys(run.classes, test),
-        )
-        for number, (train, test) in enumerate(scores, 1)
-    )  # fmt: skip
-
-
-def made(run: Run, count: int = 400, skill: float = 4.0, history: tuple[Any, ...] | None = None) -> Any:
-    """A run without any weakness: three frequent classes, calibrated probabilities, train near test."""
-    rng = np.random.default_rng(0)
-    logits = rng.normal(0, skill, (count, 3))
-    labels = (rng.random((count, 3)) < 1 / (1 + np.exp(-logits))).astype(np.uint8)
-    ap = np.array([average_precision_score(labels[:, c], logits[:, c]) for c in range(3)])
-    history = history or epochs(run, (0.92, 0.9), (0.92, 0.9))
-    names = np.array([f"t_{row}" for row in range(count)])
-    return changed(
-        run, labels=labels, logits=logits, ap=ap, mean_ap=float(ap.mean()), history=history, epoch=len(history),
-        names=names,
-    )  # fmt: skip
 
 
 def test_a_run_without_a_weakness_gets_no_advice(run: Run) -> None:
@@ -248,60 +210,3 @@ def test_there_are_at_most_five_lines_and_the_page_begins_with_them(run: Run, tm
         < page.text.index("Train scores are taken during training")
     )
     assert [text for text in texts if text not in page.text] == []
-
-
-def test_guesses_have_the_scores_that_scikit_learn_gives_them(run: Run) -> None:
-    fine = made(run)
-    frame = baselines(fine.labels, fine.logits, fine.mean_ap).set_index("prediction")
-    majority = np.broadcast_to(fine.labels.mean(axis=0) > 0.5, fine.labels.shape)
-    for name, predicted in (("this run", fine.logits > 0), ("majority", majority)):
-        row = frame.loc[name]
-        more: dict[str, Any] = {"average": "samples", "zero_division": 0}
-        assert row["F2 samples"] == pytest.approx(fbeta_score(fine.labels, predicted, beta=2, **more), abs=1e-12)
-        macro = f1_score(fine.labels, predicted, average="macro", zero_division=0)
-        assert row["F1 macro"] == pytest.approx(macro, abs=1e-12)
-        assert row["labels right"] == (predicted == fine.labels).mean()
-    constant = [average_precision_score(fine.labels[:, c], np.zeros(len(fine.labels))) for c in range(3)]
-    assert frame.loc["majority", "mAP"] == frame.loc["chance", "mAP"] == pytest.approx(np.mean(constant), abs=1e-12)
-
-
-@pytest.mark.parametrize("label", [0, 1])
-def test_top_losses_are_the_most_wrong_scores(run: Run, label: int) -> None:
-    fine = made(run)
-    fine.logits = np.round(fine.logits)  # ties are ordered by the chip's name, then by the class
-    sign = 1 if label else -1
-    every = sorted(
-        (sign * fine.logits[row, c], str(fine.names[row]), c, row)
-        for row in range(len(fine.names)) for c in range(3) if fine.labels[row, c] == label
-    )  # fmt: skip
-    rows, classes = worst_pairs(fine, label, 25)
-    assert list(zip(rows.tolist(), classes.tolist(), strict=True)) == [(row, c) for _, _, c, row in every[:25]]
-    of_class = [row for _, _, c, row in every if c == 1]
-    assert worst_of_class(fine, 1, label, 7).tolist() == of_class[:7]
-    assert worst_of_class(fine, 1, label, 10_000).tolist() == of_class
-
-
-def test_classes_with_few_positives_are_chosen_only_if_all_have_few(run: Run, refused: Callable) -> None:
-    fine = made(run)
-    few = fine.labels.copy()
-    few[10:, 0] = 0
-    rare = changed(fine, labels=few, ap=np.array([0.99, 0.5, 0.6]))
-    assert rare.positives[0] < FEW_POSITIVES
-    assert choose_class(rare, None) == 2
-    assert choose_class(rare, "a") == 0
-    assert shown_classes(rare).tolist() == [1, 2]
-    common = changed(fine, labels=np.where([[True, False, False]], 1, fine.labels), ap=np.array([1.0, 0.5, 0.6]))
-    assert choose_class(common, None) == 2  # every chip has the first class
-    all_few = changed(rare, labels=np.where(np.arange(400)[:, None] < 10, fine.labels, 0))
-    assert choose_class(all_few, None) == 0
-
-
-def test_classes_that_occur_together_are_neighbours() -> None:
-    rng = np.random.default_rng(0)
-    topic = rng.integers(0, 3, 300)
-    labels = (rng.random((300, 6)) < np.where(topic[:, None] == np.array([0, 1, 2, 0, 1, 2]), 0.9, 0.05)).astype(
-        np.uint8
-    )
-    order = similar_first(cooccurrence(labels), np.arange(6)).tolist()
-    assert sorted(order) == list(range(6))
-    assert {frozenset(order[k : k + 2]) for k in (0, 2, 4)} == {frozenset((k, k + 3)) for k in range(3)}
