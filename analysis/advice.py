@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.baselines import below_majority
-from analysis.class_advice import frequent, listed_some, no_better_than_chance, rare, weakest
+from analysis.baselines import NO_USE, below_majority
+from analysis.class_advice import frequent, listed_some, no_better_than_chance, rare, unjudged, weakest
 from analysis.class_metrics import FEW_POSITIVES, Calibration
 from analysis.finished_run import Run
 from analysis.fit_advice import fit
@@ -28,44 +28,50 @@ def advice(
 ) -> list[str]:
     """The sentences. `audit_folder`: where an audit of the run's store would be; None if that is not known. `interval`:
     (low, high) of each class's AP."""
+    skipped, below = unjudged(run, interval[0]), below_majority(run.labels, run.logits)
     lines = [
-        frequent(run), no_better_than_chance(run, interval), below_majority(run.labels, run.logits),
-        _leak(run, audit_folder), _no_audit(run, audit_folder), weakest(run, interval[0]), fit(run), rare(run),
-        _decisions(run, calibrations),
+        frequent(run), no_better_than_chance(run, interval), below, _leak(run, audit_folder),
+        _no_audit(run, audit_folder), weakest(run, interval[0]), fit(run, skipped), rare(run),
+        "" if below.endswith(NO_USE) else _decisions(run, calibrations, skipped),
     ]  # fmt: skip
     return [line for line in lines if line][:MOST]
 
 
-def _decisions(run: Run, calibrations: list[Calibration]) -> str:
+def _decisions(run: Run, calibrations: list[Calibration], skipped: list[int]) -> str:
     """Why 0.5 is the wrong threshold: wrong probabilities, or classes that are never found there."""
-    reasons = " ".join(filter(None, (_miscalibrated(run, calibrations), _never_found(run))))
+    reasons = " ".join(filter(None, (_miscalibrated(run, calibrations, skipped), _never_found(run, skipped))))
     if not reasons:
         return ""
-    return f"{reasons} Do not decide at 0.5: use the tuned thresholds (tables/thresholds.csv), as make predict does."
+    return (
+        f"{reasons} Do not decide at 0.5. tables/thresholds.csv has thresholds tuned for F2, which make predict uses; "
+        "for a metric that punishes false positives more, choose higher ones."
+    )
 
 
-def _miscalibrated(run: Run, calibrations: list[Calibration]) -> str:
+def _miscalibrated(run: Run, calibrations: list[Calibration], skipped: list[int]) -> str:
     """Probabilities that are too high or too low."""
     counts, gaps = np.array([one.count for one in calibrations]), []
     for one in calibrations:
         gaps.append(np.where(one.count > 0, one.forecast - one.share, 0.0))
     signed = (counts * np.array(gaps)).sum(axis=1) / np.maximum(counts.sum(axis=1), 1)
     size = (counts * np.abs(gaps)).sum(axis=1) / np.maximum(counts.sum(axis=1), 1)
+    size[skipped] = 0
     worst = int(np.argmax(size))
     if size[worst] <= MISCALIBRATED:
         return ""
     bad = int((size > MISCALIBRATED).sum())
     direction = "too high" if signed[worst] > 0 else "too low"
     return (
-        f"{bad} of {len(run.classes)} classes have probabilities that differ from the observed shares by more than "
-        f"{MISCALIBRATED} on average; most of all {run.classes[worst]} ({size[worst]:.3f}, mostly {direction})."
+        f"Miscalibrated by more than {MISCALIBRATED}: {bad} of {len(run.classes)} classes. Worst is "
+        f"{run.classes[worst]}, whose probabilities are wrong by {size[worst]:.3f} on average, mostly {direction}."
     )
 
 
-def _never_found(run: Run) -> str:
+def _never_found(run: Run, skipped: list[int]) -> str:
     """Classes with enough positive chips that the model gives no chip at threshold 0.5."""
     hits = ((run.logits > 0) & (run.labels == 1)).sum(axis=0)
-    missed = [run.classes[c] for c in np.flatnonzero((hits == 0) & (run.positives >= FEW_POSITIVES)).tolist()]
+    never = np.flatnonzero((hits == 0) & (run.positives >= FEW_POSITIVES)).tolist()
+    missed = [run.classes[c] for c in never if c not in skipped]
     return f"At threshold 0.5 no chip with {' or '.join(missed)} is found." if 0 < len(missed) < 3 else (
         f"At threshold 0.5 no chip of {len(missed)} classes is found: {listed_some(missed)}." if missed else ""
     )  # fmt: skip

@@ -14,6 +14,7 @@ from analysis import class_metrics, duplicates, plots
 from analysis.feature_runs import useful_jobs
 from analysis.features import Features, read_features
 from analysis.figures import Figures
+from analysis.finding_actions import ACROSS, action, most_urgent_first
 from analysis.finding_sections import finding_section, summary
 from analysis.finished_run import load_run
 from analysis.label_checks import (
@@ -70,12 +71,13 @@ def audit(
     if run and split_rule is None and split.sha256() != run.made_with.split.sha256:
         say(f"SPLIT={split.rule}: the run was trained on another split; groups or chips have changed since.")
     split_names = _split_names(store, split)
-    findings = [
+    findings = most_urgent_first([
         *[finding for pairs in similar for finding in (pairs, _across(pairs, split_names))],
         *nodata_findings(store), *pixel_findings(store, features), outliers(store),
         jpeg_findings(store, features, jpegs), *label_findings, untagged(store),
         absent_classes(store, split), unjudged_classes(store, split),
-    ]  # fmt: skip
+    ])  # fmt: skip
+    actions = [action(finding, findings, store, run) if finding.count else "" for finding in findings]
     # Beside a store on disk; of a store in object storage in the current folder.
     folder = (store_path if isinstance(store_path, Path) else Path(store_path.name)).with_name(
         store_path.name + ".audit"
@@ -83,9 +85,11 @@ def audit(
     tables, figures = Tables(folder=folder / "tables"), Figures(folder=folder / "figures")
     names = store.name_texts  # read once: the page names some hundred chips
     budget = ImageBudget(blocks=sum(1 for finding in findings if len(finding.chips)))
-    sections = [summary(findings, store, tables)]
-    makers = [finding for finding in findings if finding.count]
-    sections += [finding_section(store, names, split_names, finding, tables, budget) for finding in makers]
+    sections = [summary(findings, actions, tables)]
+    sections += [
+        finding_section(store, names, split_names, finding, text, tables, budget)
+        for finding, text in zip(findings, actions, strict=True) if finding.count
+    ]  # fmt: skip
     sections.append(_counts(store, split, figures, tables))
     linked = sum(len(group) for group in chip_groups)
     render(
@@ -95,7 +99,10 @@ def audit(
         f"{', '.join(store.layout.bands)}, {len(store.classes)} classes; split {split.rule}"
         f"{'' if store.layout.nodata is None else '; images show nodata in magenta'}",
         facts=[
-            ("checks that found something", f"{sum(1 for f in findings if f.count)} of {len(findings)}"),
+            (
+                "checks that found something",
+                f"{sum(1 for f in findings if f.count)} of {sum(1 for f in findings if not f.missing)}",
+            ),
             ("checks that were not made", f"{sum(1 for f in findings if f.missing)}"),
             (
                 "chips with a duplicate or neighbour",
@@ -162,7 +169,7 @@ def _across(pairs: Finding, split_names: np.ndarray) -> Finding:
     sides = split_names[chips]
     leaks = np.flatnonzero((sides == "test").any(axis=1) & np.isin(sides, _TRAINED).any(axis=1))
     return replace(
-        pairs, title=f"{pairs.title}, in train and in test", chips=chips[leaks],
+        pairs, title=pairs.title + ACROSS, chips=chips[leaks],
         reasons=[reasons[row] for row in leaks],
         about="One chip is in test, its duplicate or neighbour in train or val. Test scores are therefore optimistic.",
     )  # fmt: skip
@@ -185,7 +192,7 @@ def _counts(store: Store, split: Split, figures: Figures, tables: Tables) -> Sec
         figures.add("cooccurrence", plots.heat(matrix, store.classes, "Tags that occur together", "share that also has",
                                                "chips with",
                                                class_metrics.similar_first(matrix, choice.classes))),
-        "Classes that occur together are neighbours.", choice.note, wide=len(choice.classes) > WIDE_CELLS,
+        "Classes that occur together are in adjacent rows.", choice.note, wide=len(choice.classes) > WIDE_CELLS,
     )  # fmt: skip
     tables.add("cooccurrence", pd.DataFrame(matrix, columns=list(store.classes)).assign(chips_with=store.classes))
     mean, std = store.band_statistics(np.arange(store.num_chips))

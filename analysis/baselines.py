@@ -10,6 +10,7 @@ import pandas as pd
 from analysis import class_metrics, f2_thresholds
 
 SEED = 0
+NO_USE = "Do not use its decisions."  # ends the sentence about a run that no threshold makes better than the majority
 
 
 def baselines(labels: np.ndarray, logits: np.ndarray, mean_ap: float) -> pd.DataFrame:
@@ -23,7 +24,7 @@ def baselines(labels: np.ndarray, logits: np.ndarray, mean_ap: float) -> pd.Data
     by_chance = float(class_metrics.mean_over_classes(np.where(share > 0, share, np.nan)))
     guesses = (
         ("this run", logits > 0, mean_ap),
-        ("majority", np.broadcast_to(share > 0.5, labels.shape), by_chance),
+        ("majority", _majority(labels), by_chance),
         ("chance", uniform < share, by_chance),
     )
     rows = []
@@ -35,11 +36,26 @@ def baselines(labels: np.ndarray, logits: np.ndarray, mean_ap: float) -> pd.Data
 
 def below_majority(labels: np.ndarray, logits: np.ndarray) -> str:
     """A sentence if, at threshold 0.5, the majority guess has a higher F2 than the run; otherwise ""."""
-    majority = np.broadcast_to(labels.mean(axis=0) > 0.5, labels.shape)
-    of_run, of_majority = (f2_thresholds.scores(labels, one)["F2 samples"] for one in (logits > 0, majority))
-    if of_run >= of_majority:
+    of_run, of_majority = _f2(labels, logits > 0), _f2(labels, _majority(labels))
+    if not of_run < of_majority:  # NaN without a chip that has a class
         return ""
+    tuning, rest = f2_thresholds.halves(len(labels))
+    tuned = _f2(labels[rest], logits[rest] > f2_thresholds.tune(labels[tuning], logits[tuning]).values)
+    there = _f2(labels[rest], _majority(labels)[rest])
+    numbers = f"({tuned:.3f} against {there:.3f} on half of the test chips)"
+    use = (
+        f"Thresholds tuned for F2 beat it {numbers}: use those of tables/thresholds.csv."
+        if tuned > there else f"Tuned thresholds do not beat it either {numbers}. {NO_USE}"
+    )  # fmt: skip
     return (
         f"At threshold 0.5 the majority guess, the same labels for every chip, has a higher F2 ({of_majority:.3f}) "
-        f"than this run ({of_run:.3f}). Do not use its decisions."
+        f"than this run ({of_run:.3f}). {use}"
     )
+
+
+def _majority(labels: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(labels.mean(axis=0) > 0.5, labels.shape)
+
+
+def _f2(labels: np.ndarray, predicted: np.ndarray) -> float:
+    return f2_thresholds.scores(labels, predicted)["F2 samples"]

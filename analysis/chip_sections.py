@@ -57,6 +57,8 @@ def curves(run: Run, artifacts: Artifacts) -> Section:
     history = pd.json_normalize([line.values() for line in run.history])
     artifacts.tables.add("epochs", history)
     columns = [c for c in history.columns if "." not in c and "_ap" not in c]
+    scores = ["epoch", "test_map", "val_map", "train_map"]  # first, for a narrow screen
+    columns = [*(c for c in scores if c in columns), *(c for c in columns if c not in scores)]
     section.blocks.append(
         artifacts.tables.add("epochs_short", history[columns], "All epochs. AP of each class: tables/epochs.csv.")
     )
@@ -99,9 +101,7 @@ def task_2(run: Run, ranking: Ranking, store: Store | str, artifacts: Artifacts)
     if isinstance(store, str):
         section.note(f"No images: {store}", "warn")
     else:
-        words = shown_bands(store.layout.bands, run.config.band_choice.rgb).words
-        nodata = "" if store.layout.nodata is None else " Nodata is magenta."
-        section.note(f"{words}; each band is stretched from the 1st to the 99th percentile of the shown chips.{nodata}")
+        section.note(images_note(store, run.config.band_choice.rgb))
     for title, rows in (("highest", ranking.best), ("lowest", ranking.worst)):
         shown, side = chip_images(run, rows, store, budget)
         cards = [
@@ -113,6 +113,17 @@ def task_2(run: Run, ranking: Ranking, store: Store | str, artifacts: Artifacts)
             section.blocks += left_out(shown)
         artifacts.tables.add(f"{title}_{name}", _ranking_frame(run, rows, ranking))
     return section
+
+
+def images_note(store: Store, rgb: tuple[str, ...] = ()) -> str:
+    """What the images of a page show."""
+    shown = shown_bands(store.layout.bands, rgb)
+    grey = f"; the grey image beside it: {shown.nir}" if shown.nir else ""
+    nodata = "" if store.layout.nodata is None else " Nodata is magenta."
+    return (
+        f"{shown.words}{grey}. Each band is stretched from the 1st to the 99th percentile of the chips of one "
+        f"group, so a chip can look different in another group.{nodata}"
+    )
 
 
 def _tail_frame(values: tail.Tail, names: tuple[str, ...]) -> pd.DataFrame:
@@ -157,7 +168,7 @@ def tags_of_row(run: Run, row: int) -> str:
 def _card_lines(run: Run, row: int, ranking: Ranking) -> list[str]:
     index = ranking.class_index
     label = "labelled" if run.labels[row, index] else "not labelled"
-    return [f"{run.probabilities[row, index]:.6f}, {label}", tags_of_row(run, row)]
+    return [f"probability {run.probabilities[row, index]:.6f}, {label}", f"tags: {tags_of_row(run, row)}"]
 
 
 def _ranking_frame(run: Run, rows: np.ndarray, ranking: Ranking) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from analysis.class_metrics import FEW_POSITIVES, mean_over_classes
 from analysis.finished_run import Run
 
 WEAK = 0.7  # times the mAP
+NOT_LEARNT = 0.05  # train AP above test AP of a class. With a larger difference its chips are learnt by heart
 FEWEST = 10  # positives for a statement about chance; with fewer, the interval of AP has no meaning
 _NAMES = 4  # of classes in a sentence
 
@@ -29,21 +30,29 @@ def _frequent(run: Run) -> list[int]:
 
 
 def frequent(run: Run) -> str:
-    """Classes whose AP is near 1 for any scores, and the mean AP of the others."""
+    """Classes whose AP is near 1 for any scores, and the mean AP of those that can judge the run."""
     classes = _frequent(run)
     if not classes:
         return ""
     lacking, chance = len(run.labels) - run.positives, run.positives / len(run.labels)
     names = listed_some([f"{run.classes[c]} ({lacking[c]})" for c in classes])
-    others = [c for c in range(len(run.classes)) if c not in classes and run.positives[c]]
-    judge = "Only a test split with more chips without them can judge the run."
-    if others:
-        ap, by_chance = (float(mean_over_classes(values[others])) for values in (run.ap, chance))
+    judges = [c for c in range(len(run.classes)) if c not in classes and run.positives[c] >= FEW_POSITIVES]
+    judge = (
+        "No other class has enough either, so this split cannot judge the run: choose one whose test chips have "
+        "and lack each class."
+    )
+    if judges:
+        ap, by_chance = (float(mean_over_classes(values[judges])) for values in (run.ap, chance))
         judge = f"Judge the run by the other classes: mean AP {ap:.3f}, by chance {by_chance:.3f}."
     return (
-        f"{len(classes)} of {len(run.classes)} classes are absent from fewer than {FEW_POSITIVES} test chips: {names}. "
-        f"Their AP is high for any scores. {judge}"
+        f"Nearly every test chip has {len(classes)} of the {len(run.classes)} classes, so any scores give them a high "
+        f"AP: {names}. In brackets: the test chips without the class. {judge}"
     )
+
+
+def unjudged(run: Run, low: np.ndarray) -> list[int]:
+    """Classes that say nothing about how the network learns: too frequent, or scored no better than chance."""
+    return [*_frequent(run), *_by_chance(run, low)]
 
 
 def _by_chance(run: Run, low: np.ndarray) -> list[int]:
@@ -91,9 +100,21 @@ def weakest(run: Run, low: np.ndarray) -> str:
     chance = run.positives / len(run.labels)
     names = listed_some([f"{run.classes[c]} ({run.ap[c]:.3f}, chance {chance[c]:.3f})" for c in weak])
     return (
-        f"Weakest classes (AP below {WEAK} times the mAP, {FEW_POSITIVES} positives or more): {names}. Look at their "
-        "false positives and false negatives under Top losses, and correct wrong labels before you change settings."
+        f"Weakest classes (AP below {WEAK} times the mAP, {FEW_POSITIVES} positives or more): {names}. "
+        f"{_not_learnt(run, weak)}Look at them under Top losses: can you see the class, and are the labels right?"
     )
+
+
+def _not_learnt(run: Run, weak: list[int]) -> str:
+    """Which of the weak classes are as weak on train chips, so that regularisation cannot help them."""
+    if not run.history:  # the scores of an ensemble
+        return ""
+    train = np.array([run.history[run.epoch - 1].ap("train", run.classes[c]) for c in weak])
+    same = [run.classes[c] for c, ap in zip(weak, train, strict=True) if ap - run.ap[c] < NOT_LEARNT]
+    if not same:
+        return ""
+    what = f"{listed_some(same)} {'is' if len(same) == 1 else 'are'}"
+    return f"On train chips {what} as weak: more pixels or a larger network can help, regularisation cannot. "
 
 
 def rare(run: Run) -> str:
@@ -104,12 +125,12 @@ def rare(run: Run) -> str:
     texts = []
     if absent:
         texts.append(
-            f"No test chip has {listed_some(absent)}, so there is no AP: choose another split, such as SPLIT=0.8,0.2@1."
+            f"No test chip has {listed_some(absent)}, so there is no AP: choose another split, such as "
+            "SPLIT=0.67,0.33@1."
         )
     if few:
         texts.append(
-            f"{len(few)} of {len(run.classes)} classes have fewer than {FEW_POSITIVES} positive test chips: "
-            f"{listed_some(few)}. Their AP is very uncertain. Label more chips of them; BALANCE=0.5 gives rare labels "
-            "more weight in training."
+            f"Fewer than {FEW_POSITIVES} test chips have {listed_some(few)}: {'its' if len(few) == 1 else 'their'} AP "
+            "is very uncertain. Label more chips, or choose a split with more test chips."
         )
     return " ".join(texts)

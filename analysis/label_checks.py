@@ -13,6 +13,7 @@ import pandas as pd
 from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
 
+from analysis.bootstrap import bootstrap_ap, interval
 from analysis.class_metrics import FEW_POSITIVES
 from analysis.finished_run import Run
 from analysis.slugs import listed
@@ -75,9 +76,9 @@ def unjudged_classes(store: Store, split: Split) -> Finding:
         if 0 < count < FEW_POSITIVES or len(chips) - count < FEW_POSITIVES <= count:
             rows.append((store.classes[c], count, len(chips) - count))
     return Finding(
-        title="Classes that test chips cannot judge",
-        about=f"Fewer than {FEW_POSITIVES} test chips have the class: its AP is very uncertain. Or fewer than "
-        f"{FEW_POSITIVES} test chips lack it: its AP is high for any scores.",
+        title="Classes with too few test chips",
+        about=f"Fewer than {FEW_POSITIVES} test chips have the class, so its AP is very uncertain; or fewer than "
+        f"{FEW_POSITIVES} test chips lack the class, so any scores give it a high AP.",
         table=pd.DataFrame(rows, columns=["class", "test chips with it", "test chips without it"]),
     )
 
@@ -185,18 +186,26 @@ def doubted_labels(store: Store, run: Run | None) -> Finding:
     if run.classes != store.classes or (chips < 0).any():
         raise UserError(f"RUN={run.path}: expected a run on {store.path}, found other chips or classes.")
     rows: list[tuple[float, int, str]] = []
+    chance = run.positives / len(run.labels)
+    low, _ = interval(bootstrap_ap(run.labels, run.logits))
+    by_chance = []
     for index, name in enumerate(run.classes):
         truth = run.labels[:, index].astype(np.int64)
         if min(truth.sum(), (1 - truth).sum()) < MIN_EXAMPLES:
+            continue
+        if low[index] <= chance[index]:
+            by_chance.append(name)
             continue
         scores = np.stack([1 - run.probabilities[:, index], run.probabilities[:, index]], axis=1)
         doubted = find_label_issues(truth, scores, filter_by="both", n_jobs=1)
         quality = get_label_quality_scores(truth, scores)
         for row in np.flatnonzero(doubted).tolist():
-            reason = f"{name}: {'tagged' if truth[row] else 'not tagged'}, p = {scores[row, 1]:.4f}"
+            tagged = "tagged" if truth[row] else "not tagged"
+            reason = f"{name} (AP {run.ap[index]:.2f}): {tagged}, probability {scores[row, 1]:.4f}"
             rows.append((float(quality[row]), int(chips[row]), reason))
     about = (
-        f"cleanlab found these from the scores of {run.name} on its {len(run.names):,} test chips. Classes with fewer "
-        f"than {MIN_EXAMPLES} positives or fewer than {MIN_EXAMPLES} negatives are skipped."
+        f"The library cleanlab doubts these tags, by the scores of {run.name} on its {len(run.names):,} test chips. "
+        f"Classes with fewer than {MIN_EXAMPLES} positives or fewer than {MIN_EXAMPLES} negatives are skipped."
+        + (f" So are classes that the run scores no better than chance: {', '.join(by_chance)}." if by_chance else "")
     )
     return _finding(title, about, [(chip, reason) for _, chip, reason in sorted(rows)])

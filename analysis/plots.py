@@ -71,7 +71,7 @@ def class_ap_curves(run: Run, which: np.ndarray) -> Figure:
 def learning_rate(run: Run) -> Figure:
     """Learning rate of each epoch's last step."""
     schedule = run.config.schedule
-    figure, axes = new(f"Learning rate ({schedule})", "epoch", "learning rate of the last step", height=2.6)
+    figure, axes = new(f"Learning rate at the end of each epoch ({schedule})", "epoch", "learning rate", height=2.6)
     axes.plot(_epochs(run, axes), [line.lr for line in run.history], "o-", color=BLUE, markersize=4, linewidth=1.6)
     axes.set_ylim(bottom=0)
     return figure
@@ -84,12 +84,12 @@ def speed(run: Run) -> Figure:
     axes.plot(
         epochs, [line.chips_per_s for line in run.history], "o-", color=BLUE, markersize=4, label="chips/s (left)"
     )
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(line.chips_per_s for line in run.history) or 1)
     right = axes.twinx()
     right.plot(
         epochs, [line.wait_share for line in run.history], "^--", color=ORANGE, markersize=4, label="data wait (right)"
     )
-    right.set(ylabel="share of time waiting for data", ylim=(0, 1))
+    right.set(ylabel="time waiting for data", ylim=(0, 1))
     right.yaxis.set_major_formatter(PercentFormatter(1))
     right.grid(visible=False)
     right.spines["right"].set_visible(True)
@@ -115,7 +115,7 @@ def tail(common: Tail, per_class: Tail, classes: tuple[str, ...]) -> Figure:
 
 def tail_quantiles(tails: Tail) -> Figure:
     """Precision among the highest-scored share of chips, for which every class has a value."""
-    figure, axes = new("Precision among the highest-scored chips", "chips in the tail (share of the split)",
+    figure, axes = new("Precision among the highest-scored chips", "highest-scored share of the chips",
                        "precision")  # fmt: skip
     shares = np.array(TAIL_SHARES)
     axes.plot(shares, tails.accuracy, color=FAINT, linewidth=0.8, alpha=0.7)
@@ -125,7 +125,7 @@ def tail_quantiles(tails: Tail) -> Figure:
     axes.invert_xaxis()
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.xaxis.set_minor_formatter(NullFormatter())  # a logarithmic axis labels minor ticks with mathtext
-    axes.legend(fontsize=9, loc="lower left")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     return figure
 
 
@@ -138,7 +138,8 @@ def ap_bars(run: Run, low: np.ndarray, high: np.ndarray, which: np.ndarray) -> F
     axes.barh(rows, np.nan_to_num(ap), color=colours, height=0.62)
     known = ~np.isnan(ap)
     axes.hlines(rows[known], low[known], high[known], color=INK, linewidth=1.3)
-    axes.plot(positives / len(run.labels), rows, "D", color=ORANGE, markersize=4, linestyle="none", label="chance")
+    axes.plot(positives / len(run.labels), rows, "D", color=ORANGE, markersize=4, linestyle="none", label="chance",
+              clip_on=False, zorder=3)  # fmt: skip
     if known.any():
         axes.axvline(run.mean_ap, color=INK, linestyle=":", linewidth=1.2, label=f"mAP {run.mean_ap:.4f}")
     names = chosen(run.classes, which)
@@ -199,7 +200,7 @@ def score_histograms(run: Run, thresholds: np.ndarray, which: np.ndarray) -> Fig
             axes.stairs(shares, edges, label=name, color=colour, linestyle=style, linewidth=1.3)
         axes.axvline(1 / (1 + np.exp(-thresholds[index])), color=INK, linestyle=":", linewidth=1.2)
         axes.set(xlim=(0, 1), ylim=(0, 1.03), **_SHARES)
-    figure.axes[0].legend(fontsize=7, loc="upper center")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
     return figure
 
 

@@ -19,7 +19,7 @@ from analysis.figures import Figures
 from analysis.finished_run import Run, load_run
 from analysis.page import Note, Section, Tables, render
 from analysis.ranking import rank
-from analysis.run_sections import how_averaged, members, provenance, reproduction, summary
+from analysis.run_sections import audit_folder, how_averaged, members, provenance, reproduction, summary
 from analysis.score_sections import compared, decided, each_class
 from analysis.single_label import has_one_class, one_class_section, single_label
 from analysis.top_losses import top_losses
@@ -70,7 +70,7 @@ def report(
         for make in makers:
             sections.append(make())
             progress.update(1, sections[-1].title)
-    _warn(run, sections[0])
+    _warn(run, sections[0], audit_folder(store))
     _say_missing_glyphs(run, folder)
     low, high = (float(bound) for bound in bootstrap.interval(class_metrics.mean_over_classes(resampled)))
     best = run.classes[ranking.class_index]
@@ -145,13 +145,15 @@ def _say_missing_glyphs(run: Run, folder: Path) -> None:
         )
 
 
-def _warn(run: Run, section: Section) -> None:
-    """Add warnings to the first section that a reader needs before trusting the scores."""
+def _warn(run: Run, section: Section, audit: Path | None) -> None:
+    """Add warnings to the first section that a reader needs before trusting the scores. `audit`: the folder of an audit
+    of the store."""
     warnings = []
     if run.made_with.split.epoch_chosen_on == "test":
+        last = f" (mAP {_number(run.history[-1].mean_ap('test'))} at the last epoch)" if run.history else ""
         warnings.append(
-            "The epoch was chosen on the test split; test scores are optimistic. VAL=0.1 selects the epoch on held-out "
-            "training data."
+            f"The epoch was chosen on the test split, so test scores are optimistic{last}. VAL=0.1 selects the epoch "
+            "on held-out training data."
         )
     rule = run.made_with.split.rule.partition(" + val ")[0]
     if rule == "blocked":
@@ -160,9 +162,12 @@ def _warn(run: Run, section: Section) -> None:
             "chips of a block of ground. Undetected neighbours, and chips at the edges of blocks, leak."
         )
     elif rule != "column" and not rule.endswith(".csv"):
+        looked = audit is not None and (audit / "tables/findings.csv").is_file()
         warnings.append(
             "Where chips are neighbours in one scene, a random split leaks from train to test, and scores are "
-            "optimistic. `make audit` looks for neighbours; SPLIT=blocked keeps those that it finds in one split."
+            "optimistic. "
+            + ("The audit says which neighbours it found" if looked else "`make audit` looks for neighbours")
+            + "; SPLIT=blocked keeps them in one split."
         )
     if not run.positives.any():
         warnings.append("No chip of the test split has any class, so there is no AP and no statement about the model.")

@@ -40,12 +40,16 @@ def train_command(config: Config) -> str:
     return " ".join(["make train", *words])
 
 
+def audit_folder(store: Store | str) -> Path | None:
+    """Where an audit of the store would be; None if that is not known. `store` is a reason if it cannot be opened."""
+    place = None if isinstance(store, str) else store.path
+    return place.with_name(f"{place.name}.audit") if isinstance(place, Path) else None
+
+
 def summary(run: Run, store: Store | str, artifacts: Artifacts, interval: tuple[np.ndarray, np.ndarray]) -> Section:
     """What is worst and what to do about it, and the scores beside those of guesses."""
     section = Section(id="summary", title="What to do")
-    place = None if isinstance(store, str) else store.path
-    audit_folder = place.with_name(f"{place.name}.audit") if isinstance(place, Path) else None
-    texts = advice(run, class_metrics.calibrations(run.labels, run.probabilities), audit_folder, interval)
+    texts = advice(run, class_metrics.calibrations(run.labels, run.probabilities), audit_folder(store), interval)
     if texts:
         section.blocks.append(Lines(texts=texts))
     else:

@@ -95,7 +95,7 @@ def _add_matrix(
     order = class_metrics.similar_first(class_metrics.cooccurrence(run.labels), choice.classes)
     section.plot(
         artifacts.figures.add(name, plots.heat(values, run.classes, *titles, order)),
-        caption, "Classes that occur together are neighbours.", choice.note, _all(choice.note, name),
+        caption, "Classes that occur together are in adjacent rows.", choice.note, _all(choice.note, name),
         wide=len(choice.classes) > WIDE_CELLS,
     )  # fmt: skip
     artifacts.tables.add(name, pd.DataFrame(values, columns=list(run.classes)).assign(chips_with=run.classes))

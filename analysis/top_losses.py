@@ -27,6 +27,7 @@ BYTES = 2_000_000  # of images; see `pictures.PAGE_BYTES`
 CAM_BYTES = 2_000_000  # of the images of CAM=1
 MAX_CLASSES = 8  # with pictures: those with the lowest AP
 KINDS = (("false positives", 0), ("false negatives", 1))
+_SCORES = ("highest", "lowest")  # by label
 
 
 def worst_of_class(run: Run, index: int, label: int, count: int) -> np.ndarray:
@@ -69,7 +70,7 @@ def top_losses(run: Run, store: Store | str, artifacts: Artifacts, cam: "CamMake
             f"score. {cam.words}."
         )
     chosen = shown_classes(run)
-    budget = ImageBudget(blocks=2 + len(chosen), left=BYTES)
+    budget = ImageBudget(blocks=2 + 2 * len(chosen), left=BYTES)
     every = {kind: worst_pairs(run, label, IN_TABLE) for kind, label in KINDS}
     for kind, (rows, classes) in every.items():
         _cards(section, run, store, budget, maps, f"{kind.capitalize()}, all classes", rows[:SHOWN], classes[:SHOWN])
@@ -88,10 +89,10 @@ def top_losses(run: Run, store: Store | str, artifacts: Artifacts, cam: "CamMake
         "top_losses_each_class", pd.concat(frames), show=0, caption=f"The worst {TABLE_OF_CLASS} of every class:"
     )
     for index in chosen.tolist():
-        both = [worst_of_class(run, index, label, SHOWN_OF_CLASS) for _, label in KINDS]
-        rows = np.concatenate(both)
-        title = f"{run.classes[index]} (AP {run.ap[index]:.4f}): {_kinds_shown(*map(len, both))}"
-        _cards(section, run, store, budget, maps, title, rows, np.full(len(rows), index))
+        for kind, label in KINDS:
+            rows = worst_of_class(run, index, label, SHOWN_OF_CLASS)
+            title = f"{run.classes[index]} (AP {run.ap[index]:.4f}): {kind}, {_SCORES[label]} scores"
+            _cards(section, run, store, budget, maps, title, rows, np.full(len(rows), index))
     if len(chosen) < len(run.classes):
         section.note(f"Pictures: the {len(chosen)} classes with the lowest AP" + (
             f" among those with {FEW_POSITIVES} positives or more."
@@ -99,16 +100,6 @@ def top_losses(run: Run, store: Store | str, artifacts: Artifacts, cam: "CamMake
         ))  # fmt: skip
     section.blocks.append(table)
     return section
-
-
-def _kinds_shown(without: int, labelled: int) -> str:
-    """The pictures of a class in words."""
-    words = [
-        f"the {'highest score' if count == 1 else f'{count} highest scores'} without the label" if not label else
-        f"the {'lowest score' if count == 1 else f'{count} lowest scores'} with it"
-        for label, count in enumerate((without, labelled)) if count
-    ]  # fmt: skip
-    return ", then ".join(words) if without else ", then ".join(words).replace("with it", "with the label")
 
 
 @dataclass(kw_only=True)
@@ -139,7 +130,7 @@ def _cards(
     images, side = chip_images(run, rows, store, budget)
     more = maps.images(images, classes)
     cards = [
-        [card(str(run.names[row]), image, [_line(run, row, index), tags_of_row(run, row)], further)]
+        [card(str(run.names[row]), image, [_line(run, row, index), f"tags: {tags_of_row(run, row)}"], further)]
         for row, index, image, further in zip(rows.tolist(), classes.tolist(), images, more, strict=True)
     ]
     if cards:
@@ -152,7 +143,7 @@ def _cards(
 
 def _line(run: Run, row: int, index: int) -> str:
     label = "labelled" if run.labels[row, index] else "not labelled"
-    return f"{run.classes[index]} {run.probabilities[row, index]:.4f}, {label}"
+    return f"{run.classes[index]}: probability {run.probabilities[row, index]:.4f}, {label}"
 
 
 def _frame(run: Run, kind: str, rows: np.ndarray, classes: np.ndarray) -> pd.DataFrame:

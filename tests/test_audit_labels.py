@@ -15,8 +15,9 @@ from PIL import Image
 
 from analysis import label_checks
 from analysis.audit import audit
+from analysis.finding_actions import action
 from analysis.finding_sections import finding_section
-from analysis.page import Table, Tables
+from analysis.page import Note, Table, Tables
 from analysis.pictures import ImageBudget
 from preprocess.labels import read_labels
 from preprocess.packed_texts import PackedTexts
@@ -88,7 +89,7 @@ def test_classes_that_few_test_chips_have_or_lack_and_chips_without_a_tag_are_fi
         "image_name,split\n" + "".join(f"t_{row},{'test' if row < 60 else 'train'}\n" for row in range(70))
     )
     found = findings_of(store, split_rule=str(tmp_path / "split.csv"))
-    table = found["Classes that test chips cannot judge"].table
+    table = found["Classes with too few test chips"].table
     assert table is not None
     assert table.to_numpy().tolist() == [["a", 59, 1], ["b", 40, 20], ["c", 1, 59]]
     assert found["No tag"].chips.tolist() == [[69]]
@@ -97,15 +98,18 @@ def test_classes_that_few_test_chips_have_or_lack_and_chips_without_a_tag_are_fi
     assert page.text.index("If nobody looked at a chip, remove its row") < page.text.index("Found none")
 
 
-@pytest.mark.parametrize("title", ["Exact duplicates", "Saturated", "Repeated tags"])
+@pytest.mark.parametrize("title", ["Exact duplicates, in train and in test", "Saturated", "Repeated tags"])
 def test_each_finding_ends_with_what_to_do_and_a_link_to_its_table(title: str, session_store: Store) -> None:
     finding = label_checks.Finding(title=title, about="x", chips=np.array([[0, 1]]), reasons=["y"])
     tables = Tables(folder=Path(f"{session_store.path}.tables"))
     splits = np.full(session_store.num_chips, "train")
-    section = finding_section(session_store, session_store.name_texts, splits, finding, tables, ImageBudget(blocks=1))
+    what = action(finding, [finding], session_store, None)
+    budget = ImageBudget(blocks=1)
+    section = finding_section(session_store, session_store.name_texts, splits, finding, what, tables, budget)
+    assert [block.text for block in section.blocks[:2] if isinstance(block, Note)] == ["x", what]
     table = section.blocks[-1]
     assert isinstance(table, Table)
-    assert table.caption.endswith("All of them:")
+    assert table.caption == "All of them:"
     assert (tables.folder.parent / f"{session_store.path.name}.tables" / Path(table.csv).name).is_file()
 
 

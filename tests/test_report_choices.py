@@ -1,6 +1,7 @@
 """What a report shows: guesses to compare with, top losses, the class of the best and worst chips."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest

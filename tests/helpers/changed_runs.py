@@ -15,7 +15,7 @@ def changed(run: Run, **fields: Any) -> Any:
     made = SimpleNamespace(**{**vars(run), **fields})
     made.positives = made.labels.sum(axis=0)
     made.probabilities = 1 / (1 + np.exp(-made.logits))
-    made.config, made.path = run.config, run.path
+    made.config, made.path, made.name = run.config, run.path, run.name
     return made
 
 
