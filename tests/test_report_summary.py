@@ -11,9 +11,10 @@ from helpers.changed_runs import changed, epochs, made
 from helpers.made_runs import write_run
 from helpers.pages import Page
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, fbeta_score
 
 from analysis.advice import MOST, advice
+from analysis.baselines import NO_USE, below_majority
 from analysis.bootstrap import bootstrap_ap, interval
 from analysis.class_metrics import calibrations
 from analysis.finished_run import Run, load_run
@@ -209,3 +210,49 @@ def test_there_are_at_most_five_lines_and_the_page_begins_with_them(run: Run, tm
         < page.text.index("Train scores are taken during training")
     )
     assert [text for text in texts if text not in page.text] == []
+
+
+def test_a_weak_class_is_said_to_be_learnt_by_heart_or_not_at_all_and_to_be_rare(run: Run) -> None:
+    rng = np.random.default_rng(3)
+    labels = (rng.random((4000, 3)) < (0.5, 0.5, 0.04)).astype(np.uint8)
+    logits = 8.0 * labels - 4 + rng.normal(0, 1, labels.shape)
+    logits[:, 2] = labels[:, 2] + rng.normal(-3, 1, len(labels))
+    ap = np.array([average_precision_score(labels[:, c], logits[:, c]) for c in range(3)])
+    names = np.array([f"t_{row}" for row in range(len(labels))])
+    rare = changed(made(run), labels=labels, logits=logits, ap=ap, mean_ap=float(ap.mean()), names=names)
+    for train_ap, learnt in ((ap[2] + 0.3, False), (ap[2] + 0.01, True)):
+        (line,) = epochs(run, (0.9, 0.9))
+        line = replace(line, train_ap={**line.train_ap, "c": train_ap}, test_ap={**line.test_ap, "c": float(ap[2])})
+        text = next(text for text in lines(changed(rare, history=(line,), epoch=1)) if text.startswith("Weakest"))
+        assert ("On train chips c is as weak: " in text) is learnt
+        assert text.endswith("BALANCE=0.25 gives rare classes (c) more weight.")
+    balanced: Any = changed(rare, history=(line,), epoch=1)
+    balanced.config = run.config.model_copy(update={"balance": 0.25})
+    assert not [text for text in lines(balanced) if "BALANCE" in text]
+
+
+def test_a_split_whose_other_classes_are_rare_cannot_judge_the_run(run: Run) -> None:
+    fine = made(run)
+    labels = np.ones_like(fine.labels)
+    labels[:20, 0] = labels[:10, 1] = labels[19:, 2] = 0
+    history = epochs(run, (0.9, 0.8))
+    history = (replace(history[0], train_ap={"a": 1.0, "b": 1.0, "c": 0.97}, test_ap={"a": 1.0, "b": 1.0, "c": 0.3}),)
+    texts = lines(changed(fine, labels=labels, logits=8.0 * labels - 4, history=history, epoch=1))
+    assert texts[0].startswith("Nearly every test chip has 2 of the 3 classes")
+    assert texts[0].endswith("this split cannot judge the run: choose one whose test chips have and lack each class.")
+    assert "Overfitting: train mAP 0.970, test mAP 0.300 (of c)." in " ".join(texts)
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(-4.0, "use those of tables/thresholds.csv."), (None, NO_USE)])
+def test_a_run_below_the_majority_guess_is_judged_again_with_tuned_thresholds(
+    run: Run, shift: float | None, verdict: str
+) -> None:
+    rng = np.random.default_rng(0)
+    labels = (rng.random((600, 3)) < (0.8, 0.7, 0.6)).astype(np.uint8)
+    logits = rng.normal(-3, 1, labels.shape) if shift is None else 2.0 * (2 * labels - 1.0) + shift
+    text = below_majority(labels, logits)
+    majority = np.ones_like(labels)
+    f2 = [fbeta_score(labels, one, beta=2, average="samples", zero_division=0) for one in (majority, logits > 0)]
+    assert f"has a higher F2 ({f2[0]:.3f}) than this run ({f2[1]:.3f})." in text
+    assert text.endswith(verdict)
+    assert below_majority(labels, 8.0 * labels - 4) == ""
