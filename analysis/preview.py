@@ -55,7 +55,9 @@ def preview(config: Config, opened: tuple[Store, Split], *, chips: int, out: Pat
         UserError: what the training would refuse, too.
     """
     first = first_batch(config, opened)
-    shown = [shown_chip(first, row, panels) for row, panels in enumerate(_panels(config, first, chips))]
+    groups = band_groups(first.data.inputs.bands, config.band_choice.rgb)
+    captions = tuple(",".join(group) for group in groups) if len(groups) > 1 else ()
+    shown = [shown_chip(first, row, panels, captions) for row, panels in enumerate(_panels(config, first, chips))]
     count = f"{len(shown)} of {len(first.batch.chips)} chips of the first train batch"
     picture = draw(shown, [f"{Path(config.store).name}: {count} (SEED={config.seed})", *_legend(config, first.data)])
     png = io.BytesIO()
@@ -127,14 +129,20 @@ def _add(rows: list[list[np.ndarray]], images: np.ndarray) -> None:
         row.append(np.broadcast_to(image, (*image.shape[:2], 3)))
 
 
-def shown_chip(first: FirstBatch, row: int, panels: tuple[list[np.ndarray], list[np.ndarray]]) -> ShownChip:
-    """Name, tags, and the two rows of panels of a chip. The tags are those that the loss gets."""
+def shown_chip(
+    first: FirstBatch, row: int, panels: tuple[list[np.ndarray], list[np.ndarray]], captions: tuple[str, ...] = ()
+) -> ShownChip:
+    """Name, tags, and the two rows of panels of a chip. The tags are those that the loss gets. `captions`: the bands of
+    each panel."""
     store = first.data.store
     tags = np.array(store.classes)[first.batch.labels[row].numpy() > 0].tolist()
     before, after = panels
     return ShownChip(
         name=str(store.names[first.batch.chips[row]]), tags=listed(tags),
-        rows=(Row(title="stored", panels=before), Row(title=f"seen: {augmented(first, row)}", panels=after)),
+        rows=(
+            Row(title="stored", panels=before, captions=captions),
+            Row(title=f"seen: {augmented(first, row)}", panels=after),
+        ),
     )  # fmt: skip
 
 

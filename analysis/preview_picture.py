@@ -5,7 +5,7 @@ matplotlib: panels stay sharp, and 48 panels take milliseconds instead of second
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -24,10 +24,16 @@ TAG_LINES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Panels side by side: (height, width, 3) uint8 each."""
+    """Panels side by side: (height, width, 3) uint8 each. `captions`: a text above each panel, or none at all."""
 
     title: str
     panels: list[np.ndarray]
+    captions: tuple[str, ...] = ()
+
+    @property
+    def texts_height(self) -> int:
+        """Of the title and the captions, in pixels."""
+        return (SMALL + 4) * (1 + bool(self.captions))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +71,7 @@ def _block(chip: ShownChip, width: int) -> Image.Image:
     """A chip: its name, its tags, and the rows of panels."""
     tags = wrapped(chip.tags, width, SIZE, most=TAG_LINES)
     texts = (SIZE + 4) * (1 + len(tags)) + 4
-    heights = [max(panel.shape[0] for panel in row.panels) + SMALL + 8 for row in chip.rows]
+    heights = [max(panel.shape[0] for panel in row.panels) + row.texts_height + 4 for row in chip.rows]
     image = Image.new("RGB", (width, texts + sum(heights)), PAPER)
     pen = ImageDraw.Draw(image)
     for index, line in enumerate([*wrapped(chip.name, width, SIZE, most=1), *tags]):
@@ -73,8 +79,11 @@ def _block(chip: ShownChip, width: int) -> Image.Image:
     y = texts
     for row, height in zip(chip.rows, heights, strict=True):
         _text(pen, 0, y, wrapped(row.title, width, SMALL, most=1)[0], SMALL, FAINT)
+        step = chip.rows[0].panels[0].shape[1] + GAP
+        for place, caption in enumerate(row.captions):
+            _text(pen, place * step, y + SMALL + 4, wrapped(caption, step - GAP, SMALL, most=1)[0], SMALL, FAINT)
         for place, panel in enumerate(row.panels):
-            image.paste(Image.fromarray(panel), (place * (chip.rows[0].panels[0].shape[1] + GAP), y + SMALL + 4))
+            image.paste(Image.fromarray(panel), (place * step, y + row.texts_height))
         y += height
     return image
 
@@ -86,8 +95,7 @@ def _scaled(chip: ShownChip) -> ShownChip:
     return ShownChip(
         name=chip.name, tags=chip.tags,
         rows=tuple(
-            Row(title=row.title, panels=[_resized(panel, larger, smaller) for panel in row.panels])
-            for row in chip.rows
+            replace(row, panels=[_resized(panel, larger, smaller) for panel in row.panels]) for row in chip.rows
         ),
     )  # fmt: skip
 

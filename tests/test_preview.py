@@ -145,6 +145,21 @@ def test_a_pixel_of_a_small_chip_is_a_square_and_large_chips_are_averaged() -> N
         assert np.abs(found - expected).max() <= (1 if side == LARGEST else 0)  # PIL rounds half up
 
 
+def test_captions_stand_above_their_panels_and_move_nothing_sideways() -> None:
+    panels = [np.full((100, 100, 3), value, np.uint8) for value in (10, 200)]
+    rows = {captions: Row(title="stored", panels=panels, captions=captions) for captions in ((), ("red", "nir"))}
+    plain, named = (
+        np.asarray(draw([ShownChip(name="t_0", tags="", rows=(row,))], ["head"])).astype(int) for row in rows.values()
+    )
+    more = named.shape[0] - plain.shape[0]
+    assert more > 0
+    top = plain.shape[0] - 16 - 4 - 100
+    assert np.array_equal(named[top + more :, :], plain[top:, :])
+    texts = named[top : top + more, 16 : 16 + 204].min(axis=2) < 200
+    assert texts[:, :100].any()
+    assert texts[:, 104:].any()
+
+
 def test_long_names_and_many_tags_stay_within_the_width() -> None:
     lines = wrapped("one two three four five six seven", 60, 13, most=2)
     assert len(lines) == 2
