@@ -192,7 +192,7 @@ def _counts(store: Store, split: Split, figures: Figures, tables: Tables) -> Sec
         figures.add("cooccurrence", plots.heat(matrix, store.classes, "Tags that occur together", "share that also has",
                                                "chips with",
                                                class_metrics.similar_first(matrix, choice.classes))),
-        "Classes that occur together are in adjacent rows.", choice.note, wide=len(choice.classes) > WIDE_CELLS,
+        "Rows are ordered by which classes occur together.", choice.note, wide=len(choice.classes) > WIDE_CELLS,
     )  # fmt: skip
     tables.add("cooccurrence", pd.DataFrame(matrix, columns=list(store.classes)).assign(chips_with=store.classes))
     mean, std = store.band_statistics(np.arange(store.num_chips))

@@ -57,8 +57,8 @@ def curves(run: Run, artifacts: Artifacts) -> Section:
     history = pd.json_normalize([line.values() for line in run.history])
     artifacts.tables.add("epochs", history)
     columns = [c for c in history.columns if "." not in c and "_ap" not in c]
-    scores = ["epoch", "test_map", "val_map", "train_map"]  # first, for a narrow screen
-    columns = [*(c for c in scores if c in columns), *(c for c in columns if c not in scores)]
+    scores = ["epoch", *(f"{split}_{of}" for of in ("map", "loss") for split in ("test", "val", "train"))]
+    columns = [*(c for c in scores if c in columns), *(c for c in columns if c not in scores)]  # for a narrow screen
     section.blocks.append(
         artifacts.tables.add("epochs_short", history[columns], "All epochs. AP of each class: tables/epochs.csv.")
     )

@@ -39,8 +39,8 @@ def frequent(run: Run) -> str:
     names = listed_some([f"{run.classes[c]} ({lacking[c]})" for c in classes])
     judges = [c for c in range(len(run.classes)) if c not in classes and run.positives[c] >= FEW_POSITIVES]
     judge = (
-        "No other class has enough either, so this split cannot judge the run: choose one whose test chips have "
-        "and lack each class."
+        "No other class has enough positive chips either, so this split cannot judge the run: choose one whose test "
+        "chips have and lack each class, or label more chips."
     )
     if judges:
         ap, by_chance = (float(mean_over_classes(values[judges])) for values in (run.ap, chance))
@@ -109,14 +109,13 @@ def weakest(run: Run, low: np.ndarray) -> str:
 
 def _balance(run: Run, weak: list[int]) -> str:
     """On 27,000 Planet chips BALANCE=0.25 gave .011 of val mAP after 8 epochs (docs/log.md)."""
-    few = [run.classes[c] for c in weak if run.positives[c] < RARE * len(run.labels)]
-    if run.config.balance or not few:
+    if run.config.balance or not (run.positives[weak] < RARE * len(run.labels)).any():
         return ""
-    return f" BALANCE=0.25 gives rare classes ({listed_some(few)}) more weight."
+    return " BALANCE=0.25 gives rare classes more weight in the loss."
 
 
 def _not_learnt(run: Run, weak: list[int]) -> str:
-    """Which of the weak classes are as weak on train chips, so that regularisation cannot help them."""
+    """Which of the weak classes are as weak on train chips."""
     if not run.history:  # the scores of an ensemble
         return ""
     train = np.array([run.history[run.epoch - 1].ap("train", run.classes[c]) for c in weak])
@@ -124,7 +123,7 @@ def _not_learnt(run: Run, weak: list[int]) -> str:
     if not same:
         return ""
     what = f"{listed_some(same)} {'is' if len(same) == 1 else 'are'}"
-    return f"On train chips {what} as weak: more pixels or a larger network can help, regularisation cannot. "
+    return f"On train chips {what} as weak: more pixels or a larger network can help. "
 
 
 def rare(run: Run) -> str:

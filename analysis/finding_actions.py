@@ -28,8 +28,8 @@ _ACTIONS = {
     "No tag": "A chip without a tag is a negative of every class. If nobody looked at a chip, " + _REMOVE,
     "Only nodata": _PIXELS,
     "Labels that the model doubts": "Look at the first of them and correct only tags that you see to be wrong. Where "
-    "the AP is low, the model is wrong more often than the tag. All are test chips: tags that follow the model raise "
-    "its scores.",
+    "the AP is low, the model is wrong more often than the tag. All are test chips: if "
+    "their tags are changed to what the model says, its scores rise and the model is no better.",
     "Constant": _PIXELS,
     "Partly empty": _PIXELS,
     "Partly nodata": _PIXELS,

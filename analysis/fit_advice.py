@@ -24,7 +24,8 @@ def fit(run: Run, unjudged: list[int]) -> str:
     means = [_Means.of(run, number, unjudged) for number in range(1, len(run.history) + 1)]
     here, epochs = means[run.epoch - 1], len(means)
     if here.train - here.test > OVERFIT:
-        return f"Overfitting: {here}. {_against_overfitting(run)}"
+        later = "" if run.epoch == epochs else f" Test mAP did not rise after epoch {run.epoch} of {epochs}."
+        return f"Overfitting: {here}.{later} {_against_overfitting(run)}"
     if text := _overfit_later(run, here, means[-1]) or _underfit(run, means[-1]):
         return text
     first = max(0, epochs - 1 - max(1, epochs // 5))
@@ -47,6 +48,7 @@ class _Means:
     train: float
     test: float
     over: str
+    is_one_class: bool
 
     @classmethod
     def of(cls, run: Run, epoch: int, unjudged: list[int]) -> "_Means":
@@ -56,10 +58,12 @@ class _Means:
         both = {name: pair for name, pair in pairs.items() if not np.isnan(pair).any()}
         train, test = np.mean([*both.values()], axis=0).tolist() if both else (np.nan, np.nan)
         names = listed_some([*both]) if len(both) < 3 else f"{len(both)} classes"
-        return cls(train=train, test=test, over="" if len(both) == len(run.classes) else f" (of {names})")
+        over = "" if len(both) == len(run.classes) else f" (of {names})"
+        return cls(train=train, test=test, over=over, is_one_class=len(both) == 1)
 
     def __str__(self) -> str:
-        return f"train mAP {self.train:.3f}, test mAP {self.test:.3f}{self.over}"
+        kind = "AP" if self.is_one_class else "mAP"
+        return f"train {kind} {self.train:.3f}, test {kind} {self.test:.3f}{self.over}"
 
 
 def _against_overfitting(run: Run) -> str:

@@ -194,13 +194,12 @@ def score_histograms(run: Run, thresholds: np.ndarray, which: np.ndarray) -> Fig
                           "share of the chips")  # fmt: skip
     edges = np.linspace(0, 1, 21)
     for index, axes in zip(which, grid, strict=True):
-        for label, name, colour, style in ((0, "without", ORANGE, "-"), (1, "with the class", BLUE, "--")):
+        for label, colour, style in ((0, ORANGE, "-"), (1, BLUE, "--")):
             values = run.probabilities[run.labels[:, index] == label, index]
             shares = np.histogram(values, edges)[0] / max(1, len(values))
-            axes.stairs(shares, edges, label=name, color=colour, linestyle=style, linewidth=1.3)
+            axes.stairs(shares, edges, color=colour, linestyle=style, linewidth=1.3)
         axes.axvline(1 / (1 + np.exp(-thresholds[index])), color=INK, linestyle=":", linewidth=1.2)
         axes.set(xlim=(0, 1), ylim=(0, 1.03), **_SHARES)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
     return figure
 
 

@@ -5,6 +5,7 @@ Leaves the numbers to `tail`, `ranking`, `class_metrics`, `f2_thresholds`, `sing
 to `chip_sections`, `top_losses`, `score_sections` and `run_sections`.
 """
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,7 +86,10 @@ def report(
             *([("accuracy", f"{single.accuracy:.4f}")] if single else []),
             ("mAP by chance", _number(float(class_metrics.mean_over_classes(np.where(chance > 0, chance, np.nan))))),
             ("classes with positives", f"{int((run.positives > 0).sum())} of {len(run.classes)}"),
-            (f"{'best' if class_name is None else 'chosen'} class", f"{best} {_number(run.ap[ranking.class_index])}"),
+            (
+                f"{'best' if class_name is None else 'chosen'} class",
+                f"{best} {_number(run.ap[ranking.class_index])} (chance {chance[ranking.class_index]:.4f})",
+            ),
             ("split", Path(split.rule).name),
         ],
         sections=sections,
@@ -145,6 +149,18 @@ def _say_missing_glyphs(run: Run, folder: Path) -> None:
         )
 
 
+def _neighbours(audit: Path | None) -> str:
+    """What the audit found, if there is one."""
+    table = audit / "tables/findings.csv" if audit else None
+    if table is None or not table.is_file():
+        return "`make audit` looks for neighbours; SPLIT=blocked keeps those that it finds in one split."
+    with open(table, newline="", encoding="utf-8") as file:
+        found = {row.get("finding"): row.get("count") for row in csv.DictReader(file)}
+    if found.get("Neighbours") == "0":
+        return "The audit found no neighbours; in chips of few pixels it cannot detect many."
+    return "The audit found neighbours; SPLIT=blocked keeps them in one split."
+
+
 def _warn(run: Run, section: Section, audit: Path | None) -> None:
     """Add warnings to the first section that a reader needs before trusting the scores. `audit`: the folder of an audit
     of the store."""
@@ -162,12 +178,9 @@ def _warn(run: Run, section: Section, audit: Path | None) -> None:
             "chips of a block of ground. Undetected neighbours, and chips at the edges of blocks, leak."
         )
     elif rule != "column" and not rule.endswith(".csv"):
-        looked = audit is not None and (audit / "tables/findings.csv").is_file()
         warnings.append(
             "Where chips are neighbours in one scene, a random split leaks from train to test, and scores are "
-            "optimistic. "
-            + ("The audit says which neighbours it found" if looked else "`make audit` looks for neighbours")
-            + "; SPLIT=blocked keeps them in one split."
+            f"optimistic. {_neighbours(audit)}"
         )
     if not run.positives.any():
         warnings.append("No chip of the test split has any class, so there is no AP and no statement about the model.")

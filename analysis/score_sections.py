@@ -54,7 +54,7 @@ def each_class(run: Run, resampled_ap: np.ndarray, artifacts: Artifacts) -> Sect
                 ("Tags that occur together", "share that also has", "chips with"))  # fmt: skip
     frame = pd.DataFrame(
         {
-            "class": run.classes, "positives": run.positives, "chance": chance, "AP": run.ap, "low": low, "high": high,
+            "class": run.classes, "AP": run.ap, "low": low, "high": high, "chance": chance, "positives": run.positives,
             "Brier": [one.brier for one in calibrations],
             "Brier of a constant": [one.reference for one in calibrations],
         }
@@ -95,7 +95,7 @@ def _add_matrix(
     order = class_metrics.similar_first(class_metrics.cooccurrence(run.labels), choice.classes)
     section.plot(
         artifacts.figures.add(name, plots.heat(values, run.classes, *titles, order)),
-        caption, "Classes that occur together are in adjacent rows.", choice.note, _all(choice.note, name),
+        caption, "Rows are ordered by which classes occur together.", choice.note, _all(choice.note, name),
         wide=len(choice.classes) > WIDE_CELLS,
     )  # fmt: skip
     artifacts.tables.add(name, pd.DataFrame(values, columns=list(run.classes)).assign(chips_with=run.classes))
@@ -111,8 +111,8 @@ def decided(run: Run, artifacts: Artifacts) -> Section:
     section.note(
         f"Thresholds for F2 were tuned on {len(tuning):,} of the test chips (the mean of the thresholds of "
         f"{f2_thresholds.NUM_FOLDS} folds, seed {f2_thresholds.SEED}). All scores here are from the other "
-        f'{len(reporting):,}, except "F2 on held-out folds". The row "F2 samples" is Kaggle\'s metric. "macro" is the '
-        "mean over classes with a positive."
+        f'{len(reporting):,}, except "F2 on held-out folds", so they differ from those of the whole test split under '
+        '"What to do". The row "F2 samples" is Kaggle\'s metric. "macro" is the mean over classes with a positive.'
     )
     kinds = f2_thresholds.scores(truth, before), f2_thresholds.scores(truth, after)
     section.blocks.append(
@@ -127,8 +127,8 @@ def decided(run: Run, artifacts: Artifacts) -> Section:
         {
             "class": run.classes,
             "threshold": 1 / (1 + np.exp(-thresholds.values)),
-            "F2 at 0.5": [f2_thresholds.f_beta(truth[:, c], before[:, c]) for c in range(len(run.classes))],
             "F2 tuned": [f2_thresholds.f_beta(truth[:, c], after[:, c]) for c in range(len(run.classes))],
+            "F2 at 0.5": [f2_thresholds.f_beta(truth[:, c], before[:, c]) for c in range(len(run.classes))],
             "F2 on held-out folds": thresholds.held_out_f2,
             "positives tuned on": run.labels[tuning].sum(axis=0, dtype=int),
             "positives reported on": truth.sum(axis=0, dtype=int),
@@ -139,7 +139,8 @@ def decided(run: Run, artifacts: Artifacts) -> Section:
     small = by_ap(run.ap, run.positives, MAX_PANELS)
     section.plot(
         artifacts.figures.add("scores", plots.score_histograms(run, thresholds.values, small.classes)),
-        "The dotted line and the number above each panel are the threshold. Each curve sums to 1.", small.note,
+        "Dashed blue: chips with the class. Orange: chips without it. Each curve sums to 1. The dotted line and the "
+        "number above each panel are the threshold.", small.note,
         wide=len(small.classes) > FEW_PANELS,
     )  # fmt: skip
     choice = by_ap(run.ap, run.positives, MAX_ROWS)
@@ -155,10 +156,10 @@ def decided(run: Run, artifacts: Artifacts) -> Section:
     )  # fmt: skip
     _add_matrix(
         section, artifacts, "false_alarms", run, class_metrics.false_alarms(truth, after),
-        ("False positives by true class, tuned thresholds", "predicted as (but not labelled)", "chips with"),
-        "Each cell: of the chips that have the row's class and not the column's class, the share for which the "
-        "column's class is predicted. Diagonal: of the chips with the class, the share for which it is not predicted. "
-        "White: there are no such chips.",
+        ("False positives by true class (diagonal: false negatives)", "predicted as (but not labelled)", "chips with"),
+        "Thresholds are the tuned ones. Each cell: of the chips that have the row's class and not the column's class, "
+        "the share for which the column's class is predicted. Diagonal: of the chips with the class, the share for "
+        "which it is not predicted. White: there are no such chips.",
     )  # fmt: skip
     muted = frozenset(np.flatnonzero(~thresholds.tuned).tolist())
     section.blocks.append(

@@ -48,10 +48,12 @@ def worst_pairs(run: Run, label: int, count: int) -> tuple[np.ndarray, np.ndarra
 
 
 def shown_classes(run: Run) -> np.ndarray:
-    """The classes with pictures: the lowest AP first, among those with enough positives; all, if none has enough."""
+    """The classes with pictures: the lowest AP first, among those that enough chips have and lack; if there are none,
+    among those that enough chips lack; else all."""
     known = np.flatnonzero(~np.isnan(run.ap))
-    enough = known[run.positives[known] >= FEW_POSITIVES]
-    candidates = enough if len(enough) else known
+    lacked = known[len(run.labels) - run.positives[known] >= FEW_POSITIVES]
+    enough = lacked[run.positives[lacked] >= FEW_POSITIVES]
+    candidates = next((some for some in (enough, lacked) if len(some)), known)
     return np.asarray(candidates[np.argsort(run.ap[candidates], kind="stable")][:MAX_CLASSES])
 
 

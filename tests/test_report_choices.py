@@ -64,6 +64,8 @@ def test_classes_with_few_positives_are_chosen_only_if_all_have_few(run: Run, re
     assert shown_classes(rare).tolist() == [1, 2]
     common = changed(fine, labels=np.where([[True, False, False]], 1, fine.labels), ap=np.array([1.0, 0.5, 0.6]))
     assert choose_class(common, None) == 2  # every chip has the first class
+    frequent = changed(fine, labels=np.where([[True, True, False]], 1, fine.labels))
+    assert shown_classes(frequent).tolist() == [2]  # any scores give the others a high AP
     all_few = changed(rare, labels=np.where(np.arange(400)[:, None] < 10, fine.labels, 0))
     assert choose_class(all_few, None) == 0
 

@@ -225,7 +225,7 @@ def test_a_weak_class_is_said_to_be_learnt_by_heart_or_not_at_all_and_to_be_rare
         line = replace(line, train_ap={**line.train_ap, "c": train_ap}, test_ap={**line.test_ap, "c": float(ap[2])})
         text = next(text for text in lines(changed(rare, history=(line,), epoch=1)) if text.startswith("Weakest"))
         assert ("On train chips c is as weak: " in text) is learnt
-        assert text.endswith("BALANCE=0.25 gives rare classes (c) more weight.")
+        assert text.endswith(" BALANCE=0.25 gives rare classes more weight in the loss.")
     balanced: Any = changed(rare, history=(line,), epoch=1)
     balanced.config = run.config.model_copy(update={"balance": 0.25})
     assert not [text for text in lines(balanced) if "BALANCE" in text]
@@ -239,8 +239,8 @@ def test_a_split_whose_other_classes_are_rare_cannot_judge_the_run(run: Run) -> 
     history = (replace(history[0], train_ap={"a": 1.0, "b": 1.0, "c": 0.97}, test_ap={"a": 1.0, "b": 1.0, "c": 0.3}),)
     texts = lines(changed(fine, labels=labels, logits=8.0 * labels - 4, history=history, epoch=1))
     assert texts[0].startswith("Nearly every test chip has 2 of the 3 classes")
-    assert texts[0].endswith("this split cannot judge the run: choose one whose test chips have and lack each class.")
-    assert "Overfitting: train mAP 0.970, test mAP 0.300 (of c)." in " ".join(texts)
+    assert "No other class has enough positive chips either, so this split cannot judge the run: choose" in texts[0]
+    assert "Overfitting: train AP 0.970, test AP 0.300 (of c)." in " ".join(texts)
 
 
 @pytest.mark.parametrize(("shift", "verdict"), [(-4.0, "use those of tables/thresholds.csv."), (None, NO_USE)])
