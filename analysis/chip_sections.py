@@ -115,10 +115,10 @@ def task_2(run: Run, ranking: Ranking, store: Store | str, artifacts: Artifacts)
     return section
 
 
-def images_note(store: Store, rgb: tuple[str, ...] = ()) -> str:
-    """What the images of a page show."""
+def images_note(store: Store, rgb: tuple[str, ...] = (), *, in_pairs: bool = False) -> str:
+    """What the images of a page show; chips in pairs have no second image."""
     shown = shown_bands(store.layout.bands, rgb)
-    grey = f"; the grey image beside it: {shown.nir}" if shown.nir else ""
+    grey = f"; the grey image beside it: {shown.nir}" if shown.nir and not in_pairs else ""
     nodata = "" if store.layout.nodata is None else " Nodata is magenta."
     return (
         f"{shown.words}{grey}. Each band is stretched from the 1st to the 99th percentile of the chips of one "

@@ -83,7 +83,7 @@ def finding_section(
     title = f"The first {len(shown)}; {rest:,} more in the table" if rest else f"All {len(shown)}"
     side = shown_side(max(store.layout.height, store.layout.width))
     if any(images):
-        section.note(images_note(store))
+        section.note(images_note(store, in_pairs=shown.shape[1] > 1))
     section.blocks.append(Cards(title=title, groups=cards, side=side))
     section.blocks += [*left_out(images), table]
     return section
