@@ -13,7 +13,6 @@ from analysis.finished_run import Run
 WEAK = 0.7  # times the mAP
 NOT_LEARNT = 0.05  # train AP above test AP of a class. With a larger difference its chips are learnt by heart
 FEWEST = 10  # positives for a statement about chance; with fewer, the interval of AP has no meaning
-RARE = 0.05  # of the test chips have the class
 _NAMES = 4  # of classes in a sentence
 
 
@@ -103,15 +102,7 @@ def weakest(run: Run, low: np.ndarray) -> str:
     return (
         f"Weakest classes (AP below {WEAK} times the mAP, {FEW_POSITIVES} positives or more): {names}. "
         f"{_not_learnt(run, weak)}Look at them under Top losses: can you see the class, and are the labels right?"
-        f"{_balance(run, weak)}"
     )
-
-
-def _balance(run: Run, weak: list[int]) -> str:
-    """On 27,000 Planet chips BALANCE=0.25 gave .011 of val mAP after 8 epochs (docs/log.md)."""
-    if run.config.balance or not (run.positives[weak] < RARE * len(run.labels)).any():
-        return ""
-    return " BALANCE=0.25 gives rare classes more weight in the loss."
 
 
 def _not_learnt(run: Run, weak: list[int]) -> str:
