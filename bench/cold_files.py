@@ -10,8 +10,8 @@ import itertools
 import mmap
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,8 @@ from preprocess.console import UserError
 
 MOST_CACHED = 0.02  # of the pages of the files, after they were dropped
 _DROPS = 10  # tries
-_THREADS, _READ = 8, 4 << 20
+_THREADS, _HUGE = 8, 2 << 20
+_SIZES = (1 << 20, 4 << 20)  # of one read
 
 
 def files(path: Path) -> list[Path]:
@@ -79,43 +80,45 @@ def dropped(path: Path) -> float:
 
 
 def disk_bytes_per_s(path: Path) -> float:
-    """The higher rate of 8 threads that read whole files, 4 MiB at a time, into reused memory: past the page cache, or
-    through it.
+    """The highest rate of 8 threads that read whole files into reused memory: past the page cache, or through it, in
+    pieces of several sizes.
 
     Raises:
         UserError: the files stay in the page cache: the rate would be that of the memory (11 GB/s was once reported).
     """
     rates = []
-    for flag in (getattr(os, "O_DIRECT", 0), 0):
+    for flag, size in itertools.product((getattr(os, "O_DIRECT", 0), 0), _SIZES):
         dropped(path)
         try:
-            rates.append(_read_all(path, flag))
+            rates.append(_read_all(path, flag, size))
         except OSError:
             if not flag:  # otherwise the file system has no O_DIRECT
                 raise
     return max(rates)
 
 
-def _read_all(path: Path, flag: int) -> float:
-    tasks: Iterator[tuple[Path, int]] = itertools.chain.from_iterable(
-        ((file, start) for start in range(0, file.stat().st_size, _READ)) for file in files(path)
-    )
-    buffers = [mmap.mmap(-1, _READ) for _ in range(_THREADS)]  # whole pages, as O_DIRECT needs them
-    for buffer in buffers:
-        buffer[:] = bytes(_READ)
+def _buffer(size: int) -> memoryview:
+    """Memory in whole pages, as O_DIRECT needs it; in huge pages where the system has them, because a read into small
+    pages is divided: 1.3 GB/s instead of 2.4."""
+    area = mmap.mmap(-1, -(-size // _HUGE) * _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError, AttributeError):
+        area.madvise(mmap.MADV_HUGEPAGE)
+    area[:] = bytes(len(area))
+    return memoryview(area)[:size]
 
-    def read(tasks: list[tuple[Path, int]], buffer: mmap.mmap) -> int:
-        total = 0
-        for file, start in tasks:
+
+def _read_all(path: Path, flag: int, size: int) -> float:
+    buffers = [_buffer(size) for _ in range(_THREADS)]
+    with ExitStack() as stack, ThreadPoolExecutor(_THREADS) as pool:
+        tasks: list[tuple[int, int]] = []  # descriptor, place
+        for file in files(path):
             descriptor = os.open(file, os.O_RDONLY | flag)
-            try:
-                total += os.preadv(descriptor, [buffer], start)
-            finally:
-                os.close(descriptor)
-        return total
+            stack.callback(os.close, descriptor)
+            tasks += [(descriptor, start) for start in range(0, file.stat().st_size, size)]
 
-    listed = [*tasks]
-    with ThreadPoolExecutor(_THREADS) as pool:
+        def read(tasks: list[tuple[int, int]], buffer: memoryview) -> int:
+            return sum(os.preadv(descriptor, [buffer], start) for descriptor, start in tasks)
+
         started = time.perf_counter()
-        total = sum(pool.map(read, [listed[number::_THREADS] for number in range(_THREADS)], buffers))
+        total = sum(pool.map(read, [tasks[number::_THREADS] for number in range(_THREADS)], buffers))
         return total / (time.perf_counter() - started)
