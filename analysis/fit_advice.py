@@ -24,7 +24,8 @@ def fit(run: Run, unjudged: list[int]) -> str:
     means = [_Means.of(run, number, unjudged) for number in range(1, len(run.history) + 1)]
     here, epochs = means[run.epoch - 1], len(means)
     if here.train - here.test > OVERFIT:
-        later = "" if run.epoch == epochs else f" Test mAP did not rise after epoch {run.epoch} of {epochs}."
+        is_flat = run.epoch < epochs and not any(one.test > here.test for one in means[run.epoch :])
+        later = f" Test mAP did not rise after epoch {run.epoch} of {epochs}." if is_flat else ""
         return f"Overfitting: {here}.{later} {_against_overfitting(run)}"
     if text := _overfit_later(run, here, means[-1]) or _underfit(run, means[-1]):
         return text

@@ -99,7 +99,7 @@ def disk_bytes_per_s(path: Path) -> float:
 
 def _buffer(size: int) -> memoryview:
     """Memory in whole pages, as O_DIRECT needs it; in huge pages where the system has them, because a read into small
-    pages is divided: 1.3 GB/s instead of 2.4."""
+    pages is divided: 1.4 GB/s instead of 3.5."""
     area = mmap.mmap(-1, -(-size // _HUGE) * _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError, AttributeError):
         area.madvise(mmap.MADV_HUGEPAGE)

@@ -57,6 +57,13 @@ def test_train_and_test_map_decide_about_the_fit(run: Run, scores: tuple, begins
     assert line.startswith(begins)
 
 
+def test_overfitting_names_the_epoch_after_which_test_map_did_not_rise(run: Run) -> None:
+    flat = made(run, history=epochs(run, (0.8, 0.7), (0.9, 0.7), (0.95, 0.69)))
+    assert "Test mAP did not rise after epoch 1 of 3." in lines(changed(flat, epoch=1))[0]
+    rising = made(run, history=epochs(run, (0.8, 0.7), (0.9, 0.72), (0.95, 0.69)))  # chosen on val
+    assert "did not rise" not in lines(changed(rising, epoch=1))[0]
+
+
 def test_underfitting_is_judged_over_the_classes_with_positives_in_both_splits(run: Run) -> None:
     (*first, last) = epochs(run, (0.9, 0.9), (0.5, 0.55))
     lacking = replace(last, test_ap={**last.test_ap, "a": None}, train_ap={**last.train_ap, "a": 0.0})
