@@ -141,6 +141,14 @@ def test_the_table_of_trainings_is_that_of_its_records() -> None:
         assert [cell for cell in cells if cell] == expected, title
 
 
+def test_the_table_of_tta_is_that_of_its_record() -> None:
+    record = json.loads((ROOT / "docs" / "results" / "planet_32px_best_tta.json").read_text())
+    rows = [[seed[key] for seed in record["seeds"]] for key in ("test_map", "tta_map")]
+    expected = [[short(score) for score in (*row, float(np.mean(row)))] for row in rows]
+    printed = [[cell for cell in cells if cell] for _, *cells in table("results.md", "tta")]
+    assert printed == [*expected, [short(record["mean_of_seeds_tta_map"])]]
+
+
 def last_test_map(name: str) -> float:
     lines = (ROOT / "docs" / "results" / f"planet_32px_{name}.jsonl").read_text().splitlines()
     return float(json.loads(lines[-1])["test_map"])
