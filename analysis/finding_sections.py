@@ -3,15 +3,13 @@
 In: findings. Out: `page.Section`s, and their tables. Each finding ends with what to do about it.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 
 from analysis.chip_sections import images_note, left_out, shown_side
 from analysis.label_checks import Finding, tags_of
 from analysis.page import Cards, Section, Table, Tables, card
-from analysis.pictures import ChipImages, ImageBudget, pictures
+from analysis.pictures import ImageBudget, pictures
 from preprocess.packed_texts import PackedTexts
 from preprocess.zarr_store import Store
 
@@ -71,7 +69,7 @@ def finding_section(
     cards = [
         [
             card(
-                names[chip], _side_by_side(next(remaining), group),
+                names[chip], next(remaining),
                 [*([f"found: {reason}"] if index == 0 and reason else []),
                  f"split: {split_names[chip] or 'none'}", f"tags: {tags_of(store, chip) or 'none'}"],
             )
@@ -87,8 +85,3 @@ def finding_section(
     section.blocks.append(Cards(title=title, groups=cards, side=side))
     section.blocks += [*left_out(images), table]
     return section
-
-
-def _side_by_side(chip: ChipImages | None, group: list[int]) -> ChipImages | None:
-    """A chip's images; of a pair only the colours, so that the edges of neighbours lie side by side."""
-    return replace(chip, nir=b"") if chip and len(group) > 1 else chip

@@ -126,7 +126,8 @@ class ImageBudget:
 def pictures(
     store: Store, chips: np.ndarray, budget: ImageBudget, rgb: tuple[str, ...] = ()
 ) -> list[ChipImages | None]:
-    """Images of (groups, k) chips in this order, stretched together. `rgb`: see `shown_bands`.
+    """Images of (groups, k) chips in this order, stretched together. `rgb`: see `shown_bands`. Chips in groups have
+    colours only, so that the edges of neighbours lie side by side.
 
     From the first group on that exceeds the budget, all are None.
 
@@ -139,7 +140,7 @@ def pictures(
     share, taken, wide = budget.next_share(), 0, chips.shape[1]
     bands = shown_bands(store.layout.bands, rgb)
     colour = _shown(store, chips.ravel(), bands.colour)
-    nir = _shown(store, chips.ravel(), (bands.nir,)) if bands.nir else None
+    nir = _shown(store, chips.ravel(), (bands.nir,)) if bands.nir and wide == 1 else None
     for first in range(0, chips.size, wide):
         group = [
             ChipImages(index=int(chip), colour=_png(colour[row]), nir=_png(nir[row]) if nir is not None else b"")
