@@ -25,7 +25,7 @@ _ACTIONS = {
     "Contradictory tags": _LABELS,
     "None of the exclusive tags": _LABELS,
     "Repeated tags": _LABELS,
-    "No tag": "A chip without a tag is a negative of every class. If nobody looked at a chip, " + _REMOVE,
+    "No tag": "A chip without a tag counts as a negative of every class. If nobody has labelled the chip, " + _REMOVE,
     "Only nodata": _PIXELS,
     "Labels that the model doubts": "Look at the first of them and correct only tags that you see to be wrong. Where "
     "the AP is low, the model is wrong more often than the tag. All are test chips: if "

@@ -156,9 +156,9 @@ def _neighbours(audit: Path | None) -> str:
         return "`make audit` looks for neighbours; SPLIT=blocked keeps those that it finds in one split."
     with open(table, newline="", encoding="utf-8") as file:
         found = {row.get("finding"): row.get("count") for row in csv.DictReader(file)}
-    if found.get("Neighbours") == "0":
+    if found.get("Neighbours", "0") == "0":
         return "The audit found no neighbours; in chips of few pixels it cannot detect many."
-    return "The audit found neighbours; SPLIT=blocked keeps them in one split."
+    return f"The audit found {found['Neighbours']} pairs of neighbours; SPLIT=blocked keeps them in one split."
 
 
 def _warn(run: Run, section: Section, audit: Path | None) -> None:

@@ -95,7 +95,7 @@ def test_classes_that_few_test_chips_have_or_lack_and_chips_without_a_tag_are_fi
     assert found["No tag"].chips.tolist() == [[69]]
     page = Page(Path(f"{store.path}.audit/audit.html"))
     assert "what to do" in page.text
-    assert page.text.index("If nobody looked at a chip, remove its row") < page.text.index("Found none")
+    assert page.text.index("If nobody has labelled the chip, remove its row") < page.text.index("Found none")
 
 
 @pytest.mark.parametrize("title", ["Exact duplicates, in train and in test", "Saturated", "Repeated tags"])

@@ -16,7 +16,7 @@ from helpers.pages import Page
 from analysis.audit import audit
 from analysis.curves import draw_curves
 from analysis.page import Card, Cards, Note, Section, render
-from analysis.report import _warn, report
+from analysis.report import _neighbours, _warn, report
 from analysis.slugs import slug
 from preprocess.zarr_store import Store
 
@@ -51,6 +51,22 @@ def test_the_note_about_leaks_depends_on_the_split(rule: str, present: str, abse
     text = " ".join([section.title, *(block.text for block in section.blocks if isinstance(block, Note))])
     assert present in text
     assert absent not in text
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (None, "`make audit` looks for neighbours"), ("0", "The audit found no neighbours"),
+        ("1,564", "The audit found 1,564 pairs of neighbours; SPLIT=blocked"),
+    ],
+)  # fmt: skip
+def test_the_note_about_leaks_says_what_the_audit_found(tmp_path: Path, count: str | None, words: str) -> None:
+    if count:
+        (tmp_path / "tables").mkdir()
+        pd.DataFrame({"finding": ["Neighbours"], "count": [count]}).to_csv(
+            tmp_path / "tables/findings.csv", index=False
+        )
+    assert words in _neighbours(tmp_path)
 
 
 NAMES = ("agri/urban", "a$x_{$", "<b>&\"'")
