@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.baselines import NO_USE, below_majority
+from analysis.baselines import below_majority
 from analysis.class_advice import frequent, listed_some, no_better_than_chance, rare, unjudged, weakest
 from analysis.class_metrics import FEW_POSITIVES, Calibration
 from analysis.finished_run import Run
@@ -30,9 +30,9 @@ def advice(
     (low, high) of each class's AP."""
     skipped, below = unjudged(run, interval[0]), below_majority(run.labels, run.logits)
     lines = [
-        frequent(run), no_better_than_chance(run, interval), below, _leak(run, audit_folder),
+        frequent(run), no_better_than_chance(run, interval), below.text if below else "", _leak(run, audit_folder),
         _no_audit(run, audit_folder), weakest(run, interval[0]), fit(run, skipped), rare(run),
-        "" if below.endswith(NO_USE) else _decisions(run, calibrations, skipped),
+        "" if below and not below.tuning_helps else _decisions(run, calibrations, skipped),
     ]  # fmt: skip
     return [line for line in lines if line][:MOST]
 

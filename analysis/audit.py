@@ -14,11 +14,11 @@ from analysis import class_metrics, duplicates, plots
 from analysis.feature_runs import useful_jobs
 from analysis.features import Features, read_features
 from analysis.figures import Figures
-from analysis.finding_actions import ACROSS, action, most_urgent_first
+from analysis.finding_actions import action, most_urgent_first
 from analysis.finding_sections import finding_section, summary
+from analysis.findings import Check, Finding
 from analysis.finished_run import load_run
 from analysis.label_checks import (
-    Finding,
     absent_classes,
     csv_findings,
     doubted_labels,
@@ -39,7 +39,7 @@ from preprocess.splits import SPLIT_NAMES, Split, make_split
 from preprocess.zarr_store import Store, open_store
 
 _MODULES = ("analysis.feature_runs",)  # what worker processes import before their first task
-_EXACT, _TRAINED = "Exact duplicates", ("train", "val")
+_TRAINED = ("train", "val")
 
 
 def audit(
@@ -136,10 +136,10 @@ def _similar(store: Store, features: Features) -> tuple[list[Finding], list[list
     exact, near = duplicates.exact_duplicates(store), duplicates.near_duplicates(store, features)
     adjacent, correlation = duplicates.neighbours(features)
     kinds = (
-        (_EXACT, "Both chips have the same pixel values.", exact),
-        ("Near duplicates", "Perceptual hashes and thumbnails are almost equal.", near),
+        (Check.EXACT_DUPLICATES, "Both chips have the same pixel values.", exact),
+        (Check.NEAR_DUPLICATES, "Perceptual hashes and thumbnails are almost equal.", near),
         (
-            "Neighbours",
+            Check.NEIGHBOURS,
             f"The edge of one chip continues the edge of the other (correlation above {correlation:.2f}, which is "
             "higher than chance reaches in this store), so both come from one scene. In small chips many neighbours "
             "cannot be detected, so there may be more.",
@@ -147,7 +147,7 @@ def _similar(store: Store, features: Features) -> tuple[list[Finding], list[list
         ),
     )
     findings = [
-        Finding(title=title, about=about, chips=pairs.chips, reasons=pairs.how) for title, about, pairs in kinds
+        Finding(check=check, about=about, chips=pairs.chips, reasons=pairs.how) for check, about, pairs in kinds
     ]
     return findings, duplicates.groups(store.num_chips, exact, near, adjacent)
 
@@ -163,13 +163,13 @@ def _split_names(store: Store, split: Split) -> np.ndarray:
 def _across(pairs: Finding, split_names: np.ndarray) -> Finding:
     """The pairs of a training chip and a test chip; of exact duplicates one pair per test chip."""
     chips, reasons = pairs.chips, pairs.reasons
-    if pairs.title == _EXACT:
+    if pairs.check is Check.EXACT_DUPLICATES:
         twins = duplicates.trained_twins(duplicates.Pairs(chips=chips, how=reasons), np.isin(split_names, _TRAINED))
         chips, reasons = twins.chips, twins.how
     sides = split_names[chips]
     leaks = np.flatnonzero((sides == "test").any(axis=1) & np.isin(sides, _TRAINED).any(axis=1))
     return replace(
-        pairs, title=pairs.title + ACROSS, chips=chips[leaks],
+        pairs, is_leak=True, chips=chips[leaks],
         reasons=[reasons[row] for row in leaks],
         about="One chip is in test, its duplicate or neighbour in train or val. Test scores are therefore optimistic.",
     )  # fmt: skip

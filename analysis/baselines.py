@@ -4,13 +4,14 @@ In: labels and logits of one split. Out: a table. The majority guess gives every
 The chance guess draws each label with the share of chips that have it.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 
 from analysis import class_metrics, f2_thresholds
 
 SEED = 0
-NO_USE = "Do not use its decisions."  # ends the sentence about a run that no threshold makes better than the majority
 
 
 def baselines(labels: np.ndarray, logits: np.ndarray, mean_ap: float) -> pd.DataFrame:
@@ -34,23 +35,32 @@ def baselines(labels: np.ndarray, logits: np.ndarray, mean_ap: float) -> pd.Data
     return pd.DataFrame(rows, columns=["prediction", "mAP", "F2 samples", "F1 macro", "labels right"])
 
 
-def below_majority(labels: np.ndarray, logits: np.ndarray) -> str:
-    """A sentence if, at threshold 0.5, the majority guess has a higher F2 than the run; otherwise ""."""
+@dataclass(frozen=True, kw_only=True)
+class BelowMajority:
+    """A run whose F2 at threshold 0.5 is below that of the majority guess. `tuning_helps`: tuned thresholds beat it."""
+
+    text: str
+    tuning_helps: bool
+
+
+def below_majority(labels: np.ndarray, logits: np.ndarray) -> BelowMajority | None:
+    """A sentence if, at threshold 0.5, the majority guess has a higher F2 than the run."""
     of_run, of_majority = _f2(labels, logits > 0), _f2(labels, _majority(labels))
     if not of_run < of_majority:  # NaN without a chip that has a class
-        return ""
+        return None
     tuning, rest = f2_thresholds.halves(len(labels))
     tuned = _f2(labels[rest], logits[rest] > f2_thresholds.tune(labels[tuning], logits[tuning]).values)
     there = _f2(labels[rest], _majority(labels)[rest])
     numbers = f"({tuned:.3f} against {there:.3f} on half of the test chips)"
     use = (
         f"Thresholds tuned for F2 beat it {numbers}: use those of tables/thresholds.csv."
-        if tuned > there else f"Tuned thresholds do not beat it either {numbers}. {NO_USE}"
+        if tuned > there else f"Tuned thresholds do not beat it either {numbers}. Do not use its decisions."
     )  # fmt: skip
-    return (
+    text = (
         f"At threshold 0.5 the majority guess, the same labels for every chip, has a higher F2 ({of_majority:.3f}) "
         f"than this run ({of_run:.3f}). {use}"
     )
+    return BelowMajority(text=text, tuning_helps=tuned > there)
 
 
 def _majority(labels: np.ndarray) -> np.ndarray:

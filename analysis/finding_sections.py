@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.chip_sections import images_note, left_out, shown_side
-from analysis.label_checks import Finding, tags_of
+from analysis.findings import Finding
+from analysis.label_checks import tags_of
 from analysis.page import Cards, Section, Table, Tables, card
 from analysis.pictures import ImageBudget, pictures
 from preprocess.packed_texts import PackedTexts

@@ -5,7 +5,6 @@ repetitions can only be found in the CSV.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from cleanlab.rank import get_label_quality_scores
 
 from analysis.bootstrap import bootstrap_ap, interval
 from analysis.class_metrics import FEW_POSITIVES
+from analysis.findings import Check, Finding
 from analysis.finished_run import Run
 from analysis.slugs import listed
 from preprocess.addresses import Location
@@ -31,27 +31,6 @@ from preprocess.zarr_store import Store
 MIN_EXAMPLES = 10  # of each kind; with fewer, cleanlab's estimate of a class's noise is meaningless
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """The result of one check. `chips`: (F, k) chip indices, one group of k chips per row; `reasons`: one line per row.
-
-    `missing` says what the check needs, if it was not made; it is empty otherwise. `table`: the rows of a check that
-    finds no chips, such as one of classes.
-    """
-
-    title: str
-    about: str
-    chips: np.ndarray = field(default_factory=lambda: np.empty((0, 1), np.int64))
-    reasons: list[str] = field(default_factory=list)
-    missing: str = ""
-    table: pd.DataFrame | None = None
-
-    @property
-    def count(self) -> int:
-        """Number of rows that were found."""
-        return len(self.chips) if self.table is None else len(self.table)
-
-
 def absent_classes(store: Store, split: Split) -> Finding:
     """Classes that a split of the data has no chip of, although it is not empty."""
     rows = []
@@ -61,7 +40,7 @@ def absent_classes(store: Store, split: Split) -> Finding:
         present = store.labels[chips].any(axis=0)
         rows += [(store.classes[c], name, total[c]) for c in np.flatnonzero(~present).tolist() if len(chips)]
     return Finding(
-        title="Classes absent from a split",
+        check=Check.ABSENT_CLASSES,
         about="A class that no train chip has cannot be learnt. A class that no val or test chip has gets no AP there.",
         table=pd.DataFrame(rows, columns=["class", "split", "chips of the store with the class"]),
     )
@@ -76,7 +55,7 @@ def unjudged_classes(store: Store, split: Split) -> Finding:
         if 0 < count < FEW_POSITIVES or len(chips) - count < FEW_POSITIVES <= count:
             rows.append((store.classes[c], count, len(chips) - count))
     return Finding(
-        title="Classes with too few test chips",
+        check=Check.UNJUDGED_CLASSES,
         about=f"Fewer than {FEW_POSITIVES} test chips have the class, so its AP is very uncertain; or fewer than "
         f"{FEW_POSITIVES} test chips lack the class, so any scores give it a high AP.",
         table=pd.DataFrame(rows, columns=["class", "test chips with it", "test chips without it"]),
@@ -86,12 +65,7 @@ def unjudged_classes(store: Store, split: Split) -> Finding:
 def untagged(store: Store) -> Finding:
     """Chips without a tag."""
     chips = np.flatnonzero(~store.labels.any(axis=1)).tolist()
-    return _finding("No tag", "The labels file has no tag for the chip.", [(chip, "") for chip in chips])
-
-
-def _finding(title: str, about: str, rows: list[tuple[int, str]]) -> Finding:
-    chips = np.array([chip for chip, _ in rows], np.int64).reshape(-1, 1)
-    return Finding(title=title, about=about, chips=chips, reasons=[reason for _, reason in rows])
+    return Finding.of_chips(Check.NO_TAG, "The labels file has no tag for the chip.", [(chip, "") for chip in chips])
 
 
 def exclusive_findings(store: Store, exclusive: tuple[str, ...]) -> list[Finding]:
@@ -100,10 +74,10 @@ def exclusive_findings(store: Store, exclusive: tuple[str, ...]) -> list[Finding
     Raises:
         UserError: the store does not have one of the classes.
     """
-    titles = ("Contradictory tags", "None of the exclusive tags")
+    checks = (Check.CONTRADICTORY_TAGS, Check.NO_EXCLUSIVE_TAG)
     if not exclusive:
-        return [Finding(title=title, about="", missing="needs EXCLUSIVE=a,b,c, classes that exclude each other.")
-                for title in titles]  # fmt: skip
+        needs = "needs EXCLUSIVE=a,b,c, classes that exclude each other."
+        return [Finding.not_made(check, needs) for check in checks]
     for name in exclusive:
         if name not in store.classes:
             raise UserError(f"EXCLUSIVE={','.join(exclusive)}: expected classes of the store, found {name!r}.")
@@ -111,8 +85,8 @@ def exclusive_findings(store: Store, exclusive: tuple[str, ...]) -> list[Finding
     count = store.labels[:, columns].sum(axis=1)
     about = f"A chip should have exactly one of {', '.join(exclusive)}."
     return [
-        _finding(title, about, [(int(chip), tags_of(store, chip)) for chip in np.flatnonzero(rows).tolist()])
-        for title, rows in zip(titles, (count > 1, count == 0), strict=True)
+        Finding.of_chips(check, about, [(chip, tags_of(store, chip)) for chip in np.flatnonzero(rows).tolist()])
+        for check, rows in zip(checks, (count > 1, count == 0), strict=True)
     ]
 
 
@@ -127,9 +101,9 @@ def csv_findings(store: Store, path: Location | None) -> list[Finding]:
     Raises:
         UserError: the CSV cannot be read, or lacks chips of the store.
     """
-    titles = ("Repeated tags", "Tags differ from the CSV")
     if path is None:
-        return [Finding(title=title, about="", missing="needs LABELS=file.csv.") for title in titles]
+        checks = (Check.REPEATED_TAGS, Check.CHANGED_TAGS)
+        return [Finding.not_made(check, "needs LABELS=file.csv.") for check in checks]
     settings = settings_of(store)
     if settings.format == "folders" and isinstance(path, Path) and not path.is_dir():
         raise UserError(f"LABELS={path}: expected the folder of class folders that the store was made from.")
@@ -152,8 +126,10 @@ def csv_findings(store: Store, path: Location | None) -> list[Finding]:
             repeated.append((int(chip_of[row]), f"{number_of(path, line)}: {listed(twice)} repeated"))
     differ = np.flatnonzero((table.labels[rows] != store.labels).any(axis=1))
     return [
-        _finding(titles[0], "A repeated tag counts once.", sorted(repeated)),
-        _finding(titles[1], "The CSV has changed since the conversion.", [(int(chip), "") for chip in differ]),
+        Finding.of_chips(Check.REPEATED_TAGS, "A repeated tag counts once.", sorted(repeated)),
+        Finding.of_chips(
+            Check.CHANGED_TAGS, "The CSV has changed since the conversion.", [(chip, "") for chip in differ.tolist()]
+        ),
     ]
 
 
@@ -179,9 +155,8 @@ def doubted_labels(store: Store, run: Run | None) -> Finding:
     Raises:
         UserError: the run has other chips or classes.
     """
-    title = "Labels that the model doubts"
     if run is None:
-        return Finding(title=title, about="", missing="needs the scores of a run: RUN=runs/NAME, after a training.")
+        return Finding.not_made(Check.DOUBTED_LABELS, "needs the scores of a run: RUN=runs/NAME, after a training.")
     chips = positions(run.names.tolist(), store.name_texts)
     if run.classes != store.classes or (chips < 0).any():
         raise UserError(f"RUN={run.path}: expected a run on {store.path}, found other chips or classes.")
@@ -208,4 +183,4 @@ def doubted_labels(store: Store, run: Run | None) -> Finding:
         f"Classes with fewer than {MIN_EXAMPLES} positives or fewer than {MIN_EXAMPLES} negatives are skipped."
         + (f" So are classes that the run scores no better than chance: {', '.join(by_chance)}." if by_chance else "")
     )
-    return _finding(title, about, [(chip, reason) for _, chip, reason in sorted(rows)])
+    return Finding.of_chips(Check.DOUBTED_LABELS, about, [(chip, reason) for _, chip, reason in sorted(rows)])

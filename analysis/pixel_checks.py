@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from analysis.features import Features
-from analysis.label_checks import Finding
+from analysis.findings import Check, Finding
 from preprocess.band_names import true_colour
 from preprocess.console import SHORTAGES, UserError
 from preprocess.image_names import bare, stem
@@ -22,12 +22,6 @@ MIN_SHARE = 0.01  # of a chip's pixels; less is a bright roof or a dark shadow
 MAX_DEVIATIONS = 20.0
 MIN_JPEG_CORRELATION = 0.5  # of the 16 x 16 thumbnails; real pairs reach 0.96 to 0.99, wrong pairs about 0
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".JPG", ".JPEG")
-
-
-def _finding(title: str, about: str, reasons: dict[int, str]) -> Finding:
-    chips = sorted(reasons)
-    return Finding(title=title, about=about, chips=np.array(chips, np.int64).reshape(-1, 1),
-                   reasons=[reasons[chip] for chip in chips])  # fmt: skip
 
 
 def pixel_findings(store: Store, features: Features) -> list[Finding]:
@@ -52,13 +46,13 @@ def pixel_findings(store: Store, features: Features) -> list[Finding]:
     }
     highest = ", ".join(f"{band} {value:.5g}" for band, value in zip(bands, ceiling.tolist(), strict=True))
     return [
-        _finding("Constant", "A band has only one value.", constant),
-        _finding(
-            "Saturated",
+        Finding.of_chips(Check.CONSTANT, "A band has only one value.", constant.items()),
+        Finding.of_chips(
+            Check.SATURATED,
             f"At least 1 % of the pixels in a band have the maximum of that band over all chips ({highest}).",
-            saturated,
+            saturated.items(),
         ),
-        _finding("Partly empty", "At least 1 % of the pixels are 0 in all bands at once.", empty),
+        Finding.of_chips(Check.PARTLY_EMPTY, "At least 1 % of the pixels are 0 in all bands at once.", empty.items()),
     ]
 
 
@@ -74,8 +68,12 @@ def nodata_findings(store: Store) -> list[Finding]:
     }
     empty = dict.fromkeys(np.flatnonzero((missing == 1).all(axis=1)).tolist(), "all bands")
     return [
-        _finding("Only nodata", f"Every pixel is nodata ({nodata}) in every band: nothing can be learnt.", empty),
-        _finding("Partly nodata", f"Pixels are nodata ({nodata}): mean and std leave them out.", some),
+        Finding.of_chips(
+            Check.ONLY_NODATA, f"Every pixel is nodata ({nodata}) in every band: nothing can be learnt.", empty.items()
+        ),
+        Finding.of_chips(
+            Check.PARTLY_NODATA, f"Pixels are nodata ({nodata}): mean and std leave them out.", some.items()
+        ),
     ]
 
 
@@ -99,7 +97,7 @@ def outliers(store: Store) -> Finding:
         f"A band's mean differs from the median of all chips' means by more than {MAX_DEVIATIONS:.0f} robust standard "
         "deviations (1.4826 x the median absolute deviation)."
     )
-    return _finding("Outliers", about, reasons)
+    return Finding.of_chips(Check.OUTLIERS, about, reasons.items())
 
 
 def jpeg_paths(store: Store, folder: Path | None) -> dict[int, Path] | None:
@@ -130,9 +128,8 @@ def jpeg_paths(store: Store, folder: Path | None) -> dict[int, Path] | None:
 
 def jpeg_findings(store: Store, features: Features, paths: dict[int, Path] | None) -> Finding:
     """Chips that differ from the JPEG of the same name: files are mixed up, or one of them is damaged."""
-    title = "Different from the JPEG"
     if paths is None:
-        return Finding(title=title, about="", missing="needs JPEG=folder.")
+        return Finding.not_made(Check.OTHER_JPEG, "needs JPEG=folder.")
     shown = [store.layout.bands.index(band) for band in true_colour(store.layout.bands) or store.layout.bands[:1]]
     reasons: dict[int, str] = {}
     for chip, path in paths.items():
@@ -145,7 +142,7 @@ def jpeg_findings(store: Store, features: Features, paths: dict[int, Path] | Non
         f"{MIN_JPEG_CORRELATION}. {len(paths):,} of {store.num_chips:,} chips have a JPEG; the other {absent:,} "
         "were skipped."
     )
-    return _finding(title, about, reasons)
+    return Finding.of_chips(Check.OTHER_JPEG, about, reasons.items())
 
 
 def _difference(thumbnail: np.ndarray, path: Path, height: int, width: int) -> str:

@@ -29,7 +29,7 @@ from preprocess.layout import Layout
 from preprocess.workers import run_tasks
 from preprocess.zarr_store import open_store, write_atomic
 
-_STEP, _LIMIT_CHIPS = 64, 256
+_STEP, _FEW_CHIPS = 64, 256
 _ENCODE: dict[str, Callable[[np.ndarray], Any]] = {
     "jpg": functools.partial(imagecodecs.jpeg8_encode, level=85),
     "png": imagecodecs.png_encode,
@@ -60,9 +60,9 @@ KINDS = (
 
 
 def rows(folder: Path, rounds: int) -> list[dict[str, Any]]:
-    """A row per kind. `share_of_limit`: chips/s divided by that of the limit, the number of cores times the rate of one
-    core. `cpu_share_of_limit`: CPU time per chip of the limit divided by that of the whole command; other programs on
-    the machine hardly change it."""
+    """A row per kind. `ratio_to_libraries`: chips/s divided by the number of cores times the rate of one core for
+    `with_libraries`. `cpu_ratio_to_libraries`: their CPU time per chip divided by that of the whole command; other
+    programs on the machine hardly change it."""
     return [_row(kind, make(kind, folder / str(kind).replace(", ", "-").replace(" ", "")), rounds) for kind in KINDS]
 
 
@@ -92,30 +92,30 @@ def _write(task: tuple[str, int, Kind]) -> None:
 
 def _row(kind: Kind, folder: Path, rounds: int) -> dict[str, Any]:
     store, cores = folder / "scratch.zarr", len(os.sched_getaffinity(0))
-    paths = [folder / "files" / f"chip_{index}.{kind.suffix}" for index in range(min(kind.count, _LIMIT_CHIPS))]
+    paths = [folder / "files" / f"chip_{index}.{kind.suffix}" for index in range(min(kind.count, _FEW_CHIPS))]
     request = ConversionSettings(
         data=folder / "files", labels=folder / "labels.csv", store=store, bands=kind.shape.bands, jobs=cores
     )
-    ours, limits = list[tuple[float, float]](), list[tuple[float, float]]()
+    ours, libraries = list[tuple[float, float]](), list[tuple[float, float]]()
     for number in range(rounds + 1):
         shutil.rmtree(store, ignore_errors=True)
         one = _cost(kind.count, lambda: convert(request))
         layout = open_store(store).layout
-        limit = _cost(len(paths), lambda: least(paths, layout))  # noqa: B023
+        theirs = _cost(len(paths), lambda: with_libraries(paths, layout))  # noqa: B023
         if number:  # the first round warms up
             ours.append(one)
-            limits.append((limit[0] / cores, limit[1]))
+            libraries.append((theirs[0] / cores, theirs[1]))
     shutil.rmtree(store)
-    rates, limit_rates = ([1 / seconds for seconds, _ in costs] for costs in (ours, limits))
-    pairs = list(zip(ours, limits, strict=True))
+    rates, their_rates = ([1 / seconds for seconds, _ in costs] for costs in (ours, libraries))
+    pairs = list(zip(ours, libraries, strict=True))
     return {
         "name": str(kind),
         "chips_per_s": median(rates),
-        "share_of_limit": median(limit[0] / one[0] for one, limit in pairs),
-        "cpu_share_of_limit": median(limit[1] / one[1] for one, limit in pairs),
+        "ratio_to_libraries": median(theirs[0] / one[0] for one, theirs in pairs),
+        "cpu_ratio_to_libraries": median(theirs[1] / one[1] for one, theirs in pairs),
         "cpu_ms_per_chip": 1e3 * median(cpu for _, cpu in ours),
         "samples": rates,
-        "limit_samples": limit_rates,
+        "libraries_samples": their_rates,
     }
 
 
@@ -126,16 +126,13 @@ def _cost(count: int, work: Callable[[], object]) -> tuple[float, float]:
     return (time.perf_counter() - started) / count, (cpu_s() - cpu) / count
 
 
-def least(paths: list[Path], layout: Layout) -> None:
-    """The work of the limit, without writing: a TIFF is read by tifffile, and numcodecs shuffles and compresses its
-    chunks; a JPEG or PNG is read and decoded by imagecodecs, and that is all."""
+def with_libraries(paths: list[Path], layout: Layout) -> None:
+    """What each chip needs with libraries, without writing: tifffile reads a TIFF, imagecodecs decodes a JPEG or PNG,
+    numcodecs shuffles the bytes of values of several bytes and compresses each chunk with LZ4."""
     decode = {".jpg": imagecodecs.jpeg8_decode, ".png": imagecodecs.png_decode}.get(paths[0].suffix)
-    if decode:
-        for path in paths:
-            decode(path.read_bytes())
-        return
     shuffle = Shuffle(layout.itemsize)
     for path in paths:
-        values = np.ascontiguousarray(np.moveaxis(tifffile.imread(path), -1, 0))
+        pixels = decode(path.read_bytes()) if decode else tifffile.imread(path)
+        values = np.ascontiguousarray(np.moveaxis(np.asarray(pixels), -1, 0))
         for chunk in values.reshape(-1, layout.chunk_bytes // layout.itemsize):
             numcodecs.lz4.compress(shuffle.encode(chunk) if layout.itemsize > 1 else chunk, 1)

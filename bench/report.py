@@ -167,7 +167,8 @@ def _cpu_panel(axes: Axes, result: dict[str, Any], rows: list[dict[str, Any]]) -
         axes.annotate(
             row["name"], place, (1.02, highest), textcoords=("axes fraction", "data"), fontsize=7.5, ha="left",
             va="center", annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3},
+            arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.7, "shrinkA": 2, "shrinkB": 3,
+                        "relpos": (0, 0.5)},
         )  # fmt: skip
     axes.set(xscale="log", yscale="log", xlabel="CPU seconds per 1,000 chips (all processes)", ylabel="chips/s")
     axes.set_xlim(*span)

@@ -11,11 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numcodecs.lz4
 import numpy as np
-import tifffile
 import zarr
-from numcodecs import Shuffle
 
 from bench import conversions
 from bench.work import Work
@@ -29,7 +26,7 @@ _ZARR_CHIPS = 128  # zarr-python reads a few hundred a second: more would only t
 
 
 def run(mode: str, work: Work, rounds: int) -> dict[str, Any]:
-    """Rows with one rate per round, compared with zarr-python and, for convert, with the machine's limit."""
+    """Rows with one rate per round, compared with zarr-python and, for convert, with what libraries need."""
     one_round = io_round if mode == "io" else convert_round
     one_round(work, 0)  # warm-up
     samples = [one_round(work, number) for number in range(1, rounds + 1)]
@@ -43,7 +40,7 @@ def run(mode: str, work: Work, rounds: int) -> dict[str, Any]:
         peer = f"zarr-python-{codec}" if mode == "io" else "zarr-python"
         row["ratio_to_zarr_python"] = row["chips_per_s"] / median[peer]
         if mode == "convert":
-            row["share_of_limit"] = row["chips_per_s"] / median["limit"]
+            row["ratio_to_libraries"] = row["chips_per_s"] / median["libraries"]
     if mode == "convert":
         rows += conversions.rows(work.folder / "convert", rounds)
     return {"rows": rows}
@@ -91,11 +88,8 @@ def _zarr_python(store: Store, chips: np.ndarray) -> float:
 
 
 def convert_round(work: Work, number: int) -> dict[str, float]:
-    """Chips/s of canopy's conversion, of zarr-python's assignment, and the limit.
-
-    The limit is the number of cores times the rate of one core for tifffile.imread, numcodecs' Shuffle and numcodecs'
-    LZ4, without writing anything.
-    """
+    """Chips/s of canopy's conversion, of zarr-python's assignment, and of `conversions.with_libraries` on one core,
+    times the number of cores."""
     del number
     assert work.tif is not None
     count, folder = work.store().num_chips, work.folder
@@ -110,14 +104,7 @@ def convert_round(work: Work, number: int) -> dict[str, float]:
     paths = [work.tif / f"chip_{index}.tif" for index in range(count)]
     layout = open_store(scratch / "a.zarr").layout
 
-    def limit() -> None:
-        shuffle = Shuffle(layout.itemsize)
-        for path in paths[:128]:
-            chunks = np.moveaxis(tifffile.imread(path), -1, 0).reshape(-1, layout.chunk_bytes // layout.itemsize)
-            for chunk in chunks:
-                numcodecs.lz4.compress(shuffle.encode(chunk), 1)
-
-    rates["limit"] = cores * _rate(128, limit)
+    rates["libraries"] = cores * _rate(128, lambda: conversions.with_libraries(paths[:128], layout))
     zarr_store.create_chips(scratch / "b.zarr", layout, count)
     chips: Any = zarr.open_group(scratch / "b.zarr")["tiles"]
 

@@ -17,6 +17,7 @@ from analysis import label_checks
 from analysis.audit import audit
 from analysis.finding_actions import action
 from analysis.finding_sections import finding_section
+from analysis.findings import Check, Finding
 from analysis.page import Note, Table, Tables
 from analysis.pictures import ImageBudget
 from preprocess.labels import read_labels
@@ -98,9 +99,11 @@ def test_classes_that_few_test_chips_have_or_lack_and_chips_without_a_tag_are_fi
     assert page.text.index("If nobody has labelled the chip, remove its row") < page.text.index("Found none")
 
 
-@pytest.mark.parametrize("title", ["Exact duplicates, in train and in test", "Saturated", "Repeated tags"])
-def test_each_finding_ends_with_what_to_do_and_a_link_to_its_table(title: str, session_store: Store) -> None:
-    finding = label_checks.Finding(title=title, about="x", chips=np.array([[0, 1]]), reasons=["y"])
+@pytest.mark.parametrize("check", [Check.EXACT_DUPLICATES, Check.SATURATED, Check.REPEATED_TAGS])
+def test_each_finding_ends_with_what_to_do_and_a_link_to_its_table(check: Check, session_store: Store) -> None:
+    finding = Finding(
+        check=check, about="x", chips=np.array([[0, 1]]), reasons=["y"], is_leak=check is Check.EXACT_DUPLICATES
+    )
     tables = Tables(folder=Path(f"{session_store.path}.tables"))
     splits = np.full(session_store.num_chips, "train")
     what = action(finding, [finding], session_store, None)

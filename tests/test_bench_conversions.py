@@ -24,10 +24,10 @@ def test_the_files_hold_the_chips(tmp_path: Path) -> None:
     assert imagecodecs.jpeg8_decode(jpg.read_bytes()).shape == (16, 16, 3)
 
 
-def test_each_kind_has_a_row_with_its_shares_of_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_kind_has_a_row_with_its_ratios_to_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = (Kind(shape=_RGB, count=3, suffix="jpg"), Kind(shape=Shape(side=16, bands=tuple("abcde")), count=3))
     monkeypatch.setattr(conversions, "KINDS", kinds)
-    # Seconds and CPU seconds per chip: of the conversion, then of the limit, in each round.
+    # Seconds and CPU seconds per chip: of the conversion, then of libraries, in each round.
     costs = iter([(9.0, 9.0), (9.0, 9.0), (1.0, 4.0), (0.25, 1.0)] * 2)
 
     def cost(count: int, work: object) -> tuple[float, float]:
@@ -40,5 +40,5 @@ def test_each_kind_has_a_row_with_its_shares_of_the_limit(tmp_path: Path, monkey
     rows = conversions.rows(tmp_path, 1)
     assert [row["name"] for row in rows] == ["JPEG, 16 x 16 x 3 uint8", "TIFF, 16 x 16 x 5 uint16"]
     for row in rows:
-        assert (row["chips_per_s"], row["share_of_limit"], row["cpu_share_of_limit"]) == (1.0, 0.25, 0.25)
-        assert (row["samples"], row["limit_samples"], row["cpu_ms_per_chip"]) == ([1.0], [4.0], 4000.0)
+        assert (row["chips_per_s"], row["ratio_to_libraries"], row["cpu_ratio_to_libraries"]) == (1.0, 0.25, 0.25)
+        assert (row["samples"], row["libraries_samples"], row["cpu_ms_per_chip"]) == ([1.0], [4.0], 4000.0)

@@ -99,7 +99,7 @@ def table(page: str, mark: str) -> list[list[str]]:
 
 
 def test_the_table_of_loaders_is_that_of_its_record() -> None:
-    record = json.loads((ROOT / "bench/results/peers-20261124-041635.json").read_text())
+    record = json.loads((ROOT / "bench/results/peers-20261129-030258.json").read_text())
     names = {
         "canopy, CODEC=none": "canopy-none", "canopy, only RGB": "canopy-lz4-rgb",
         "canopy, LZ4 store": "canopy-lz4", "ffcv": "ffcv", "DataLoader + memory": "dataloader-npy-memmap",
@@ -120,6 +120,17 @@ def test_the_table_of_loaders_is_that_of_its_record() -> None:
             f"{row['cpu_s_per_1000']:.2f}", f"{row['r_sol']:.2f}" if row["r_sol"] else "-",
         ]  # fmt: skip
         assert cells[1:] == expected, title
+
+
+def test_the_table_of_conversions_is_that_of_its_record() -> None:
+    record = json.loads((ROOT / "bench/results/convert-20261129-031251.json").read_text())
+    assert table("results.md", "conversions") == [
+        [
+            row["name"], f"{row['chips_per_s']:,.0f}", f"{row['ratio_to_libraries']:.2f}",
+            f"{row['cpu_ratio_to_libraries']:.2f}",
+        ]
+        for row in record["rows"] if "cpu_ratio_to_libraries" in row
+    ]  # fmt: skip
 
 
 def test_the_table_of_trainings_is_that_of_its_records() -> None:

@@ -10,9 +10,10 @@ import pytest
 from helpers.changed_runs import changed
 from helpers.made_runs import write_run
 
-from analysis.finding_actions import ACROSS, action, most_urgent_first
+from analysis.finding_actions import action, most_urgent_first
+from analysis.findings import Check, Finding
 from analysis.finished_run import Run, load_run
-from analysis.label_checks import Finding, doubted_labels
+from analysis.label_checks import doubted_labels
 from preprocess.zarr_store import Store
 
 
@@ -21,14 +22,16 @@ def run(session_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return load_run(write_run(tmp_path_factory.mktemp("actions") / "run", session_store))
 
 
-def pairs(title: str, count: int) -> Finding:
-    return Finding(title=title, about="", chips=np.zeros((count, 2), np.int64), reasons=[""] * count)
+def pairs(count: int, check: Check = Check.NEIGHBOURS, *, is_leak: bool = False) -> Finding:
+    return Finding(
+        check=check, about="", chips=np.zeros((count, 2), np.int64), reasons=[""] * count, is_leak=is_leak
+    )  # fmt: skip
 
 
 def test_pairs_within_a_split_need_nothing_and_pairs_across_it_the_command_of_the_run(
     session_store: Store, run: Run
 ) -> None:
-    inside, none, leak = pairs("Neighbours", 3), pairs("Neighbours" + ACROSS, 0), pairs("Neighbours" + ACROSS, 1)
+    inside, none, leak = pairs(3), pairs(0, is_leak=True), pairs(1, is_leak=True)
     assert action(inside, [inside, none], session_store, None).startswith("Nothing to do with this split")
     assert action(inside, [inside, leak], session_store, None) == 'See "Neighbours, in train and in test".'
     plain = f"make train TASK=1 STORE={session_store.path} SPLIT=blocked"
@@ -41,16 +44,27 @@ def test_pairs_within_a_split_need_nothing_and_pairs_across_it_the_command_of_th
 
 
 def test_a_split_that_can_judge_no_class_is_called_so(session_store: Store) -> None:
-    some = Finding(title="Classes with too few test chips", about="", table=pd.DataFrame({"class": ["a"]}))
+    some = Finding(check=Check.UNJUDGED_CLASSES, about="", table=pd.DataFrame({"class": ["a"]}))
     every = replace(some, table=pd.DataFrame({"class": list(session_store.classes)}))
     assert action(some, [some], session_store, None).startswith("Judge a model by the other classes.")
     assert action(every, [every], session_store, None).startswith("This split can judge no class")
 
 
 def test_leaks_come_first_and_findings_that_need_nothing_last() -> None:
-    titles = ["Neighbours", "Neighbours" + ACROSS, "Saturated", "No tag", "Classes absent from a split"]
-    ordered = [finding.title for finding in most_urgent_first([pairs(title, 1) for title in titles])]
-    assert ordered == ["Neighbours" + ACROSS, "Classes absent from a split", "No tag", "Saturated", "Neighbours"]
+    shuffled = [
+        pairs(1), pairs(1, is_leak=True), *[pairs(1, check) for check in (Check.SATURATED, Check.NO_TAG)],
+        pairs(1, Check.EXACT_DUPLICATES), pairs(1, Check.ABSENT_CLASSES),
+    ]  # fmt: skip
+    assert [finding.title for finding in most_urgent_first(shuffled)] == [
+        "Neighbours, in train and in test", "Classes absent from a split", "No tag", "Saturated", "Exact duplicates",
+        "Neighbours",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("check", Check)
+def test_there_is_something_to_do_about_each_check(check: Check, session_store: Store) -> None:
+    finding = pairs(1, check)
+    assert action(finding, [finding], session_store, None).endswith((".", "SPLIT=blocked"))
 
 
 def test_tags_of_a_class_that_the_run_scores_no_better_than_chance_are_not_doubted(

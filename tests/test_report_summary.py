@@ -14,7 +14,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, fbeta_score
 
 from analysis.advice import MOST, advice
-from analysis.baselines import NO_USE, below_majority
+from analysis.baselines import below_majority
 from analysis.bootstrap import bootstrap_ap, interval
 from analysis.class_metrics import calibrations
 from analysis.finished_run import Run, load_run
@@ -246,16 +246,20 @@ def test_a_split_whose_other_classes_are_rare_cannot_judge_the_run(run: Run) -> 
     assert "Overfitting: train AP 0.970, test AP 0.300 (of c)." in " ".join(texts)
 
 
-@pytest.mark.parametrize(("shift", "verdict"), [(-4.0, "use those of tables/thresholds.csv."), (None, NO_USE)])
+@pytest.mark.parametrize(
+    ("shift", "verdict"), [(-4.0, "use those of tables/thresholds.csv."), (None, "Do not use its decisions.")]
+)
 def test_a_run_below_the_majority_guess_is_judged_again_with_tuned_thresholds(
     run: Run, shift: float | None, verdict: str
 ) -> None:
     rng = np.random.default_rng(0)
     labels = (rng.random((600, 3)) < (0.8, 0.7, 0.6)).astype(np.uint8)
     logits = rng.normal(-3, 1, labels.shape) if shift is None else 2.0 * (2 * labels - 1.0) + shift
-    text = below_majority(labels, logits)
+    below = below_majority(labels, logits)
+    assert below is not None
     majority = np.ones_like(labels)
     f2 = [fbeta_score(labels, one, beta=2, average="samples", zero_division=0) for one in (majority, logits > 0)]
-    assert f"has a higher F2 ({f2[0]:.3f}) than this run ({f2[1]:.3f})." in text
-    assert text.endswith(verdict)
-    assert below_majority(labels, 8.0 * labels - 4) == ""
+    assert f"has a higher F2 ({f2[0]:.3f}) than this run ({f2[1]:.3f})." in below.text
+    assert below.text.endswith(verdict)
+    assert below.tuning_helps is (shift is not None)
+    assert below_majority(labels, 8.0 * labels - 4) is None

@@ -7,8 +7,8 @@ import numpy as np
 import tifffile
 from scipy.ndimage import gaussian_filter
 
-from analysis import label_checks
 from analysis.audit import audit
+from analysis.findings import Finding
 from helpers.chips import conversion, write_csv
 from preprocess.convert import convert
 from preprocess.zarr_store import Store, open_store
@@ -34,7 +34,7 @@ def store_of(folder: Path, chips: list[np.ndarray]) -> Store:
     return open_store(folder / "chips.zarr")
 
 
-def findings_of(store: Store, **changes: Any) -> dict[str, label_checks.Finding]:
+def findings_of(store: Store, **changes: Any) -> dict[str, Finding]:
     """The findings of an audit by their titles."""
     settings = {"labels": None, "jpeg": None, "run_path": None, "split_rule": None, "exclusive": None, **changes}
     return {finding.title: finding for finding in audit(store.path, **settings)}
