@@ -93,10 +93,12 @@ def task_2(run: Run, ranking: Ranking, store: Store | str, artifacts: Artifacts)
         f"All test chips, ordered by their score for {name} (AP {'none' if np.isnan(ap) else f'{ap:.4f}'}); equal "
         "scores are ordered by name."
     )
-    if run.positives[ranking.class_index] < FEW_POSITIVES:
+    if ranking.is_luck:
+        positives = int(run.positives[ranking.class_index])
         section.note(
-            f"{name} has only {run.positives[ranking.class_index]} positive test chips, so high scores can be luck. It "
-            f"is shown because CLASS names it, or because no class has {FEW_POSITIVES}.", "warn",
+            f"{positives:,} test chips have {name}, {len(run.labels) - positives:,} lack it, so high or low scores can "
+            f"be luck. It is shown because CLASS names it, or because no class has {FEW_POSITIVES} with it and as many without.",
+            "warn",
         )  # fmt: skip
     if isinstance(store, str):
         section.note(f"No images: {store}", "warn")

@@ -13,11 +13,13 @@ COUNT = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Row numbers in the run's arrays: `best` from the highest score down, `worst` from the lowest up."""
+    """Row numbers in the run's arrays: `best` from the highest score down, `worst` from the lowest up. `is_luck`: too
+    few chips have or lack the class."""
 
     class_index: int
     best: np.ndarray
     worst: np.ndarray
+    is_luck: bool
 
 
 def extremes(scores: np.ndarray, names: np.ndarray, count: int = COUNT) -> tuple[np.ndarray, np.ndarray]:
@@ -35,20 +37,23 @@ def lowest(scores: np.ndarray, names: np.ndarray, count: int) -> np.ndarray:
     return np.asarray(rows[np.lexsort((names[rows], scores[rows]))][:count])
 
 
-def choose_class(run: Run, class_name: str | None) -> int:
-    """Index of the class, by default of the class with the highest AP (the first of several).
+def _fewer(run: Run) -> np.ndarray:
+    """(classes,) the chips that have the class, or those that lack it, whichever are fewer."""
+    return np.minimum(run.positives, len(run.labels) - run.positives)
 
-    A class with few positives is chosen only if all have few: its chips with the highest scores show chance. So is a
-    class that few chips lack: all its pictures show the same.
+
+def choose_class(run: Run, class_name: str | None) -> int:
+    """Index of the class, by default of the class with the highest AP among those that enough chips have and lack.
+
+    Where few chips have a class, the highest scores show chance; where few lack it, any scores give a high AP. If no
+    class is left, the one that most chips have or lack, whichever is fewer.
 
     Raises:
         UserError: no such class.
     """
     if class_name is None:
-        enough = np.where(run.positives >= FEW_POSITIVES, run.ap, np.nan)
-        lacked = np.where(len(run.labels) - run.positives >= FEW_POSITIVES, enough, np.nan)
-        ap = next((values for values in (lacked, enough) if not np.isnan(values).all()), run.ap)
-        return 0 if np.isnan(ap).all() else int(np.nanargmax(ap))
+        enough = _fewer(run) >= FEW_POSITIVES
+        return int(np.argmax(np.where(enough, run.ap, -1) if enough.any() else _fewer(run)))
     if class_name not in run.classes:
         raise UserError(f"CLASS={class_name}: expected one of {', '.join(run.classes)}.")
     return run.classes.index(class_name)
@@ -58,4 +63,4 @@ def rank(run: Run, class_name: str | None) -> Ranking:
     """Rank the test split by one class's logits. Probabilities would tie where they round to 1."""
     index = choose_class(run, class_name)
     best, worst = extremes(run.logits[:, index], run.names)
-    return Ranking(class_index=index, best=best, worst=worst)
+    return Ranking(class_index=index, best=best, worst=worst, is_luck=bool(_fewer(run)[index] < FEW_POSITIVES))

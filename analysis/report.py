@@ -87,7 +87,7 @@ def report(
             ("mAP by chance", _number(float(class_metrics.mean_over_classes(np.where(chance > 0, chance, np.nan))))),
             ("classes with positives", f"{int((run.positives > 0).sum())} of {len(run.classes)}"),
             (
-                f"{'best' if class_name is None else 'chosen'} class",
+                f"{'chosen' if class_name else 'shown' if ranking.is_luck else 'best'} class",
                 f"{best} {_number(run.ap[ranking.class_index])} (chance {chance[ranking.class_index]:.4f})",
             ),
             ("split", Path(split.rule).name),

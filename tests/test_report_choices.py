@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, f1_score, fbeta_score
 from analysis.baselines import baselines
 from analysis.class_metrics import FEW_POSITIVES, cooccurrence, similar_first
 from analysis.finished_run import Run, load_run
-from analysis.ranking import choose_class
+from analysis.ranking import choose_class, rank
 from analysis.top_losses import shown_classes, worst_of_class, worst_pairs
 from preprocess.zarr_store import Store
 
@@ -53,7 +53,7 @@ def test_top_losses_are_the_most_wrong_scores(run: Run, label: int) -> None:
     assert worst_of_class(fine, 1, label, 10_000).tolist() == of_class
 
 
-def test_classes_with_few_positives_are_chosen_only_if_all_have_few(run: Run, refused: Callable) -> None:
+def test_a_class_that_few_chips_have_or_lack_is_chosen_only_if_there_is_no_other(run: Run, refused: Callable) -> None:
     fine = made(run)
     few = fine.labels.copy()
     few[10:, 0] = 0
@@ -66,8 +66,11 @@ def test_classes_with_few_positives_are_chosen_only_if_all_have_few(run: Run, re
     assert choose_class(common, None) == 2  # every chip has the first class
     frequent = changed(fine, labels=np.where([[True, True, False]], 1, fine.labels))
     assert shown_classes(frequent).tolist() == [2]  # any scores give the others a high AP
-    all_few = changed(rare, labels=np.where(np.arange(400)[:, None] < 10, fine.labels, 0))
-    assert choose_class(all_few, None) == 0
+    labels = np.zeros_like(fine.labels)
+    labels[:10, 0] = labels[:20, 1] = labels[5:, 2] = 1
+    all_few = changed(rare, labels=labels, ap=np.array([0.99, 0.5, 1.0]))
+    assert choose_class(all_few, None) == 1  # 10 and 20 chips have the first two, 5 lack the third
+    assert (rank(all_few, None).is_luck, rank(fine, None).is_luck, rank(rare, "a").is_luck) == (True, False, True)
 
 
 def test_classes_that_occur_together_are_neighbours() -> None:
