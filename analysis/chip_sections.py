@@ -97,8 +97,8 @@ def task_2(run: Run, ranking: Ranking, store: Store | str, artifacts: Artifacts)
         positives = int(run.positives[ranking.class_index])
         section.note(
             f"{positives:,} test chips have {name}, {len(run.labels) - positives:,} lack it, so high or low scores can "
-            f"be luck. It is shown because CLASS names it, or because no class has {FEW_POSITIVES} with it and as many without.",
-            "warn",
+            f"be luck. It is shown because CLASS names it, or because no class has {FEW_POSITIVES} chips with it and "
+            f"{FEW_POSITIVES} without it.", "warn",
         )  # fmt: skip
     if isinstance(store, str):
         section.note(f"No images: {store}", "warn")
