@@ -39,7 +39,7 @@ def lowest(scores: np.ndarray, names: np.ndarray, count: int) -> np.ndarray:
 
 def _fewer(run: Run) -> np.ndarray:
     """(classes,) the chips that have the class, or those that lack it, whichever are fewer."""
-    return np.minimum(run.positives, len(run.labels) - run.positives)
+    return np.asarray(np.minimum(run.positives, len(run.labels) - run.positives))
 
 
 def choose_class(run: Run, class_name: str | None) -> int:
