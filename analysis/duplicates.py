@@ -115,7 +115,7 @@ def neighbours(features: Features) -> tuple[Pairs, float]:
         ends, starts = features.edges[:, first], features.edges[:, second]
         valid = ~np.isnan(ends[0, 0])
         ends, starts = ends[..., : valid.sum()], starts[..., : valid.sum()]  # NaN comes last
-        matches, level = _matches(ends, starts, features.folder)
+        matches, level = _matches(ends, starts, features.folder, how)
         threshold = max(MIN_CORRELATION, float(np.tanh(CHANCE_MARGIN * np.arctanh(level))))
         needed = max(needed, threshold)
         for one in np.flatnonzero(matches.correlation > threshold).tolist():
@@ -126,7 +126,7 @@ def neighbours(features: Features) -> tuple[Pairs, float]:
     return _pairs(found), needed
 
 
-def _matches(ends: np.ndarray, starts: np.ndarray, folder: Path) -> tuple[Matches, np.float32]:
+def _matches(ends: np.ndarray, starts: np.ndarray, folder: Path, how: str) -> tuple[Matches, np.float32]:
     """Match (N, channels, side) lines. Also returns the best correlation between a line and a reversed one, which is
     the level of chance."""
     if len(ends) <= MAX_EXACT:
@@ -135,7 +135,8 @@ def _matches(ends: np.ndarray, starts: np.ndarray, folder: Path) -> tuple[Matche
         return best_matches(last, steps(starts)), by_chance[by_chance < SAME_LINE].max(initial=0)
     last = steps(ends, folder)
     level = chance(last, steps(starts[..., ::-1], folder))
-    return proposed_matches(last, steps(starts, folder), (shapes_of(ends), shapes_of(starts))), level
+    shapes = (shapes_of(ends), shapes_of(starts))
+    return proposed_matches(last, steps(starts, folder), shapes, f"audit: neighbours, {how}"), level
 
 
 def _same_level(end: np.ndarray, start: np.ndarray) -> bool:

@@ -14,6 +14,8 @@ from scipy.fft import dct
 from scipy.spatial import cKDTree
 from scipy.stats import rankdata
 
+from preprocess.console import Progress
+
 # Comparing every pair takes 4 * N^2 * channels * side multiplications: at 50,000 chips of 256 pixels, 2 minutes.
 MAX_EXACT = 50_000
 CANDIDATES = 16  # on 675 real chips with 564 found neighbours all of them are among these; docs/log.md
@@ -86,29 +88,34 @@ def best_matches(ends: np.ndarray, starts: np.ndarray) -> Matches:
     return Matches(partner=partner, correlation=correlation, back=back)
 
 
-def proposed_matches(ends: np.ndarray, starts: np.ndarray, shapes: tuple[np.ndarray, np.ndarray]) -> Matches:
+def proposed_matches(
+    ends: np.ndarray, starts: np.ndarray, shapes: tuple[np.ndarray, np.ndarray], label: str
+) -> Matches:
     """Compare each end with the starts that the index proposes for it.
 
     Args:
         ends, starts: (N, D) rows of length 1.
         shapes: of both, from `shapes_of`.
+        label: of the progress.
     """
     count = len(ends)
     partner, correlation = np.zeros(count, np.int64), np.full(count, -1.0, np.float32)
     back, back_best = np.full(count, -1, np.int64), np.full(count, -1.0, np.float32)
     tree = cKDTree(shapes[1])
-    for first in range(0, count, _BLOCK):
-        rows = np.arange(first, min(first + _BLOCK, count))
-        _, others = tree.query(shapes[0][rows], k=min(CANDIDATES, count), workers=-1)
-        values = np.einsum("nd,nkd->nk", ends[rows], starts[others])
-        values[others == rows[:, None]] = -1
-        best = values.argmax(axis=1)
-        place = np.arange(len(rows))
-        partner[rows], correlation[rows] = others[place, best], values[place, best]
-        order = np.argsort(values, axis=None, kind="stable")  # the best value of a start is written last
-        start, value, end = others.ravel()[order], values.ravel()[order], np.repeat(rows, others.shape[1])[order]
-        better = value > back_best[start]
-        back[start[better]], back_best[start[better]] = end[better], value[better]
+    with Progress(label, total=count, unit="edges") as progress:
+        for first in range(0, count, _BLOCK):
+            rows = np.arange(first, min(first + _BLOCK, count))
+            _, others = tree.query(shapes[0][rows], k=min(CANDIDATES, count), workers=-1)
+            values = np.einsum("nd,nkd->nk", ends[rows], starts[others])
+            values[others == rows[:, None]] = -1
+            best = values.argmax(axis=1)
+            place = np.arange(len(rows))
+            partner[rows], correlation[rows] = others[place, best], values[place, best]
+            order = np.argsort(values, axis=None, kind="stable")  # the best value of a start is written last
+            start, value, end = others.ravel()[order], values.ravel()[order], np.repeat(rows, others.shape[1])[order]
+            better = value > back_best[start]
+            back[start[better]], back_best[start[better]] = end[better], value[better]
+            progress.update(len(rows))
     return Matches(partner=partner, correlation=correlation, back=back)
 
 

@@ -35,14 +35,17 @@ def test_rotated_and_mirrored_copies_do_not_hide_neighbours(tmp_path: Path) -> N
     assert abs(needed - level) < 0.1
 
 
-def test_many_chips_have_the_neighbours_that_few_have_though_not_every_pair_is_compared(tmp_path: Path) -> None:
+def test_many_chips_have_the_neighbours_that_few_have_though_not_every_pair_is_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rng = np.random.default_rng(3)
     wide, tall = texture(rng, SIDE, 20 * SIDE), texture(rng, 20 * SIDE, SIDE)
     pieces = [*np.split(wide, 20, axis=1), *np.split(tall, 20, axis=0), *(texture(rng) for _ in range(40))]
     features = read_features(store_of(tmp_path, pieces))
     found, _ = duplicates.neighbours(features)
-    with mock.patch("analysis.duplicates.MAX_EXACT", 10):
+    with mock.patch("analysis.duplicates.MAX_EXACT", 10), mock.patch("preprocess.console.LOG_EVERY_S", 0):
         proposed, _ = duplicates.neighbours(features)
+    assert "audit: neighbours, left to right: 80/80 edges" in capsys.readouterr().out
     meet = [[chip, chip + 1] for chip in range(39) if chip != 19]
     assert found.chips.tolist() == proposed.chips.tolist() == meet
     assert sorted(path.name for path in tmp_path.iterdir()) == ["chips.zarr", "tags.csv", "tif"]  # nothing is left
