@@ -17,6 +17,7 @@ from pipeline.inputs import Inputs
 from pipeline.loader import ChipLoader, reader_loader
 from pipeline.view import View
 from preprocess.addresses import Location
+from preprocess.chip_listing import list_chips
 from preprocess.chip_reader import ChipFiles, ChipReader, FileReader, state_of
 from preprocess.chip_words import check_folder
 from preprocess.console import SHORTAGES, UserError, say, setting_names
@@ -25,7 +26,7 @@ from preprocess.file_patterns import FilePattern
 from preprocess.files import named_errors
 from preprocess.fit import Fit
 from preprocess.georeference import Place
-from preprocess.image_names import chip_name, list_chips
+from preprocess.image_names import chip_name
 from preprocess.layout import Layout, plan_layout
 from preprocess.packed_texts import PackedTexts
 from preprocess.pattern_matching import list_pattern

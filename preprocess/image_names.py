@@ -116,14 +116,6 @@ def list_files(folder: Location, suffixes: tuple[str, ...]) -> Listing:
     return listing
 
 
-def list_chips(folder: Location) -> Listing:
-    """Every TIFF below `folder`; every PNG and JPEG if there is no TIFF. `chip_name` gives their names."""
-    listing = list_files(folder, SUFFIXES)
-    if not listing.names and (pictures := list_files(folder, PICTURES)).names:
-        return pictures
-    return listing
-
-
 def chip_name(file: str) -> str:
     """The name of the chip in a file: its path without the suffix."""
     return bare(file) if is_picture(file) else stem(file)

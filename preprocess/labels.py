@@ -13,10 +13,11 @@ import numpy as np
 
 from preprocess import tags
 from preprocess.addresses import Location
+from preprocess.class_folders import rows_of_folders
 from preprocess.console import UserError
 from preprocess.csv_rows import read_table
 from preprocess.image_names import stem, unsafe
-from preprocess.label_files import number_of, open_table, rows_of_folders
+from preprocess.label_files import number_of, open_table
 from preprocess.label_settings import LabelSettings, column_places
 from preprocess.packed_texts import PackedTexts, first_equal
 from preprocess.split_rules import NO_SPLIT, split_number

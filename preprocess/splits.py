@@ -141,7 +141,7 @@ def _split_rows(rule: str, store: ChipTable) -> dict[str, np.ndarray]:
         if (split := store.split) is None:
             raise UserError(
                 f"SPLIT=column: {store.path} keeps no split. Convert again with SPLIT_COLUMN=split, the column of the "
-                "labels file that says train, val or test."
+                "labels file that says train, val or test; with LABELS=folders put the class folders into such folders."
             )
         return {name: store.csv_row[split == index] for index, name in enumerate(SPLIT_NAMES)}
     if rule.endswith(".csv"):
