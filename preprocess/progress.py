@@ -43,6 +43,12 @@ def progress_state(task: ShardTask, data: bytes | None, shard_bytes: int) -> str
     return f"changed: size or time of {len(changed)} source files (first {task.paths[changed[0]]})"
 
 
+def first_checksum(data: bytes) -> int:
+    """The checksum of the first chip of a shard that is done."""
+    with np.load(io.BytesIO(data)) as progress:
+        return int(progress["checksum"][0])
+
+
 def differences(before: dict[str, str], now: dict[str, str]) -> str:
     """What differs between two results of `Plan.settings`, in words; "" if nothing does."""
     pairs = {key: (before.get(key, _UNSET), now.get(key, _UNSET)) for key in {**now, **before}}

@@ -105,20 +105,30 @@ def _bad_chips(task: ShardTask) -> list[str]:
     """One line for each chip of a shard that cannot be used; one for all windows of a raster that cannot."""
     lines = []
     for index in range(len(task.paths)):
-        corners = None if task.corners is None else task.corners[index : index + 1]
-        chip = replace(
-            task, paths=task.paths[index : index + 1], size=task.size[index : index + 1],
-            mtime_ns=task.mtime_ns[index : index + 1], corners=corners,
-            etags=None if task.etags is None else task.etags[index : index + 1],
-        )  # fmt: skip
+        chip = one_chip(task, index)
         try:
-            for values in _all_chips(chip, _reader(chip), []):
+            for values in read_chips(chip):
                 _check_finite(chip, 0, values)
         except ChipError as error:
             if is_machine_fault(error):
                 raise
             lines.append(str(error))
     return list(dict.fromkeys(lines))
+
+
+def one_chip(task: ShardTask, index: int) -> ShardTask:
+    """The task with only one of its chips."""
+    corners = None if task.corners is None else task.corners[index : index + 1]
+    return replace(
+        task, paths=task.paths[index : index + 1], size=task.size[index : index + 1],
+        mtime_ns=task.mtime_ns[index : index + 1], corners=corners,
+        etags=None if task.etags is None else task.etags[index : index + 1],
+    )  # fmt: skip
+
+
+def read_chips(task: ShardTask) -> Iterator[np.ndarray]:
+    """The chips of a task as the store holds them, (bands, height, width); each is used up before the next is read."""
+    return map(np.ascontiguousarray, _all_chips(task, _reader(task), []))
 
 
 def _reader(task: ShardTask) -> ChipReader:
