@@ -62,6 +62,9 @@ def check_page(page: tifffile.TiffPage, path: str | Path) -> None:
     _check_coding(page, path)
 
 
+_PACKBITS = 32773
+
+
 def _check_samples(page: tifffile.TiffPage, path: str | Path) -> None:
     """Dtype, bits and colours."""
     if page.dtype is None or page.dtype.name not in DTYPES:
@@ -69,7 +72,7 @@ def _check_samples(page: tifffile.TiffPage, path: str | Path) -> None:
             page.dtype.name if page.dtype is not None else f"{page.bitspersample} bits of format {page.sampleformat}"
         )
         expected = f"{', '.join(DTYPES[:-1])} or {DTYPES[-1]} values"
-        target = "Float32" if page.dtype is not None and page.dtype.kind == "f" else "UInt16"
+        target = {"f": "Float32", "i": "Int16"}.get("" if page.dtype is None else page.dtype.kind, "UInt16")
         advice = f"Convert it, with -scale where values do not fit: gdal_translate -ot {target} in.tif out.tif"
         raise ChipError(path, expected, found, advice)
     bits, itembits = page.bitspersample, 8 * page.dtype.itemsize
@@ -104,6 +107,12 @@ def _check_coding(page: tifffile.TiffPage, path: str | Path) -> None:
         name = getattr(page.compression, "name", page.compression)
         raise ChipError(path, "a compression in which damage is detected", f"{name}",
                         "Rewrite it: gdal_translate -co COMPRESS=DEFLATE in.tif out.tif")  # fmt: skip
+    if page.predictor != 1 and page.compression in (tiff_segments.NONE, _PACKBITS):
+        # libtiff and GDAL ignore the tag there, tifffile uses it.
+        name = getattr(page.compression, "name", page.compression)
+        raise ChipError(path, "a predictor only with LZW, deflate, LZMA or ZSTD compression", f"one with {name}",
+                        "Readers differ on such files. Rewrite it: gdal_translate -co COMPRESS=DEFLATE in.tif "
+                        "out.tif")  # fmt: skip
     predictors = (1, 2, 3) if dtype.kind == "f" else (1, 2) if bits == itembits else (1,)
     if page.predictor not in predictors:
         raise ValueError(f"predictor {page.predictor} with {bits}-bit {dtype.name} values")

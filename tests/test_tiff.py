@@ -9,6 +9,7 @@ import tifffile
 from helpers.tiffs import CHUNKY, PLANAR
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from tiff_mutations import whole_files
 
 from preprocess import tiff
@@ -160,4 +161,17 @@ def test_unsupported_dtypes_are_refused_with_a_remedy(tmp_path: Path, refused: C
     tifffile.imwrite(path, (CHUNKY[..., 0] % 2).astype(dtype), photometric="minisblack")
     text = refused(lambda: tiff.read(path))
     assert f"values, found {dtype}" in text
-    assert f"gdal_translate -ot {'Float32' if dtype.startswith('float') else 'UInt16'}" in text
+    target = {"f": "Float32", "i": "Int16"}.get(dtype[0], "UInt16")
+    assert f"gdal_translate -ot {target}" in text
+
+
+@pytest.mark.parametrize("compression", [None, "packbits"])
+def test_a_predictor_that_libtiff_ignores_and_tifffile_undoes_is_refused(
+    tmp_path: Path, refused: Callable, compression: str | None
+) -> None:
+    path, values = tmp_path / "chip.tif", np.arange(256, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(values).save(path, compression=compression, tiffinfo={317: 2})
+    assert np.array_equal(np.asarray(Image.open(path)), values)  # Pillow reads with libtiff
+    assert not np.array_equal(tifffile.imread(path), values)
+    text = refused(lambda: tiff.read(path))
+    assert "expected a predictor only with LZW, deflate, LZMA or ZSTD compression, found one with" in text
