@@ -1,5 +1,6 @@
 """What the terminal shows and metrics.jsonl holds of an epoch."""
 
+import math
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from train.contract.metrics import EpochLine, split_fields
 from train.contract.record import read_record
 from train.messages import end_lines, epoch_lines, next_lines
 from train.metrics import class_ap
-from train.run_state import State
+from train.run_state import Score, State
 
 
 def epoch(*splits: str) -> EpochLine:
@@ -39,6 +40,28 @@ def test_an_epoch_is_one_line_or_two_with_a_val_split_and_no_line_is_escaped(
     assert len(lines) == count
     assert [one_line(line) for line in lines] == lines
     assert lines[0].startswith("epoch 1/3 | train loss 0.5000 mAP 0.5000 | ")
+
+
+def test_without_a_map_to_choose_by_the_newest_epoch_is_kept_and_not_called_the_best(
+    session_store: Store, tmp_path: Path
+) -> None:
+    config = make_config("default", task=1, store="chips.zarr", epochs=3)
+    state = State()
+    nothing = split_fields("val", loss=0.5, mean_ap=math.nan, ap={"a": math.nan})
+    for number in (1, 2, 3):
+        line = replace(epoch("train", "val", "test"), epoch=number, **nothing)
+        logits = np.full((2, 1), float(number), np.float32)
+        assert state.finish_epoch(line, math.nan, Score(loss=0.5, ap=np.array([0.5]), logits=logits))
+        assert epoch_lines(config, state)[0].endswith("| kept")
+    assert state.best == 2
+    assert state.best_logits is not None
+    assert state.best_logits[0, 0] == 3
+    record = read_record(write_run(tmp_path / "run", session_store))
+    record = replace(record, split=replace(record.split, epoch_chosen_on="val"), best_epoch=3)
+    assert (
+        "done. Last epoch 3 of 3 by val mAP none; test mAP 0.5000"
+        in end_lines(Path("runs/task1"), record, tuple(state.lines))[0]
+    )
 
 
 def test_a_perfect_ap_that_rounds_above_1_is_read_and_1_001_is_not() -> None:

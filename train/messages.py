@@ -33,6 +33,8 @@ def introduce(job: Job, trainer: Trainer, run: Path, *, loader_bytes: int) -> No
     say(f"  split {split.rule}: {counts} chips; epoch chosen on {selection_split(data)}")
     if not len(split.val):
         say("  (optimistic; VAL=0.1 chooses the epoch on held-out training chips)")
+    if not data.store.labels[split.indices(selection_split(data))].any():
+        say(f"  no {selection_split(data)} chip has a class, so no epoch can be chosen: the last one is kept.")
     for alarm in data_alarms(data.store, split):
         say(f"  {alarm}")
     if not config.workers and (tuned := tune.lookup(data.store, str(job.device.device))):
@@ -55,8 +57,10 @@ def preview_lines(config: Config) -> list[str]:
 def epoch_lines(config: Config, state: State) -> list[str]:
     """The line after an epoch. With a val split the test split has a line of its own, to stay within 80 columns."""
     line = state.lines[-1]
-    shown = {split: f"{split} loss {line.loss(split):.4f} mAP {line.mean_ap(split):.4f}" for split in line.splits}
+    shown = {split: f"{split} loss {line.loss(split):.4f} mAP {_shown(line.mean_ap(split))}" for split in line.splits}
     best = "best" if state.best + 1 == line.epoch else f"best: {state.best + 1}"
+    if math.isnan(line.mean_ap("val" if "val" in shown else "test")):
+        best = "kept"
     head = [f"epoch {line.epoch}/{config.epochs}", shown["train"]]
     if "val" in shown:
         return [" | ".join([*head, shown["val"], best]), f"  {shown['test']}"]
@@ -91,9 +95,10 @@ def end_lines(run: Path, record: Record, history: tuple[EpochLine, ...]) -> list
     """The best epoch of a run that is done, and its files. With a short path each line has at most 80 columns."""
     split = record.split.epoch_chosen_on
     best = history[(record.best_epoch or 1) - 1]
+    chosen = "Last" if math.isnan(best.mean_ap(split)) else "Best"
     scores = "; ".join(f"{name} mAP {_shown(best.mean_ap(name))}" for name in dict.fromkeys((split, "test")))
     return [
-        f"{run}: done. Best epoch {best.epoch} of {len(history)} by {scores}",
+        f"{run}: done. {chosen} epoch {best.epoch} of {len(history)} by {scores}",
         "  model.safetensors: weights of this epoch    results.npz: its test scores",
         "  metrics.jsonl: all epochs                   run.json: settings, versions",
     ]

@@ -86,7 +86,8 @@ class State:
 
         Args:
             line: the epoch.
-            value: the mAP that chooses the best epoch: of the val split, or without one of the test split.
+            value: the mAP that chooses the best epoch: of the val split, or without one of the test split. NaN if no
+                chip of that split has a class: no epoch can be chosen then, and the newest counts as the best.
             test: its scores on the test split.
 
         Returns:
@@ -94,7 +95,7 @@ class State:
         """
         self.lines.append(line)
         self.epoch, self.step, self.accumulated = self.epoch + 1, 0, EpochAccumulator()
-        better = self.best < 0 or value > self.best_value
+        better = self.best < 0 or value > self.best_value or math.isnan(value)
         if better:
             self.best, self.best_value, self.best_logits = len(self.lines) - 1, value, test.logits
         return better
