@@ -11,6 +11,7 @@ from analysis.class_metrics import FEW_POSITIVES, mean_over_classes
 from analysis.finished_run import Run
 
 WEAK = 0.7  # times the mAP
+NEARLY_EVERY = 0.9  # of the test chips; below, random scores have no high AP
 NOT_LEARNT = 0.05  # train AP above test AP of a class. With a larger difference its chips are learnt by heart
 FEWEST = 10  # positives for a statement about chance; with fewer, the interval of AP has no meaning
 _NAMES = 4  # of classes in a sentence
@@ -26,7 +27,7 @@ def _frequent(run: Run) -> list[int]:
     """Classes that almost every test chip has, the most frequent first."""
     lacking = len(run.labels) - run.positives
     return [int(c) for c in np.argsort(lacking, kind="stable")
-            if lacking[c] < FEW_POSITIVES <= run.positives[c]]  # fmt: skip
+            if lacking[c] < FEW_POSITIVES <= run.positives[c] >= NEARLY_EVERY * len(run.labels)]  # fmt: skip
 
 
 def frequent(run: Run) -> str:

@@ -63,12 +63,13 @@ class Run:
         return np.asarray(self.labels.sum(axis=0, dtype=np.int64))
 
 
-def load_run(path: Path) -> Run:
-    """Read a run. Prints a line if a kill left one file an epoch behind the other.
+def load_run(path: str | Path) -> Run:
+    """Read a run's folder. Prints a line if a kill left one file an epoch behind the other.
 
     Raises:
         UserError: a file is missing or damaged, or files belong to different runs; names the file.
     """
+    path = Path(path)
     record = read_record(path)
     history = read_metrics(path, record)
     results = read_results(path, record, history)

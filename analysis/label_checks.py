@@ -56,8 +56,8 @@ def unjudged_classes(store: Store, split: Split) -> Finding:
             rows.append((store.classes[c], count, len(chips) - count))
     return Finding(
         check=Check.UNJUDGED_CLASSES,
-        about=f"Fewer than {FEW_POSITIVES} test chips have the class, so its AP is very uncertain; or fewer than "
-        f"{FEW_POSITIVES} test chips lack the class, so any scores give it a high AP.",
+        about=f"Fewer than {FEW_POSITIVES} test chips have the class, or fewer than {FEW_POSITIVES} lack it, so its AP "
+        "is very uncertain. If nearly all have it, any scores give it a high AP.",
         table=pd.DataFrame(rows, columns=["class", "test chips with it", "test chips without it"]),
     )
 

@@ -22,7 +22,7 @@ class RawNetwork(nn.Module):
 
     def __init__(
         self, net: nn.Module, inputs: Inputs, bands: tuple[int, ...], window: tuple[int, int, int, int],
-        nodata: float | None = None,
+        nodata: float | None = None, *, shape: tuple[int, int, int],
     ) -> None:  # fmt: skip
         """
         Args:
@@ -31,9 +31,11 @@ class RawNetwork(nn.Module):
             bands: positions of `inputs.stored_bands` among the raw chip's bands.
             window: (top, left, height, width) of the centre crop.
             nodata: the raw value that the network gets as the mean, or NaN; None if every value counts.
+            shape: (bands, height, width) of the chips.
         """
         super().__init__()
         self.net = net
+        self.shape = shape
         self.window, self.nodata, self.is_course = window, nodata, inputs.kind == "course"
         self.register_buffer("bands", torch.tensor(bands))
         # As in DALI's crop_mirror_normalize: (value - mean) * (1 / std), float32.
@@ -41,7 +43,16 @@ class RawNetwork(nn.Module):
         self.register_buffer("scale", (1 / torch.tensor(inputs.std, dtype=torch.float32))[:, None, None])
 
     def forward(self, chips: torch.Tensor) -> torch.Tensor:
-        """(B, bands, height, width) raw values, of any dtype that holds them -> (B, classes) float32 logits."""
+        """(B, bands, height, width) raw values, of any dtype that holds them -> (B, classes) float32 logits.
+
+        Raises:
+            UserError: chips of another shape.
+        """
+        # An exported graph has a fixed shape instead.
+        if not torch.compiler.is_exporting() and (chips.ndim != 4 or tuple(chips.shape[1:]) != self.shape):
+            raise UserError(
+                f"chips: expected the shape (B, {', '.join(map(str, self.shape))}), found {tuple(chips.shape)}."
+            )
         top, left, height, width = self.window
         cropped = chips.to(torch.float32)[:, :, top : top + height, left : left + width]
         values = torch.index_select(cropped, 1, self.get_buffer("bands"))
@@ -96,4 +107,4 @@ def raw_network(
     places = tuple(bands.index(band) for band in inputs.stored_bands)
     top, left = (round((side - size) / 2) for side, size in zip(sides, crop, strict=True))
     value = None if nodata is None else float(nodata_value(nodata))
-    return RawNetwork(net, inputs, places, (top, left, *crop), value).eval()
+    return RawNetwork(net, inputs, places, (top, left, *crop), value, shape=(len(bands), *sides)).eval()

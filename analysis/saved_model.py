@@ -75,9 +75,13 @@ def load_model(run: str | Path, *, store: Store | None = None) -> SavedModel:
         The network in eval mode on the CPU, its inputs, classes, crop and test transform.
 
     Raises:
-        UserError: a file of the run is missing, damaged or altered; names it.
+        UserError: a file of the run is missing, damaged or altered (names it), or the store is another one.
     """
-    finished = load_run(Path(run))
+    finished = load_run(run)
+    if store is not None and store.fingerprint != (expected := finished.made_with.store.fingerprint):
+        raise UserError(
+            f"{store.path}: expected the store with fingerprint {expected[:12]}, found {store.fingerprint[:12]}."
+        )
     refuse_ensemble(finished, "export", "load_model gives one network, and these are scores of several or with TTA.")
     net, sha256 = load_saved(finished)
     crop = finished.record.inputs.crop

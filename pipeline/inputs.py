@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from preprocess.console import UserError
+from pipeline.plans import chip_numbers
+from preprocess.console import ArgumentError, UserError
 from preprocess.zarr_store import Store
 
 COURSE_BANDS = ("blue", "green", "red", "nir")
@@ -41,9 +42,12 @@ def raw_inputs(store: Store, bands: tuple[str, ...], train_chips: np.ndarray) ->
 
     Raises:
         UserError: a band of these chips holds nothing but nodata.
+        ArgumentError: no band, or chips that the store does not have.
     """
+    if not bands:
+        raise ArgumentError("bands", bands, f"expected some of {', '.join(store.layout.bands)}.")
     indices = list(store.band_indices(bands))
-    mean, std = store.band_statistics(train_chips)
+    mean, std = store.band_statistics(chip_numbers(train_chips, store.num_chips, "train_chips"))
     if empty := [band for band, index in zip(bands, indices, strict=True) if np.isnan(mean[index])]:
         raise UserError(
             f"{store.path}: expected a valid pixel of {empty[0]} in the train split, found nothing but nodata "

@@ -17,7 +17,7 @@ import torch
 from pipeline.dali_source import ChipReader
 from pipeline.engines import Choice, Engine, make_engine
 from pipeline.inputs import Inputs
-from pipeline.plans import BatchPlan, EvalPlans, TrainPlans
+from pipeline.plans import BatchPlan, EvalPlans, TrainPlans, chip_numbers
 from pipeline.view import Reading, View, default_dtype, usable_device
 from preprocess.zarr_store import Store
 
@@ -91,7 +91,7 @@ def train_loader(
     )  # fmt: skip
     view.check_crop(store.layout)
     plans = TrainPlans(
-        chips=np.asarray(chips, np.int64), batch_size=batch_size, seed=seed, crop=view.crop, flips=flips,
+        chips=chip_numbers(chips, store.num_chips), batch_size=batch_size, seed=seed, crop=view.crop, flips=flips,
         size=(store.layout.height, store.layout.width),
     )  # fmt: skip
     return _loader(store, plans, view, reading, store.labels)
@@ -116,7 +116,7 @@ def eval_loader(
         inputs=inputs, crop=crop or default_crop(store), dtype=dtype or default_dtype(reading.device), test=test
     )  # fmt: skip
     view.check_crop(store.layout)
-    plans = EvalPlans(chips=np.asarray(chips, np.int64), batch_size=batch_size)
+    plans = EvalPlans(chips=chip_numbers(chips, store.num_chips), batch_size=batch_size)
     return _loader(store, plans, view, reading, store.labels)
 
 

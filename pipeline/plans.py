@@ -9,9 +9,28 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from pipeline.order import Augmentation, augmentation, epoch_order, joined
 from preprocess.console import ArgumentError
+
+
+def chip_numbers(chips: ArrayLike, num_chips: int, argument: str = "chips") -> np.ndarray:
+    """(N,) int64 chip numbers.
+
+    Raises:
+        ArgumentError: no list of whole numbers (such as a mask), or a chip that the store does not have.
+    """
+    array = np.asarray(chips)
+    if not array.size:
+        return np.empty(0, np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        reason = "expected a list of chip numbers, such as split.train. np.flatnonzero makes one of a mask."
+        raise ArgumentError(argument, f"{array.dtype} array of shape {array.shape}", reason)
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high >= num_chips:
+        raise ArgumentError(argument, low if low < 0 else high, f"expected chips 0 to {num_chips - 1}.")
+    return array.astype(np.int64, copy=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,8 @@ class View:
         Raises:
             ArgumentError: it does not.
         """
+        if not (isinstance(self.crop, tuple) and len(self.crop) == 2):
+            raise ArgumentError("crop", self.crop, "expected (height, width).")
         if not (1 <= self.crop[0] <= layout.height and 1 <= self.crop[1] <= layout.width):
             raise ArgumentError("crop", self.crop, f"the chips have {layout.height} x {layout.width} pixels.")
 
@@ -86,9 +88,12 @@ def usable_device(device: str | torch.device) -> torch.device:
     """`device` with its number. Falls back to the CPU, and prints one line, where no GPU can be used.
 
     Raises:
-        ArgumentError: GPUs can be used here, but not the one named.
+        ArgumentError: no device of torch, or GPUs can be used here, but not the one named.
     """
-    chosen = torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ArgumentError("device", device, "expected cpu, cuda or cuda:N.") from error
     if chosen.type != "cuda":
         return chosen
     with warnings.catch_warnings(record=True) as caught:  # torch gives the reason there, such as a driver too old

@@ -164,6 +164,7 @@ WITHOUT_EFFECT = [
     ({"pool": "off"}, {"arch": "vit_tiny_patch16_224"}, {"arch": "resnet50"}),
     ({"stem": "small"}, {"arch": "vit_tiny_patch16_224"}, {"arch": "resnet50"}),
     ({"crop_share": 0.5}, {"crop": 20}, {"crop": 0}),
+    ({"mixup": 0.2}, {"batch": 4, "accumulate": 4}, {"batch": 4, "accumulate": 2}),
     ({"cache": "device"}, {"gpu": "cpu"}, {"gpu": "0"}),
     ({"cache": "device"}, {"input": "course"}, {"input": "raw"}),
     ({"decode": "device"}, {"gpu": "cpu,cpu"}, {"gpu": "auto"}),
@@ -193,7 +194,7 @@ def test_settings_that_always_have_an_effect() -> None:
         "crop", "amp", "deterministic", "workers", "shuffle_labels", "compile", "accumulate", "checkpoint_minutes",
         "rank_timeout_minutes",
         "tracker", "recipe", "epochs", "batch", "test_batch", "flips", "optimizer", "lr", "weight_decay", "schedule",
-        "loss", "ema", "mixup", "smoothing", "balance", "bands_in", "trunks", "bands_rgb",
+        "loss", "ema", "smoothing", "balance", "bands_in", "trunks", "bands_rgb",
     }  # fmt: skip
     sometimes = {name for setting, _, _ in WITHOUT_EFFECT for name in setting}
     assert sometimes == {name for name, _, _ in NO_EFFECT}

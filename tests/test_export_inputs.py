@@ -103,7 +103,7 @@ def test_int32_cannot_hold_a_store_of_fractions_and_resize_says_why_not(tmp_path
     assert not (run.path / "export").exists()
 
 
-def test_the_module_of_load_model_takes_the_files_values(tmp_path: Path) -> None:
+def test_the_module_of_load_model_takes_the_files_values_and_no_other_shape(tmp_path: Path, refused: Callable) -> None:
     chips = write_chips(tmp_path / "tif", count=60, height=40, width=32)
     to_store(chips, tmp_path / "chips.zarr", nodata="0")
     run = train_once(tmp_path, chips.folder, "CROP=28", task=3)
@@ -115,6 +115,14 @@ def test_the_module_of_load_model_takes_the_files_values(tmp_path: Path) -> None
         for dtype in (np.uint16, np.int32, np.float32, np.float64):
             logits = model(torch.from_numpy(raw.astype(dtype))).numpy()
             assert np.abs(logits - run.logits).max() < 1e-5 * max(1, np.abs(run.logits).max())
+    for wrong in (raw[:, :3], raw[:, :, :30], np.pad(raw, ((0, 0), (0, 0), (4, 4), (4, 4))), raw[0]):
+        message = refused(lambda: model(torch.from_numpy(wrong.astype(np.int32))))  # noqa: B023
+        assert f"chips: expected the shape (B, 4, 40, 32), found {wrong.shape}." in message
+    other = to_store(write_chips(tmp_path / "other", count=60, height=40, width=32, seed=1), tmp_path / "other.zarr")
+    with tiny_networks():
+        assert "other.zarr: expected the store with fingerprint" in refused(
+            lambda: canopy.load_model(run.path, store=other)
+        )
 
 
 NAMES = [

@@ -94,6 +94,11 @@ WITHOUT_EFFECT: tuple[tuple[str, str, Callable[[Config], bool]], ...] = (
     ),
     ("pool", "ARCH of timm", lambda config: config.arch not in ARCHS),
     ("stem", "ARCH of timm", lambda config: config.arch not in ARCHS),
+    (
+        "mixup",
+        "micro-batches of one chip (BATCH=ACCUMULATE)",
+        lambda config: config.mixup > 0 and config.batch == config.accumulate,
+    ),
     ("crop_share", "CROP", lambda config: config.crop > 0),
     ("cache", "GPU=cpu (CACHE=host has)", lambda config: config.cache == "device" and config.gpu.startswith("cpu")),
     ("cache", "INPUT=course (CACHE=host has)", lambda config: config.cache == "device" and config.input == "course"),
