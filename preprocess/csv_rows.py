@@ -20,6 +20,10 @@ from preprocess.table import Row, Table
 
 SEPARATORS = {",": ",", ";": ";", "|": "|", "tab": "\t"}  # CSV_SEPARATOR -> the character
 _BLOCK_BYTES = 1 << 20
+_OTHER_FILES = (
+    (b"\x1f\x8b", "a file compressed with gzip", "Unpack it with gunzip."),
+    (b"PK\x03\x04", "a ZIP archive or an Excel file", "Unpack it, or save the table as CSV in UTF-8."),
+)
 _BYTE_ORDER_MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
     (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"),
@@ -114,6 +118,9 @@ def _check_encoding(path: Location, kind: str, file: BinaryIO) -> None:
     """Raise UserError if the bytes of a file are not UTF-8. They are read in blocks: a file can be larger than memory
     allows."""
     start = file.read(4)
+    for mark, name, remedy in _OTHER_FILES:
+        if start.startswith(mark):
+            raise UserError(f"{path}: expected a {kind} in UTF-8, found {name}. {remedy}")
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS if start.startswith(mark)), None)
     file.seek(0)
     zeros = 0 if encoding else sum(block.count(0) for block in _blocks(file))

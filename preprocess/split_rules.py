@@ -39,7 +39,7 @@ def split_counts(split: Any) -> str:
 
 def check_rule(rule: str) -> None:
     """UserError if SPLIT is neither a name, a CSV file nor fractions."""
-    if rule not in NAMED and not rule.endswith(".csv"):
+    if rule not in NAMED and not rule.lower().endswith(".csv"):
         read_fractions(rule)
 
 

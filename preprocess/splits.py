@@ -23,7 +23,7 @@ from preprocess.image_names import Index, stem
 from preprocess.label_settings import LabelSettings
 from preprocess.labels import HasSource, read_rows, settings_of
 from preprocess.packed_texts import HashIndex, PackedTexts
-from preprocess.split_rules import BLOCK_KM, read_fractions
+from preprocess.split_rules import BLOCK_KM, read_fractions, split_number
 from preprocess.split_rules import SPLIT_NAMES as SPLIT_NAMES
 from preprocess.zarr_store import Store
 
@@ -144,7 +144,7 @@ def _split_rows(rule: str, store: ChipTable) -> dict[str, np.ndarray]:
                 "labels file that says train, val or test; with LABELS=folders put the class folders into such folders."
             )
         return {name: store.csv_row[split == index] for index, name in enumerate(SPLIT_NAMES)}
-    if rule.endswith(".csv"):
+    if rule.lower().endswith(".csv"):
         names = store.name_texts if isinstance(store, Store) else PackedTexts.collect(map(str, store.names))
         return _from_file(Path(rule), store, names)
     return _from_fractions(rule, store.num_csv_rows)
@@ -248,9 +248,11 @@ def _from_file(path: Path, store: ChipTable, names: PackedTexts) -> dict[str, np
     index: Index | None = None
     line_of = np.zeros(len(stems), np.int64)
     for line, (written, text) in _file_rows(path, settings):
-        name, split = stem(written.strip()), text.strip()
-        if split not in chips:
-            raise UserError(f"{path} line {line}: expected {', '.join(SPLIT_NAMES)} as the split, found {split!r}.")
+        name, number = stem(written.strip()), split_number(text)
+        if number is None:
+            raise UserError(
+                f"{path} line {line}: expected {', '.join(SPLIT_NAMES)} as the split, found {text.strip()!r}."
+            )
         chip = next((place for place in places.find(name) if stems[place] == name), None)
         if chip is None:
             index = index or Index(stems)
@@ -261,7 +263,7 @@ def _from_file(path: Path, store: ChipTable, names: PackedTexts) -> dict[str, np
             same = "" if first == written else f", as {first!r}"
             raise UserError(f"{path} line {line}: image_name {written!r} occurs twice{same}. Remove one of the rows.")
         line_of[chip] = line
-        chips[split].append(chip)
+        chips[SPLIT_NAMES[number]].append(chip)
     if len(absent := np.flatnonzero(line_of == 0)):
         raise UserError(
             f"{path}: expected a split for every chip of the store, found none for {len(absent)} "

@@ -1,7 +1,9 @@
 """The CSV reader reads exactly what was written, and refuses what two programs could read differently."""
 
 import csv
+import gzip
 import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +90,17 @@ def test_other_encodings_are_named(tmp_path: Path, refused: Callable, encoding: 
     text = refused(lambda: rows_of(path))
     assert message in text
     assert "iconv -f" in text
+
+
+def test_a_compressed_file_and_an_excel_file_are_called_that(tmp_path: Path, refused: Callable) -> None:
+    packed, table = tmp_path / "t.csv.gz", tmp_path / "t.xlsx"
+    packed.write_bytes(gzip.compress(b"image_name,tags\na,x\n"))
+    assert "found a file compressed with gzip. Unpack it with gunzip." in refused(lambda: rows_of(packed))
+    with zipfile.ZipFile(table, "w") as archive:
+        archive.writestr("xl/workbook.xml", "")
+    assert "found a ZIP archive or an Excel file. Unpack it, or save the table as CSV in UTF-8." in refused(
+        lambda: rows_of(table)
+    )
 
 
 @given(names=st.lists(st.text(st.characters(codec="ascii", exclude_categories=["C"])).map(str.strip), min_size=2))

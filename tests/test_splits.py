@@ -222,6 +222,16 @@ def test_a_split_file_may_spell_names_as_a_csv_of_tags_may(
     assert np.array_equal(make_split(str(tmp_path / "s.csv"), store).test, np.arange(0, 300, 3))
 
 
+def test_a_split_file_may_use_the_words_of_a_split_column(tmp_path: Path, session_store: Store) -> None:
+    words = ("Train", "validation", " test ", "TRAIN", "Val")
+    rows = [f"t_{index},{words[index % 5]}" for index in range(300)]
+    (tmp_path / "S.CSV").write_text("\n".join(["image_name,split", *rows]))
+    split = make_split(str(tmp_path / "S.CSV"), session_store)
+    places = np.arange(300) % 5
+    assert np.array_equal(split.val, np.flatnonzero((places == 1) | (places == 4)))
+    assert np.array_equal(split.test, np.flatnonzero(places == 2))
+
+
 def test_a_name_that_fits_two_chips_and_a_chip_named_twice_are_refused(
     tmp_path: Path, session_store: Store, refused: Callable
 ) -> None:
