@@ -88,7 +88,9 @@ def list_files(folder: Location, pattern: FilePattern | None = None) -> Files:
 
 def _of_suffix(folder: Location) -> tuple[PackedTexts, PackedTexts]:
     """(names, paths) of the TIFFs below a folder, or else of the PNGs and JPEGs, sorted by name, then by path."""
-    listing = list_chips(folder)
+    listing, alone = list_chips(folder)
+    if alone:
+        say(f"DATA={folder}: PNGs and JPEGs beside TIFFs are left out; found {alone}.")
     if text := listing.skipped():
         say(f"DATA={folder}: {text}")
     if not listing.names:

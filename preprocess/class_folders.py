@@ -58,8 +58,14 @@ def rows_of_folders(folder: Location) -> TagRows:
 
 
 def _chips(folder: Location) -> PackedTexts:
-    """The files, sorted. A link without a target is refused: with it, a whole class may be missing."""
-    listing = list_chips(folder)
+    """The files, sorted. A link without a target is refused, and so is a picture beside other TIFFs: a whole class may
+    be missing without them."""
+    listing, alone = list_chips(folder)
+    if alone:
+        raise UserError(
+            f"{folder}: expected a TIFF beside each PNG and JPEG, or no TIFF at all; found {alone}. Move the files of "
+            "one kind to another folder."
+        )
     if listing.dangling:
         raise UserError(
             f"{folder}: expected files, found {len(listing.dangling)} links without a target (first: "

@@ -236,8 +236,10 @@ class WindowsSettings(ChipWords):
     out: Path = setting(Path("windows.csv"), "The list, a CSV.", hint="file.csv")
 
     def check(self) -> None:
-        """Refuse a DATA that is no folder."""
+        """Refuse a DATA that is no folder, and an OUT in none."""
         check_folder(self.data)
+        if not self.out.parent.is_dir():
+            raise UserError(f"OUT={self.out}: expected a file in a folder, found no folder {self.out.parent}. Make it.")
 
 
 class DemoSettings(Settings):

@@ -192,5 +192,14 @@ def _check_missing(
     if len(missing) == len(found):
         raise UserError(f"{count}. No chip is left. Is DATA the folder of the TIFFs?")
     if not allow_missing:
-        raise UserError(f"{count}. ALLOW_MISSING=1 skips them.")
+        there = _picture_of(missing, folder)
+        why = f" {there} is there, but other rows have TIFFs, so PNGs and JPEGs are no chips." if there else ""
+        raise UserError(f"{count}.{why} ALLOW_MISSING=1 skips them.")
     say(f"{count}; skipping them.")
+
+
+def _picture_of(names: list[str], folder: Location) -> str:
+    """The first of the names that is a PNG or JPEG below the folder; "" if there is none, and in object storage."""
+    if not isinstance(folder, Path):
+        return ""
+    return next((name for name in names[:_PROBED] if is_picture(name) and (folder / name).is_file()), "")

@@ -130,6 +130,9 @@ def _parse(data: bytes, path: str | Path) -> _Picture:
         picture = _png(data, path)
     elif data[:2] == b"\xff\xd8":
         picture = _jpeg(data, path)
+    elif not data.strip() or data.lstrip()[:1] == b"<":  # what a failed download leaves
+        kind = "a web page or XML" if data.strip() else "an empty file"
+        raise ChipError(path, "a PNG or JPEG", kind, "Fetch it again, or remove it from the CSV.")
     else:
         kind = "a TIFF" if data[:2] in (b"II", b"MM") else "a file of another kind"
         raise ChipError(path, "a PNG or JPEG", kind, "Give the file the ending of its kind, or remove it from the CSV.")

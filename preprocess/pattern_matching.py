@@ -7,7 +7,7 @@ file per band keeps {band}, which `chip_reader` replaces. Names must be exact: t
 import os
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -87,12 +87,16 @@ def list_pattern(folder: Location, pattern: FilePattern) -> list[tuple[str, str]
 
 
 def _files_like(folder: Location, form: str) -> Iterator[str]:
-    """Names below `folder` that may have a form with *; in object storage every name."""
+    """Names below `folder` that may have a form with *; in object storage every name. Hidden files, such as the `._`
+    files of macOS, are left out, unless the form has a part that begins with a dot."""
+    files: Iterable[str]
     if isinstance(folder, Path):
-        return (file.relative_to(folder).as_posix() for file in folder.glob(form))
-    from preprocess.remote_files import list_folder
+        files = (file.relative_to(folder).as_posix() for file in folder.glob(form))
+    else:
+        from preprocess.remote_files import list_folder
 
-    return iter(list_folder(folder))
+        files = list_folder(folder)
+    return iter(files) if "/." in f"/{form}" else (file for file in files if "/." not in f"/{file}")
 
 
 def _entries(folder: Location, pattern: FilePattern) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """FILES: the files of a chip are found by a pattern, one file or one per band."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,6 +82,12 @@ def test_a_star_is_any_folder_as_bigearthnet_has_one_per_scene(tmp_path: Path, r
     listed = list_pattern(folder, read_pattern(form, BANDS))
     assert [name for name, _ in listed] == ["p_0", "p_1", "p_2", "p_3"]
     assert listed[1][1] == f"{folder}/scene_1/p_1/p_1_{{band}}.tif"
+    for name in ("scene_0/p_0/._p_0", "scene_0/._p_0/._p_0"):  # macOS writes such files on other disks
+        hidden = folder / f"{name}_{BANDS[0]}.tif"
+        hidden.parent.mkdir(exist_ok=True)
+        hidden.write_bytes(b"Mac OS X")
+    assert list_pattern(folder, read_pattern(form, BANDS)) == listed
+    shutil.rmtree(folder / "scene_0/._p_0")
     (folder / "scene_1" / "p_0").mkdir()
     text = refused(lambda: to_store(folder, tmp_path / "t.zarr", files=form))
     assert f"'p_0' is in {folder}/scene_0 and in {folder}/scene_1. Remove one." in text

@@ -6,6 +6,7 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 import zarr
 from helpers.chips import conversion, write_chips, write_csv
 from helpers.matching import files, match
@@ -112,11 +113,16 @@ def test_two_pictures_of_one_name_need_the_exact_name(tmp_path: Path, refused: C
     assert match(folder, "a.png", "a.jpg").csv_row.tolist() == [0, 1]
 
 
-def test_pictures_beside_tiffs_are_not_chips(tmp_path: Path, refused: Callable) -> None:
+def test_pictures_beside_tiffs_are_not_chips(
+    tmp_path: Path, refused: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = files(tmp_path, "a.tif", "a.jpg", "b.jpg")
     assert match(folder, "a.jpg").paths == (str(folder / "a.tif"),)
     assert "1 of 2 chips of the CSV are missing in" in refused(lambda: match(folder, "a", "b"))
     assert list_files(folder).names == ["a"]
+    assert "PNGs and JPEGs beside TIFFs are left out; found a.tif, and no TIFF for b.jpg (1 such files)." in (
+        capsys.readouterr().out
+    )
 
 
 def test_missing_pictures_are_counted_and_skipped(tmp_path: Path, refused: Callable) -> None:
@@ -143,3 +149,16 @@ def test_tiffs_are_still_converted_as_before(tmp_path: Path) -> None:
     assert np.array_equal(pixels(store), chips.values)
     assert "files" not in store.source
     assert "fit" not in store.source
+
+
+def test_a_missing_tiff_whose_picture_is_there_says_why_the_picture_is_no_chip(
+    tmp_path: Path, refused: Callable
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", colours(), photometric="rgb")
+    for name in "bc":
+        (tmp_path / f"{name}.png").write_bytes(encoded(colours(), "png"))
+    write_csv(tmp_path / "tags.csv", [("a.png", "x"), ("b.png", "x"), ("c.png", "x")])
+    settings = conversion(data=tmp_path, labels=tmp_path / "tags.csv", store=tmp_path / "s.zarr")
+    text = refused(lambda: convert(settings))
+    assert "2 of 3 chips of the CSV are missing in" in text
+    assert "b.png is there, but other rows have TIFFs, so PNGs and JPEGs are no chips." in text

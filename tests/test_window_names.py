@@ -50,6 +50,13 @@ def test_windows_begin_at_every_stride_and_lie_inside_or_reach_the_edge_once(
     assert beyond.left_over(side) == max(side - expected[-1] - window, 0)
 
 
+def test_a_list_in_a_folder_that_does_not_exist_is_refused(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "no" / "w.csv"
+    ended = here("preprocess", "windows", f"DATA={folder}", "WINDOW=16", f"OUT={out}")
+    assert ended.returncode == 2
+    assert f"OUT={out}: expected a file in a folder, found no folder {out.parent}. Make it." in ended.stderr
+
+
 def test_the_list_has_every_window_and_where_it_lies(folder: Path, tmp_path: Path) -> None:
     ended = here("preprocess", "windows", f"DATA={folder}", "WINDOW=16", f"OUT={tmp_path / 'w.csv'}")
     assert ended.returncode == 0, ended.stderr
