@@ -77,21 +77,23 @@ def _chips(folder: Location) -> PackedTexts:
 def _check_splits(folder: Location, parents: list[str]) -> None:
     """Refuse folders of which only some are named like splits. `parents`: paths of the folders that hold chips."""
     below = [parent.split("/") for parent in parents]
-    inside = [parts for parts in below if len(parts) > 1 and split_number(parts[0]) is not None]
-    others = ["/".join(parts) for parts in below if parts not in inside]
-    if inside and others:
+    kinds = [len(parts) > 1 and split_number(parts[0]) is not None for parts in below]
+    if any(kinds) and not all(kinds):
+        inside, other = parents[kinds.index(True)], parents[kinds.index(False)]
         raise UserError(
-            f"{folder}: expected all class folders in folders train, val and test, or none; found "
-            f"{'/'.join(inside[0])} and {others[0]}. Move or remove {others[0]}. If it is as it should be, {_CSV}"
+            f"{folder}: expected all class folders in folders train, val and test, or none; found {inside} and {other}. "
+            f"Move or remove {other}. If it is as it should be, {_CSV}"
         )
-    if not inside and all(len(parts) == 1 and split_number(parts[0]) is not None for parts in below):
+    if any(kinds):
+        return
+    if all(len(parts) == 1 and split_number(parts[0]) is not None for parts in below):
         raise UserError(
             f"{folder}: expected class folders, found only folders named like splits ({', '.join(parents)}). Put the "
             f"chips into class folders inside them, or {_CSV}"
         )
     for parts in below:
         deep = next((k for k, part in enumerate(parts[1:-1], 1) if split_number(part) is not None), 0)
-        if deep and not inside:
+        if deep:
             above = "/".join(parts[:deep])
             raise UserError(
                 f"{folder}: expected folders of splits at the top, found {above}/{parts[deep]}. If all chips are in "
