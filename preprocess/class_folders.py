@@ -81,8 +81,8 @@ def _check_splits(folder: Location, parents: list[str]) -> None:
     if any(kinds) and not all(kinds):
         inside, other = parents[kinds.index(True)], parents[kinds.index(False)]
         raise UserError(
-            f"{folder}: expected all class folders in folders train, val and test, or none; found {inside} and {other}. "
-            f"Move or remove {other}. If it is as it should be, {_CSV}"
+            f"{folder}: expected all class folders in folders train, val and test, or none; found {inside} and "
+            f"{other}. Move or remove {other}. If it should stay, {_CSV}"
         )
     if any(kinds):
         return

@@ -51,7 +51,7 @@ def test_settings_of_a_file_have_no_effect_on_class_folders(refused: Callable, s
         (["Forest/a.tif", "River/b.tif"], ("Forest",), "folder 2: expected one of the classes Forest, found tag 'Ri"),
         (["Forest/a.tif", "none/b.tif"], None, "folder 2: the tag 'none' looks like a missing value"),
         (["a.txt"], None, "expected chips in class folders, found none"),
-        (["train/Forest/a.png", "test/b.png"], None, "found train/Forest and test. Move or remove test. If it is as"),
+        (["train/Forest/a.png", "test/b.png"], None, "found train/Forest and test. Move or remove test. If it sho"),
         (["train/Forest/a.tif", "dev/Forest/b.tif"], None, "found train/Forest and dev/Forest. Move or remove dev/Fo"),
         (["train/Forest/a.tif", "River/b.tif"], None, "found train/Forest and River. Move or remove River."),
         (["images/train/Forest/a.tif"], None, "expected folders of splits at the top, found images/train. If all"),
