@@ -20,7 +20,7 @@ _NAMES = 4  # of classes in a sentence
 def listed_some(names: list[str]) -> str:
     """The first names of a list, and how many more there are."""
     rest = len(names) - _NAMES
-    return ", ".join(names) if rest <= 0 else f"{', '.join(names[:_NAMES])} and {rest} more"
+    return ", ".join(names) if rest <= 1 else f"{', '.join(names[:_NAMES])} and {rest} more"
 
 
 def _frequent(run: Run) -> list[int]:
@@ -40,7 +40,7 @@ def frequent(run: Run) -> str:
     judges = [c for c in range(len(run.classes)) if c not in classes and run.positives[c] >= FEW_POSITIVES]
     judge = (
         "No other class has enough positive chips either, so this split cannot judge the run: choose one whose test "
-        "chips have and lack each class, or label more chips."
+        "chips have and lack each class (and keep the chips of a scene together), or label more chips."
     )
     if judges:
         ap, by_chance = (float(mean_over_classes(values[judges])) for values in (run.ap, chance))
@@ -132,6 +132,6 @@ def rare(run: Run) -> str:
     if few:
         texts.append(
             f"Fewer than {FEW_POSITIVES} test chips have {listed_some(few)}: {'its' if len(few) == 1 else 'their'} AP "
-            "is very uncertain. Label more chips, or choose a split with more test chips."
+            "is very uncertain. Label more chips of it; if the store has enough, choose a split with more test chips."
         )
     return " ".join(texts)

@@ -12,7 +12,10 @@ from preprocess.zarr_store import Store
 
 _LABELS = "Correct the tags of these chips in the labels file, then convert again with make zarr."
 _REMOVE = "remove its row from the labels file and convert again."
-_PIXELS = "To leave some of these chips out, remove their rows from the labels file and convert again."
+_PIXELS = (
+    "Look at them: dark water and thick clouds can be like this. To leave some out, remove their rows from the labels "
+    "file and convert again."
+)
 _ACTIONS = {
     Check.ABSENT_CLASSES: "Choose another split, such as SPLIT=0.67,0.33@1 (another seed), or label more chips of the "
     "class.",
@@ -22,7 +25,7 @@ _ACTIONS = {
     Check.CHANGED_TAGS: "Convert again with make zarr: the store then has the tags of the file.",
     Check.CONTRADICTORY_TAGS: _LABELS,
     Check.NO_EXCLUSIVE_TAG: _LABELS,
-    Check.REPEATED_TAGS: _LABELS,
+    Check.REPEATED_TAGS: "Nothing to do: the store and the training do not change if a tag is repeated.",
     Check.NO_TAG: "A chip without a tag counts as a negative of every class. If nobody has labelled the chip, "
     + _REMOVE,
     Check.ONLY_NODATA: _PIXELS,

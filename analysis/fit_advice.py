@@ -15,12 +15,15 @@ from models.archs import ARCHS
 OVERFIT = 0.05  # train mAP above test mAP. Train scores are taken on augmented chips while the network learns
 STILL_RISING = 0.005  # of test mAP over the last fifth of the epochs; seeds differ by 0.0012 (docs/log.md)
 LEARNT = 0.98  # test mAP above which nobody needs a larger network
+HARDLY_TRAINED = 1.5  # times the loss of the last epoch
 
 
 def fit(run: Run, unjudged: list[int]) -> str:
     """The sentence. `unjudged`: classes whose AP says nothing about the fit (`class_advice.unjudged`)."""
     if not run.history:  # the scores of an ensemble
         return ""
+    if text := _hardly_trained(run):
+        return text
     means = [_Means.of(run, number, unjudged) for number in range(1, len(run.history) + 1)]
     here, epochs = means[run.epoch - 1], len(means)
     if here.train - here.test > OVERFIT:
@@ -37,6 +40,19 @@ def fit(run: Run, unjudged: list[int]) -> str:
             f"EPOCHS={2 * epochs}."
         )
     return ""
+
+
+def _hardly_trained(run: Run) -> str:
+    """An epoch that the mAP chose although its loss was much higher than that of the last epoch."""
+    split = run.made_with.split.epoch_chosen_on
+    chosen, last = run.history[run.epoch - 1].loss(split), run.history[-1].loss(split)
+    if not chosen > HARDLY_TRAINED * last:  # NaN of a split without a loss
+        return ""
+    return (
+        f"Hardly trained: epoch {run.epoch} of {len(run.history)} was chosen by {split} mAP, although the {split} loss "
+        f"fell from {chosen:.3f} to {last:.3f} after it. This mAP cannot judge the run: choose a split whose {split} "
+        "chips have and lack each class, and train again."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -167,9 +167,11 @@ def _warn(run: Run, section: Section, audit: Path | None) -> None:
     warnings = []
     if run.made_with.split.epoch_chosen_on == "test":
         last = f" (mAP {_number(run.history[-1].mean_ap('test'))} at the last epoch)" if run.history else ""
+        effect = f", so test scores are optimistic{last}"
+        if run.epoch == len(run.history):
+            effect = ". It is the last one, so the choice raised no score this time"
         warnings.append(
-            f"The epoch was chosen on the test split, so test scores are optimistic{last}. VAL=0.1 selects the epoch "
-            "on held-out training data."
+            f"The epoch was chosen on the test split{effect}. VAL=0.1 selects the epoch on held-out training data."
         )
     rule = run.made_with.split.rule.partition(" + val ")[0]
     if rule == "blocked":

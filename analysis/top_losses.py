@@ -96,7 +96,8 @@ def top_losses(run: Run, store: Store | str, artifacts: Artifacts, cam: "CamMake
             title = f"{run.classes[index]} (AP {run.ap[index]:.4f}): {kind}, {_SCORES[label]} scores"
             _cards(section, run, store, budget, maps, title, rows, np.full(len(rows), index))
     if len(chosen) < len(run.classes):
-        section.note(f"Pictures: the {len(chosen)} classes with the lowest AP" + (
+        which = "class" if len(chosen) == 1 else f"{len(chosen)} classes"
+        section.note(f"Pictures: the {which} with the lowest AP" + (
             f" among those with {FEW_POSITIVES} positives or more."
             if len(chosen) and run.positives[chosen].min() >= FEW_POSITIVES else "."
         ))  # fmt: skip

@@ -16,6 +16,7 @@ from sklearn.metrics import average_precision_score, fbeta_score
 from analysis.advice import MOST, advice
 from analysis.baselines import below_majority
 from analysis.bootstrap import bootstrap_ap, interval
+from analysis.class_advice import listed_some
 from analysis.class_metrics import calibrations
 from analysis.finished_run import Run, load_run
 from analysis.report import report
@@ -55,6 +56,22 @@ def test_a_run_without_a_weakness_gets_no_advice(run: Run) -> None:
 def test_train_and_test_map_decide_about_the_fit(run: Run, scores: tuple, begins: str) -> None:
     (line,) = lines(made(run, history=epochs(run, *scores)))
     assert line.startswith(begins)
+
+
+def test_an_epoch_that_map_chose_although_the_loss_fell_after_it_is_called_hardly_trained(run: Run) -> None:
+    history = epochs(run, (0.68, 0.78), (0.8, 0.77))
+    for first, begins in ((0.56, True), (0.2, False)):
+        losses = (replace(history[0], test_loss=first), replace(history[1], test_loss=0.168))
+        text = " ".join(lines(changed(made(run, history=losses), epoch=1)))
+        expected = (
+            "Hardly trained: epoch 1 of 2 was chosen by test mAP, although the test loss fell from 0.560 to 0.168"
+        )
+        assert (expected in text) is begins
+
+
+def test_of_five_classes_in_a_sentence_each_is_named() -> None:
+    assert listed_some([*"abcde"]) == "a, b, c, d, e"
+    assert listed_some([*"abcdef"]) == "a, b, c, d and 2 more"
 
 
 def test_overfitting_names_the_epoch_after_which_test_map_did_not_rise(run: Run) -> None:
