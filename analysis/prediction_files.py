@@ -138,7 +138,9 @@ class _Writer:
         )
         self.geojson = GeoJsonWriter(open_text(output.geojson)) if output.geojson else None
         self._keys = [f"{name} (score)" if name in ("image_name", "tags") else name for name in classes]
-        self._scores.writerow(["image_name", *classes])
+        # A class called image_name would replace the chip's name in readers that know columns by their names.
+        columns = [f"{name} (score)" if name == "image_name" else name for name in classes]
+        self._scores.writerow(["image_name", *columns])
         self._form.writerow(["image_name", "tags"])
         self._bounds.writerow(["image_name", "crs", "left", "bottom", "right", "top"])
         self._first = 0

@@ -169,7 +169,7 @@ class ChipLoader:
 
     def subset(self, chips: np.ndarray) -> "ChipLoader":
         """A loader of other chips that shares this loader's engine. Use one of the two at a time; close one."""
-        plans = replace(self._plans, chips=np.asarray(chips, np.int64))
+        plans = replace(self._plans, chips=chip_numbers(chips, len(self._labels)))
         return ChipLoader(self._engine, self._choice, plans, self._labels, self.device)
 
     def __len__(self) -> int:

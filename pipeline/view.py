@@ -50,7 +50,7 @@ class View:
         Raises:
             ArgumentError: it does not.
         """
-        if not (isinstance(self.crop, tuple) and len(self.crop) == 2):
+        if not (isinstance(self.crop, tuple | list) and len(self.crop) == 2):
             raise ArgumentError("crop", self.crop, "expected (height, width).")
         if not (1 <= self.crop[0] <= layout.height and 1 <= self.crop[1] <= layout.width):
             raise ArgumentError("crop", self.crop, f"the chips have {layout.height} x {layout.width} pixels.")

@@ -1,6 +1,7 @@
 """Wrong arguments of the public functions are named, and are not taken for others."""
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ def test_chips_are_numbers_of_chips_of_the_store(
     inputs = canopy.raw_inputs(session_store, ("red",), np.arange(2))
     assert message in refused(lambda: canopy.eval_loader(session_store, chips, inputs, batch_size=1))
     assert message in refused(lambda: canopy.train_loader(session_store, chips, inputs, batch_size=1))
+    with closing(canopy.eval_loader(session_store, np.arange(1), inputs, batch_size=1)) as loader:
+        assert message in refused(lambda: loader.subset(chips))
     assert f"train_{message}" in refused(lambda: canopy.raw_inputs(session_store, ("red",), chips))
 
 

@@ -1,5 +1,6 @@
 """Predictions read new files as the conversion of the run's store read them: pictures, files per band, SIZE and FIT."""
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from tiny import tiny_networks
 from analysis import predict
 from analysis.chip_folder import FolderReader, how_chips_were_read, list_files
 from analysis.finished_run import Run, load_run
+from analysis.prediction_files import _Writer, output_files
 from preprocess.convert import convert
 from preprocess.layout import plan_layout
 from preprocess.reading import reading_of
@@ -118,3 +120,13 @@ def test_a_chip_without_a_band_is_bad_and_the_others_are_read(tmp_path: Path) ->
     assert np.array_equal(out[0], np.moveaxis(colours(0, 32, 32)[..., :2], -1, 0) * np.uint16(100))
     assert not out[1].any()
     assert "n_1_green.tif: expected a readable file, found No such file" in reader.bad[1]
+
+
+def test_a_class_called_image_name_does_not_replace_the_column_of_the_names(tmp_path: Path) -> None:
+    output = output_files(tmp_path / "scores.csv")
+    output.partial.mkdir()
+    layout = plan_layout(bands=("red",), height=8, width=8, dtype="uint8", codec="lz4")
+    with contextlib.ExitStack() as stack:
+        _Writer(output, ("image_name", "tags", "a"), layout, stack)
+    header = (output.partial / "scores.csv").read_text().strip()
+    assert header == "image_name,image_name (score),tags,a"
