@@ -91,6 +91,11 @@ def _check_splits(folder: Location, parents: list[str]) -> None:
             f"{folder}: expected class folders, found only folders named like splits ({', '.join(parents)}). Put the "
             f"chips into class folders inside them, or {_CSV}"
         )
+    last = {split_number(parts[-1]) for parts in below if len(parts) > 1} - {None}
+    if len(last) > 1:  # Forest/train and Forest/test
+        raise UserError(
+            f"{folder}: expected folders of splits above the class folders, found them below. Move them, or {_CSV}"
+        )
     for parts in below:
         deep = next((k for k, part in enumerate(parts[1:-1], 1) if split_number(part) is not None), 0)
         if deep:

@@ -55,6 +55,7 @@ def test_settings_of_a_file_have_no_effect_on_class_folders(refused: Callable, s
         (["train/Forest/a.tif", "dev/Forest/b.tif"], None, "found train/Forest and dev/Forest. Move or remove dev/Fo"),
         (["train/Forest/a.tif", "River/b.tif"], None, "found train/Forest and River. Move or remove River."),
         (["images/train/Forest/a.tif"], None, "expected folders of splits at the top, found images/train. If all"),
+        (["Forest/train/a.tif", "Forest/test/b.tif", "River/c.tif"], None, "above the class folders, found them below"),
         (["train/a.png", "test/b.png"], None, "found only folders named like splits (test, train)"),
         (["Forest/a.tif", "River/b.png", "Lake/c.jpg"], None, "found Forest/a.tif, and no TIFF for Lake/c.jpg (2 such"),
     ],
@@ -67,13 +68,15 @@ def test_wrong_class_folders_are_refused(
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
-    make_files(tmp_path, "car/a.png", "train/b.png")
-    table = read_labels(tmp_path, None, FOLDERS)
-    assert (table.classes, table.split) == (("car", "train"), None)
+    for folder in ("flat", "deep/vehicles"):
+        make_files(tmp_path / folder, "car/a.png", "train/b.png")
+        table = read_labels(tmp_path / folder.partition("/")[0], None, FOLDERS)
+        assert (table.classes, table.split) == (("car", "train"), None)
 
 
 def test_pictures_beside_tiffs_of_the_same_name_are_no_chips(tmp_path: Path) -> None:
-    make_files(tmp_path, "Forest/a.tif", "Forest/a.jpg", "River/b.png", "River/b.TIF")
+    make_files(tmp_path, "Forest/a.tif", "Forest/a.jpg", "River/b.png", "River/b.TIF", "River/b.tif.png", "map.png")
+    (tmp_path / "Forest/a.jpeg").symlink_to(tmp_path / "nothing")
     assert list(read_labels(tmp_path, None, FOLDERS).names) == ["Forest/a", "River/b"]
 
 

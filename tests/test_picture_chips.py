@@ -116,11 +116,11 @@ def test_two_pictures_of_one_name_need_the_exact_name(tmp_path: Path, refused: C
 def test_pictures_beside_tiffs_are_not_chips(
     tmp_path: Path, refused: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = files(tmp_path, "a.tif", "a.jpg", "b.jpg")
+    folder = files(tmp_path, "a.tif", "a.jpg", "b.jpg", "s/c.jpg")
     assert match(folder, "a.jpg").paths == (str(folder / "a.tif"),)
     assert "1 of 2 chips of the CSV are missing in" in refused(lambda: match(folder, "a", "b"))
     assert list_files(folder).names == ["a"]
-    assert "PNGs and JPEGs beside TIFFs are left out; found a.tif, and no TIFF for b.jpg (1 such files)." in (
+    assert "PNGs and JPEGs beside TIFFs are left out; found a.tif, and no TIFF for s/c.jpg (1 such files)." in (
         capsys.readouterr().out
     )
 
