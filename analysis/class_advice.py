@@ -132,6 +132,7 @@ def rare(run: Run) -> str:
     if few:
         texts.append(
             f"Fewer than {FEW_POSITIVES} test chips have {listed_some(few)}: {'its' if len(few) == 1 else 'their'} AP "
-            "is very uncertain. Label more chips of it; if the store has enough, choose a split with more test chips."
+            f"is very uncertain. Label more chips of {'it' if len(few) == 1 else 'them'}; if the store has enough, "
+            "choose a split with more test chips."
         )
     return " ".join(texts)

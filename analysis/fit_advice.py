@@ -50,8 +50,8 @@ def _hardly_trained(run: Run) -> str:
         return ""
     return (
         f"Hardly trained: epoch {run.epoch} of {len(run.history)} was chosen by {split} mAP, although the {split} loss "
-        f"fell from {chosen:.3f} to {last:.3f} after it. This mAP cannot judge the run: choose a split whose {split} "
-        "chips have and lack each class, and train again."
+        f"fell from {chosen:.3f} to {last:.3f} after it. Choose a split whose {split} chips have and lack each class, "
+        "and train again."
     )
 
 

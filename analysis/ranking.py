@@ -45,8 +45,8 @@ def _fewer(run: Run) -> np.ndarray:
 def choose_class(run: Run, class_name: str | None) -> int:
     """Index of the class, by default of the class with the highest AP among those that enough chips have and lack.
 
-    Where few chips have a class, the highest scores show chance; where few lack it, any scores give a high AP. If no
-    class is left, the one that most chips have or lack, whichever is fewer.
+    The highest scores of a rare class are chance, and any scores give a high AP to a class that nearly every chip has.
+    If each class is one or the other, the class with the largest of these smaller counts is chosen (`_fewer`).
 
     Raises:
         UserError: no such class.

@@ -1,7 +1,7 @@
-"""LABELS=folders: the tag of a chip is the folder that holds it, and folders of splits may lie above.
+"""LABELS=folders: the folder that holds a chip is its tag. Class folders may lie in folders named train, val and test.
 
-In: a folder. Out: `TagRows`. Folders that can be read in two ways are refused: a chip, a class or a split that is left
-out silently is found much later. Leaves the meaning of the rows to `labels`.
+In: a folder. Out: `TagRows`. Ambiguous folders are refused, because nobody would notice a missing class or split for a
+long time. Leaves the meaning of the rows to `labels`.
 """
 
 from pathlib import Path
@@ -58,8 +58,8 @@ def rows_of_folders(folder: Location) -> TagRows:
 
 
 def _chips(folder: Location) -> PackedTexts:
-    """The files, sorted. A link without a target is refused, and so is a picture beside other TIFFs: a whole class may
-    be missing without them."""
+    """The files, sorted. Links without a target, and PNGs or JPEGs beside TIFFs with other names, are refused: without
+    them a whole class may be missing."""
     listing, alone = list_chips(folder)
     if alone:
         raise UserError(
@@ -75,7 +75,7 @@ def _chips(folder: Location) -> PackedTexts:
 
 
 def _check_splits(folder: Location, parents: list[str]) -> None:
-    """Refuse folders of which only some are named like splits. `parents`: paths of the folders that hold chips."""
+    """Raise UserError if only some class folders lie in folders of splits. `parents`: paths of the class folders."""
     below = [parent.split("/") for parent in parents]
     kinds = [len(parts) > 1 and split_number(parts[0]) is not None for parts in below]
     if any(kinds) and not all(kinds):

@@ -33,7 +33,7 @@ from preprocess.plan import Plan, make_plan
 from preprocess.plan_file import WorkPlan, plan_path, shard_runs
 from preprocess.progress import differences, first_checksum, progress_name, progress_state
 from preprocess.shares import Share
-from preprocess.source_samples import check_samples, spread
+from preprocess.source_samples import check_samples
 from preprocess.split_rules import split_counts
 from preprocess.write import convert_shards
 
@@ -123,16 +123,17 @@ def _convert_left(partial: Partial, work: WorkPlan, shards: range, engine: Engin
 
 def _shards_left(partial: Partial, work: WorkPlan, shards: range) -> list[int]:
     """Which of `shards` are not done."""
-    left, done = list[int](), list[tuple[int, int]]()
+    left, done = list[int](), list[tuple[int, bytes]]()  # done: the first and the last shard
     for shard, (data, shard_bytes) in zip(shards, partial.progress(shards), strict=True):
         state = progress_state(work.task(partial.root, shard), data, shard_bytes)
         if data is not None and state == "done":
-            done.append((shard * work.layout.shard_tiles, first_checksum(data)))
+            done = [*done[:1], (shard, data)]
         else:
             left.append(shard)
         if state.startswith("changed"):
             say(f"{partial.store}: {state}. Converting shard {shard} again.")
-    check_samples(partial.store, absolute(partial.root), work, (done[place] for place in spread(len(done))))
+    checksums = [(shard * work.layout.shard_tiles, first_checksum(data)) for shard, data in done]
+    check_samples(partial.store, absolute(partial.root), work, checksums)
     return left
 
 
@@ -263,5 +264,5 @@ def _compare_with_complete(plan: Plan) -> None:
             f"{plan.store}: made with other settings or files ({found}). "
             "Choose another STORE, or remove it to convert again."
         )
-    checksums = ((chip, int(store.checksum[chip])) for chip in spread(store.num_chips))
-    check_samples(plan.store, plan.store, plan.work(), checksums)
+    checksum, last = store.checksum, store.num_chips - 1
+    check_samples(plan.store, plan.store, plan.work(), [(chip, int(checksum[chip])) for chip in sorted({0, last})])

@@ -14,13 +14,6 @@ from preprocess.shard import pixel_checksum
 from preprocess.tiff_page import ChipError
 from preprocess.write import one_chip, read_chips
 
-SAMPLES = 3
-
-
-def spread(count: int) -> list[int]:
-    """At most `SAMPLES` positions among `count`: the first, the last, and those between."""
-    return sorted({place * (count - 1) // (SAMPLES - 1) for place in range(SAMPLES)}) if count else []
-
 
 def check_samples(store: Location, root: Location, work: WorkPlan, checksums: Iterable[tuple[int, int]]) -> None:
     """Read chips again. `checksums`: (chip, checksum of its pixels in the store).
@@ -34,10 +27,10 @@ def check_samples(store: Location, root: Location, work: WorkPlan, checksums: It
         shard, index = divmod(chip, work.layout.shard_tiles)
         task = one_chip(work.task(root, shard), index)
         try:
-            (values,) = [pixel_checksum(values) for values in read_chips(task)]
+            (now,) = [pixel_checksum(values) for values in read_chips(task)]
         except ChipError:  # it cannot be read now; that is no reason to doubt what was converted
             continue
-        if values != checksum:
+        if now != checksum:
             raise UserError(
                 f"{store}: {task.where(0)} has the size and time of the file that was converted, but other pixels. "
                 "Give the DATA of that conversion, or choose another STORE, or remove it to convert again."

@@ -13,6 +13,7 @@ from preprocess.console import UserError
 from preprocess.layout import DTYPES
 
 _WIDTH, _HEIGHT, _SAMPLES, _BITS, _FORMAT = 256, 257, 277, 258, 339
+_PACKBITS = 32773  # a compression
 STRIPS, TILES = (273, 279), (324, 325)
 # Tags that decide pixel values: at most one of each.
 _DECISIVE = (_WIDTH, _HEIGHT, _BITS, 259, 262, 266, *STRIPS, _SAMPLES, 278, 284, 317, 322, 323, *TILES, 338, _FORMAT)
@@ -60,9 +61,6 @@ def check_page(page: tifffile.TiffPage, path: str | Path) -> None:
         raise ValueError(f"sizes {sizes}")
     _check_samples(page, path)
     _check_coding(page, path)
-
-
-_PACKBITS = 32773
 
 
 def _check_samples(page: tifffile.TiffPage, path: str | Path) -> None:

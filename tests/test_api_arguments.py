@@ -11,7 +11,6 @@ from helpers.made_runs import write_run
 
 import canopy
 from preprocess.zarr_store import Store
-from train.config import make_config
 
 
 @pytest.mark.parametrize(
@@ -55,8 +54,3 @@ def test_inputs_have_a_band(session_store: Store, refused: Callable) -> None:
 def test_a_run_is_read_from_a_path_as_text(session_store: Store, tmp_path: Path) -> None:
     path = write_run(tmp_path / "run", session_store)
     assert canopy.load_run(str(path)).path == path
-
-
-def test_mixup_of_single_chips_is_refused(refused: Callable) -> None:
-    message = refused(lambda: make_config("default", task=1, store="s", batch=4, accumulate=4, mixup=0.2))
-    assert "MIXUP=0.2 has no effect with micro-batches of one chip (BATCH=ACCUMULATE). Leave it out." in message

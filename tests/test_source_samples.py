@@ -12,7 +12,6 @@ from helpers.chips import conversion, write_csv
 
 from preprocess.convert import convert
 from preprocess.shares import Share
-from preprocess.source_samples import spread
 from preprocess.zarr_store import open_store
 
 COUNT = 600  # three shards
@@ -59,7 +58,3 @@ def test_the_same_files_in_another_folder_are_the_same(
     out = capsys.readouterr().out
     assert "resuming: 256 of 600 chips are done." in out
     assert "Nothing to do." in out
-
-
-def test_samples_are_the_first_the_last_and_one_between() -> None:
-    assert [spread(count) for count in (0, 1, 2, 3, 1000)] == [[], [0], [0, 1], [0, 1, 2], [0, 499, 999]]

@@ -33,8 +33,9 @@ def introduce(job: Job, trainer: Trainer, run: Path, *, loader_bytes: int) -> No
     say(f"  split {split.rule}: {counts} chips; epoch chosen on {selection_split(data)}")
     if not len(split.val):
         say("  (optimistic; VAL=0.1 chooses the epoch on held-out training chips)")
-    if not data.store.labels[split.indices(selection_split(data))].any():
-        say(f"  no {selection_split(data)} chip has a class, so no epoch can be chosen: the last one is kept.")
+    selection = selection_split(data)
+    if not data.store.labels[split.indices(selection)].any():
+        say(f"  no {selection} chip has a class: there is no mAP to choose an epoch by, and the last one is kept.")
     for alarm in data_alarms(data.store, split):
         say(f"  {alarm}")
     if not config.workers and (tuned := tune.lookup(data.store, str(job.device.device))):
